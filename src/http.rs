@@ -1,0 +1,167 @@
+//! HTTP vocabulary shared by every part: one body type, bounded reads, and what a local service is.
+//!
+//! Promises: no body is read without a bound on its bytes and on the time it may take.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::{principal::Caller, refusal::Refusal};
+
+/// Any error a body can end with.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A boxed future, for the few places that hold futures of several kinds.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A request's or response's body.
+#[derive(Debug, Default)]
+pub enum Body {
+    /// No bytes.
+    #[default]
+    Empty,
+    /// All bytes at once.
+    Full(Bytes),
+    /// Bytes as they come from the network.
+    Stream(Incoming),
+    /// Bytes as they come from the network, counted for the audit record.
+    Counted(Incoming, Arc<AtomicU64>),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match this {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *this = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Stream(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Counted(incoming, count) => {
+                let frame = Pin::new(incoming).poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    count.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+                frame.map_err(Into::into)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Stream(incoming) | Self::Counted(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(incoming) | Self::Counted(incoming, _) => incoming.size_hint(),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Full(bytes)
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self::Full(text.into())
+    }
+}
+
+/// Why a body could not be read whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("the body did not arrive within {0:?}")]
+    TooSlow(Duration),
+    #[error("the body broke off")]
+    Broken(#[source] BodyError),
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        match &error {
+            ReadError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", error.to_string()),
+            ReadError::TooSlow(_) => Self::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", error.to_string()),
+            ReadError::Broken(cause) => Self::malformed("body_broken", error.to_string()).with_detail(cause),
+        }
+    }
+}
+
+/// Reads a body of at most `limit` bytes within `deadline`.
+///
+/// # Errors
+/// When it is larger, slower or breaks off. A declared length over the limit is refused before any byte is read.
+pub async fn read_bounded<B>(body: B, limit: usize, deadline: Duration) -> Result<Bytes, ReadError>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    if body.size_hint().lower() > limit as u64 {
+        return Err(ReadError::TooLarge(limit));
+    }
+    tokio::time::timeout(deadline, read_up_to(body, limit)).await.map_err(|_| ReadError::TooSlow(deadline))?
+}
+
+async fn read_up_to<B>(mut body: B, limit: usize) -> Result<Bytes, ReadError>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|e| ReadError::Broken(e.into()))?.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > limit {
+            return Err(ReadError::TooLarge(limit));
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&data);
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
+}
+
+/// A part of the gate that answers requests itself: remote write, predictions. It is called only behind a permit,
+/// and `caller` says whose.
+pub trait LocalService: Send + Sync {
+    /// Answers one permitted request, or says why not.
+    fn serve<'a>(&'a self, caller: Caller, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Refusal>>;
+}

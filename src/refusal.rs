@@ -1,0 +1,48 @@
+//! How a request is turned away: one value, said the same way by every part.
+//!
+//! Promises: the client's text and the log's text are different fields, and only `proxy` turns a refusal into a
+//! response. A refusal never carries a token, a credential or an upstream's own error text to the client.
+
+use std::{borrow::Cow, time::Duration};
+
+use http::StatusCode;
+
+/// Why a request ends here.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// A short, stable word for audit, metrics and programs, such as `token_expired`.
+    pub reason: &'static str,
+    /// What the client reads: what is wrong and what to do instead.
+    pub text: Cow<'static, str>,
+    /// What the audit log holds besides; the client never sees it.
+    pub detail: Option<String>,
+    /// When to come back, for refusals that pass.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A refusal with this status, stable word and client text.
+    pub fn new(status: StatusCode, reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, reason, text: text.into(), detail: None, retry_after: None }
+    }
+
+    /// 400: the request is not one this gate understands.
+    pub fn malformed(reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, reason, text)
+    }
+
+    /// 503 with `Retry-After`: nothing is wrong with the request, come again. Metric senders keep their data on
+    /// this and drop it on 401 and 429.
+    pub fn unavailable(reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { retry_after: Some(Duration::from_secs(5)), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, text) }
+    }
+
+    /// Adds what only the audit log may hold.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl ToString) -> Self {
+        self.detail = Some(detail.to_string());
+        self
+    }
+}
