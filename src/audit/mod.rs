@@ -1,0 +1,27 @@
+//! The audit log: one record for every request, in a chain that shows any change.
+//!
+//! Promises: a request that is refused leaves one line; a request that is permitted leaves a line with
+//! `"event":"permit"` before anything is forwarded and one with `"event":"request"` when its last byte has left. A
+//! permit that cannot be written refuses its request. Lines hold names and generations of credentials, never values,
+//! and nothing of a token but what its verified claims say.
+//!
+//! A line is a JSON object that ends in `"seq":N,"hash":"H"}`. `N` counts up by one from line to line, over restarts.
+//! `H` is hex BLAKE3 of the previous line's hash (32 bytes, zeros before the first line) followed by this line's bytes
+//! up to and not including `,"hash"`. So a line that is changed, removed or moved breaks the chain at its place.
+
+mod log;
+mod record;
+mod verify;
+
+pub use log::{AuditError, Log};
+pub use record::{Decision, Record};
+pub use verify::{Verdict, verify};
+
+use std::path::PathBuf;
+
+/// The `[audit]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The file that lines are appended to.
+    pub file: PathBuf,
+}

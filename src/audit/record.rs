@@ -1,0 +1,148 @@
+//! What is written down of one request.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use http::{Method, StatusCode};
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::clock::{Instant, Timestamp};
+
+/// Longest text from outside that one field holds, in bytes; what is longer is cut and marked with `…`.
+const FIELD_LIMIT: usize = 1024;
+
+/// Whether the request was let through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// It was.
+    Allow,
+    /// It was not; what nobody decided is denied.
+    #[default]
+    Deny,
+}
+
+/// One request's record, filled in as its story goes on.
+#[derive(Debug, Serialize)]
+pub struct Record {
+    /// When the request's head had arrived.
+    #[serde(rename = "time")]
+    pub at: Timestamp,
+    #[serde(skip)]
+    pub(crate) started: Instant,
+    /// Also sent to the client and the upstream as `x-request-id`.
+    pub id: Uuid,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+    /// The method, as sent.
+    #[serde(serialize_with = "method")]
+    pub method: Method,
+    /// The path without the query, as sent.
+    pub path: Box<str>,
+    /// `issuer-name:subject`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Arc<str>>,
+    /// The issuer's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<Arc<str>>,
+    /// The roles that the decision was made with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roles: Option<Arc<[Arc<str>]>>,
+    /// The Cedar action.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<Arc<str>>,
+    /// The Cedar resource's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Arc<str>>,
+    /// The route's kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<&'static str>,
+    /// Whether the request was let through.
+    pub decision: Decision,
+    /// The policies that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policies: Option<Arc<[Arc<str>]>>,
+    /// The refusal's stable word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// What only the log may hold of a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Box<str>>,
+    /// The downstream credential's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Arc<str>>,
+    /// The downstream credential's generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential_generation: Option<u64>,
+    /// The model that answered, where the answer names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<Box<str>>,
+    /// The version of the model that answered, where the answer names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_version: Option<Box<str>>,
+    /// The status that the client was sent.
+    #[serde(serialize_with = "status", skip_serializing_if = "Option::is_none")]
+    pub status: Option<StatusCode>,
+    /// Bytes of the request's body that were read.
+    #[serde(skip)]
+    pub(crate) bytes_in: Option<Arc<AtomicU64>>,
+}
+
+impl Record {
+    /// Opens the record of a request.
+    #[must_use]
+    pub fn open(at: Timestamp, started: Instant, peer: SocketAddr, method: Method, path: &str) -> Self {
+        Self {
+            at,
+            started,
+            id: Uuid::now_v7(),
+            peer,
+            method,
+            path: cut(path),
+            principal: None,
+            issuer: None,
+            roles: None,
+            action: None,
+            resource: None,
+            route: None,
+            decision: Decision::Deny,
+            policies: None,
+            reason: None,
+            detail: None,
+            credential: None,
+            credential_generation: None,
+            model: None,
+            model_version: None,
+            status: None,
+            bytes_in: None,
+        }
+    }
+
+    /// Keeps what only the log may hold of a refusal, cut to a bounded length.
+    pub fn keep_detail(&mut self, text: &str) {
+        self.detail = Some(cut(text));
+    }
+}
+
+/// `text`, or as much of it as a field holds.
+pub(crate) fn cut(text: &str) -> Box<str> {
+    if text.len() <= FIELD_LIMIT {
+        return text.into();
+    }
+    let end = text.floor_char_boundary(FIELD_LIMIT);
+    format!("{}…", text.get(..end).unwrap_or_default()).into()
+}
+
+fn method<S: Serializer>(method: &Method, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(method.as_str())
+}
+
+fn status<S: Serializer>(status: &Option<StatusCode>, to: S) -> Result<S::Ok, S::Error> {
+    match status {
+        Some(status) => to.serialize_u16(status.as_u16()),
+        None => to.serialize_none(),
+    }
+}

@@ -1,0 +1,280 @@
+//! Reads a TOML file key by key and keeps every problem that it meets, each with its line.
+//!
+//! Promises: a key that nobody asked for is a problem; a value of the wrong kind is a problem that says what to write
+//! instead; reading goes on after a problem, so that one run shows all of them. What is returned in place of a bad
+//! value is never used: a document with problems gives no configuration.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::telemetry::chain;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file it is in.
+    pub file: PathBuf,
+    /// The line, from 1; 0 where the problem is with the file as a whole.
+    pub line: usize,
+    /// The key, such as `issuer[0].audiences`; empty where no key is at fault.
+    pub key: String,
+    /// What is wrong and what to write instead.
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": `{}`", self.key)?;
+        }
+        write!(f, ": {}", self.text)
+    }
+}
+
+/// A file's text and the problems met in it.
+pub(crate) struct Source {
+    file: PathBuf,
+    text: String,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl Source {
+    pub(crate) fn new(file: &Path, text: String) -> Self {
+        Self { file: file.to_owned(), text, problems: RefCell::default() }
+    }
+
+    /// Parses the text and hands its top table to `read`; gives what `read` made and every problem. Keys of the top table
+    /// that `read` did not ask for are refused.
+    pub(crate) fn read<T>(self, read: impl FnOnce(&Section<'_>) -> T) -> (T, Vec<Problem>) {
+        let (table, errors) = DeTable::parse_recoverable(&self.text);
+        for error in errors {
+            self.problem(error.span().map_or(0, |s| s.start), "", error.message().to_owned());
+        }
+        let top = Section::new(&self, String::new(), table.get_ref(), 0);
+        let value = read(&top);
+        top.finish();
+        let problems = self.problems.into_inner();
+        (value, problems)
+    }
+
+    fn problem(&self, offset: usize, key: &str, text: String) {
+        let line = self.text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1;
+        self.problems.borrow_mut().push(Problem { file: self.file.clone(), line, key: key.to_owned(), text });
+    }
+}
+
+/// One table of the file, such as `[gate]` or the second `[[issuer]]`.
+pub(crate) struct Section<'a> {
+    source: &'a Source,
+    path: String,
+    table: &'a DeTable<'a>,
+    offset: usize,
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Section<'a> {
+    fn new(source: &'a Source, path: String, table: &'a DeTable<'a>, offset: usize) -> Self {
+        Self { source, path, table, offset, known: RefCell::default() }
+    }
+
+    /// Says that `key`'s value will not do.
+    pub(crate) fn refuse(&self, key: &str, text: impl fmt::Display) {
+        let offset = self.table.iter().find(|(k, _)| k.get_ref() == key).map_or(self.offset, |(k, _)| k.span().start);
+        self.source.problem(offset, &self.path_to(key), text.to_string());
+    }
+
+    /// Keeps a result's value, or its error as a problem of `key`.
+    pub(crate) fn keep<T, E: std::error::Error>(&self, key: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|e| self.refuse(key, chain(&e))).ok()
+    }
+
+    pub(crate) fn string(&self, key: &'static str) -> Option<String> {
+        let value = self.value(key)?;
+        let text = value.get_ref().as_str();
+        if text.is_none_or(str::is_empty) {
+            self.refuse(key, "write a string between quotes, not empty");
+        }
+        text.map(str::to_owned)
+    }
+
+    /// A string that must be there; `example` shows what to write.
+    pub(crate) fn required(&self, key: &'static str, example: &str) -> String {
+        self.string(key).unwrap_or_else(|| {
+            if !self.has(key) {
+                self.refuse(key, format!("missing; write for example `{key} = \"{example}\"`"));
+            }
+            String::new()
+        })
+    }
+
+    /// A path, relative to the file's own folder.
+    pub(crate) fn path(&self, key: &'static str) -> Option<PathBuf> {
+        self.string(key).map(|text| self.beside(&text))
+    }
+
+    pub(crate) fn beside(&self, text: &str) -> PathBuf {
+        self.source.file.parent().unwrap_or(Path::new("")).join(text)
+    }
+
+    pub(crate) fn strings(&self, key: &'static str) -> Option<Vec<String>> {
+        let value = self.value(key)?;
+        let items: Option<Vec<String>> = value
+            .get_ref()
+            .as_array()
+            .map(|items| items.iter().map(|i| i.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<_>>>())
+            .unwrap_or_default();
+        if items.as_ref().is_none_or(Vec::is_empty) {
+            self.refuse(key, format!("write a list of strings, such as `{key} = [\"a\", \"b\"]`"));
+        }
+        items
+    }
+
+    /// A whole number from `least` to `most`, or `default` where the key is missing.
+    pub(crate) fn number(&self, key: &'static str, default: u64, least: u64, most: u64) -> u64 {
+        let Some(value) = self.value(key) else { return default };
+        let number = value.get_ref().as_integer().and_then(|i| i.as_str().replace('_', "").parse().ok());
+        number.filter(|n| (least..=most).contains(n)).unwrap_or_else(|| {
+            self.refuse(key, format!("write a whole number from {least} to {most}, without quotes"));
+            default
+        })
+    }
+
+    pub(crate) fn boolean(&self, key: &'static str, default: bool) -> bool {
+        let Some(value) = self.value(key) else { return default };
+        value.get_ref().as_bool().unwrap_or_else(|| {
+            self.refuse(key, "write `true` or `false`, without quotes");
+            default
+        })
+    }
+
+    /// A span of time such as `"30s"`, `"5m"` or `"24h"`, more than none.
+    pub(crate) fn duration(&self, key: &'static str, default: Duration) -> Duration {
+        let Some(value) = self.value(key) else { return default };
+        let span = value.get_ref().as_str().and_then(|t| t.parse::<jiff::SignedDuration>().ok());
+        span.and_then(|s| Duration::try_from(s).ok()).filter(|s| !s.is_zero()).unwrap_or_else(|| {
+            self.refuse(key, "write a time such as `\"30s\"`, `\"5m\"` or `\"24h\"`");
+            default
+        })
+    }
+
+    /// A table of strings, such as `labels = { team = "platform" }`.
+    pub(crate) fn map(&self, key: &'static str) -> Vec<(String, String)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let pairs = value.get_ref().as_table().and_then(|table| {
+            let pair = |(k, v): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+                let k: &std::borrow::Cow<'_, str> = k.get_ref();
+                Some((k.to_string(), v.get_ref().as_str()?.to_owned()))
+            };
+            table.iter().map(pair).collect::<Option<Vec<_>>>()
+        });
+        pairs.unwrap_or_else(|| {
+            self.refuse(key, format!("write a table of strings, such as `{key} = {{ name = \"value\" }}`"));
+            Vec::new()
+        })
+    }
+
+    pub(crate) fn section(&self, key: &'static str) -> Option<Section<'a>> {
+        let value = self.value(key)?;
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            self.refuse(key, format!("write a table: `[{}]`", self.path_to(key)));
+        }
+        table.map(|table| Section::new(self.source, self.path_to(key), table, value.span().start))
+    }
+
+    /// The tables of a list such as `[[issuer]]`, in order.
+    pub(crate) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(items) = value.get_ref().as_array() else {
+            self.refuse(key, format!("write a list of tables, each headed `[[{}]]`", self.path_to(key)));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (n, item) in items.iter().enumerate() {
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let path = format!("{}[{n}]", self.path_to(key));
+                    sections.push(Section::new(self.source, path, table, item.span().start));
+                }
+                None => self.refuse(key, format!("write a list of tables, each headed `[[{}]]`", self.path_to(key))),
+            }
+        }
+        sections
+    }
+
+    /// Whether the key is there. Asking makes it known.
+    pub(crate) fn has(&self, key: &'static str) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// Whether the key is there and says `false`, as in `tls = false`.
+    pub(crate) fn is_false(&self, key: &'static str) -> bool {
+        self.value(key).is_some_and(|v| v.get_ref().as_bool() == Some(false))
+    }
+
+    /// Refuses every key that nobody has asked for.
+    pub(crate) fn finish(self) {
+        let known = self.known.borrow();
+        for (key, _) in self.table {
+            if !known.contains(&key.get_ref().as_ref()) {
+                let text = format!("unknown key; known here: {}", known.join(", "));
+                self.source.problem(key.span().start, &self.path_to(key.get_ref()), text);
+            }
+        }
+    }
+
+    fn value(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+        if !self.known.borrow().contains(&key) {
+            self.known.borrow_mut().push(key);
+        }
+        self.table.get(key)
+    }
+
+    fn path_to(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &[&str]) {
+        let (_, problems) = Source::new(Path::new("t.toml"), text.into()).read(|top| {
+            top.required("name", "x");
+            top.number("count", 1, 1, 10);
+            top.duration("wait", Duration::from_secs(1));
+            if let Some(inner) = top.section("inner") {
+                inner.boolean("on", true);
+                inner.finish();
+            }
+            for item in top.sections("item") {
+                item.required("id", "a");
+                item.finish();
+            }
+        });
+        let found: Vec<String> = problems.iter().map(|p| format!("{}:{}", p.line, p.key)).collect();
+        assert_eq!(found, expected, "{problems:?}");
+    }
+
+    #[test]
+    fn every_problem_is_found_at_once_with_its_line() {
+        check("name = \"x\"", &[]);
+        check("", &["1:name"]);
+        check("name = 3\ncount = 99\nwait = \"soon\"", &["1:name", "2:count", "3:wait"]);
+        check("name = \"x\"\n[inner]\non = 1\noff = 2", &["3:inner.on", "4:inner.off"]);
+        check("name = \"x\"\n[[item]]\nid = \"a\"\n[[item]]\nidd = \"b\"", &["4:item[1].id", "5:item[1].idd"]);
+    }
+}

@@ -1,0 +1,116 @@
+//! An issuer's public keys, as its JWKS publishes them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
+};
+
+/// A JWKS of more bytes than this is refused.
+pub const MAX_JWKS_BYTES: usize = 1024 * 1024;
+/// A JWKS of more keys than this is refused.
+pub const MAX_JWKS_KEYS: usize = 100;
+/// RSA keys below this are refused (RFC 7518 section 3.3).
+const MIN_RSA_BYTES: usize = 256;
+
+/// One public key. It can be withdrawn while tokens that it verified are still remembered.
+pub struct Key {
+    kid: Option<String>,
+    algorithms: Vec<Algorithm>,
+    decoding: DecodingKey,
+    /// What it was parsed from: the same JWK in the next JWKS is the same key.
+    jwk: Jwk,
+    usable: AtomicBool,
+}
+
+/// Why a JWKS is refused as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum JwksError {
+    /// Not a JSON object with a list `keys`.
+    #[error("not a JWKS: {0}")]
+    Malformed(String),
+    /// More keys than any issuer needs.
+    #[error("a JWKS of {0} keys; at most {MAX_JWKS_KEYS} are read")]
+    TooMany(usize),
+    /// No key that can verify anything.
+    #[error("a JWKS without one usable signature key (RSA of 2048 bits or more, P-256, P-384 or Ed25519)")]
+    NoKey,
+}
+
+/// Parses a JWKS (RFC 7517 section 5). Keys of other kinds or uses are passed over, as its section 5 asks.
+///
+/// # Errors
+/// When it is not a JWKS, has too many keys, or none that is usable.
+pub fn parse_jwks(text: &[u8]) -> Result<Vec<Key>, JwksError> {
+    #[derive(serde::Deserialize)]
+    struct Jwks {
+        keys: Vec<serde_json::Value>,
+    }
+    let jwks: Jwks = serde_json::from_slice(text).map_err(|e| JwksError::Malformed(e.to_string()))?;
+    if jwks.keys.len() > MAX_JWKS_KEYS {
+        return Err(JwksError::TooMany(jwks.keys.len()));
+    }
+    let keys: Vec<Key> = jwks.keys.into_iter().filter_map(|k| Key::new(serde_json::from_value(k).ok()?)).collect();
+    if keys.is_empty() { Err(JwksError::NoKey) } else { Ok(keys) }
+}
+
+impl Key {
+    fn new(jwk: Jwk) -> Option<Self> {
+        if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature))
+            || jwk.common.key_operations.as_ref().is_some_and(|ops| !ops.contains(&KeyOperations::Verify))
+        {
+            return None;
+        }
+        let mut algorithms = match &jwk.algorithm {
+            AlgorithmParameters::RSA(rsa) if rsa_bytes(&rsa.n)? >= MIN_RSA_BYTES => {
+                use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
+                vec![RS256, RS384, RS512, PS256, PS384, PS512]
+            }
+            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => vec![Algorithm::ES256],
+            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => vec![Algorithm::ES384],
+            AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => vec![Algorithm::EdDSA],
+            _ => return None,
+        };
+        if let Some(only) = jwk.common.key_algorithm {
+            algorithms.retain(|a| format!("{a:?}") == only.to_string());
+        }
+        let decoding = DecodingKey::from_jwk(&jwk).ok()?;
+        let kid = jwk.common.key_id.clone();
+        (!algorithms.is_empty()).then_some(Self { kid, algorithms, decoding, jwk, usable: AtomicBool::new(true) })
+    }
+
+    /// Whether it may verify a token of this algorithm (RFC 8725 section 3.1: a key has its algorithms, not the token).
+    #[must_use]
+    pub fn fits(&self, algorithm: Algorithm) -> bool {
+        self.algorithms.contains(&algorithm)
+    }
+
+    pub(super) fn decoding(&self) -> &DecodingKey {
+        &self.decoding
+    }
+
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    pub(super) fn same_as(&self, other: &Key) -> bool {
+        self.jwk == other.jwk
+    }
+
+    /// Whether tokens that it verified still count.
+    pub fn usable(&self) -> bool {
+        self.usable.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn withdraw(&self) {
+        self.usable.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Length of an RSA modulus in bytes, without leading zeros.
+fn rsa_bytes(n: &str) -> Option<usize> {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let bytes = URL_SAFE_NO_PAD.decode(n).ok()?;
+    Some(bytes.len() - bytes.iter().take_while(|b| **b == 0).count())
+}
