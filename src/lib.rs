@@ -2,10 +2,14 @@
 pub mod audit;
 pub mod client;
 pub mod clock;
+pub mod credentials;
 pub mod http;
 pub mod identity;
+pub mod listen;
 pub mod policy;
 pub mod principal;
+pub mod proxy;
 pub mod refusal;
+pub mod routes;
 pub mod secret;
 pub mod telemetry;

@@ -14,6 +14,7 @@ mod record;
 mod verify;
 
 pub use log::{AuditError, Log};
+pub(crate) use record::cut;
 pub use record::{Decision, Record};
 pub use verify::{Verdict, verify};
 

@@ -1,0 +1,133 @@
+//! Google access tokens by workload identity federation and impersonation.
+//!
+//! The gate's own OIDC token is exchanged at the security token service for a federated token (google-cloud-auth does
+//! that), and with it the IAM Credentials service is asked for a token of the service account. The second step is asked
+//! here, because google-cloud-auth keeps its answer's `expireTime` to itself, and a credential without a known end cannot
+//! be closed in time. The library's object is made anew for each renewal: it never recovers from a permanent error.
+
+use std::{sync::Arc, time::Duration};
+
+use google_cloud_auth::{
+    credentials::{
+        CacheableResource,
+        external_account::ProgrammaticBuilder,
+        subject_token::{Builder as SubjectTokenBuilder, SubjectToken, SubjectTokenProvider},
+    },
+    errors::SubjectTokenProviderError,
+};
+use http::{Extensions, HeaderValue, Request, header};
+
+use super::{CredentialError, Fresh, bearer};
+use crate::{
+    client::Client,
+    clock::Timestamp,
+    http::Body,
+    secret::{Source, SourceError},
+    telemetry::chain,
+};
+
+const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+/// The longest that IAM grants without an organisation policy for more.
+const LIFETIME: &str = "3600s";
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Google bounds its tokens at 12,288 bytes; this holds one and what stands around it.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The `[google]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The workload identity pool provider: `//iam.googleapis.com/projects/…/providers/…`.
+    pub audience: String,
+    /// Where the gate's own OIDC token is.
+    pub subject_token: Source,
+    /// The security token service's URL.
+    pub token_url: String,
+    /// The IAM Credentials service's base URL.
+    pub iam_url: String,
+}
+
+/// Google, as this gate is known to it.
+pub struct Google {
+    settings: Settings,
+    client: Arc<Client>,
+}
+
+impl Google {
+    /// Asks nobody yet.
+    #[must_use]
+    pub fn new(settings: Settings, client: Arc<Client>) -> Self {
+        Self { settings, client }
+    }
+
+    pub(super) async fn access_token(&self, account: &str) -> Result<Fresh, CredentialError> {
+        let federated = tokio::time::timeout(DEADLINE, self.federated_token())
+            .await
+            .map_err(|_| CredentialError::Sts(format!("no answer within {DEADLINE:?}")))??;
+        self.impersonate(account, federated).await
+    }
+
+    async fn federated_token(&self) -> Result<HeaderValue, CredentialError> {
+        let failed = |e: &dyn std::error::Error| CredentialError::Sts(chain(e));
+        let credentials = ProgrammaticBuilder::new(Arc::new(OwnToken(self.settings.subject_token.clone())))
+            .with_audience(&self.settings.audience)
+            .with_subject_token_type("urn:ietf:params:oauth:token-type:jwt")
+            .with_token_url(&self.settings.token_url)
+            .with_scopes([SCOPE])
+            .build()
+            .map_err(|e| failed(&e))?;
+        match credentials.headers(Extensions::new()).await.map_err(|e| failed(&e))? {
+            CacheableResource::New { data, .. } => data.get(header::AUTHORIZATION).cloned(),
+            CacheableResource::NotModified => None,
+        }
+        .ok_or_else(|| CredentialError::Sts("it gave no token".into()))
+    }
+
+    /// `projects.serviceAccounts.generateAccessToken` of the IAM Credentials API, v1.
+    async fn impersonate(&self, account: &str, federated: HeaderValue) -> Result<Fresh, CredentialError> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Answer {
+            access_token: String,
+            expire_time: Timestamp,
+        }
+        let failed = |e: &dyn std::error::Error| CredentialError::Iam(chain(e));
+        let base = self.settings.iam_url.trim_end_matches('/');
+        let body = serde_json::json!({ "scope": [SCOPE], "lifetime": LIFETIME }).to_string();
+        let request = Request::post(format!("{base}/v1/projects/-/serviceAccounts/{account}:generateAccessToken"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::AUTHORIZATION, federated)
+            .body(Body::from(body))
+            .map_err(|e| failed(&e))?;
+        let answer = self.client.fetch(request, MAX_ANSWER, DEADLINE).await.map_err(|e| failed(&e))?;
+        if !answer.status().is_success() {
+            return Err(CredentialError::Iam(format!("{} for `{account}`", answer.status())));
+        }
+        let answer: Answer = serde_json::from_slice(answer.body())
+            .map_err(|_| CredentialError::Iam("an answer without `accessToken` and `expireTime`".into()))?;
+        bearer(&answer.access_token, Some(answer.expire_time))
+    }
+}
+
+/// The gate's own OIDC token, read anew for each exchange.
+#[derive(Debug)]
+struct OwnToken(Source);
+
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct OwnTokenError(#[from] SourceError);
+
+impl SubjectTokenProviderError for OwnTokenError {
+    /// The keeper retries, so the library need not.
+    fn is_transient(&self) -> bool {
+        false
+    }
+}
+
+impl SubjectTokenProvider for OwnToken {
+    type Error = OwnTokenError;
+
+    async fn subject_token(&self) -> Result<SubjectToken, OwnTokenError> {
+        let token = self.0.read().await?;
+        Ok(SubjectTokenBuilder::new(token.expose()).build())
+    }
+}

@@ -1,0 +1,2 @@
+mod peer;
+pub use peer::Peer;

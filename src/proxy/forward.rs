@@ -1,0 +1,123 @@
+//! Sending a permitted request on.
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{ACCEPT_ENCODING, AUTHORIZATION},
+};
+
+use super::{
+    handle::Permit,
+    headers::{for_client, set_request_id},
+    recorded::Trail,
+};
+use crate::{
+    audit::Record,
+    client::{ClientError, Upstream, Worker},
+    clock::Timestamp,
+    http::Body,
+    principal::Caller,
+    refusal::Refusal,
+    routes::{Group, Route},
+    secret::CredentialSlot,
+    telemetry::chain,
+};
+
+/// What remains of the client's request after `headers::for_upstream`, and where it is sent from.
+pub(super) struct Errand<'a> {
+    pub(super) worker: Worker,
+    pub(super) method: Method,
+    pub(super) path_and_query: &'a str,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    pub(super) now: Timestamp,
+}
+
+/// Sends the request to the permit's upstream with the route's credential, and streams the answer back.
+pub(super) async fn forward(
+    permit: &Permit<'_>,
+    errand: Errand<'_>,
+    record: &mut Record,
+) -> Result<(Response<Body>, Trail), Refusal> {
+    let Errand { worker, method, path_and_query, headers: mut to, body, now } = errand;
+    let (upstream, path, timeout, trail): (&Upstream, _, _, _) = match &permit.route {
+        Route::Exporter { exporter, path } => {
+            if let Some(slot) = &exporter.credential {
+                show(slot, &mut to, now, record)?;
+            }
+            (&exporter.upstream, *path, exporter.timeout, Trail::None)
+        }
+        Route::Vertex { upstream, credential, group, timeout } => {
+            let slot = credential.ok_or_else(|| no_credential(group.name()))?;
+            show(slot, &mut to, now, record)?;
+            let trail = if *group == Group::Infer { model_trail(&mut to) } else { Trail::None };
+            (*upstream, path_and_query, *timeout, trail)
+        }
+        Route::Discover | Route::Service { .. } => return Err(not_an_upstream()),
+    };
+    let answer = upstream.send(worker, method, path, to, body, timeout).await;
+    let mut response = answer.map_err(|e| unreachable_upstream(&e))?.map(Body::Stream);
+    for_client(response.headers_mut(), record.id);
+    if let Some(model) = response.headers().get("x-vertex-ai-deployed-model-id").and_then(|v| v.to_str().ok()) {
+        record.model = Some(crate::audit::cut(model));
+    }
+    Ok((response, trail))
+}
+
+/// Hands the request to the part of the gate that answers it.
+pub(super) async fn deliver(
+    permit: &Permit<'_>,
+    method: Method,
+    uri: &Uri,
+    headers: HeaderMap,
+    body: Body,
+    record: &Record,
+) -> Result<(Response<Body>, Trail), Refusal> {
+    let Route::Service { service, .. } = &permit.route else { return Err(not_an_upstream()) };
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = uri.clone();
+    *request.headers_mut() = headers;
+    let caller = Caller { principal: permit.principal.name.clone(), roles: permit.roles.clone() };
+    let mut response = service.serve(caller, request).await?;
+    set_request_id(response.headers_mut(), record.id);
+    Ok((response, Trail::None))
+}
+
+/// Puts the credential on the request in place of whatever stood there, or refuses: never a bare request.
+fn show(slot: &CredentialSlot, to: &mut HeaderMap, now: Timestamp, record: &mut Record) -> Result<(), Refusal> {
+    record.credential = Some(slot.name().clone());
+    let credential = slot.usable(now).ok_or_else(|| no_credential(slot.name()))?;
+    record.credential_generation = Some(credential.generation);
+    to.insert(AUTHORIZATION, credential.authorization.clone());
+    Ok(())
+}
+
+/// Answers of models are asked for without compression, so that the record can hold the version that answered.
+fn model_trail(to: &mut HeaderMap) -> Trail {
+    to.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    Trail::model()
+}
+
+fn no_credential(name: &str) -> Refusal {
+    let text = "the gate has no valid credential for this upstream at the moment; try again later";
+    Refusal::unavailable("no_credential", text).with_detail(format!("credential {name}"))
+}
+
+fn not_an_upstream() -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "wrong_route", "this request took a wrong turn inside the gate")
+}
+
+/// 504 when the upstream was too slow, 502 otherwise; its own words stay in the log. A body of the client's that broke
+/// off looks the same from here.
+fn unreachable_upstream(error: &ClientError) -> Refusal {
+    let refusal = match error {
+        ClientError::Deadline(_) => {
+            Refusal::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the upstream did not answer in time")
+        }
+        ClientError::Connect(_) => {
+            Refusal::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", "the upstream cannot be reached")
+        }
+        _ => Refusal::new(StatusCode::BAD_GATEWAY, "upstream_failed", "the upstream broke off"),
+    };
+    refusal.with_detail(chain(error))
+}

@@ -1,0 +1,140 @@
+//! The story of a request.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use super::{
+    Gate, Target,
+    forward::{Errand, deliver, forward},
+    headers::for_upstream,
+    open_page::OpenPage,
+    recorded::{Recorded, Trail},
+    refuse::{denied, refuse},
+    sd,
+    target::authority,
+};
+use crate::{
+    audit::{Decision, Record},
+    client::Worker,
+    clock::{self, Timestamp},
+    http::Body,
+    listen::Peer,
+    policy::{Question, Resource},
+    principal::Principal,
+    refusal::Refusal,
+    routes::{Found, Route},
+};
+
+/// Leave to act: made by [`authorize`] alone, and only when policy allowed it.
+pub(super) struct Permit<'r> {
+    pub(super) principal: Arc<Principal>,
+    pub(super) roles: Arc<[Arc<str>]>,
+    pub(super) route: Route<'r>,
+    /// Keeps the struct from being made elsewhere.
+    _made_by_authorize: (),
+}
+
+/// Answers one request, whatever becomes of it, and sees that its record is closed when the last byte has left.
+pub async fn handle(gate: &Gate, worker: Worker, peer: Peer, request: Request<Incoming>) -> Response<Recorded> {
+    let now = clock::now();
+    let mut record = Box::new(Record::open(
+        now,
+        clock::monotonic(),
+        peer.address,
+        request.method().clone(),
+        request.uri().path(),
+    ));
+    let answer = story(gate, worker, peer, request, now, &mut record).await;
+    let (response, trail) = answer.unwrap_or_else(|refusal| (refuse(refusal, gate, &mut record), Trail::None));
+    record.status = Some(response.status());
+    response.map(|body| Recorded::new(body, record, gate, trail))
+}
+
+/// The story. What may only happen after a check takes the check's result.
+async fn story(
+    gate: &Gate,
+    worker: Worker,
+    peer: Peer,
+    request: Request<Incoming>,
+    now: Timestamp,
+    record: &mut Record,
+) -> Result<(Response<Body>, Trail), Refusal> {
+    let (http::request::Parts { method, uri, mut headers, .. }, body) = request.into_parts();
+    let body = counted(body, record);
+    let target = Target::parse(&method, &uri, &headers)?;
+    if let Some(page) = OpenPage::find(&method, target.path) {
+        return Ok((page.answer(gate, record), Trail::None));
+    }
+
+    let found = gate.routes.find(&method, target.path, target.path_and_query)?;
+    record.route = Some(found.route.kind());
+    record.action = Some(found.action.clone());
+    record.resource = Some(found.resource.id().clone());
+
+    let authenticated = gate.identity.authenticate(&headers, now).await;
+    gate.metrics.token(&authenticated);
+    let principal = authenticated?.principal;
+    record.principal = Some(principal.name.clone());
+    record.issuer = Some(principal.issuer.clone());
+
+    let permit = authorize(gate, principal, found, peer, &method, record)?;
+    gate.audit.permit(record)?;
+
+    match &permit.route {
+        Route::Exporter { .. } | Route::Vertex { .. } => {
+            for_upstream(&mut headers, record.id);
+            let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now };
+            forward(&permit, errand, record).await
+        }
+        Route::Service { .. } => deliver(&permit, method, &uri, headers, body, record).await,
+        Route::Discover => Ok((sd::list(gate, &permit, peer, authority(&uri, &headers)?), Trail::None)),
+    }
+}
+
+/// Asks policy. Deny is the answer to every doubt.
+fn authorize<'r>(
+    gate: &Gate,
+    principal: Arc<Principal>,
+    found: Found<'r>,
+    peer: Peer,
+    method: &Method,
+    record: &mut Record,
+) -> Result<Permit<'r>, Refusal> {
+    let resource: &Resource = &found.resource;
+    let peer_ip = peer.address.ip();
+    let question =
+        Question { principal: &principal, action: found.action, resource, peer: peer_ip, method, tls: peer.tls };
+    let ruling = gate.policy.rule(question);
+    record.roles = Some(ruling.roles.clone());
+    record.policies = Some(ruling.policies.clone());
+    if !ruling.allowed {
+        return Err(denied(&ruling, found.action, resource));
+    }
+    record.decision = Decision::Allow;
+    Ok(Permit { principal, roles: ruling.roles.clone(), route: found.route, _made_by_authorize: () })
+}
+
+/// The request's body, counted for the record.
+fn counted(body: Incoming, record: &mut Record) -> Body {
+    if hyper::body::Body::is_end_stream(&body) {
+        return Body::Empty;
+    }
+    let count = Arc::new(AtomicU64::new(0));
+    record.bytes_in = Some(count.clone());
+    Body::Counted(body, count)
+}
+
+/// Asks policy a question besides the request's own, for lists that show only what the caller may use.
+pub(super) fn may(gate: &Gate, permit: &Permit<'_>, peer: Peer, action: &Arc<str>, resource: &Resource) -> bool {
+    let question = Question {
+        principal: &permit.principal,
+        action,
+        resource,
+        peer: peer.address.ip(),
+        method: &Method::GET,
+        tls: peer.tls,
+    };
+    gate.policy.rule(question).allowed
+}

@@ -1,0 +1,135 @@
+//! Which headers cross the gate.
+//!
+//! Promises: nothing that the client says about its own identity or its connection reaches an upstream, however it is
+//! spelled; the caller's `Authorization` and `Cookie` end here.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, TE},
+};
+use uuid::Uuid;
+
+/// Carries the request's id to client and upstream.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Headers that end at each hop (RFC 9110 section 7.6.1).
+const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
+
+/// Headers that speak of who the caller is or how it came here. A client's word for that is never passed on.
+const CLAIMS: [&str; 18] = [
+    "authorization",
+    "cookie",
+    "forwarded",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "remote-groups",
+    "remote-user",
+    "true-client-ip",
+    "via",
+    "x-auth-request-user",
+    "x-client-ip",
+    "x-goog-api-key",
+    "x-goog-authenticated-user-email",
+    "x-goog-authenticated-user-id",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+];
+
+/// … and so are all names that begin with one of these.
+const CLAIM_PREFIXES: [&str; 5] = ["x-auth-request-", "x-forwarded-", "x-goog-iap-", "x-request-id", "x-wicketgate-"];
+
+/// Makes a client's request headers fit to be sent to an upstream.
+pub fn for_upstream(headers: &mut HeaderMap, id: Uuid) {
+    strip(headers, |name| {
+        if name.contains('_') { is_claim(&name.replace('_', "-")) } else { is_claim(name) }
+    });
+    set_request_id(headers, id);
+}
+
+/// Makes an upstream's response headers fit to be sent to the client.
+pub fn for_client(headers: &mut HeaderMap, id: Uuid) {
+    strip(headers, |_| false);
+    set_request_id(headers, id);
+}
+
+/// Says which request this was.
+pub fn set_request_id(headers: &mut HeaderMap, id: Uuid) {
+    let mut text = Uuid::encode_buffer();
+    if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
+        headers.insert(REQUEST_ID, value);
+    }
+}
+
+/// Removes what ends at this hop, and what `also` says.
+fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
+    // what Connection lists ends here too (RFC 9110 section 7.6.1)
+    if headers.contains_key(CONNECTION) {
+        let listed: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in listed {
+            headers.remove(name);
+        }
+    }
+    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let gone: Vec<HeaderName> =
+        headers.keys().filter(|name| is_hop_by_hop(name.as_str()) || also(name.as_str())).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+    if trailers {
+        // the one value that RFC 9113 section 8.2.2 lets through
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
+}
+
+fn is_claim(name: &str) -> bool {
+    CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, passes: bool) {
+        let mut headers = HeaderMap::new();
+        headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("forged"));
+        for_upstream(&mut headers, Uuid::nil());
+        assert_eq!(headers.values().any(|v| v == "forged"), passes, "{name}");
+    }
+
+    #[test]
+    fn no_spelling_of_an_identity_header_crosses() {
+        for name in ["accept", "accept-encoding", "x-prometheus-scrape-timeout-seconds", "user-agent", "content-type"] {
+            check(name, true);
+        }
+        for name in [
+            "authorization", "cookie", "X-Wicketgate-Role", "x_wicketgate_role", "X-Forwarded-For", "x-forwarded_for",
+            "x_forwarded_user", "forwarded", "via", "X-Request-Id", "remote_user", "x-http-method-override",
+            "transfer-encoding", "upgrade", "proxy-authorization", "x-goog-api-key",
+        ] {
+            check(name, false);
+        }
+    }
+
+    #[test]
+    fn what_connection_lists_ends_here() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("close, x-secret"));
+        headers.insert("x-secret", HeaderValue::from_static("1"));
+        for_client(&mut headers, Uuid::nil());
+        assert_eq!(headers.len(), 1);
+        assert!(headers.contains_key(REQUEST_ID));
+    }
+}

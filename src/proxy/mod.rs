@@ -1,0 +1,35 @@
+//! The gate itself: one request, told from its head to its last byte.
+//!
+//! Promises: nothing is forwarded without a [`Permit`], and a permit exists only after principal and policy were asked and
+//! the decision was written down; every way out closes the request's record. Open `handle.rs` first: the story is there.
+
+mod forward;
+mod handle;
+mod headers;
+mod metrics;
+mod open_page;
+mod recorded;
+mod refuse;
+mod sd;
+mod target;
+
+use std::sync::Arc;
+
+pub use self::{handle::handle, metrics::Metrics, recorded::Recorded, target::Target};
+use crate::{audit, identity::Identity, policy::Policy, routes::Routes};
+
+/// Everything that a request is served from: one snapshot, built whole and never changed.
+pub struct Gate {
+    /// The https URL that clients know the gate by, where it is configured.
+    pub url: Option<String>,
+    /// Where requests can go.
+    pub routes: Routes,
+    /// Who callers are.
+    pub identity: Arc<Identity>,
+    /// What they may do.
+    pub policy: Policy,
+    /// Where it is written down.
+    pub audit: Arc<audit::Log>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}

@@ -1,0 +1,50 @@
+//! The pages that ask nobody who they are: a closed set, matched on the same canonical path as everything else.
+
+use http::{HeaderValue, Method, Response, header::CONTENT_TYPE};
+
+use super::{Gate, headers};
+use crate::{
+    audit::{Decision, Record},
+    http::Body,
+};
+
+/// An open page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OpenPage {
+    /// RFC 9728: whose tokens this gate takes, and how.
+    ResourceMetadata,
+}
+
+/// Where RFC 9728 section 3 puts it.
+pub(super) const RESOURCE_METADATA: &str = "/.well-known/oauth-protected-resource";
+
+impl OpenPage {
+    pub(super) fn find(method: &Method, path: &str) -> Option<Self> {
+        (*method == Method::GET && path == RESOURCE_METADATA).then_some(Self::ResourceMetadata)
+    }
+
+    pub(super) fn answer(self, gate: &Gate, record: &mut Record) -> Response<Body> {
+        record.decision = Decision::Allow;
+        record.route = Some("open");
+        let text = match self {
+            Self::ResourceMetadata => resource_metadata(gate),
+        };
+        let mut response = Response::new(Body::from(text));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers::set_request_id(response.headers_mut(), record.id);
+        response
+    }
+}
+
+fn resource_metadata(gate: &Gate) -> String {
+    let issuers: Vec<&str> = gate.identity.issuers().iter().map(|i| i.settings.rules.issuer.as_str()).collect();
+    let mut document = serde_json::json!({
+        "authorization_servers": issuers,
+        "bearer_methods_supported": ["header"],
+        "resource_name": "wicketgate",
+    });
+    if let Some(url) = &gate.url {
+        document["resource"] = url.as_str().into();
+    }
+    document.to_string()
+}

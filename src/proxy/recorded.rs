@@ -1,0 +1,132 @@
+//! A response's body that closes the request's record when its last byte has left or the client has gone.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::{Gate, Metrics};
+use crate::{
+    audit::{Log, Record, cut},
+    http::{Body, BodyError},
+};
+
+/// The end of a model's answer, in which it names itself.
+const TRAIL_BYTES: usize = 4096;
+
+/// What of the body is kept for the record.
+pub(super) enum Trail {
+    /// Nothing.
+    None,
+    /// The last bytes of an answer that names its model.
+    Model(Vec<u8>),
+}
+
+impl Trail {
+    pub(super) fn model() -> Self {
+        Self::Model(Vec::new())
+    }
+
+    fn keep(&mut self, data: &[u8]) {
+        let Self::Model(kept) = self else { return };
+        let last = data.get(data.len().saturating_sub(TRAIL_BYTES)..).unwrap_or_default();
+        let excess = (kept.len() + last.len()).saturating_sub(TRAIL_BYTES);
+        kept.drain(..excess.min(kept.len()));
+        kept.extend_from_slice(last);
+    }
+}
+
+/// A body and the record that it closes.
+pub struct Recorded {
+    body: Body,
+    bytes_out: u64,
+    trail: Trail,
+    record: Option<Box<Record>>,
+    audit: Arc<Log>,
+    metrics: Arc<Metrics>,
+}
+
+impl Recorded {
+    pub(super) fn new(body: Body, record: Box<Record>, gate: &Gate, trail: Trail) -> Self {
+        let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
+        Self { body, bytes_out: 0, trail, record: Some(record), audit, metrics }
+    }
+
+    fn close(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        if let Trail::Model(end) = &self.trail {
+            name_model(&mut record, end);
+        }
+        self.audit.close(&record, self.bytes_out);
+        self.metrics.request(&record, self.bytes_out);
+    }
+}
+
+impl http_body::Body for Recorded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.bytes_out += data.len() as u64;
+                    self.trail.keep(data);
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(record) = &mut self.record {
+                    record.reason = Some("upstream_broke_off");
+                    record.keep_detail(&error.to_string());
+                }
+                self.close();
+            }
+            Poll::Ready(None) => self.close(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Recorded {
+    /// hyper does not ask for the end of a body whose length it knows, and a client may walk away.
+    fn drop(&mut self) {
+        if !self.body.is_end_stream()
+            && let Some(record) = &mut self.record
+            && record.reason.is_none()
+        {
+            record.reason = Some("client_gone");
+        }
+        self.close();
+    }
+}
+
+/// Reads model and version off the end of an answer: PredictResponse of Vertex AI v1 has `model` and `modelVersionId`,
+/// GenerateContentResponse has `modelVersion`.
+fn name_model(record: &mut Record, end: &[u8]) {
+    let end = String::from_utf8_lossy(end);
+    let member = |name: &str| {
+        let at = end.rfind(&format!("\"{name}\""))?;
+        let value = end.get(at + name.len() + 2..)?.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
+        value.split_once('"').map(|(value, _)| cut(value))
+    };
+    if let Some(model) = member("model").or_else(|| member("deployedModelId")) {
+        record.model = Some(model);
+    }
+    if let Some(version) = member("modelVersionId").or_else(|| member("modelVersion")) {
+        record.model_version = Some(version);
+    }
+}

@@ -1,0 +1,84 @@
+//! The one place that says no: refusals become responses here and nowhere else.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+
+use super::{Gate, headers, open_page::RESOURCE_METADATA};
+use crate::{
+    audit::{Decision, Record},
+    http::Body,
+    policy::{Denial, Resource, Ruling},
+    refusal::Refusal,
+};
+
+/// The refusal's response: `application/problem+json` (RFC 9457) with the stable word and the request's id besides.
+pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Response<Body> {
+    record.decision = Decision::Deny;
+    record.reason = Some(refusal.reason);
+    if let Some(detail) = &refusal.detail {
+        record.keep_detail(detail);
+    }
+    let problem = serde_json::json!({
+        "type": "about:blank",
+        "title": refusal.status.canonical_reason().unwrap_or("refused"),
+        "status": refusal.status.as_u16(),
+        "detail": refusal.text,
+        "reason": refusal.reason,
+        "request_id": record.id,
+    });
+    let mut response = Response::new(Body::from(problem.to_string()));
+    *response.status_mut() = refusal.status;
+    let to = response.headers_mut();
+    to.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers::set_request_id(to, record.id);
+    if let Some(wait) = refusal.retry_after {
+        to.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    }
+    if refusal.status == StatusCode::UNAUTHORIZED
+        && let Ok(challenge) = HeaderValue::from_str(&challenge(&refusal, gate))
+    {
+        to.insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+/// RFC 6750 section 3: no error code where there was no token; RFC 9728 section 5.1 says where to learn more.
+fn challenge(refusal: &Refusal, gate: &Gate) -> String {
+    let mut text = String::from("Bearer realm=\"wicketgate\"");
+    if !matches!(refusal.reason, "no_token" | "unsupported_scheme") {
+        // the text is this program's own, without quotes or backslashes
+        text.push_str(&format!(", error=\"invalid_token\", error_description=\"{}\"", refusal.text.replace('`', "'")));
+    }
+    if let Some(url) = &gate.url {
+        text.push_str(&format!(", resource_metadata=\"{}{RESOURCE_METADATA}\"", url.trim_end_matches('/')));
+    }
+    text
+}
+
+/// The refusal that a ruling means.
+pub(super) fn denied(ruling: &Ruling, action: &Arc<str>, resource: &Resource) -> Refusal {
+    let forbidden = |reason, text: String| Refusal::new(StatusCode::FORBIDDEN, reason, text);
+    let asked = format!("`{action}` on `{}`", resource.id());
+    match &ruling.denial {
+        Some(Denial::Separation(rules)) => forbidden(
+            "separation_of_duty",
+            "your token would give you roles that are kept apart; ask for one of them only".into(),
+        )
+        .with_detail(rules),
+        Some(Denial::Forbidden) => forbidden("forbidden", format!("a policy forbids you {asked}")),
+        Some(Denial::Error(error)) => {
+            forbidden("policy_error", "policy could not be evaluated, so this is denied".into()).with_detail(error)
+        }
+        Some(Denial::NotPermitted) | None => {
+            let roles = match &*ruling.roles {
+                [] => "none of your claims earns a role here".to_owned(),
+                roles => format!("your roles ({}) do not allow it", roles.join(", ")),
+            };
+            forbidden("not_permitted", format!("you may not do {asked}: {roles}"))
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a request asks for, in one canonical form. Pure.
+//!
+//! Promises: a [`Target`] has one reading, so that what is matched is what is forwarded: no dot segments, no empty
+//! segments, no parameters, no escapes of characters that could change the structure. Host and `:authority` name one
+//! server. No credential is in the query.
+
+use http::{HeaderMap, Method, Uri, header::HOST};
+
+use crate::refusal::Refusal;
+
+/// A canonical target, borrowed from the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The path, percent-escapes as sent.
+    pub path: &'a str,
+    /// Path and query, as sent and as forwarded.
+    pub path_and_query: &'a str,
+}
+
+/// Query parameters that Google's front ends and RFC 6750 section 2.3 read a credential from, or that change what a
+/// request means.
+const REFUSED_PARAMETERS: [&str; 6] = ["access_token", "oauth_token", "key", "callback", "$httpMethod", "$httpHeaders"];
+
+impl<'a> Target<'a> {
+    /// Reads a request's target.
+    ///
+    /// # Errors
+    /// 400 for what has, or could be given, a second reading.
+    pub fn parse(method: &Method, uri: &'a Uri, headers: &HeaderMap) -> Result<Self, Refusal> {
+        if *method == Method::CONNECT {
+            return Err(Refusal::malformed("method_refused", "this is no forward proxy: CONNECT is refused"));
+        }
+        authority(uri, headers)?;
+        let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
+        let path = uri.path();
+        canonical(path)?;
+        if let Some(query) = uri.query() {
+            check_query(query)?;
+        }
+        Ok(Self { path, path_and_query })
+    }
+}
+
+/// The one server that the request names (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+pub(super) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::malformed("two_hosts", "send one Host header, not several"));
+    }
+    let host = host.map(|h| h.to_str()).transpose();
+    let host = host.map_err(|_| Refusal::malformed("host", "the Host header is not ASCII"))?;
+    match (uri.authority(), host) {
+        (Some(asked), Some(host)) if asked.as_str() != host => {
+            Err(Refusal::malformed("two_hosts", "the Host header and the request's authority differ"))
+        }
+        (Some(asked), _) => Ok(asked.as_str()),
+        (None, Some(host)) => Ok(host),
+        (None, None) => Err(Refusal::malformed("host", "a Host header is missing")),
+    }
+}
+
+/// Whether `path` has one reading only.
+fn canonical(path: &str) -> Result<(), Refusal> {
+    let bad = |what: &'static str| Err(Refusal::malformed("path_not_canonical", what));
+    let Some(below) = path.strip_prefix('/') else { return bad("the path does not begin with a slash") };
+    let mut bytes = below.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => match (bytes.next(), bytes.next()) {
+                (Some(high), Some(low)) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                    // slash, backslash, dot, colon, percent, semicolon and control bytes change what a path means
+                    let escaped = hex(high) << 4 | hex(low);
+                    if matches!(escaped, b'/' | b'\\' | b'.' | b':' | b'%' | b';' | 0..=0x1f | 0x7f) {
+                        return bad("the path holds an escaped slash, backslash, dot, colon, semicolon, percent or control byte");
+                    }
+                }
+                _ => return bad("the path holds a percent sign that begins no escape"),
+            },
+            b';' => return bad("the path holds parameters behind a semicolon"),
+            b'\\' => return bad("the path holds a backslash"),
+            0..=0x20 | 0x7f.. => return bad("the path holds a control byte or a byte that is not ASCII"),
+            _ => {}
+        }
+    }
+    let mut segments = below.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." | ".." => return bad("the path holds a dot segment"),
+            "" if segments.peek().is_some() => return bad("the path holds an empty segment"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => (digit | 0x20).wrapping_sub(b'a').wrapping_add(10),
+    }
+}
+
+fn check_query(query: &str) -> Result<(), Refusal> {
+    for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
+        if REFUSED_PARAMETERS.contains(&&*name) {
+            let text = format!("the query parameter `{name}` is refused: send the token in the Authorization header");
+            return Err(Refusal::malformed("query_refused", text));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, expected: Result<(), &str>) {
+        let uri: Uri = path.parse().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, "gate.test".parse().unwrap());
+        let target = Target::parse(&Method::GET, &uri, &headers);
+        assert_eq!(target.map(|t| assert_eq!(t.path_and_query, path)).map_err(|r| r.reason), expected, "{path}");
+    }
+
+    #[test]
+    fn a_path_with_a_second_reading_is_refused() {
+        check("/exporters/node/metrics?a=b", Ok(()));
+        check("/exporters/node/", Ok(()));
+        check("/", Ok(()));
+        check("/v1/models/m@2:predict?%24alt=json%3Benum-encoding%3Dint", Ok(()));
+        for path in [
+            "/a%2fb", "/a%2Fb", "/a%5cb", "/%2e%2e/b", "/a%3ab", "/a%00b", "/a%25b", "/a/../b", "/a/./b", "/a//b", "//a",
+            "/a;b=c", "/a%3bb", "/a/..", "/a%zz", "/a%1", "/a%7f",
+        ] {
+            check(path, Err("path_not_canonical"));
+        }
+        for query in ["/a?access_token=x", "/a?b=c&oauth_token=x", "/a?%61ccess_token=x", "/a?key=1"] {
+            check(query, Err("query_refused"));
+        }
+    }
+
+    #[test]
+    fn two_hosts_are_refused() {
+        let uri: Uri = "http://other.test/a".parse().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, "gate.test".parse().unwrap());
+        assert_eq!(Target::parse(&Method::GET, &uri, &headers).unwrap_err().reason, "two_hosts");
+        let uri: Uri = "/a".parse().unwrap();
+        headers.append(HOST, "gate.test".parse().unwrap());
+        assert_eq!(Target::parse(&Method::GET, &uri, &headers).unwrap_err().reason, "two_hosts");
+        assert_eq!(Target::parse(&Method::GET, &uri, &HeaderMap::new()).unwrap_err().reason, "host");
+    }
+}

@@ -1,0 +1,212 @@
+//! Where requests can go: a closed set of routes, found by the canonical target alone.
+//!
+//! Promises: what is not listed here does not exist; the path that finds a route is the path that is forwarded; the
+//! action and the resource that policy decides on come from the same reading of the path. Finding takes time in the
+//! length of the path, not in the number of routes.
+
+mod exporter;
+mod vertex;
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use http::{Method, StatusCode};
+
+pub use self::{
+    exporter::Exporter,
+    vertex::{Group, Vertex, actions as vertex_actions},
+};
+use crate::{client::Upstream, http::LocalService, policy::Resource, refusal::Refusal, secret::CredentialSlot};
+
+/// The actions of routes that are not Vertex methods; the schema must have them besides those.
+const SCRAPE: &str = "Exporter.Scrape";
+const DISCOVER: &str = "Exporter.Discover";
+const READ_PREDICTIONS: &str = "Predictions.Scrape";
+const REMOTE_WRITE: &str = "RemoteWrite.Write";
+
+/// Every action that a route can ask about.
+pub fn actions() -> impl Iterator<Item = &'static str> {
+    [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE].into_iter().chain(vertex_actions())
+}
+
+/// All routes of one configuration.
+pub struct Routes {
+    exporters: HashMap<Box<str>, Arc<Exporter>>,
+    vertex: Option<Vertex>,
+    discover: Local,
+    write: Option<(Local, Arc<dyn LocalService>)>,
+    predictions: Option<(Local, Arc<dyn LocalService>)>,
+    scrape: Arc<str>,
+}
+
+/// What policy is asked about a part of the gate itself.
+struct Local {
+    action: Arc<str>,
+    resource: Resource,
+}
+
+impl Local {
+    fn new(action: &str, name: &str) -> Self {
+        Self { action: action.into(), resource: Resource::Service(name.into()) }
+    }
+}
+
+/// A request's way: where it goes, and what policy is asked about it.
+pub struct Found<'r> {
+    /// Where it goes.
+    pub route: Route<'r>,
+    /// The Cedar action.
+    pub action: &'r Arc<str>,
+    /// The Cedar resource.
+    pub resource: Cow<'r, Resource>,
+}
+
+/// Where a permitted request goes.
+pub enum Route<'r> {
+    /// To an exporter; `path` is what is asked of it, query included.
+    Exporter {
+        /// The exporter.
+        exporter: &'r Arc<Exporter>,
+        /// Path and query below the exporter's URL.
+        path: &'r str,
+    },
+    /// To Vertex, path and query as they came.
+    Vertex {
+        /// The server for the request's location.
+        upstream: &'r Upstream,
+        /// The credential of the method's group; `None` where none is configured.
+        credential: Option<&'r CredentialSlot>,
+        /// The group of the method.
+        group: Group,
+        /// How long the answer's head may take.
+        timeout: std::time::Duration,
+    },
+    /// To the list of exporters.
+    Discover,
+    /// To a part of the gate itself.
+    Service {
+        /// The part.
+        service: &'r Arc<dyn LocalService>,
+        /// Its name in metrics and audit.
+        kind: &'static str,
+    },
+}
+
+impl Route<'_> {
+    /// The route's kind, for audit and metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Exporter { .. } => "exporter",
+            Self::Vertex { .. } => "vertex",
+            Self::Discover => "sd",
+            Self::Service { kind, .. } => kind,
+        }
+    }
+}
+
+impl Routes {
+    /// Routes to these exporters, to Vertex, and to the parts of the gate that are configured.
+    #[must_use]
+    pub fn new(
+        exporters: Vec<Arc<Exporter>>,
+        vertex: Option<Vertex>,
+        write: Option<Arc<dyn LocalService>>,
+        predictions: Option<Arc<dyn LocalService>>,
+    ) -> Self {
+        Self {
+            exporters: exporters.into_iter().map(|e| (Box::from(&*e.name), e)).collect(),
+            vertex,
+            discover: Local::new(DISCOVER, "sd"),
+            write: write.map(|service| (Local::new(REMOTE_WRITE, "write"), service)),
+            predictions: predictions.map(|service| (Local::new(READ_PREDICTIONS, "predictions"), service)),
+            scrape: SCRAPE.into(),
+        }
+    }
+
+    /// The way of a request. `path` is canonical; `query` goes where the path goes.
+    ///
+    /// # Errors
+    /// 404 for what is not there, 405 for a method that the route does not have.
+    pub fn find<'r>(&'r self, method: &Method, path: &'r str, path_and_query: &'r str) -> Result<Found<'r>, Refusal> {
+        if let Some(rest) = path.strip_prefix("/exporters/") {
+            return self.exporter(method, rest, path_and_query);
+        }
+        match path {
+            "/sd" => {
+                only(method, &[Method::GET])?;
+                Ok(Found {
+                    route: Route::Discover,
+                    action: &self.discover.action,
+                    resource: Cow::Borrowed(&self.discover.resource),
+                })
+            }
+            "/api/v1/write" => service(self.write.as_ref(), "write", method, Method::POST),
+            "/metrics/predictions" => service(self.predictions.as_ref(), "predictions", method, Method::GET),
+            _ => match &self.vertex {
+                Some(vertex) if path.starts_with("/v1") => vertex.find(method, path),
+                _ => Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_route", "there is nothing at this path")),
+            },
+        }
+    }
+
+    fn exporter<'r>(
+        &'r self,
+        method: &Method,
+        rest: &'r str,
+        path_and_query: &'r str,
+    ) -> Result<Found<'r>, Refusal> {
+        let name = rest.split_once('/').map_or(rest, |(name, _)| name);
+        let exporter = self.exporters.get(name).ok_or_else(|| {
+            Refusal::new(StatusCode::NOT_FOUND, "unknown_exporter", "there is no exporter of this name; /sd lists yours")
+        })?;
+        only(method, &[Method::GET, Method::HEAD])?;
+        let path = path_and_query.get("/exporters/".len() + name.len()..).filter(|p| p.starts_with('/')).ok_or_else(|| {
+            Refusal::new(StatusCode::NOT_FOUND, "unknown_route", "ask for a path below the exporter, such as `/metrics`")
+        })?;
+        Ok(Found {
+            route: Route::Exporter { exporter, path },
+            action: &self.scrape,
+            resource: Cow::Borrowed(&exporter.resource),
+        })
+    }
+
+    /// Every exporter, by name.
+    #[must_use]
+    pub fn exporters(&self) -> Vec<&Arc<Exporter>> {
+        let mut exporters: Vec<_> = self.exporters.values().collect();
+        exporters.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        exporters
+    }
+
+    /// The action that reading an exporter is.
+    #[must_use]
+    pub fn scrape(&self) -> &Arc<str> {
+        &self.scrape
+    }
+}
+
+fn service<'r>(
+    local: Option<&'r (Local, Arc<dyn LocalService>)>,
+    kind: &'static str,
+    method: &Method,
+    needed: Method,
+) -> Result<Found<'r>, Refusal> {
+    let (local, service) = local.ok_or_else(|| {
+        Refusal::new(StatusCode::NOT_FOUND, "unknown_route", "this gate has no data path: its configuration lacks [ingest]")
+    })?;
+    only(method, &[needed])?;
+    Ok(Found {
+        route: Route::Service { service, kind },
+        action: &local.action,
+        resource: Cow::Borrowed(&local.resource),
+    })
+}
+
+fn only(method: &Method, allowed: &[Method]) -> Result<(), Refusal> {
+    if allowed.contains(method) {
+        return Ok(());
+    }
+    let list: Vec<&str> = allowed.iter().map(Method::as_str).collect();
+    let text = format!("this path takes {}", list.join(" and "));
+    Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text))
+}
