@@ -6,7 +6,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -33,6 +33,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Idle upstream connections are closed after this long.
 const POOL_IDLE: Duration = Duration::from_secs(90);
 
+/// Serving runtimes that one process may have.
+pub const MAX_WORKERS: usize = 64;
+
 /// Which runtime a request runs on: its upstream connections belong to that runtime alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker(usize);
@@ -50,6 +53,7 @@ impl Worker {
 
 /// Why an upstream gave no answer.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says it")]
 pub enum ClientError {
     #[error("cannot connect to the upstream")]
     Connect(#[source] hyper_util::client::legacy::Error),
@@ -65,6 +69,7 @@ pub enum ClientError {
 
 /// Why a client could not be built from its settings.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says it")]
 pub enum BuildError {
     #[error("cannot read the CA file `{path}`: {problem}", path = .0.display(), problem = .1)]
     CaFile(PathBuf, rustls::pki_types::pem::Error),
@@ -78,26 +83,52 @@ pub enum BuildError {
     Userinfo(String),
 }
 
+type Connections = Pool<HttpsConnector<HttpConnector>, Body>;
+
 /// A pooled HTTP client with one set of TLS roots.
 #[derive(Debug)]
 pub struct Client {
     tls: ClientConfig,
-    pools: Box<[OnceLock<Pool<HttpsConnector<HttpConnector>, Body>>]>,
+    pools: Box<[OnceLock<Connections>]>,
 }
 
-impl Client {
-    /// A client for `workers` serving runtimes and the background. It trusts the system's roots, or only the
-    /// certificates in `ca` where that is given.
+/// The clients of this process, by the CA file they trust. Loading the configuration again gives the same client where
+/// the file has not changed, so that its connections live on.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<Vec<(CaFile, Arc<Client>)>>);
+
+type CaFile = Option<(PathBuf, Vec<u8>)>;
+
+impl Clients {
+    /// The client that trusts `ca`, or the system's roots where it is `None`.
     ///
     /// # Errors
     /// When the CA file cannot be read or holds no certificate.
-    pub fn new(workers: usize, ca: Option<&Path>) -> Result<Self, BuildError> {
+    pub fn trusting(&self, ca: Option<&Path>) -> Result<Arc<Client>, BuildError> {
+        // a file that cannot be read is reported by `Client::new` with its reason
+        let file = ca.map(|path| (path.to_owned(), std::fs::read(path).unwrap_or_default()));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = known.iter().find(|(other, _)| *other == file) {
+            return Ok(client.clone());
+        }
+        let client = Arc::new(Client::new(ca)?);
+        known.push((file, client.clone()));
+        Ok(client)
+    }
+}
+
+impl Client {
+    /// A client that trusts the system's roots, or only the certificates in `ca` where that is given.
+    ///
+    /// # Errors
+    /// When the CA file cannot be read or holds no certificate.
+    pub fn new(ca: Option<&Path>) -> Result<Self, BuildError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots(ca)?)
             .with_no_client_auth();
-        Ok(Self { tls, pools: (0..=workers).map(|_| OnceLock::new()).collect() })
+        Ok(Self { tls, pools: (0..=MAX_WORKERS).map(|_| OnceLock::new()).collect() })
     }
 
     /// Sends one request; the answer's body streams. `deadline` bounds the wait for the answer's head.
@@ -135,14 +166,14 @@ impl Client {
         tokio::time::timeout(deadline, whole).await.map_err(|_| ClientError::Deadline(deadline))?
     }
 
-    fn pool(&self, worker: Worker) -> &Pool<HttpsConnector<HttpConnector>, Body> {
+    fn pool(&self, worker: Worker) -> &Connections {
         // a worker past the end can only come of a bug; it shares the background's pool rather than panic
         let slot = self.pools.get(worker.0).or(self.pools.first());
-        static NONE: OnceLock<Pool<HttpsConnector<HttpConnector>, Body>> = OnceLock::new();
+        static NONE: OnceLock<Connections> = OnceLock::new();
         slot.unwrap_or(&NONE).get_or_init(|| self.connect())
     }
 
-    fn connect(&self) -> Pool<HttpsConnector<HttpConnector>, Body> {
+    fn connect(&self) -> Connections {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);

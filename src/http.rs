@@ -98,6 +98,7 @@ impl From<String> for Body {
 
 /// Why a body could not be read whole.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says it")]
 pub enum ReadError {
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),

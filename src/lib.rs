@@ -2,6 +2,7 @@
 pub mod audit;
 pub mod client;
 pub mod clock;
+pub mod config;
 pub mod credentials;
 pub mod http;
 pub mod identity;

@@ -49,6 +49,7 @@ pub enum Source {
 
 /// Why a secret could not be read. Names the place, never the value.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says it")]
 pub enum SourceError {
     #[error("cannot read the secret file `{}`", .0.display())]
     File(PathBuf, #[source] std::io::Error),

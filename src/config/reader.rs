@@ -185,6 +185,27 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A list of lists of strings, such as `static = [["a", "b"]]`.
+    pub(crate) fn lists(&self, key: &'static str) -> Vec<Vec<String>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let strings = |list: &Spanned<DeValue<'_>>| {
+            let items = list.get_ref().as_array()?;
+            items.iter().map(|i| i.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        };
+        let lists = value.get_ref().as_array().and_then(|lists| lists.iter().map(strings).collect::<Option<Vec<_>>>());
+        lists.unwrap_or_else(|| {
+            self.refuse(key, format!("write a list of lists, such as `{key} = [[\"a\", \"b\"]]`"));
+            Vec::new()
+        })
+    }
+
+    /// A table, or nothing where the key holds anything else; the caller says what to write.
+    pub(crate) fn table(&self, key: &'static str) -> Option<Section<'a>> {
+        let value = self.value(key)?;
+        let table = value.get_ref().as_table()?;
+        Some(Section::new(self.source, self.path_to(key), table, value.span().start))
+    }
+
     pub(crate) fn section(&self, key: &'static str) -> Option<Section<'a>> {
         let value = self.value(key)?;
         let table = value.get_ref().as_table();

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::{
     Gate, Target,
     forward::{Errand, deliver, forward},
-    headers::for_upstream,
+    headers::{bounded, for_upstream},
     open_page::OpenPage,
     recorded::{Recorded, Trail},
     refuse::{denied, refuse},
@@ -20,7 +20,7 @@ use crate::{
     client::Worker,
     clock::{self, Timestamp},
     http::Body,
-    listen::Peer,
+    listen::{Peer, Unreadable},
     policy::{Question, Resource},
     principal::Principal,
     refusal::Refusal,
@@ -52,6 +52,17 @@ pub async fn handle(gate: &Gate, worker: Worker, peer: Peer, request: Request<In
     response.map(|body| Recorded::new(body, record, gate, trail))
 }
 
+/// Writes the record of a request that could not even be read; the client has had its answer.
+pub fn unreadable(gate: &Gate, peer: Peer, what: Unreadable) {
+    let mut record = Record::open(clock::now(), clock::monotonic(), peer.address, Method::default(), "");
+    (record.status, record.reason) = match what {
+        Unreadable::TooLarge => (Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Some("headers_too_large")),
+        Unreadable::Malformed => (Some(StatusCode::BAD_REQUEST), Some("not_http")),
+    };
+    gate.audit.close(&record, 0);
+    gate.metrics.request(&record, 0);
+}
+
 /// The story. What may only happen after a check takes the check's result.
 async fn story(
     gate: &Gate,
@@ -63,6 +74,7 @@ async fn story(
 ) -> Result<(Response<Body>, Trail), Refusal> {
     let (http::request::Parts { method, uri, mut headers, .. }, body) = request.into_parts();
     let body = counted(body, record);
+    bounded(&headers)?;
     let target = Target::parse(&method, &uri, &headers)?;
     if let Some(page) = OpenPage::find(&method, target.path) {
         return Ok((page.answer(gate, record), Trail::None));

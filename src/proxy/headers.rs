@@ -4,10 +4,12 @@
 //! spelled; the caller's `Authorization` and `Cookie` end here.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONNECTION, TE},
 };
 use uuid::Uuid;
+
+use crate::{listen::MAX_HEAD, refusal::Refusal};
 
 /// Carries the request's id to client and upstream.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -40,6 +42,16 @@ const CLAIMS: [&str; 18] = [
 
 /// … and so are all names that begin with one of these.
 const CLAIM_PREFIXES: [&str; 5] = ["x-auth-request-", "x-forwarded-", "x-goog-iap-", "x-request-id", "x-wicketgate-"];
+
+/// Refuses a head that is larger than any honest client's (431, RFC 6585 section 5).
+pub fn bounded(headers: &HeaderMap) -> Result<(), Refusal> {
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > MAX_HEAD {
+        let text = "the request's headers are too large; 32 KiB is the most";
+        return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", text));
+    }
+    Ok(())
+}
 
 /// Makes a client's request headers fit to be sent to an upstream.
 pub fn for_upstream(headers: &mut HeaderMap, id: Uuid) {

@@ -1,0 +1,290 @@
+//! The sections about the gate itself: `[gate]`, `[[listen]]`, `[admin]`, `[audit]`, `[policy]`, `[[issuer]]`, and the
+//! files in the policy directory.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jsonwebtoken::Algorithm;
+
+use super::{
+    GateSettings, Problem,
+    reader::{Section, Source},
+};
+use crate::{
+    audit,
+    client::{Client, Clients, MAX_WORKERS},
+    identity::{self, KeySource, issuer::may_be_asked, jwt::Rules},
+    listen,
+    policy::{Claim, Policy, PolicyFile, Roles, Rule},
+    routes,
+};
+
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+/// Prometheus' OAuth client renews about 10 s before `exp`; a clock that is off by more would lose its samples.
+const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
+const MOST_LEEWAY: Duration = Duration::from_secs(300);
+const DEFAULT_ALGORITHMS: [Algorithm; 4] = [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
+const ALGORITHMS: [(&str, Algorithm); 9] = [
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+    ("ES256", Algorithm::ES256),
+    ("ES384", Algorithm::ES384),
+    ("EdDSA", Algorithm::EdDSA),
+];
+
+pub(super) fn gate(top: &Section<'_>) -> GateSettings {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WORKERS);
+    let mut settings =
+        GateSettings { url: None, workers: cores, max_connections: 10_000, drain: Duration::from_secs(30) };
+    let Some(section) = top.section("gate") else { return settings };
+    settings.url = section.string("url");
+    if settings.url.as_deref().is_some_and(|url| !url.starts_with("https://") || url.contains(['"', '\\', '?', '#'])) {
+        section.refuse("url", "write the https URL that clients use, such as `https://gate.example.com`");
+    }
+    settings.workers = size(section.number("workers", cores as u64, 1, MAX_WORKERS as u64));
+    settings.max_connections = size(section.number("max_connections", 10_000, 1, 1_000_000));
+    settings.drain = section.duration("drain", settings.drain);
+    section.finish();
+    settings
+}
+
+/// A number that was checked against a bound far below `usize::MAX`.
+pub(super) fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+pub(super) fn listeners(top: &Section<'_>) -> Vec<listen::Settings> {
+    let mut listeners: Vec<listen::Settings> = Vec::new();
+    for section in top.sections("listen") {
+        let address = address(&section, "address").unwrap_or(DEFAULT_ADMIN);
+        if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
+            section.refuse("address", format!("two sections listen on `{address}`"));
+        }
+        let tls = if section.is_false("tls") { None } else { tls(&section) };
+        listeners.push(listen::Settings { address, tls });
+        section.finish();
+    }
+    if listeners.is_empty() {
+        top.refuse("listen", "missing; write a section `[[listen]]` with `address = \"0.0.0.0:8443\"` and `tls = …`");
+    }
+    listeners
+}
+
+fn tls(section: &Section<'_>) -> Option<Arc<rustls::ServerConfig>> {
+    let Some(tls) = section.section("tls") else {
+        section.refuse(
+            "tls",
+            "write `tls = { certificate = \"gate.pem\", key = \"gate.key\" }`, or `tls = false` for clear text",
+        );
+        return None;
+    };
+    let certificate = tls.beside(&tls.required("certificate", "gate.pem"));
+    let key = tls.beside(&tls.required("key", "gate.key"));
+    let config = (tls.has("certificate") && tls.has("key"))
+        .then(|| tls.keep("certificate", listen::server_config(&certificate, &key)))
+        .flatten();
+    tls.finish();
+    config
+}
+
+pub(super) fn address(section: &Section<'_>, key: &'static str) -> Option<SocketAddr> {
+    let text = section.required(key, "127.0.0.1:8443");
+    let address = text.parse().ok();
+    if address.is_none() && !text.is_empty() {
+        section.refuse(key, format!("`{text}` is not an IP address and port, such as `127.0.0.1:8443` or `[::]:8443`"));
+    }
+    address
+}
+
+pub(super) fn admin(top: &Section<'_>) -> SocketAddr {
+    let Some(section) = top.section("admin") else { return DEFAULT_ADMIN };
+    let admin = if section.has("address") { address(&section, "address") } else { None };
+    section.finish();
+    admin.unwrap_or(DEFAULT_ADMIN)
+}
+
+pub(super) fn audit(top: &Section<'_>) -> audit::Settings {
+    let Some(section) = top.section("audit") else {
+        if !top.has("audit") {
+            top.refuse("audit", "missing; write a section `[audit]` with `file = \"audit.jsonl\"`");
+        }
+        return audit::Settings { file: PathBuf::new() };
+    };
+    let file = section.required("file", "audit.jsonl");
+    let file = section.beside(&file);
+    section.finish();
+    audit::Settings { file }
+}
+
+pub(super) fn policy_directory(top: &Section<'_>) -> PathBuf {
+    let Some(section) = top.section("policy") else { return top.beside("policies") };
+    let directory = section.path("directory").unwrap_or_else(|| section.beside("policies"));
+    section.finish();
+    directory
+}
+
+pub(super) fn issuers(top: &Section<'_>, clients: &Clients) -> Vec<(identity::Settings, Arc<Client>)> {
+    let mut issuers: Vec<(identity::Settings, Arc<Client>)> = Vec::new();
+    for section in top.sections("issuer") {
+        let settings = issuer(&section);
+        for (other, _) in &issuers {
+            if other.name == settings.name {
+                section.refuse("name", format!("two issuers are called `{}`", settings.name));
+            }
+            if other.rules.issuer == settings.rules.issuer {
+                section.refuse("issuer", format!("two sections are for `{}`", settings.rules.issuer));
+            }
+        }
+        let client = section.keep("ca", clients.trusting(settings.ca.as_deref()));
+        issuers.extend(client.map(|client| (settings, client)));
+        section.finish();
+    }
+    if issuers.is_empty() && !top.has("issuer") {
+        top.refuse("issuer", "missing; without an `[[issuer]]` nobody could be let in");
+    }
+    issuers
+}
+
+fn issuer(section: &Section<'_>) -> identity::Settings {
+    let name = section.required("name", "corp");
+    if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        section.refuse("name", "write letters, digits, `-`, `_` and `.` only: principals are named `name:subject`");
+    }
+    let issuer = section.required("issuer", "https://idp.example.com");
+    let audiences = section.strings("audiences").unwrap_or_default();
+    if audiences.is_empty() && !section.has("audiences") {
+        section.refuse("audiences", "missing; write for example `audiences = [\"wicketgate\"]`");
+    }
+    let leeway = section.duration("leeway", DEFAULT_LEEWAY);
+    if leeway > MOST_LEEWAY {
+        section.refuse("leeway", "at most five minutes: a longer one keeps expired tokens alive");
+    }
+    let keys = match (section.string("jwks_url"), section.path("jwks_file")) {
+        (Some(_), Some(_)) => {
+            section.refuse("jwks_file", "write `jwks_url` or `jwks_file`, not both");
+            KeySource::Discovery
+        }
+        (Some(url), None) => KeySource::Url(url),
+        (None, Some(path)) => {
+            if let Err(error) = std::fs::File::open(&path) {
+                section.refuse("jwks_file", format!("cannot read `{}`: {error}", path.display()));
+            }
+            KeySource::File(path)
+        }
+        (None, None) => KeySource::Discovery,
+    };
+    match &keys {
+        KeySource::Url(url) if !may_be_asked(url) => {
+            section.refuse("jwks_url", "write an https URL (http is allowed to loopback addresses only)");
+        }
+        KeySource::Discovery if !issuer.is_empty() && !may_be_asked(&issuer) => {
+            section.refuse("issuer", "discovery needs an https URL; with another `iss` write `jwks_url` or `jwks_file`");
+        }
+        _ => {}
+    }
+    let grace = section.duration("grace", Duration::from_secs(24 * 3600));
+    let algorithms = algorithms(section);
+    let rules = Rules { issuer, audiences, algorithms, leeway };
+    identity::Settings { name, rules, keys, grace, ca: section.path("ca") }
+}
+
+fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
+    let Some(names) = section.strings("algorithms") else { return DEFAULT_ALGORITHMS.to_vec() };
+    let find = |name: &String| {
+        let found = ALGORITHMS.iter().find(|(known, _)| known == name).map(|(_, algorithm)| *algorithm);
+        if found.is_none() {
+            let known: Vec<&str> = ALGORITHMS.iter().map(|(name, _)| *name).collect();
+            section.refuse("algorithms", format!("`{name}` is not accepted; asymmetric ones are: {}", known.join(" ")));
+        }
+        found
+    };
+    names.iter().filter_map(find).collect()
+}
+
+/// Loads roles, schema and policies from their directory.
+pub(super) fn policy(directory: &Path, issuers: &[&str], problems: &mut Vec<Problem>) -> Option<Policy> {
+    let roles = read_file(&directory.join("roles.toml"), problems).map(|file| {
+        let (roles, found) = Source::new(&file.path, file.text).read(|top| roles(top, issuers));
+        problems.extend(found);
+        roles
+    });
+    let schema = read_file(&directory.join("wicketgate.cedarschema"), problems);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "cedar"))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        let text = "holds no *.cedar file, so everything would be denied; start from the shipped policies".into();
+        problems.push(Problem { file: directory.to_owned(), line: 0, key: String::new(), text });
+    }
+    let policies: Vec<PolicyFile> = files.iter().filter_map(|path| read_file(path, problems)).collect();
+    let compiled = Policy::new(roles?, &schema?, &policies, routes::actions());
+    compiled
+        .map_err(|found| {
+            problems.extend(found.into_iter().map(|p| Problem {
+                file: p.file,
+                line: p.line,
+                key: String::new(),
+                text: p.text,
+            }));
+        })
+        .ok()
+}
+
+fn read_file(path: &Path, problems: &mut Vec<Problem>) -> Option<PolicyFile> {
+    let read = std::fs::read_to_string(path);
+    read.map(|text| PolicyFile { path: path.to_owned(), text })
+        .map_err(|e| {
+            let text = format!("cannot be read: {e}");
+            problems.push(Problem { file: path.to_owned(), line: 0, key: String::new(), text });
+        })
+        .ok()
+}
+
+fn roles(top: &Section<'_>, issuers: &[&str]) -> Roles {
+    let mut rules = Vec::new();
+    for section in top.sections("rule") {
+        let role = section.required("role", "scrape").into();
+        let listed = section.strings("issuers").unwrap_or_default();
+        if !section.has("issuers") {
+            section.refuse("issuers", "missing; write the issuers' names, or `issuers = [\"*\"]` for every one");
+        }
+        let every = listed.iter().any(|name| name == "*");
+        for unknown in listed.iter().filter(|name| !every && !issuers.contains(&name.as_str())) {
+            let text = format!("no issuer is called `{unknown}`, so this rule can have no effect; there are: {}", issuers.join(", "));
+            section.refuse("issuers", text);
+        }
+        let claim = section.required("claim", "roles");
+        let claim = if claim.starts_with('/') { Claim::Pointer(claim) } else { Claim::Name(claim) };
+        let value = section.required("value", "scrape");
+        rules.push(Rule { role, issuers: (!every).then_some(listed), claim, value });
+        section.finish();
+    }
+    let separate = top.section("separate").map(|section| separate(section, &rules)).unwrap_or_default();
+    Roles { rules, separate }
+}
+
+fn separate(section: Section<'_>, rules: &[Rule]) -> Vec<Vec<Arc<str>>> {
+    let lists = section.lists("static");
+    for list in &lists {
+        if list.len() < 2 {
+            section.refuse("static", "a list of roles that are kept apart needs two roles at least");
+        }
+        for role in list.iter().filter(|role| !rules.iter().any(|rule| *rule.role == ***role)) {
+            section.refuse("static", format!("no rule gives the role `{role}`, so keeping it apart has no effect"));
+        }
+    }
+    section.finish();
+    lists.into_iter().map(|list| list.into_iter().map(Into::into).collect()).collect()
+}

@@ -1,0 +1,151 @@
+//! From `wicketgate.toml` and the files beside it to a [`Config`] that holds built values, or to every problem at once.
+//!
+//! Promises: what loading returns can be served as it is: certificates are loaded, policies compiled, URLs parsed. No
+//! network is used. A file that is not right gives no configuration.
+
+mod gate;
+mod reader;
+mod upstreams;
+
+use std::{fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+pub use self::reader::Problem;
+use self::reader::{Section, Source};
+use crate::{
+    audit,
+    client::{Client, Clients, Upstream},
+    credentials::Origin,
+    identity, listen,
+    policy::Policy,
+    routes::Group,
+};
+
+/// A whole configuration, ready to be served.
+pub struct Config {
+    /// The `[gate]` section.
+    pub gate: GateSettings,
+    /// The sockets to listen on.
+    pub listeners: Vec<listen::Settings>,
+    /// Where the admin pages are.
+    pub admin: SocketAddr,
+    /// Where requests are written down.
+    pub audit: audit::Settings,
+    /// Roles and policies, compiled.
+    pub policy: Policy,
+    /// The issuers and the clients that ask them.
+    pub issuers: Vec<(identity::Settings, Arc<Client>)>,
+    /// The exporters.
+    pub exporters: Vec<ExporterSettings>,
+    /// Vertex, where it is fronted.
+    pub vertex: Option<VertexSettings>,
+}
+
+/// The `[gate]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateSettings {
+    /// The https URL that clients know the gate by.
+    pub url: Option<String>,
+    /// Serving threads.
+    pub workers: usize,
+    /// Connections served at once, over all workers.
+    pub max_connections: usize,
+    /// How long open requests may take to end at a stop.
+    pub drain: Duration,
+}
+
+/// One `[[exporter]]` section.
+pub struct ExporterSettings {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub upstream: Upstream,
+    /// Its metrics page.
+    pub metrics_path: String,
+    /// Labels for discovery.
+    pub labels: Vec<(String, String)>,
+    /// What it is shown.
+    pub credential: Option<Origin>,
+    /// How long the head of its answer may take.
+    pub timeout: Duration,
+}
+
+/// The `[vertex]` and `[google]` sections.
+pub struct VertexSettings {
+    /// The server of each location.
+    pub upstreams: Vec<(String, Upstream)>,
+    /// How long the head of an answer may take.
+    pub timeout: Duration,
+    /// What Google is shown, by group.
+    pub credentials: Vec<(Group, Origin)>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.0.iter().enumerate() {
+            if n > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Loads a configuration. `clients` is kept from one loading to the next, so that connections live on.
+///
+/// # Errors
+/// Every problem of the file and of the policies beside it.
+pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let text = format!("cannot be read: {e}");
+        Problems(vec![Problem { file: path.to_owned(), line: 0, key: String::new(), text }])
+    })?;
+    let (draft, mut problems) = Source::new(path, text).read(|top| Draft::read(top, clients));
+    let policy = gate::policy(&draft.policies, &draft.issuer_names(), &mut problems);
+    match policy {
+        Some(policy) if problems.is_empty() => Ok(draft.finish(policy)),
+        _ => Err(Problems(problems)),
+    }
+}
+
+/// What the main file gives; the policies are in files of their own.
+struct Draft {
+    gate: GateSettings,
+    listeners: Vec<listen::Settings>,
+    admin: SocketAddr,
+    audit: audit::Settings,
+    policies: std::path::PathBuf,
+    issuers: Vec<(identity::Settings, Arc<Client>)>,
+    exporters: Vec<ExporterSettings>,
+    vertex: Option<VertexSettings>,
+}
+
+impl Draft {
+    fn read(top: &Section<'_>, clients: &Clients) -> Self {
+        Self {
+            gate: gate::gate(top),
+            listeners: gate::listeners(top),
+            admin: gate::admin(top),
+            audit: gate::audit(top),
+            policies: gate::policy_directory(top),
+            issuers: gate::issuers(top, clients),
+            exporters: upstreams::exporters(top, clients),
+            vertex: upstreams::vertex(top, clients),
+        }
+    }
+
+    fn issuer_names(&self) -> Vec<&str> {
+        self.issuers.iter().map(|(settings, _)| settings.name.as_str()).collect()
+    }
+
+    fn finish(self, policy: Policy) -> Config {
+        let Self { gate, listeners, admin, audit, issuers, exporters, vertex, .. } = self;
+        Config { gate, listeners, admin, audit, policy, issuers, exporters, vertex }
+    }
+}

@@ -1,0 +1,198 @@
+//! The sections about what stands behind the gate: `[[exporter]]`, `[vertex]` and `[google]`.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use super::{ExporterSettings, VertexSettings, reader::Section};
+use crate::{
+    client::{BuildError, Clients, Upstream},
+    credentials::{Google, GoogleSettings, Origin},
+    identity::issuer::may_be_asked,
+    routes::Group,
+    secret::Source,
+};
+
+const EXPORTER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What Google gives shared endpoints.
+const VERTEX_TIMEOUT: Duration = Duration::from_secs(60);
+const STS: &str = "https://sts.googleapis.com/v1/token";
+const IAM: &str = "https://iamcredentials.googleapis.com";
+
+pub(super) fn exporters(top: &Section<'_>, clients: &Clients) -> Vec<ExporterSettings> {
+    let mut exporters: Vec<ExporterSettings> = Vec::new();
+    for section in top.sections("exporter") {
+        let name = section.required("name", "node");
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) || name.starts_with('.') {
+            section.refuse("name", "write letters, digits, `-`, `_` and `.` only, a letter or digit first");
+        }
+        if exporters.iter().any(|other| other.name == name) {
+            section.refuse("name", format!("two exporters are called `{name}`"));
+        }
+        let metrics_path = section.string("metrics_path").unwrap_or_else(|| "/metrics".into());
+        if !metrics_path.starts_with('/') {
+            section.refuse("metrics_path", "write a path that begins with a slash, such as `/metrics`");
+        }
+        let url = section.required("url", "http://127.0.0.1:9100");
+        let ca = section.path("ca");
+        let upstream = upstream(&section, "url", &url, ca, clients);
+        let labels = section.map("labels");
+        let credential = credential(&section);
+        let timeout = section.duration("timeout", EXPORTER_TIMEOUT);
+        exporters.extend(upstream.map(|upstream| ExporterSettings {
+            name,
+            upstream,
+            metrics_path,
+            labels,
+            credential,
+            timeout,
+        }));
+        section.finish();
+    }
+    exporters
+}
+
+fn upstream(
+    section: &Section<'_>,
+    key: &'static str,
+    url: &str,
+    ca: Option<PathBuf>,
+    clients: &Clients,
+) -> Option<Upstream> {
+    let client = section.keep("ca", clients.trusting(ca.as_deref()))?;
+    if url.is_empty() {
+        return None;
+    }
+    section.keep(key, Upstream::new(url, client))
+}
+
+fn credential(section: &Section<'_>) -> Option<Origin> {
+    let basic = section.section("basic").and_then(|basic| {
+        let username = basic.required("username", "gate");
+        if username.contains(':') {
+            basic.refuse("username", "a user name cannot hold `:` (RFC 7617 section 2)");
+        }
+        let password = source(&basic, "password");
+        basic.finish();
+        Some(Origin::Basic { username, password: password? })
+    });
+    let bearer = section.has("bearer").then(|| source(section, "bearer")).flatten().map(Origin::Bearer);
+    if basic.is_some() && bearer.is_some() {
+        section.refuse("bearer", "write `basic` or `bearer`, not both");
+    }
+    basic.or(bearer)
+}
+
+/// A place that a secret is read from.
+fn source(section: &Section<'_>, key: &'static str) -> Option<Source> {
+    let how = "write `{ file = \"PATH\" }`, `{ env = \"NAME\" }` or `{ command = [\"PROGRAM\", \"ARGUMENT\"] }`; \
+               a secret is never written here itself";
+    let Some(inner) = section.table(key) else {
+        section.refuse(key, how);
+        return None;
+    };
+    let file = inner.path("file").map(Source::File);
+    let env = inner.string("env").map(Source::Env);
+    let command = inner.strings("command").map(Source::Command);
+    inner.finish();
+    let mut given = [file, env, command].into_iter().flatten();
+    match (given.next(), given.next()) {
+        (Some(source), None) => Some(source),
+        _ => {
+            section.refuse(key, how);
+            None
+        }
+    }
+}
+
+pub(super) fn vertex(top: &Section<'_>, clients: &Clients) -> Option<VertexSettings> {
+    let credentials = top.section("google").map(|section| google(&section, clients));
+    let Some(section) = top.section("vertex") else {
+        if top.has("google") {
+            top.refuse("google", "is for Vertex; write a section `[vertex]` with `locations = [\"us-central1\"]`");
+        }
+        return None;
+    };
+    if credentials.is_none() && !top.has("google") {
+        top.refuse("google", "missing; Vertex needs a section `[google]` with the gate's own identity there");
+    }
+    let locations = section.strings("locations").unwrap_or_default();
+    if !section.has("locations") {
+        section.refuse("locations", "missing; write for example `locations = [\"us-central1\"]`");
+    }
+    let url = section.string("url");
+    if url.as_ref().is_some_and(|url| locations.len() > 1 && !url.contains("{location}")) {
+        section.refuse("url", "with several locations write `{location}` where the location goes");
+    }
+    let ca = section.path("ca");
+    let mut upstreams = Vec::new();
+    for location in locations {
+        if location.is_empty() || !location.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+            section.refuse("locations", format!("`{location}` is no location; write for example `us-central1` or `global`"));
+            continue;
+        }
+        let url = url.as_ref().map_or_else(|| public_host(&location), |url| url.replace("{location}", &location));
+        let found = upstream(&section, "url", &url, ca.clone(), clients);
+        upstreams.extend(found.map(|upstream| (location, upstream)));
+    }
+    let timeout = section.duration("timeout", VERTEX_TIMEOUT);
+    section.finish();
+    Some(VertexSettings { upstreams, timeout, credentials: credentials.unwrap_or_default() })
+}
+
+/// Google's public host for a location (`facts`: regional, multi-regional and global).
+fn public_host(location: &str) -> String {
+    match location {
+        "global" => "https://aiplatform.googleapis.com".into(),
+        "us" | "eu" => format!("https://aiplatform.{location}.rep.googleapis.com"),
+        _ => format!("https://{location}-aiplatform.googleapis.com"),
+    }
+}
+
+fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, Origin)> {
+    let audience = section.required("audience", "//iam.googleapis.com/projects/…/providers/…");
+    let subject_token = source(section, "subject_token");
+    let token_url = section.string("token_url").unwrap_or_else(|| STS.into());
+    let iam_url = section.string("iam_url").unwrap_or_else(|| IAM.into());
+    for (key, url) in [("token_url", &token_url), ("iam_url", &iam_url)] {
+        if !may_be_asked(url) {
+            section.refuse(key, "write an https URL (http is allowed to loopback addresses only)");
+        }
+    }
+    let shared = section.boolean("shared", false);
+    let accounts = accounts(section, shared);
+    let client = section.keep::<_, BuildError>("audience", clients.trusting(None));
+    let (Some(subject_token), Some(client)) = (subject_token, client) else { return Vec::new() };
+    let settings = GoogleSettings { audience, subject_token, token_url, iam_url };
+    let google = Arc::new(Google::new(settings, client));
+    accounts.into_iter().map(|(group, account)| (group, Origin::Google { google: google.clone(), account })).collect()
+}
+
+fn accounts(section: &Section<'_>, shared: bool) -> Vec<(Group, String)> {
+    let mut accounts = Vec::new();
+    let Some(table) = section.section("service_accounts") else {
+        if !section.has("service_accounts") {
+            section.refuse("service_accounts", "missing; write `service_accounts = { ingest = \"…\", infer = \"…\" }`");
+        }
+        return accounts;
+    };
+    let mut holders: HashMap<String, &'static str> = HashMap::new();
+    for group in Group::ALL {
+        let Some(account) = table.string(group.name()) else { continue };
+        if !account.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@:".contains(c)) || !account.contains('@') {
+            table.refuse(group.name(), "write a service account's e-mail address");
+        }
+        let apart = matches!(group, Group::Ingest | Group::Infer | Group::Train);
+        if let Some(other) = holders.get(&account).filter(|_| apart && !shared) {
+            let text = format!(
+                "`{other}` has the same account, so the two would not be separate at Google; give it one of its own, \
+                 or write `shared = true` under [google]"
+            );
+            table.refuse(group.name(), text);
+        }
+        if apart {
+            holders.insert(account.clone(), group.name());
+        }
+        accounts.push((group, account));
+    }
+    table.finish();
+    accounts
+}
