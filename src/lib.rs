@@ -1,5 +1,7 @@
 //! wicketgate: an identity-aware proxy in front of Prometheus exporters and Vertex AI endpoints.
+pub mod app;
 pub mod audit;
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -52,6 +52,15 @@ pub struct Google {
     client: Arc<Client>,
 }
 
+impl PartialEq for Google {
+    /// Two that ask the same services as the same caller; connections do not count.
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings
+    }
+}
+
+impl Eq for Google {}
+
 impl Google {
     /// Asks nobody yet.
     #[must_use]

@@ -23,7 +23,7 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// What kind of credential a keeper keeps, and where it comes from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Origin {
     /// HTTP Basic (RFC 7617): a user name and where the password is.
     Basic {

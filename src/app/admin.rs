@@ -1,0 +1,149 @@
+//! The admin listener: `/metrics`, `/livez`, `/readyz`, nothing else, and nobody is asked who they are.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use hyper::body::Incoming;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge},
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{Parts, Shared};
+use crate::{
+    clock,
+    http::Body,
+    listen::{self, Peer, Unreadable},
+};
+
+/// Few need these pages; the gate's connections are not theirs.
+const CONNECTIONS: usize = 64;
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone)]
+struct Admin(Arc<Shared>);
+
+pub(super) async fn serve(socket: std::net::TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+    match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => listen::serve(listener, Admin(shared), Arc::new(Semaphore::new(CONNECTIONS)), stop).await,
+        Err(error) => tracing::error!(%error, "the admin listener cannot be served"),
+    }
+}
+
+impl listen::Service for Admin {
+    type Body = Body;
+
+    fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        None
+    }
+
+    async fn answer(&self, _: Peer, request: Request<Incoming>) -> Response<Body> {
+        let text = |status, kind: &'static str, text: String| {
+            let mut response = Response::new(Body::from(text));
+            *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            response
+        };
+        let plain = "text/plain; charset=utf-8";
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => {
+                text(StatusCode::OK, OPENMETRICS, self.0.telemetry.exposition())
+            }
+            (&Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, plain, "alive\n".into()),
+            (&Method::GET | &Method::HEAD, "/readyz") => {
+                let (ready, why) = self.0.telemetry.readiness();
+                text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, plain, why)
+            }
+            _ => text(StatusCode::NOT_FOUND, plain, "there are /metrics, /livez and /readyz\n".into()),
+        }
+    }
+
+    fn unreadable(&self, _: Peer, _: Unreadable) {}
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CredentialLabels {
+    credential: String,
+}
+
+type Seconds<L> = Family<L, Gauge<f64, std::sync::atomic::AtomicU64>>;
+
+/// The gauges that are read off at each exposition: ages of keys and credentials.
+#[derive(Clone, Default)]
+pub(super) struct Ages {
+    jwks_age: Seconds<IssuerLabels>,
+    jwks_keys: Family<IssuerLabels, Gauge>,
+    jwks_failing: Family<IssuerLabels, Gauge>,
+    credential_age: Seconds<CredentialLabels>,
+    credential_expiry: Seconds<CredentialLabels>,
+    credential_generation: Family<CredentialLabels, Gauge>,
+}
+
+impl Ages {
+    pub(super) fn register(registry: &mut prometheus_client::registry::Registry) -> Self {
+        let ages = Self::default();
+        registry.register("jwks_age_seconds", "Time since an issuer's keys were last confirmed", ages.jwks_age.clone());
+        registry.register("jwks_keys", "Keys that an issuer publishes", ages.jwks_keys.clone());
+        registry.register(
+            "jwks_failing",
+            "1 while an issuer's keys cannot be refreshed",
+            ages.jwks_failing.clone(),
+        );
+        registry.register(
+            "credential_age_seconds",
+            "Time since a downstream credential was obtained",
+            ages.credential_age.clone(),
+        );
+        registry.register(
+            "credential_expires_in_seconds",
+            "Time until a downstream credential expires, where that is known",
+            ages.credential_expiry.clone(),
+        );
+        registry.register(
+            "credential_generation",
+            "How often a downstream credential has been obtained anew",
+            ages.credential_generation.clone(),
+        );
+        ages
+    }
+
+    /// Reads the gauges off the parts of a configuration.
+    pub(super) fn read(&self, parts: &Parts) {
+        let now = clock::now();
+        self.clear();
+        for issuer in parts.issuers() {
+            let labels = IssuerLabels { issuer: issuer.name.to_string() };
+            if let Some(at) = issuer.fresh_at() {
+                self.jwks_age.get_or_create(&labels).set(clock::seconds_between(at, now));
+            }
+            self.jwks_keys.get_or_create(&labels).set(i64::try_from(issuer.key_count()).unwrap_or(i64::MAX));
+            self.jwks_failing.get_or_create(&labels).set(issuer.is_failing().into());
+        }
+        for slot in parts.credential_slots() {
+            let labels = CredentialLabels { credential: slot.name().to_string() };
+            let Some(held) = slot.latest() else { continue };
+            self.credential_age.get_or_create(&labels).set(clock::seconds_between(held.obtained_at, now));
+            if let Some(end) = held.expires_at {
+                self.credential_expiry.get_or_create(&labels).set(clock::seconds_between(now, end));
+            }
+            let generation = i64::try_from(held.generation).unwrap_or(i64::MAX);
+            self.credential_generation.get_or_create(&labels).set(generation);
+        }
+    }
+
+    fn clear(&self) {
+        self.jwks_age.clear();
+        self.jwks_keys.clear();
+        self.jwks_failing.clear();
+        self.credential_age.clear();
+        self.credential_expiry.clear();
+        self.credential_generation.clear();
+    }
+}

@@ -1,0 +1,111 @@
+//! From a configuration to a gate: the one function that start and reload share.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    Serving,
+    kept::{Kept, keep},
+};
+use crate::{
+    audit::Log,
+    config::{Config, ExporterSettings, VertexSettings},
+    credentials::{Keeper, Origin},
+    identity::{self, Identity, Issuer},
+    proxy::{Gate, Metrics},
+    routes::{Exporter, Group, Routes, Vertex},
+    secret::CredentialSlot,
+    telemetry::Telemetry,
+};
+
+/// The long-lived parts of one configuration.
+pub(super) struct Parts {
+    identity: Arc<Identity>,
+    issuers: Vec<Arc<Kept<identity::Settings, Issuer>>>,
+    keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
+}
+
+impl Parts {
+    pub(super) fn issuers(&self) -> impl Iterator<Item = &Issuer> {
+        self.issuers.iter().map(|kept| &*kept.value)
+    }
+
+    pub(super) fn credential_slots(&self) -> impl Iterator<Item = &CredentialSlot> {
+        self.keepers.iter().map(|kept| &kept.value.slot)
+    }
+}
+
+/// Builds a gate, carrying over from `before` what did not change.
+pub(super) fn build(
+    config: Config,
+    before: Option<&Parts>,
+    telemetry: &Arc<Telemetry>,
+    metrics: &Arc<Metrics>,
+    audit: &Arc<Log>,
+) -> Serving {
+    let mut keepers = Keepers { before, now: Vec::new(), telemetry };
+    let exporters = config.exporters.into_iter().map(|settings| exporter(settings, &mut keepers)).collect();
+    let vertex = config.vertex.map(|settings| vertex(settings, &mut keepers));
+    let keepers = keepers.now;
+
+    let known = before.map(|parts| parts.issuers.as_slice()).unwrap_or_default();
+    let issuers: Vec<_> = config
+        .issuers
+        .into_iter()
+        .map(|(settings, client)| {
+            let telemetry = telemetry.clone();
+            let make = |settings: &identity::Settings| Issuer::new(settings.clone(), client);
+            keep(known, settings, make, |issuer| async move { issuer.keep_fresh(&telemetry).await })
+        })
+        .collect();
+    // tokens stay remembered as long as the issuers are the same
+    let same = issuers.len() == known.len() && issuers.iter().zip(known).all(|(a, b)| Arc::ptr_eq(a, b));
+    let identity = before
+        .filter(|_| same)
+        .map(|parts| parts.identity.clone())
+        .unwrap_or_else(|| Arc::new(Identity::new(issuers.iter().map(|kept| kept.value.clone()).collect())));
+
+    let gate = Gate {
+        url: config.gate.url,
+        routes: Routes::new(exporters, vertex, None, None),
+        identity: identity.clone(),
+        policy: config.policy,
+        audit: audit.clone(),
+        metrics: metrics.clone(),
+    };
+    let tls = config.listeners.into_iter().map(|listener| listener.tls).collect();
+    Serving { gate, tls, parts: Parts { identity, issuers, keepers } }
+}
+
+/// The keepers that the new configuration needs.
+struct Keepers<'a> {
+    before: Option<&'a Parts>,
+    now: Vec<Arc<Kept<(String, Origin), Keeper>>>,
+    telemetry: &'a Arc<Telemetry>,
+}
+
+impl Keepers<'_> {
+    fn slot(&mut self, name: String, origin: Origin) -> CredentialSlot {
+        let known = self.before.map(|parts| parts.keepers.as_slice()).unwrap_or_default();
+        let telemetry = self.telemetry.clone();
+        let make = |(name, origin): &(String, Origin)| Keeper::new(name, origin.clone());
+        let kept = keep(known, (name, origin), make, |keeper| async move { keeper.keep(&telemetry).await });
+        let slot = kept.value.slot.clone();
+        self.now.push(kept);
+        slot
+    }
+}
+
+fn exporter(settings: ExporterSettings, keepers: &mut Keepers<'_>) -> Arc<Exporter> {
+    let ExporterSettings { name, upstream, metrics_path, labels, credential, timeout } = settings;
+    let credential = credential.map(|origin| keepers.slot(format!("exporter/{name}"), origin));
+    let name: Arc<str> = name.into();
+    let resource = crate::policy::Resource::Exporter(name.clone());
+    Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels })
+}
+
+fn vertex(settings: VertexSettings, keepers: &mut Keepers<'_>) -> Vertex {
+    let slot = |(group, origin): (Group, Origin)| (group, keepers.slot(format!("google/{}", group.name()), origin));
+    let credentials: HashMap<Group, _> = settings.credentials.into_iter().map(slot).collect();
+    let upstreams = settings.upstreams.into_iter().map(|(location, upstream)| (location.into(), upstream)).collect();
+    Vertex { upstreams, credentials, timeout: settings.timeout }
+}

@@ -1,0 +1,100 @@
+//! The serving threads: one single-threaded runtime each.
+
+use std::{net::TcpListener, sync::Arc, thread};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::{
+    runtime::Builder,
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use crate::{
+    client,
+    listen::{self, Peer, Unreadable},
+    proxy::{self, Recorded},
+};
+
+/// A serving thread.
+pub(super) struct Worker {
+    ended: oneshot::Receiver<()>,
+}
+
+impl Worker {
+    /// Waits until its requests have ended.
+    pub(super) async fn ended(self) {
+        // an error means that the thread is gone, which is what is waited for
+        let _ = self.ended.await;
+    }
+}
+
+/// Starts a thread for each list of sockets.
+pub(super) fn start(
+    sockets: Vec<Vec<TcpListener>>,
+    shared: &Arc<Shared>,
+    slots: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> std::io::Result<Vec<Worker>> {
+    sockets
+        .into_iter()
+        .enumerate()
+        .map(|(index, sockets)| {
+            let (shared, slots, stop) = (shared.clone(), slots.clone(), stop.clone());
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (done, ended) = oneshot::channel();
+            thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                runtime.block_on(serve(client::Worker::serving(index), sockets, shared, slots, stop));
+                let _ = done.send(());
+            })?;
+            Ok(Worker { ended })
+        })
+        .collect()
+}
+
+async fn serve(
+    worker: client::Worker,
+    sockets: Vec<TcpListener>,
+    shared: Arc<Shared>,
+    slots: Arc<Semaphore>,
+    stop: CancellationToken,
+) {
+    let mut listeners = JoinSet::new();
+    for (index, socket) in sockets.into_iter().enumerate() {
+        match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => {
+                let door = Door { shared: shared.clone(), worker, index };
+                listeners.spawn(listen::serve(socket, door, slots.clone(), stop.clone()));
+            }
+            Err(error) => tracing::error!(%error, "a socket cannot be served"),
+        }
+    }
+    while listeners.join_next().await.is_some() {}
+}
+
+/// One listener of one worker.
+#[derive(Clone)]
+struct Door {
+    shared: Arc<Shared>,
+    worker: client::Worker,
+    index: usize,
+}
+
+impl listen::Service for Door {
+    type Body = Recorded;
+
+    fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.shared.serving.load().tls.get(self.index).cloned().flatten()
+    }
+
+    async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Recorded> {
+        let serving = self.shared.serving.load_full();
+        proxy::handle(&serving.gate, self.worker, peer, request).await
+    }
+
+    fn unreadable(&self, peer: Peer, what: Unreadable) {
+        proxy::unreadable(&self.shared.serving.load().gate, peer, what);
+    }
+}

@@ -1,0 +1,71 @@
+//! The commands. The only place that prints.
+//!
+//! Exit codes: 0 good, 1 the answer is no, 2 wrong usage or configuration.
+
+mod audit;
+mod check;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// An identity-aware proxy in front of Prometheus exporters and Vertex AI endpoints.
+#[derive(Parser)]
+#[command(name = "wicketgate", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a configuration.
+    Serve {
+        /// The configuration file; `wicketgate.example.toml` has every key.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Report every problem of a configuration at once.
+    Check {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Read an audit log.
+    Audit {
+        #[command(subcommand)]
+        command: audit::Command,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// Wrong usage or configuration.
+const WRONG: u8 = 2;
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn run() -> ExitCode {
+    // google-cloud-auth's HTTP client takes the process's provider; an error means that one is set
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match Arguments::parse().command {
+        Command::Serve { config } => serve::serve(&config),
+        Command::Check { config } => check::check(&config),
+        Command::Audit { command } => audit::run(command),
+        Command::Version => {
+            say(&format!("wicketgate {}", env!("CARGO_PKG_VERSION")));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "this is where the program prints")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[allow(clippy::print_stderr, reason = "this is where the program prints")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}

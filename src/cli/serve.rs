@@ -1,0 +1,49 @@
+//! `wicketgate serve`.
+
+use std::{path::Path, process::ExitCode};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{WRONG, complain};
+use crate::{app::App, telemetry::chain};
+
+pub(super) fn serve(config: &Path) -> ExitCode {
+    log_to_stderr();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("background").build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        match App::start(config).await {
+            Ok(app) => {
+                stopped().await;
+                app.stop().await;
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                complain(&chain(&error));
+                ExitCode::from(WRONG)
+            }
+        }
+    })
+}
+
+/// JSON lines on standard error; `RUST_LOG` chooses what is written, `info` by default.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // an error means that a logger is set already
+    let _ = tracing_subscriber::fmt().json().flatten_event(true).with_writer(std::io::stderr).with_env_filter(filter).try_init();
+}
+
+/// SIGTERM or Ctrl-C.
+pub(super) async fn stopped() {
+    let mut terminate = signal(SignalKind::terminate()).ok();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        Some(()) = async { terminate.as_mut()?.recv().await } => {}
+    }
+}
