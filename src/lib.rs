@@ -15,4 +15,5 @@ pub mod proxy;
 pub mod refusal;
 pub mod routes;
 pub mod secret;
+pub mod series;
 pub mod telemetry;
