@@ -107,10 +107,7 @@ impl Batch {
     ///
     /// # Errors
     /// When the bytes are damaged. What came before the damage has been visited by then.
-    pub fn for_each_series<'a>(
-        &'a self,
-        mut visit: impl FnMut(&[LabelRef<'a>], &[Sample]),
-    ) -> Result<(), BrokenBatch> {
+    pub fn for_each_series<'a>(&'a self, mut visit: impl FnMut(&[LabelRef<'a>], &[Sample])) -> Result<(), BrokenBatch> {
         let mut reader = Reader { rest: self.bytes.get(FIXED..).unwrap_or_default() };
         reader.text()?;
         let mut labels: Vec<LabelRef<'a>> = Vec::with_capacity(16);

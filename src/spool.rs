@@ -1,0 +1,214 @@
+//! The durable queue between the door and the sinks.
+//!
+//! Promises:
+//! - [`Spool::append`] resolves with a place in the queue only after the batch is on disk, synced. Appends that wait
+//!   at the same time share one sync (group commit) on a thread of its own.
+//! - A kill at any moment loses nothing that was acknowledged; what was torn is rolled back by the store.
+//! - It holds at most `max_bytes`. When it is full, appends are told so and nothing waiting is thrown away.
+//! - Batches are read in the order they were acknowledged, again and again until they are released: delivery is at
+//!   least once.
+//!
+//! What is kept and for how long (the retention rule): a batch that some sink has yet to deliver stays. A delivered
+//! one stays as long as a window may reach back to its newest sample, because windows live in memory and are rebuilt
+//! from here after a restart; but when room is needed for a new batch, delivered ones go first, oldest first. A batch
+//! that is older than every window goes even if it was never delivered: nobody can send it any more. That is counted
+//! as expired.
+//!
+//! It must never answer an append before the sync, and never delete what is neither delivered nor expired.
+
+mod store;
+mod writer;
+
+use std::{path::PathBuf, sync::Arc};
+
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::{
+    store::{Outcome, Shared},
+    writer::Work,
+};
+use crate::{series::Batch, telemetry::Telemetry};
+
+pub use store::OpenError;
+
+/// Appends that may wait for the disk at once; more wait for a place in this line.
+const WAITING: usize = 1024;
+
+/// Where the spool is and how large it may become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The spool's own directory; made if it is absent. One process at a time can have it open.
+    pub directory: PathBuf,
+    /// Appends are refused beyond this, in bytes on disk.
+    pub max_bytes: u64,
+}
+
+/// A batch's place in the queue; the first is 1.
+pub type Sequence = u64;
+
+/// What its readers no longer need. Times are milliseconds since the Unix epoch, compared with a batch's newest sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// Every batch up to here has been delivered.
+    pub delivered: Sequence,
+    /// Delivered batches from before this are reached by no window.
+    pub keep_from: i64,
+    /// Undelivered batches from before this can no longer be sent by anybody.
+    pub expire_before: i64,
+}
+
+/// How much is in the spool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Batches stored, delivered or not.
+    pub batches: u64,
+    /// What they take on disk.
+    pub bytes: u64,
+}
+
+/// Why a batch was not taken. In both cases the sender keeps it and comes again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// No room, and nothing delivered that could make room.
+    #[error("the spool is full")]
+    Full,
+    /// The disk or the store refused.
+    #[error("the spool cannot be written: {0}")]
+    Failed(String),
+}
+
+/// Why the spool could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the spool cannot be read: {0}")]
+pub struct ReadError(String);
+
+/// The spool's own metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    batches: Gauge,
+    bytes: Gauge,
+    commits: Counter,
+    failures: Counter,
+    expired: Counter,
+    broken: Counter,
+}
+
+impl Metrics {
+    /// Registers `wicketgate_spool_*`.
+    #[must_use]
+    pub fn register(telemetry: &Telemetry) -> Self {
+        let metrics = Self::default();
+        telemetry.register(|registry| {
+            registry.register("spool_batches", "Batches on disk, delivered or not", metrics.batches.clone());
+            registry.register("spool_bytes", "What they take on disk", metrics.bytes.clone());
+            registry.register("spool_commits", "Synced groups of appends", metrics.commits.clone());
+            registry.register("spool_failures", "Groups the disk or the store refused", metrics.failures.clone());
+            let help = "Samples deleted undelivered because every window had passed them";
+            registry.register("spool_samples_expired", help, metrics.expired.clone());
+            registry.register("spool_batches_broken", "Stored batches that cannot be read", metrics.broken.clone());
+        });
+        metrics
+    }
+}
+
+/// A handle on the queue; clones share it.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    work: mpsc::Sender<Work>,
+    shared: Arc<Shared>,
+    committed: watch::Receiver<Sequence>,
+    metrics: Metrics,
+}
+
+impl Spool {
+    /// Opens the spool, or makes one. Blocks: after a crash the store checks itself first, about half a second for
+    /// each GiB it holds.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, another process has it open, or the store is damaged beyond its own repair.
+    pub fn open(settings: &Settings, metrics: Metrics) -> Result<Self, OpenError> {
+        let shared = Arc::new(Shared::open(settings)?);
+        let (committed_sender, committed) = watch::channel(shared.last_sequence());
+        let (work, queue) = mpsc::channel(WAITING);
+        writer::start(Arc::clone(&shared), queue, committed_sender, metrics.clone()).map_err(OpenError::Thread)?;
+        Ok(Self { work, shared, committed, metrics })
+    }
+
+    /// Stores a batch; resolves when it is synced to disk.
+    ///
+    /// # Errors
+    /// When the spool is full or failing. A future dropped early may still store its batch.
+    pub async fn append(&self, batch: Batch) -> Result<Sequence, AppendError> {
+        let (done, outcome) = oneshot::channel();
+        let gone = || AppendError::Failed("it is closed".to_owned());
+        self.work.send(Work::Append(batch, done)).await.map_err(|_| gone())?;
+        match outcome.await.map_err(|_| gone())? {
+            Outcome::Stored(sequence) => Ok(sequence),
+            Outcome::Full => Err(AppendError::Full),
+            Outcome::Failed(problem) => Err(AppendError::Failed(problem)),
+        }
+    }
+
+    /// The batches behind `after`, oldest first, until they exceed `max_bytes`; at least one if there is any.
+    /// `after` 0 starts with the oldest that is kept. A batch that cannot be read is counted and passed over: the
+    /// sequence that is returned with the batches is where to go on from.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn read_after(
+        &self,
+        after: Sequence,
+        max_bytes: usize,
+    ) -> Result<(Vec<(Sequence, Batch)>, Sequence), ReadError> {
+        let shared = Arc::clone(&self.shared);
+        let stored = tokio::task::spawn_blocking(move || shared.read_after(after, max_bytes))
+            .await
+            .map_err(|e| ReadError(e.to_string()))?
+            .map_err(|e| ReadError(e.to_string()))?;
+        let end = stored.last().map_or(after, |(sequence, _)| *sequence);
+        let readable = |(sequence, bytes)| match Batch::from_stored(bytes) {
+            Ok(batch) => Some((sequence, batch)),
+            Err(problem) => {
+                tracing::error!(sequence, error = %problem, "a spooled batch was passed over");
+                self.metrics.broken.inc();
+                None
+            }
+        };
+        Ok((stored.into_iter().filter_map(readable).collect(), end))
+    }
+
+    /// Waits until there is a batch behind `after`; false when the spool has closed.
+    pub async fn wait_beyond(&self, after: Sequence) -> bool {
+        self.committed.clone().wait_for(|&last| last > after).await.is_ok()
+    }
+
+    /// The place of the newest batch that was ever acknowledged; 0 before the first.
+    #[must_use]
+    pub fn last_sequence(&self) -> Sequence {
+        *self.committed.borrow()
+    }
+
+    /// Says what is no longer needed. The store deletes what the retention rule lets it, in its own time.
+    pub async fn release(&self, released: Released) {
+        // a closed spool has nothing left to delete
+        let _ = self.work.send(Work::Release(released)).await;
+    }
+
+    /// How much is stored.
+    #[must_use]
+    pub fn depth(&self) -> Depth {
+        self.shared.depth()
+    }
+
+    /// Finishes what is queued and gives the directory back. Later appends fail.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.work.send(Work::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
