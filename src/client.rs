@@ -221,6 +221,14 @@ pub struct Upstream {
     client: Arc<Client>,
 }
 
+impl PartialEq for Upstream {
+    /// The same server, reached through the same connections.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.scheme, &self.authority, &self.base_path) == (&other.scheme, &other.authority, &other.base_path)
+            && Arc::ptr_eq(&self.client, &other.client)
+    }
+}
+
 impl Upstream {
     /// An upstream at `url`, such as `http://127.0.0.1:9100` or `https://host/prefix`.
     ///

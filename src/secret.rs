@@ -137,6 +137,13 @@ pub struct CredentialSlot {
     current: Arc<ArcSwapOption<Credential>>,
 }
 
+impl PartialEq for CredentialSlot {
+    /// The same place, whatever is in it.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.current, &other.current)
+    }
+}
+
 impl CredentialSlot {
     /// An empty slot: until it is filled, requests that need it are refused.
     #[must_use]

@@ -4,12 +4,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Serving,
+    data::{DataPath, Pipeline},
     kept::{Kept, keep},
 };
 use crate::{
     audit::Log,
     config::{Config, ExporterSettings, VertexSettings},
     credentials::{Keeper, Origin},
+    http::LocalService,
     identity::{self, Identity, Issuer},
     proxy::{Gate, Metrics},
     routes::{Exporter, Group, Routes, Vertex},
@@ -22,6 +24,7 @@ pub(super) struct Parts {
     identity: Arc<Identity>,
     issuers: Vec<Arc<Kept<identity::Settings, Issuer>>>,
     keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
+    pipeline: Option<Arc<Pipeline>>,
 }
 
 impl Parts {
@@ -41,11 +44,17 @@ pub(super) fn build(
     telemetry: &Arc<Telemetry>,
     metrics: &Arc<Metrics>,
     audit: &Arc<Log>,
+    data: Option<&DataPath>,
 ) -> Serving {
     let mut keepers = Keepers { before, now: Vec::new(), telemetry };
-    let exporters = config.exporters.into_iter().map(|settings| exporter(settings, &mut keepers)).collect();
+    let exporters: Vec<_> =
+        config.exporters.into_iter().map(|settings| exporter(settings, &mut keepers)).collect();
     let vertex = config.vertex.map(|settings| vertex(settings, &mut keepers));
     let keepers = keepers.now;
+    let running = before.and_then(|parts| parts.pipeline.as_ref());
+    let pipeline = data.zip(config.data).map(|(data, settings)| {
+        data.pipeline(running, settings, &exporters, vertex.as_ref())
+    });
 
     let known = before.map(|parts| parts.issuers.as_slice()).unwrap_or_default();
     let issuers: Vec<_> = config
@@ -66,14 +75,19 @@ pub(super) fn build(
 
     let gate = Gate {
         url: config.gate.url,
-        routes: Routes::new(exporters, vertex, None, None),
+        routes: Routes::new(
+            exporters,
+            vertex,
+            pipeline.as_ref().map(|pipeline| pipeline.value.clone() as Arc<dyn LocalService>),
+            data.map(|data| Arc::new(data.predictions.clone()) as Arc<dyn LocalService>),
+        ),
         identity: identity.clone(),
         policy: config.policy,
         audit: audit.clone(),
         metrics: metrics.clone(),
     };
     let tls = config.listeners.into_iter().map(|listener| listener.tls).collect();
-    Serving { gate, tls, parts: Parts { identity, issuers, keepers } }
+    Serving { gate, tls, parts: Parts { identity, issuers, keepers, pipeline } }
 }
 
 /// The keepers that the new configuration needs.

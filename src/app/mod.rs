@@ -10,6 +10,7 @@
 
 mod admin;
 mod build;
+mod data;
 mod kept;
 mod reload;
 mod worker;
@@ -25,13 +26,14 @@ use arc_swap::ArcSwap;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{build::Parts, worker::Worker};
+use self::{build::Parts, data::DataPath, worker::Worker};
 use crate::{
     audit::{AuditError, Log},
     client::Clients,
     config::{self, Config, Problems},
     listen,
     proxy::{Gate, Metrics},
+    spool,
     telemetry::Telemetry,
 };
 
@@ -45,6 +47,8 @@ pub enum StartError {
     Audit(#[from] AuditError),
     #[error("cannot listen on `{0}`: {1}")]
     Bind(SocketAddr, std::io::Error),
+    #[error("cannot use the spool")]
+    Spool(#[from] spool::OpenError),
     #[error("cannot start a worker")]
     Worker(#[source] std::io::Error),
 }
@@ -63,6 +67,7 @@ struct Shared {
     telemetry: Arc<Telemetry>,
     metrics: Arc<Metrics>,
     audit: Arc<Log>,
+    data: Option<DataPath>,
     serving: ArcSwap<Serving>,
 }
 
@@ -92,9 +97,13 @@ impl App {
         let sockets = settings.bind()?;
         let (gate_addresses, admin_address) = (sockets.gate_addresses(&settings)?, sockets.admin_address()?);
 
-        let serving = build::build(config, None, &telemetry, &metrics, &audit);
+        let data = match &config.data {
+            Some(data) => Some(DataPath::open(&data.spool, &telemetry).await?),
+            None => None,
+        };
+        let serving = build::build(config, None, &telemetry, &metrics, &audit, data.as_ref());
         let serving = ArcSwap::from_pointee(serving);
-        let shared = Arc::new(Shared { file: file.to_owned(), clients, telemetry, metrics, audit, serving });
+        let shared = Arc::new(Shared { file: file.to_owned(), clients, telemetry, metrics, audit, data, serving });
         read_ages(&shared);
         let stop = CancellationToken::new();
         let slots = Arc::new(Semaphore::new(settings.max_connections));
@@ -164,6 +173,7 @@ struct Startup {
     listeners: Vec<(SocketAddr, bool)>,
     admin: SocketAddr,
     audit: PathBuf,
+    spool: Option<spool::Settings>,
     workers: usize,
     max_connections: usize,
     drain: Duration,
@@ -181,6 +191,7 @@ impl Startup {
             listeners: config.listeners.iter().map(|l| (l.address, l.tls.is_some())).collect(),
             admin: config.admin,
             audit: config.audit.file.clone(),
+            spool: config.data.as_ref().map(|data| data.spool.clone()),
             workers: config.gate.workers,
             max_connections: config.gate.max_connections,
             drain: config.gate.drain,

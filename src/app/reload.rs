@@ -69,11 +69,11 @@ fn reload(shared: &Shared, settings: &Startup) -> Result<(), String> {
     let config = config::load(&shared.file, &shared.clients).map_err(|problems| problems.to_string())?;
     let wanted = Startup::of(&config);
     if wanted != *settings {
-        return Err("addresses, `tls = false`, workers, max_connections, drain and the audit file change only with a restart"
+        return Err("addresses, `tls = false`, workers, max_connections, drain, the audit file and the spool change only with a restart"
             .into());
     }
     let before = shared.serving.load();
-    let next = build::build(config, Some(&before.parts), &shared.telemetry, &shared.metrics, &shared.audit);
+    let next = build::build(config, Some(&before.parts), &shared.telemetry, &shared.metrics, &shared.audit, shared.data.as_ref());
     shared.serving.store(Arc::new(next));
     Ok(())
 }

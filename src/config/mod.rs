@@ -3,13 +3,17 @@
 //! Promises: what loading returns can be served as it is: certificates are loaded, policies compiled, URLs parsed. No
 //! network is used. A file that is not right gives no configuration.
 
+mod data;
 mod gate;
 mod reader;
 mod upstreams;
 
 use std::{fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-pub use self::reader::Problem;
+pub use self::{
+    data::{DataSettings, ForecastSettings, ScrapeSettings},
+    reader::Problem,
+};
 use self::reader::{Section, Source};
 use crate::{
     audit,
@@ -38,6 +42,8 @@ pub struct Config {
     pub exporters: Vec<ExporterSettings>,
     /// Vertex, where it is fronted.
     pub vertex: Option<VertexSettings>,
+    /// The data path, where there is one.
+    pub data: Option<DataSettings>,
 }
 
 /// The `[gate]` section.
@@ -124,10 +130,13 @@ struct Draft {
     issuers: Vec<(identity::Settings, Arc<Client>)>,
     exporters: Vec<ExporterSettings>,
     vertex: Option<VertexSettings>,
+    data: Option<DataSettings>,
 }
 
 impl Draft {
     fn read(top: &Section<'_>, clients: &Clients) -> Self {
+        let exporters = upstreams::exporters(top, clients);
+        let vertex = upstreams::vertex(top, clients);
         Self {
             gate: gate::gate(top),
             listeners: gate::listeners(top),
@@ -135,8 +144,9 @@ impl Draft {
             audit: gate::audit(top),
             policies: gate::policy_directory(top),
             issuers: gate::issuers(top, clients),
-            exporters: upstreams::exporters(top, clients),
-            vertex: upstreams::vertex(top, clients),
+            data: data::data(top, &exporters, vertex.as_ref()),
+            exporters,
+            vertex,
         }
     }
 
@@ -145,7 +155,7 @@ impl Draft {
     }
 
     fn finish(self, policy: Policy) -> Config {
-        let Self { gate, listeners, admin, audit, issuers, exporters, vertex, .. } = self;
-        Config { gate, listeners, admin, audit, policy, issuers, exporters, vertex }
+        let Self { gate, listeners, admin, audit, issuers, exporters, vertex, data, .. } = self;
+        Config { gate, listeners, admin, audit, policy, issuers, exporters, vertex, data }
     }
 }

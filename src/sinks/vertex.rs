@@ -44,7 +44,7 @@ const GATHER: Duration = Duration::from_millis(50);
 const RELEASE_EVERY: Duration = Duration::from_secs(1);
 
 /// One forecast: which series, how they are resampled, who is asked, how often.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Forecast {
     /// Its name in metrics.
     pub name: Arc<str>,

@@ -1,0 +1,84 @@
+//! What each step of the story costs: target, token known, token verified, decision known, decision made, audit line.
+
+#[allow(dead_code, reason = "shared with the other benchmark")]
+mod common;
+
+use std::{hint::black_box, sync::Arc};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, Method, Uri, header};
+use wicketgate::{
+    audit::{Log, Record},
+    client::Clients,
+    clock,
+    config::load,
+    identity::{Identity, Issuer},
+    policy::{Question, Resource},
+    proxy::Target,
+    telemetry::Telemetry,
+};
+
+fn steps(c: &mut Criterion) {
+    let folder = common::Folder::new("steps");
+    let issuer = common::Issuer::new();
+    let clients = Clients::default();
+    let config = load(&common::configure(&folder, &issuer, "127.0.0.1:9"), &clients).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+
+    let uri: Uri = "/exporters/bench/metrics?name=x".parse().unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert(header::HOST, "gate.example.com".parse().unwrap());
+    c.bench_function("target", |b| b.iter(|| Target::parse(&Method::GET, black_box(&uri), &headers).unwrap()));
+
+    let (settings, client) = config.issuers.into_iter().next().unwrap();
+    let keys = Arc::new(Issuer::new(settings, client));
+    let (kept, telemetry) = (keys.clone(), Telemetry::new());
+    runtime.spawn(async move { kept.keep_fresh(&telemetry).await });
+    let identity = Identity::new(vec![keys]);
+    headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());
+    let principal = runtime.block_on(identity.authenticate(&headers, clock::now())).unwrap().principal;
+    let here = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    c.bench_function("token known", |b| {
+        b.iter(|| here.block_on(identity.authenticate(black_box(&headers), clock::now())).unwrap().fresh);
+    });
+    c.bench_function("token verified (ES256)", |b| {
+        let mut fresh = (0..).map(|n| {
+            let mut headers = HeaderMap::new();
+            let token = issuer.token(&format!("subject-{n}"), "scrape");
+            headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+            headers
+        });
+        let fresh = || fresh.next().unwrap();
+        b.iter_batched(
+            fresh,
+            |headers| here.block_on(identity.authenticate(&headers, clock::now())).unwrap().fresh,
+            criterion::BatchSize::SmallInput,
+        );
+    });
+
+    let (action, resource): (Arc<str>, _) = ("Exporter.Scrape".into(), Resource::Exporter("bench".into()));
+    let peer = [127, 0, 0, 1].into();
+    let question =
+        Question { principal: &principal, action: &action, resource: &resource, peer, method: &Method::GET, tls: true };
+    c.bench_function("decision known", |b| b.iter(|| config.policy.rule(black_box(question)).allowed));
+    c.bench_function("decision made (shipped policies)", |b| {
+        b.iter(|| config.policy.decide(black_box(question)).allowed);
+    });
+
+    let log = Log::open(&folder.0.join("audit.jsonl")).unwrap();
+    let peer = ([127, 0, 0, 1], 4242).into();
+    let mut record = Record::open(clock::now(), clock::monotonic(), peer, Method::GET, "/exporters/bench/metrics");
+    record.principal = Some(principal.name.clone());
+    record.issuer = Some(principal.issuer.clone());
+    record.action = Some(action.clone());
+    record.resource = Some(resource.id().clone());
+    c.bench_function("audit: a permit, written", |b| b.iter(|| log.permit(black_box(&record)).unwrap()));
+    c.bench_function("audit: a record, buffered", |b| b.iter(|| log.close(black_box(&record), 1024)));
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(30);
+    targets = steps
+}
+criterion_main!(benches);

@@ -1,0 +1,119 @@
+//! Composes the data path: remote write and scrapes into the spool, the spool into forecasts, forecasts onto a page.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::kept::{Kept, keep};
+use crate::{
+    client::Upstream,
+    config::{DataSettings, ForecastSettings, ScrapeSettings},
+    feedback::Predictions,
+    ingest::{
+        self,
+        remote_write::RemoteWrite,
+        scrape::{self, Destination, Target},
+    },
+    routes::{Exporter, Group, Vertex},
+    shape::keep::KeepList,
+    sinks::vertex::{self, Forecast, Vertex as Sink},
+    spool::{self, Spool},
+    telemetry::Telemetry,
+};
+
+/// How long a scrape may take at most; a shorter interval bounds it further.
+const SCRAPE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What of the data path lives as long as the process.
+pub(super) struct DataPath {
+    spool: Spool,
+    ingest: ingest::Metrics,
+    forecasts: vertex::Metrics,
+    pub(super) predictions: Predictions,
+}
+
+/// Everything that a running pipeline was made from.
+#[derive(Clone, PartialEq)]
+pub(super) struct Plan {
+    settings: DataSettings,
+    targets: Vec<Target>,
+    forecasts: Vec<Forecast>,
+}
+
+/// A running pipeline: the door for remote write, and tasks for the rest.
+pub(super) type Pipeline = Kept<Plan, RemoteWrite>;
+
+impl DataPath {
+    /// Opens the spool.
+    pub(super) async fn open(settings: &spool::Settings, telemetry: &Telemetry) -> Result<Self, spool::OpenError> {
+        let (settings, metrics) = (settings.clone(), spool::Metrics::register(telemetry));
+        let opened = tokio::task::spawn_blocking(move || Spool::open(&settings, metrics)).await;
+        let spool = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let (ingest, forecasts) = (ingest::Metrics::register(telemetry), vertex::Metrics::register(telemetry));
+        Ok(Self { spool, ingest, forecasts, predictions: Predictions::new() })
+    }
+
+    /// The pipeline for these settings: the one that runs, where nothing changed.
+    pub(super) fn pipeline(
+        &self,
+        before: Option<&Arc<Pipeline>>,
+        settings: DataSettings,
+        exporters: &[Arc<Exporter>],
+        vertex: Option<&Vertex>,
+    ) -> Arc<Pipeline> {
+        let targets = settings.scrapes.iter().filter_map(|scrape| target(scrape, &settings, exporters)).collect();
+        let forecasts = settings.forecasts.iter().filter_map(|settings| forecast(settings, vertex?)).collect();
+        let plan = Plan { targets, forecasts, settings };
+        let kept_list = Arc::new(KeepList::new(plan.settings.keep.clone()));
+        let destination =
+            Destination { keep: kept_list.clone(), spool: self.spool.clone(), metrics: self.ingest.clone() };
+        let sink = Sink::new(
+            plan.forecasts.clone(),
+            self.spool.clone(),
+            self.predictions.clone(),
+            self.forecasts.clone(),
+        );
+        let targets = plan.targets.clone();
+        let make = |plan: &Plan| {
+            RemoteWrite::new(plan.settings.remote_write, kept_list, self.spool.clone(), self.ingest.clone())
+        };
+        let before: Vec<_> = before.cloned().into_iter().collect();
+        keep(&before, plan, make, |_| async move {
+            // both end by being dropped with the pipeline: the spool knows what was delivered
+            let never = CancellationToken::new();
+            tokio::join!(scrape::run(targets, destination, never.clone()), sink.run(never));
+        })
+    }
+}
+
+fn target(scrape: &ScrapeSettings, settings: &DataSettings, exporters: &[Arc<Exporter>]) -> Option<Target> {
+    let exporter = exporters.iter().find(|exporter| *exporter.name == *scrape.exporter)?;
+    Some(Target {
+        job: exporter.name.clone(),
+        instance: exporter.upstream.authority().into(),
+        upstream: exporter.upstream.clone(),
+        credential: exporter.credential.clone(),
+        path: scrape.path.as_deref().unwrap_or(&exporter.metrics_path).into(),
+        interval: scrape.interval,
+        timeout: scrape.interval.min(SCRAPE_DEADLINE),
+        max_body: settings.remote_write.max_decoded,
+    })
+}
+
+fn forecast(settings: &ForecastSettings, vertex: &Vertex) -> Option<Forecast> {
+    let upstream: &Upstream = vertex.upstreams.get(settings.location.as_str())?;
+    Some(Forecast {
+        name: settings.name.as_str().into(),
+        selector: settings.selector.clone(),
+        endpoint: settings.endpoint.as_str().into(),
+        upstream: upstream.clone(),
+        credential: vertex.credentials.get(&Group::Infer)?.clone(),
+        step: settings.step,
+        context: settings.context,
+        min_context: settings.min_context,
+        horizon: settings.horizon,
+        interval: settings.interval,
+        max_series: settings.max_series,
+        timeout: vertex.timeout,
+    })
+}
