@@ -22,3 +22,5 @@ pub mod shape;
 pub mod sinks;
 pub mod spool;
 pub mod telemetry;
+#[cfg(test)]
+pub(crate) mod testing;

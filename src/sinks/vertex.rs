@@ -42,6 +42,8 @@ const PAGE: usize = 1 << 20;
 const GATHER: Duration = Duration::from_millis(50);
 /// How often the spool is told what it may delete. Each time costs it a sync.
 const RELEASE_EVERY: Duration = Duration::from_secs(1);
+/// How often at most it is told when only time has passed.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// One forecast: which series, how they are resampled, who is asked, how often.
 #[derive(Clone, Debug, PartialEq)]
@@ -225,11 +227,7 @@ impl Vertex {
                     }
                 }
             }
-            let released = self.released(cursor);
-            if told.is_none_or(|(last, at)| at.elapsed() >= RELEASE_EVERY && last.delivered != released.delivered) {
-                self.spool.release(released).await;
-                told = Some((released, clock::monotonic()));
-            }
+            self.release(cursor, &mut told).await;
             if self.spool.last_sequence() <= cursor {
                 // a round that ends makes batches deletable though no new one comes: look again now and then
                 if let Ok(false) = tokio::time::timeout(RELEASE_EVERY, self.spool.wait_beyond(cursor)).await {
@@ -240,19 +238,36 @@ impl Vertex {
         }
     }
 
+    /// Tells the spool what is no longer needed: soon when more was delivered, and now and then as time passes.
+    async fn release(&self, cursor: Sequence, told: &mut Option<(Released, clock::Instant)>) {
+        let released = self.released(cursor);
+        let due = told.is_none_or(|(last, at)| {
+            let wait =
+                if last.delivered == released.delivered { SWEEP_EVERY.min(self.span() / 16) } else { RELEASE_EVERY };
+            at.elapsed() >= wait.max(RELEASE_EVERY)
+        });
+        if due && self.spool.depth().batches > 0 {
+            self.spool.release(released).await;
+            *told = Some((released, clock::monotonic()));
+        }
+    }
+
+    /// How far back the longest window reaches.
+    fn span(&self) -> Duration {
+        let span = |running: &Arc<Running>| running.with_state(|state| state.windows.span());
+        let longest = self.forecasts.iter().map(span).max().unwrap_or(0);
+        Duration::from_millis(u64::try_from(longest).unwrap_or(0))
+    }
+
     fn released(&self, cursor: Sequence) -> Released {
         let now = clock::now().as_millisecond();
-        let span = |running: &Arc<Running>| running.with_state(|state| state.windows.span());
         let unsent = |running: &Arc<Running>| running.with_state(|state| state.unsent);
         let first_unsent = self.forecasts.iter().filter_map(unsent).min();
         let delivered = first_unsent.map_or(cursor, |sequence| sequence.saturating_sub(1).min(cursor));
-        match self.forecasts.iter().map(span).max() {
-            None => Released { delivered, keep_from: now, expire_before: i64::MIN },
-            Some(longest) => {
-                let oldest = now.saturating_sub(longest);
-                Released { delivered, keep_from: oldest, expire_before: oldest }
-            }
-        }
+        let oldest = now.saturating_sub(i64::try_from(self.span().as_millis()).unwrap_or(i64::MAX));
+        // without forecasts nothing waits to be sent, so that nothing can expire
+        let expire_before = if self.forecasts.is_empty() { i64::MIN } else { oldest };
+        Released { delivered, keep_from: oldest, expire_before }
     }
 
     fn take_in(&self, batches: &[(Sequence, Batch)]) {
