@@ -101,7 +101,7 @@ impl Peer {
     }
 
     pub(crate) fn upstream(&self) -> Upstream {
-        Upstream::new(&self.url, Arc::new(Client::new(0, None).unwrap())).unwrap()
+        Upstream::new(&self.url, Arc::new(Client::new(None).unwrap())).unwrap()
     }
 }
 

@@ -34,7 +34,7 @@ const ACCEPT: &str = "text/plain;version=0.0.4,application/openmetrics-text;vers
 const AHEAD: i64 = 10 * 60 * 1000;
 
 /// One page to scrape.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The `job` label: the exporter's name.
     pub job: Arc<str>,
