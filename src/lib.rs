@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod feedback;
+pub mod demo;
 pub mod http;
 pub mod identity;
 pub mod ingest;

@@ -1,0 +1,296 @@
+//! The model behind the emulated endpoint: a seasonal forecast with quantiles, asked as TimesFM is asked.
+//!
+//! Promises: pure; the same instance gives the same answer. The season is `season` steps where the request says so,
+//! else found by autocorrelation; it is taken out by STL, the rest is continued by exponential smoothing, and the
+//! quantiles are that model's prediction intervals. A series too short or too flat for that is continued by its last
+//! values.
+//!
+//! Request and answer follow the TimesFM server of Model Garden: `input`, `horizon`, `timestamp`, and in the answer
+//! `point_forecast`, `mean`, `p10` … `p90`, `timestamp`.
+
+use augurs::{Fit, Forecast, Predict, ets::AutoETS, mstl::MSTLModel};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Steps forecast when the instance does not say.
+const DEFAULT_HORIZON: usize = 128;
+/// The server's TIMESFM_HORIZON.
+const MAX_HORIZON: usize = 1024;
+/// The model's context; of longer inputs only the end is read.
+const MAX_CONTEXT: usize = 2048;
+/// Autocorrelation below this is no season.
+const SEASONAL: f64 = 0.3;
+/// Interval level → the quantiles at its ends.
+const LEVELS: [(f64, &str, &str); 4] =
+    [(0.8, "p10", "p90"), (0.6, "p20", "p80"), (0.4, "p30", "p70"), (0.2, "p40", "p60")];
+
+/// One instance of a request.
+#[derive(Debug, Deserialize)]
+pub struct Instance {
+    /// The series so far, oldest first, at a fixed step; at least two points.
+    pub input: Vec<f64>,
+    /// Steps to forecast.
+    pub horizon: Option<usize>,
+    /// Steps in a season; found from the data unless given.
+    pub season: Option<usize>,
+    /// When each point was, echoed and continued where they are RFC 3339.
+    #[serde(default)]
+    pub timestamp: Vec<String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// One forecast of an answer.
+#[derive(Debug, Serialize)]
+pub struct Prediction {
+    /// The most likely course; the same as `mean`.
+    pub point_forecast: Vec<f64>,
+    /// The most likely course.
+    pub mean: Vec<f64>,
+    /// `p10` … `p90` by name, each as long as the horizon.
+    #[serde(flatten)]
+    pub quantiles: std::collections::BTreeMap<&'static str, Vec<f64>>,
+    /// When each forecast point is; only where the instance said when its points were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timestamp: Vec<String>,
+}
+
+/// Forecasts every instance. CPU-heavy: callers keep it off the async threads.
+///
+/// # Errors
+/// What is wrong with the request, in the server's words. Like the real server, bad input is the model's failure.
+pub fn predict(instances: &[Value]) -> Result<Vec<Prediction>, String> {
+    instances.iter().map(|instance| forecast(&read(instance)?)).collect()
+}
+
+fn read(instance: &Value) -> Result<Instance, String> {
+    let read: Instance = Instance::deserialize(instance).map_err(|problem| format!("invalid instance: {problem}"))?;
+    if let Some(name) = read.rest.keys().find(|name| name.contains("covariates")) {
+        return Err(format!("{name} are not served by this model"));
+    }
+    if read.input.len() < 2 {
+        return Err("input must hold at least 2 points".to_owned());
+    }
+    if !read.timestamp.is_empty() && read.timestamp.len() != read.input.len() {
+        return Err("timestamp must be as long as input".to_owned());
+    }
+    if !(1..=MAX_HORIZON).contains(&read.horizon.unwrap_or(DEFAULT_HORIZON)) {
+        return Err(format!("horizon must be between 1 and {MAX_HORIZON}"));
+    }
+    Ok(read)
+}
+
+fn forecast(instance: &Instance) -> Result<Prediction, String> {
+    let horizon = instance.horizon.unwrap_or(DEFAULT_HORIZON);
+    let known = instance.input.get(instance.input.len().saturating_sub(MAX_CONTEXT)..).unwrap_or_default();
+    let scale = Scale::of(known);
+    let plain: Vec<f64> = known.iter().map(|value| scale.to_unit(*value)).collect();
+    let season = instance.season.or_else(|| season(&plain)).filter(|season| (2..=plain.len() / 2).contains(season));
+
+    let course = fit(&plain, season, horizon).unwrap_or_else(|| repeat(&plain, season, horizon));
+    let back = |values: &[f64]| values.iter().map(|value| scale.to_natural(*value)).collect::<Vec<f64>>();
+    let mean = back(&course.point);
+    let mut quantiles = std::collections::BTreeMap::from([("p50", mean.clone())]);
+    for ((_, low, high), (lower, upper)) in LEVELS.iter().zip(&course.bands) {
+        quantiles.insert(low, back(lower));
+        quantiles.insert(high, back(upper));
+    }
+    Ok(Prediction { point_forecast: mean.clone(), mean, quantiles, timestamp: continued(&instance.timestamp, horizon) })
+}
+
+/// A forecast in units of the scale; `bands` are lower and upper ends in the order of [`LEVELS`].
+struct Course {
+    point: Vec<f64>,
+    bands: Vec<(Vec<f64>, Vec<f64>)>,
+}
+
+/// The seasonal model; nothing when it cannot be fitted or does not give finite numbers.
+fn fit(values: &[f64], season: Option<usize>, horizon: usize) -> Option<Course> {
+    // additive errors only: the others need positive data and simulate their intervals
+    let smoothing = AutoETS::new(1, "AZN").ok()?;
+    let forecasts = match season {
+        Some(season) => {
+            at_levels(&MSTLModel::new(vec![season], smoothing.into_trend_model()).fit(values).ok()?, horizon)?
+        }
+        None => at_levels(&smoothing.fit(values).ok()?, horizon)?,
+    };
+    let finite = |values: &[f64]| values.len() == horizon && values.iter().all(|value| value.is_finite());
+    let point = forecasts.first().map(|forecast| forecast.point.clone()).filter(|point| finite(point))?;
+    let bands = forecasts
+        .into_iter()
+        .map(|forecast| forecast.intervals.filter(|ends| finite(&ends.lower) && finite(&ends.upper)))
+        .map(|ends| ends.map(|ends| (ends.lower, ends.upper)))
+        .collect::<Option<_>>()?;
+    Some(Course { point, bands })
+}
+
+fn at_levels(fitted: &impl Predict, horizon: usize) -> Option<Vec<Forecast>> {
+    LEVELS.iter().map(|(level, ..)| fitted.predict(horizon, *level).ok()).collect()
+}
+
+/// The last season again, or the last value, with bands of no width.
+fn repeat(values: &[f64], season: Option<usize>, horizon: usize) -> Course {
+    let last = values.get(values.len().saturating_sub(season.unwrap_or(1))..).unwrap_or_default();
+    let point: Vec<f64> = last.iter().copied().cycle().take(horizon).collect();
+    Course { bands: LEVELS.iter().map(|_| (point.clone(), point.clone())).collect(), point }
+}
+
+/// The step at which the series resembles itself most, if it does.
+///
+/// The first peak of the autocorrelation that comes near the highest one: its multiples are peaks as well.
+fn season(values: &[f64]) -> Option<usize> {
+    let level = without_line(values);
+    let power: f64 = level.iter().map(|value| value * value).sum();
+    let longest = level.len() / 2;
+    let likeness: Vec<f64> = (0..=longest)
+        .map(|lag| {
+            let pairs = level.iter().zip(level.get(lag..).unwrap_or_default());
+            // fewer pairs at longer lags: made up for, so that later peaks are not lower
+            let share = level.len() as f64 / (level.len() - lag) as f64;
+            pairs.map(|(a, b)| a * b).sum::<f64>() * share / power
+        })
+        .collect();
+    let peaks = likeness.windows(3).enumerate().filter_map(|(before, three)| match three {
+        [left, peak, right] if peak > left && peak >= right && *peak > SEASONAL => Some((before + 1, *peak)),
+        _ => None,
+    });
+    let peaks: Vec<(usize, f64)> = peaks.collect();
+    let highest = peaks.iter().map(|(_, peak)| *peak).fold(f64::NEG_INFINITY, f64::max);
+    // noise makes small peaks beside the true one: the best within a tenth of the lag
+    let (first, _) = peaks.iter().find(|(_, peak)| *peak >= 0.85 * highest)?;
+    let near = peaks.iter().filter(|(lag, _)| *lag <= first + first / 10 + 2);
+    near.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(lag, _)| *lag).filter(|lag| *lag >= 2)
+}
+
+/// The values less their least-squares line.
+fn without_line(values: &[f64]) -> Vec<f64> {
+    let count = values.len() as f64;
+    let middle = (count - 1.0) / 2.0;
+    let mean = values.iter().sum::<f64>() / count;
+    let (mut along, mut square) = (0.0, 0.0);
+    for (at, value) in values.iter().enumerate() {
+        let from_middle = at as f64 - middle;
+        along += from_middle * (value - mean);
+        square += from_middle * from_middle;
+    }
+    let slope = if square > 0.0 { along / square } else { 0.0 };
+    values.iter().enumerate().map(|(at, value)| value - mean - slope * (at as f64 - middle)).collect()
+}
+
+/// Brings a series to mean 0 and deviation 1: STL computes in 32-bit floats.
+struct Scale {
+    mean: f64,
+    deviation: f64,
+}
+
+impl Scale {
+    fn of(values: &[f64]) -> Self {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+        Self { mean, deviation: if variance > 0.0 { variance.sqrt() } else { 1.0 } }
+    }
+
+    fn to_unit(&self, value: f64) -> f64 {
+        (value - self.mean) / self.deviation
+    }
+
+    fn to_natural(&self, value: f64) -> f64 {
+        value * self.deviation + self.mean
+    }
+}
+
+/// The timestamps of the forecast: the last step of the input's, repeated. Nothing where they are not RFC 3339.
+fn continued(timestamps: &[String], horizon: usize) -> Vec<String> {
+    let [.., before, last] = timestamps else { return Vec::new() };
+    let (Ok(before), Ok(last)) = (before.parse::<jiff::Timestamp>(), last.parse::<jiff::Timestamp>()) else {
+        return Vec::new();
+    };
+    let step = last.duration_since(before);
+    let mut at = last;
+    (0..horizon)
+        .map(|_| {
+            at = at.checked_add(step).unwrap_or(jiff::Timestamp::MAX);
+            at.to_string()
+        })
+        .collect()
+}
+
+/// The whole answer of the model's container.
+#[must_use]
+pub(crate) fn answer(predictions: &[Prediction]) -> Value {
+    json!({ "predictions": predictions })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sine(period: f64, at: usize) -> f64 {
+        100.0 + 20.0 * (std::f64::consts::TAU * at as f64 / period).sin()
+    }
+
+    fn one(instance: &Value) -> Prediction {
+        predict(std::slice::from_ref(instance)).unwrap().remove(0)
+    }
+
+    #[test]
+    fn the_forecast_of_a_sine_is_the_sine() {
+        let known: Vec<f64> = (0..512).map(|at| sine(60.0, at)).collect();
+        let forecast = one(&json!({ "input": known, "horizon": 120 }));
+        for (step, value) in forecast.mean.iter().enumerate() {
+            let truth = sine(60.0, 512 + step);
+            assert!((value - truth).abs() < 0.5, "step {step}: {value} is not {truth}");
+        }
+    }
+
+    #[test]
+    fn noise_does_not_hide_the_season_and_widens_the_band() {
+        let noise = |at: usize| ((at * 7919 + 104_729) % 1009) as f64 / 1009.0 * 6.0 - 3.0;
+        let known: Vec<f64> = (0..300).map(|at| sine(60.0, at) + noise(at)).collect();
+        let forecast = one(&json!({ "input": known, "horizon": 60 }));
+        let off: f64 = forecast.mean.iter().enumerate().map(|(step, v)| (v - sine(60.0, 300 + step)).abs()).sum();
+        assert!(off / 60.0 < 3.0, "off by {} on average", off / 60.0);
+        let names = ["p10", "p20", "p30", "p40", "p50", "p60", "p70", "p80", "p90"];
+        for step in 0..60 {
+            let ladder: Vec<f64> = names.iter().map(|name| forecast.quantiles[name][step]).collect();
+            assert!(ladder.is_sorted() && ladder[0] < ladder[8], "quantiles of step {step} cross: {ladder:?}");
+        }
+    }
+
+    #[test]
+    fn the_season_is_found() {
+        for period in [7, 24, 60] {
+            let known: Vec<f64> = (0..period * 6).map(|at| sine(period as f64, at) + 0.3 * at as f64).collect();
+            assert_eq!(season(&known), Some(period));
+        }
+        assert_eq!(season(&vec![4.0; 100]), None);
+    }
+
+    #[test]
+    fn series_without_season_are_continued() {
+        let flat = one(&json!({ "input": [5.0, 5.0, 5.0, 5.0], "horizon": 3 }));
+        assert_eq!(flat.mean, [5.0, 5.0, 5.0]);
+        let line: Vec<f64> = (0..100).map(f64::from).collect();
+        let rising = one(&json!({ "input": line, "horizon": 10 }));
+        assert!((rising.mean[9] - 109.0).abs() < 3.0, "{:?}", rising.mean);
+    }
+
+    #[test]
+    fn timestamps_go_on_at_the_last_step() {
+        let forecast = one(&json!({
+            "input": [1.0, 2.0], "horizon": 2,
+            "timestamp": ["2026-01-01T00:00:00Z", "2026-01-01T00:00:15Z"],
+        }));
+        assert_eq!(forecast.timestamp, ["2026-01-01T00:00:30Z", "2026-01-01T00:00:45Z"]);
+    }
+
+    #[test]
+    fn bad_instances_are_named() {
+        let problem = |instance: Value| predict(&[instance]).unwrap_err();
+        assert!(problem(json!({ "horizon": 3 })).contains("input"));
+        assert!(problem(json!({ "input": [1.0] })).contains("at least 2"));
+        assert!(problem(json!({ "input": [1.0, 2.0], "horizon": 0 })).contains("horizon"));
+        assert!(problem(json!({ "input": [1.0, 2.0], "timestamp": ["2026"] })).contains("timestamp"));
+    }
+}

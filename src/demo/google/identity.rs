@@ -1,0 +1,174 @@
+//! STS and IAM Credentials: a subject token becomes a federated token, which becomes a service account's access token.
+
+use std::{str::FromStr, time::Duration};
+
+use http::{Response, StatusCode};
+use jsonwebtoken::{Algorithm, Validation};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{AUDIENCE, Grant, Shared, denied, invalid, not_found, unauthenticated};
+use crate::{
+    clock,
+    demo::{
+        issuer::oauth_error,
+        random_text,
+        server::{Call, json},
+    },
+    http::Body,
+};
+
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const SUBJECT_TYPES: [&str; 2] = ["urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"];
+/// Google: the subject token's `iat` is in the past and at most this old.
+const MAX_AGE: i64 = 24 * 60 * 60;
+/// generateAccessToken without the organisation policy that extends it.
+const MAX_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// `POST /v1/token`: RFC 8693, as a form or as JSON in camel case.
+pub(super) fn exchange(google: &Shared, call: &Call) -> Response<Body> {
+    let fields = fields(call);
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let refused = |error: &str, description: &str| oauth_error(StatusCode::BAD_REQUEST, error, description);
+    if field("grant_type") != TOKEN_EXCHANGE {
+        return refused("unsupported_grant_type", "Invalid grant type.");
+    }
+    if field("requested_token_type") != ACCESS_TOKEN {
+        return refused("invalid_request", "Invalid value for \"requestedTokenType\".");
+    }
+    if field("audience") != AUDIENCE {
+        return refused("invalid_target", "The target service indicated by the \"audience\" parameters is invalid.");
+    }
+    if !SUBJECT_TYPES.contains(&field("subject_token_type")) {
+        return refused("invalid_request", "Invalid value for \"subjectTokenType\".");
+    }
+    let subject = match verified_subject(google, field("subject_token")) {
+        Ok(subject) => subject,
+        Err(problem) => return refused("invalid_grant", &problem),
+    };
+    let lifetime = google.lock().federated_lifetime;
+    let Some(token) = give(google, subject, lifetime, Kind::Federated) else {
+        return oauth_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "no randomness");
+    };
+    json(
+        StatusCode::OK,
+        &json!({
+            "access_token": token,
+            "issued_token_type": ACCESS_TOKEN,
+            "token_type": "Bearer",
+            "expires_in": lifetime.as_secs(),
+        }),
+    )
+}
+
+/// The parameters under their form names: JSON callers spell them in camel case.
+fn fields(call: &Call) -> Vec<(String, String)> {
+    if !call.header("content-type").starts_with("application/json") {
+        return call.form();
+    }
+    let snake = |name: &str| {
+        let parts = name.chars().flat_map(|c| c.is_uppercase().then_some('_').into_iter().chain(c.to_lowercase()));
+        parts.collect::<String>()
+    };
+    let body: serde_json::Map<String, Value> = serde_json::from_slice(&call.body).unwrap_or_default();
+    body.iter().filter_map(|(name, value)| Some((snake(name), value.as_str()?.to_owned()))).collect()
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    iat: i64,
+}
+
+/// The principal that a subject token proves, or what is wrong with it in the words that Google uses.
+fn verified_subject(google: &Shared, token: &str) -> Result<String, String> {
+    let header = jsonwebtoken::decode_header(token).map_err(|_| "Error parsing the ID Token.".to_owned())?;
+    if !matches!(header.alg, Algorithm::RS256 | Algorithm::ES256) {
+        return Err("The ID Token must be signed with RS256 or ES256.".to_owned());
+    }
+    let (algorithm, key) = header
+        .kid
+        .and_then(|kid| google.keys.verifier(&kid))
+        .ok_or("Error connecting to the given credential's issuer: no key for the token's kid.")?;
+    let mut rules = Validation::new(algorithm);
+    rules.leeway = 0;
+    rules.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
+    rules.set_issuer(&[&google.issuer]);
+    // Google's default allowed audiences: the provider's name, with and without https:
+    rules.set_audience(&[AUDIENCE.to_owned(), format!("https:{AUDIENCE}")]);
+    let claims = jsonwebtoken::decode::<Claims>(token, &key, &rules)
+        .map_err(|problem| format!("The given credential is rejected: {problem}."))?
+        .claims;
+    let age = clock::now().as_second() - claims.iat;
+    if !(0..=MAX_AGE).contains(&age) {
+        return Err(format!("ID Token issued at {} is stale to sign-in.", claims.iat));
+    }
+    Ok(claims.sub)
+}
+
+#[derive(Deserialize)]
+struct Wish {
+    #[serde(default)]
+    scope: Vec<String>,
+    lifetime: Option<String>,
+}
+
+/// `POST /v1/projects/-/serviceAccounts/{account}:generateAccessToken`.
+pub(super) fn impersonate(google: &Shared, segment: &str, call: &Call) -> Response<Body> {
+    let segment = segment.replace("%40", "@").replace("%3A", ":");
+    let Some(account) = segment.strip_suffix(":generateAccessToken") else { return not_found(&call.path) };
+    if call.bearer().and_then(|token| holder(google, token, Kind::Federated)).is_none() {
+        return unauthenticated();
+    }
+    if !google.accounts.contains_key(account) {
+        return denied("Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).");
+    }
+    let Ok(wish) = serde_json::from_slice::<Wish>(&call.body) else { return invalid("Invalid JSON payload received.") };
+    if wish.scope.is_empty() {
+        return invalid("Scope required.");
+    }
+    let asked = match wish.lifetime.as_deref().map(seconds) {
+        None => MAX_LIFETIME,
+        Some(Some(lifetime)) if lifetime <= MAX_LIFETIME && !lifetime.is_zero() => lifetime,
+        Some(_) => return invalid("The access token lifetime must be between 1 and 3600 seconds."),
+    };
+    let lifetime = google.lock().access_lifetime.unwrap_or(asked);
+    let expires_at = clock::after(clock::now(), lifetime);
+    let Some(token) = give(google, account.to_owned(), lifetime, Kind::Access) else {
+        return invalid("no randomness");
+    };
+    json(
+        StatusCode::OK,
+        &json!({ "accessToken": token, "expireTime": expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() }),
+    )
+}
+
+/// A protobuf duration in JSON: `3600s`.
+fn seconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(f64::from_str(text.strip_suffix('s')?).ok()?).ok()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Federated,
+    Access,
+}
+
+fn give(google: &Shared, name: String, lifetime: Duration, kind: Kind) -> Option<String> {
+    let prefix = if kind == Kind::Federated { "ya29.d." } else { "ya29.c." };
+    let token = format!("{prefix}{}", random_text(96).ok()?);
+    let now = clock::now();
+    let mut state = google.lock();
+    let given = if kind == Kind::Federated { &mut state.federated } else { &mut state.access };
+    given.retain(|_, grant| now < grant.expires_at);
+    given.insert(token.clone(), Grant { name, expires_at: clock::after(now, lifetime) });
+    Some(token)
+}
+
+/// Who an unexpired token of this kind stands for.
+pub(super) fn holder(google: &Shared, token: &str, kind: Kind) -> Option<String> {
+    let state = google.lock();
+    let given = if kind == Kind::Federated { &state.federated } else { &state.access };
+    given.get(token).filter(|grant| clock::now() < grant.expires_at).map(|grant| grant.name.clone())
+}

@@ -1,0 +1,285 @@
+//! The emulated Vertex AI: endpoints with a forecast behind them, and enough of the rest to tell the classes apart.
+//!
+//! Promises: each method is called with an access token of a service account of the method's class, or is a 403;
+//! predictions come from [`forecast`](super::forecast); errors of the model look as they do behind Vertex: wrapped on
+//! `:predict`, bare on `:rawPredict`.
+
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::{
+    ENDPOINT, LOCATION, PROJECT, Shared, denied, error, forecast,
+    identity::{self, Kind},
+    invalid, not_found, unauthenticated,
+};
+use crate::{
+    clock,
+    demo::server::{Call, json},
+    http::Body,
+};
+
+/// Shared public endpoints: 1.5 MB.
+const PAYLOAD_LIMIT: usize = 1_572_864;
+const DEPLOYED_MODEL: &str = "2001";
+const MODEL: &str = "3001";
+const MODEL_NAME: &str = "seasonal-forecast";
+
+/// A group of methods that one service account may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Writing data.
+    Ingest,
+    /// Asking models.
+    Infer,
+    /// Making models.
+    Train,
+    /// Reading.
+    Observe,
+    /// Everything else.
+    Administer,
+}
+
+impl Class {
+    /// Its name in lower case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Infer => "infer",
+            Self::Train => "train",
+            Self::Observe => "observe",
+            Self::Administer => "administer",
+        }
+    }
+}
+
+/// The methods there are.
+enum Task<'a> {
+    Predict { endpoint: &'a str, raw: bool },
+    Get,
+    List,
+    GetOperation,
+    CreateJob,
+    CreateDataset,
+    SetIamPolicy,
+}
+
+impl Task<'_> {
+    fn class(&self) -> Class {
+        match self {
+            Self::Predict { .. } => Class::Infer,
+            Self::Get | Self::List | Self::GetOperation => Class::Observe,
+            Self::CreateJob => Class::Train,
+            Self::CreateDataset => Class::Ingest,
+            Self::SetIamPolicy => Class::Administer,
+        }
+    }
+}
+
+/// Answers `/v1*/projects/{project}/locations/{location}/{rest}`.
+pub(super) async fn answer(
+    google: &Shared,
+    project: &str,
+    location: &str,
+    rest: &[&str],
+    call: &Call,
+) -> Response<Body> {
+    let Some(token) = call.bearer() else { return unauthenticated() };
+    let Some(account) = identity::holder(google, token, Kind::Access) else { return unauthenticated() };
+    let Some(task) = task(&call.method, rest) else { return not_found(&call.path) };
+    if google.accounts.get(&account) != Some(&task.class()) {
+        return denied(&format!(
+            "Permission to {} denied on resource '//aiplatform.googleapis.com/projects/{project}/locations/{location}/{}' \
+             (or it may not exist) for {account}.",
+            task.class().name(),
+            rest.join("/")
+        ));
+    }
+    if project != PROJECT || location != LOCATION {
+        return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The project or the location does not exist.");
+    }
+    if call.body.len() > PAYLOAD_LIMIT {
+        return invalid(&format!("Request payload size exceeds the limit: {PAYLOAD_LIMIT} bytes."));
+    }
+    match task {
+        Task::Predict { endpoint, raw } => predict(google, endpoint, raw, call).await,
+        Task::Get => get(google, &name(rest)),
+        Task::List => list(google, rest.first().copied().unwrap_or_default()),
+        Task::GetOperation => json(StatusCode::OK, &operation(&name(rest))),
+        Task::CreateJob => create_job(google, call),
+        Task::CreateDataset => create_dataset(google, call),
+        Task::SetIamPolicy => set_iam_policy(call),
+    }
+}
+
+fn task<'a>(method: &Method, rest: &[&'a str]) -> Option<Task<'a>> {
+    match (method, rest) {
+        (&Method::POST, ["endpoints", last]) => match last.split_once(':')? {
+            (endpoint, "predict") => Some(Task::Predict { endpoint, raw: false }),
+            (endpoint, "rawPredict") => Some(Task::Predict { endpoint, raw: true }),
+            (_, "setIamPolicy") => Some(Task::SetIamPolicy),
+            _ => None,
+        },
+        (&Method::POST, ["models" | "datasets", last]) if last.ends_with(":setIamPolicy") => Some(Task::SetIamPolicy),
+        (&Method::POST, ["customJobs"]) => Some(Task::CreateJob),
+        (&Method::POST, ["datasets"]) => Some(Task::CreateDataset),
+        (&Method::GET, ["endpoints" | "models" | "customJobs" | "datasets"]) => Some(Task::List),
+        (&Method::GET, [.., "operations", _]) => Some(Task::GetOperation),
+        (&Method::GET, ["endpoints" | "models" | "customJobs" | "datasets", id]) if !id.contains(':') => {
+            Some(Task::Get)
+        }
+        _ => None,
+    }
+}
+
+async fn predict(google: &Shared, endpoint: &str, raw: bool, call: &Call) -> Response<Body> {
+    if endpoint != ENDPOINT {
+        return error(
+            StatusCode::NOT_FOUND,
+            "NOT_FOUND",
+            &format!("Endpoint `{}` not found.", name(&["endpoints", endpoint])),
+        );
+    }
+    let Ok(Value::Object(mut request)) = serde_json::from_slice(&call.body) else {
+        return invalid("Invalid JSON payload received.");
+    };
+    let Some(Value::Array(instances)) = request.remove("instances") else {
+        return invalid("The request must hold `instances`.");
+    };
+    let answered = tokio::task::spawn_blocking(move || forecast::predict(&instances)).await;
+    let answered = answered.unwrap_or_else(|_| Err("the model stopped".to_owned()));
+    let mut response = match answered {
+        Ok(predictions) if raw => json(StatusCode::OK, &forecast::answer(&predictions)),
+        Ok(predictions) => {
+            let served_by = json!({
+                "deployedModelId": DEPLOYED_MODEL,
+                "model": name(&["models", MODEL]),
+                "modelDisplayName": MODEL_NAME,
+                "modelVersionId": google.lock().model_version,
+            });
+            json(StatusCode::OK, &with(forecast::answer(&predictions), served_by))
+        }
+        // the model's server answers 500 to bad input as well
+        Err(problem) if raw => json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": problem })),
+        Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", &json!({ "error": problem }).to_string()),
+    };
+    if raw {
+        response.headers_mut().insert("x-vertex-ai-endpoint-id", HeaderValue::from_static(ENDPOINT));
+        response.headers_mut().insert("x-vertex-ai-deployed-model-id", HeaderValue::from_static(DEPLOYED_MODEL));
+    }
+    response
+}
+
+/// The full name of a resource below the one project and location.
+fn name(rest: &[&str]) -> String {
+    format!("projects/{PROJECT}/locations/{LOCATION}/{}", rest.join("/"))
+}
+
+const MADE_AT: &str = "2026-01-01T00:00:00Z";
+
+fn endpoint() -> Value {
+    json!({
+        "name": name(&["endpoints", ENDPOINT]),
+        "displayName": "demo-forecast",
+        "deployedModels": [{ "id": DEPLOYED_MODEL, "model": name(&["models", MODEL]), "displayName": MODEL_NAME }],
+        "trafficSplit": { DEPLOYED_MODEL: 100 },
+        "createTime": MADE_AT,
+        "updateTime": MADE_AT,
+    })
+}
+
+fn model(google: &Shared) -> Value {
+    json!({
+        "name": name(&["models", MODEL]),
+        "displayName": MODEL_NAME,
+        "versionId": google.lock().model_version,
+        "versionAliases": ["default"],
+        "deployedModels": [{ "endpoint": name(&["endpoints", ENDPOINT]), "deployedModelId": DEPLOYED_MODEL }],
+        "createTime": MADE_AT,
+        "updateTime": MADE_AT,
+    })
+}
+
+fn get(google: &Shared, wanted: &str) -> Response<Body> {
+    let made =
+        [endpoint(), model(google)].into_iter().find(|thing| thing.get("name").is_some_and(|name| name == wanted));
+    match made.or_else(|| google.lock().created.get(wanted).cloned()) {
+        Some(found) => json(StatusCode::OK, &found),
+        None => error(StatusCode::NOT_FOUND, "NOT_FOUND", &format!("`{wanted}` not found.")),
+    }
+}
+
+fn list(google: &Shared, collection: &str) -> Response<Body> {
+    let found = match collection {
+        "endpoints" => vec![endpoint()],
+        "models" => vec![model(google)],
+        _ => {
+            let below = name(&[collection, ""]);
+            google
+                .lock()
+                .created
+                .iter()
+                .filter(|(name, _)| name.starts_with(&below))
+                .map(|(_, thing)| thing.clone())
+                .collect()
+        }
+    };
+    json(StatusCode::OK, &json!({ collection: found }))
+}
+
+/// The fields of both; those of `more` win.
+fn with(mut thing: Value, more: Value) -> Value {
+    if let (Value::Object(thing), Value::Object(more)) = (&mut thing, more) {
+        thing.extend(more);
+    }
+    thing
+}
+
+/// Adds what the server knows to what the caller sent, and keeps it. Gives its name besides.
+fn create(google: &Shared, collection: &str, thing: Value) -> (String, Value) {
+    let mut state = google.lock();
+    state.last_id += 1;
+    let name = name(&[collection, &state.last_id.to_string()]);
+    let thing = with(thing, json!({ "name": name, "createTime": clock::now().to_string() }));
+    // a demo that runs for days must not fill up: enough to see one's own
+    if state.created.len() < 1000 {
+        state.created.insert(name.clone(), thing.clone());
+    }
+    (name, thing)
+}
+
+/// The object that was sent, where it has this field and the field is as it should be.
+fn sent(call: &Call, field: &str, right: fn(&Value) -> bool) -> Option<Value> {
+    let body: Value = serde_json::from_slice(&call.body).ok()?;
+    body.get(field).is_some_and(right).then_some(body)
+}
+
+fn create_job(google: &Shared, call: &Call) -> Response<Body> {
+    let Some(job) = sent(call, "jobSpec", Value::is_object) else {
+        return invalid("The request must hold `jobSpec`.");
+    };
+    let (_, job) = create(google, "customJobs", with(job, json!({ "state": "JOB_STATE_PENDING" })));
+    json(StatusCode::OK, &job)
+}
+
+fn create_dataset(google: &Shared, call: &Call) -> Response<Body> {
+    let Some(dataset) = sent(call, "displayName", Value::is_string) else {
+        return invalid("The request must hold `displayName`.");
+    };
+    let (dataset, _) = create(google, "datasets", dataset);
+    let made = json!({ "@type": "type.googleapis.com/google.cloud.aiplatform.v1.Dataset", "name": dataset });
+    json(StatusCode::OK, &with(operation(&format!("{dataset}/operations/1")), json!({ "response": made })))
+}
+
+/// A long-running operation that is done already.
+fn operation(name: &str) -> Value {
+    json!({ "name": name, "done": true })
+}
+
+fn set_iam_policy(call: &Call) -> Response<Body> {
+    let policy = sent(call, "policy", Value::is_object);
+    match policy.as_ref().and_then(|body| body.get("policy")) {
+        Some(policy) => json(StatusCode::OK, policy),
+        None => invalid("The request must hold `policy`."),
+    }
+}

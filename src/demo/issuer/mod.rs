@@ -1,0 +1,272 @@
+//! A small OIDC issuer: discovery, keys, and tokens for its clients.
+//!
+//! Promises: RFC 8414 metadata, RFC 7517 keys, the client-credentials grant of RFC 6749 section 4.4 with JWT access
+//! tokens of RFC 9068. Its subjects are its clients; what a client may do is in the `roles` claim.
+
+mod keys;
+mod token;
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use jsonwebtoken::Algorithm;
+use serde_json::json;
+
+pub use keys::KeyRing;
+pub use token::{LIFETIME, Token};
+
+use super::{
+    DemoError,
+    pki::Leaf,
+    server::{Answer, Call, Server, json, respond},
+};
+use crate::http::{Body, BoxFuture};
+
+/// A running issuer.
+pub struct Issuer {
+    server: Server,
+    shared: Arc<Shared>,
+}
+
+/// How an issuer is to be.
+pub struct Builder {
+    port: u16,
+    leaf: Option<Leaf>,
+    audience: String,
+    jwks_cache_control: &'static str,
+    clients: Vec<Client>,
+}
+
+struct Client {
+    id: String,
+    secret: String,
+    roles: Vec<String>,
+}
+
+struct Shared {
+    url: std::sync::OnceLock<String>,
+    keys: KeyRing,
+    audience: String,
+    jwks_cache_control: &'static str,
+    clients: Vec<Client>,
+}
+
+impl Issuer {
+    /// An issuer on any free port, in clear, for the audience `wicketgate`, with no clients.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            port: 0,
+            leaf: None,
+            audience: "wicketgate".to_owned(),
+            jwks_cache_control: "max-age=300",
+            clients: Vec::new(),
+        }
+    }
+
+    /// A good RS256 access token for `subject`, to be changed and then minted.
+    #[must_use]
+    pub fn token(&self, subject: &str) -> Token {
+        self.shared.token(subject)
+    }
+
+    /// Its keys, to verify with, rotate and withdraw.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.shared.keys
+    }
+
+    /// A new RS256 key that signs from now on; the old ones stay published. Gives its `kid`.
+    ///
+    /// # Errors
+    /// When the key cannot be made.
+    pub fn rotate(&self) -> Result<String, DemoError> {
+        self.shared.keys.add(Algorithm::RS256)
+    }
+
+    /// Its URL, the `iss` of its tokens.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.shared.url()
+    }
+
+    /// What it was asked, and how it is to behave.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Closes the socket and every connection.
+    pub async fn stop(self) {
+        self.server.stop().await;
+    }
+}
+
+impl Builder {
+    /// Listens on this port of 127.0.0.1.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Speaks TLS with this certificate.
+    #[must_use]
+    pub fn tls(mut self, leaf: Leaf) -> Self {
+        self.leaf = Some(leaf);
+        self
+    }
+
+    /// The `aud` of its tokens unless the client asks for another.
+    #[must_use]
+    pub fn audience(mut self, audience: &str) -> Self {
+        audience.clone_into(&mut self.audience);
+        self
+    }
+
+    /// The `Cache-Control` of its keys; `max-age=300` unless called.
+    #[must_use]
+    pub fn jwks_cache_control(mut self, value: &'static str) -> Self {
+        self.jwks_cache_control = value;
+        self
+    }
+
+    /// A client that gets tokens with these roles from `/token`.
+    #[must_use]
+    pub fn client(mut self, id: &str, secret: &str, roles: &[&str]) -> Self {
+        let roles = roles.iter().map(|role| (*role).to_owned()).collect();
+        self.clients.push(Client { id: id.to_owned(), secret: secret.to_owned(), roles });
+        self
+    }
+
+    /// Makes an RS256 and an ES256 key and listens.
+    ///
+    /// # Errors
+    /// When the port is taken or a key cannot be made.
+    pub async fn start(self) -> Result<Issuer, DemoError> {
+        let keys = KeyRing::default();
+        keys.add(Algorithm::RS256)?;
+        keys.add(Algorithm::ES256)?;
+        let shared = Arc::new(Shared {
+            url: std::sync::OnceLock::new(),
+            keys,
+            audience: self.audience,
+            jwks_cache_control: self.jwks_cache_control,
+            clients: self.clients,
+        });
+        let server = Server::start(self.port, self.leaf.as_ref(), shared.clone()).await?;
+        shared.url.get_or_init(|| server.url());
+        Ok(Issuer { server, shared })
+    }
+}
+
+impl Answer for Shared {
+    fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(async move {
+            match (&call.method, call.path.as_str()) {
+                (&Method::GET, "/.well-known/openid-configuration" | "/.well-known/oauth-authorization-server") => {
+                    self.metadata()
+                }
+                (&Method::GET, "/jwks") => self.published_keys(),
+                (&Method::POST, "/token") => self.grant(&call),
+                (_, "/token" | "/jwks") => respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "not this method\n"),
+                _ => respond(StatusCode::NOT_FOUND, "text/plain", "no such page\n"),
+            }
+        })
+    }
+}
+
+impl Shared {
+    fn url(&self) -> &str {
+        self.url.get().map_or("", String::as_str)
+    }
+
+    fn token(&self, subject: &str) -> Token {
+        Token::new(self.keys.clone(), self.url(), subject, &self.audience)
+    }
+
+    fn metadata(&self) -> Response<Body> {
+        let url = self.url();
+        json(
+            StatusCode::OK,
+            &json!({
+                "issuer": url,
+                "jwks_uri": format!("{url}/jwks"),
+                "token_endpoint": format!("{url}/token"),
+                "authorization_endpoint": format!("{url}/authorize"),
+                "grant_types_supported": ["client_credentials"],
+                "response_types_supported": ["code"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["RS256", "ES256"],
+                "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+                "claims_supported": ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "roles"],
+            }),
+        )
+    }
+
+    fn published_keys(&self) -> Response<Body> {
+        let mut response = json(StatusCode::OK, &self.keys.jwks());
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(self.jwks_cache_control));
+        response
+    }
+
+    fn grant(&self, call: &Call) -> Response<Body> {
+        let form = call.form();
+        let field = |name: &str| form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+        let (id, secret) =
+            basic(call).unwrap_or_else(|| (field("client_id").to_owned(), field("client_secret").to_owned()));
+        let Some(client) = self.clients.iter().find(|client| client.id == id && client.secret == secret) else {
+            return unknown_client();
+        };
+        if field("grant_type") != "client_credentials" {
+            return oauth_error(StatusCode::BAD_REQUEST, "unsupported_grant_type", "only client_credentials");
+        }
+        // RFC 8707's `resource`, or `audience` as many providers call it
+        let audience = [field("resource"), field("audience"), &self.audience].into_iter().find(|text| !text.is_empty());
+        let roles: Vec<&str> = client.roles.iter().map(String::as_str).collect();
+        let token = self
+            .token(&client.id)
+            .audience(audience.unwrap_or_default())
+            .roles(&roles)
+            .claim("client_id", client.id.as_str())
+            .claim("scope", field("scope"));
+        match token.mint() {
+            Err(problem) => oauth_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &problem.to_string()),
+            Ok(token) => no_store(json(
+                StatusCode::OK,
+                &json!({ "access_token": token, "token_type": "Bearer", "expires_in": LIFETIME.as_secs() }),
+            )),
+        }
+    }
+}
+
+/// RFC 6749 section 2.3.1: id and secret are form-encoded before they go into Basic.
+fn basic(call: &Call) -> Option<(String, String)> {
+    let decoded = STANDARD.decode(call.header("authorization").strip_prefix("Basic ")?).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (id, secret) = text.split_once(':')?;
+    let plain = |text: &str| {
+        let one_field = text.replace('&', "%26").replace('=', "%3D");
+        let mut pairs = url::form_urlencoded::parse(one_field.as_bytes());
+        pairs.next().map_or_else(String::new, |(name, _)| name.into_owned())
+    };
+    Some((plain(id), plain(secret)))
+}
+
+fn unknown_client() -> Response<Body> {
+    let mut response = oauth_error(StatusCode::UNAUTHORIZED, "invalid_client", "no such client or another secret");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"issuer\""));
+    response
+}
+
+/// RFC 6749 section 5.2; Google's STS speaks it too.
+pub(crate) fn oauth_error(status: StatusCode, error: &str, description: &str) -> Response<Body> {
+    no_store(json(status, &json!({ "error": error, "error_description": description })))
+}
+
+/// RFC 6749 section 5.1: "The authorization server MUST include the HTTP "Cache-Control" response header field".
+fn no_store(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

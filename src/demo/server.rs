@@ -1,0 +1,283 @@
+//! The loopback server under every emulator: it accepts, reads the whole request, remembers it, and has it answered.
+//!
+//! Promises: it binds 127.0.0.1 and nothing else; bodies and memory are bounded; when it is stopped or dropped, its
+//! connections end. Tests set a [`Behaviour`] to make it fail, hang up or take its time.
+
+use std::{
+    collections::VecDeque,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use serde::Serialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{DemoError, pki::Leaf};
+use crate::http::{Body, BoxFuture, read_bounded};
+
+/// Larger than any limit of Google's that the emulator imitates.
+const BODY_LIMIT: usize = 16 << 20;
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Requests remembered; older ones are forgotten.
+const SEEN_REQUESTS: usize = 1024;
+/// Bytes remembered of each body.
+const SEEN_BODY: usize = 64 << 10;
+
+/// A request that an emulator was sent.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The method.
+    pub method: Method,
+    /// Path and query, as sent.
+    pub path: String,
+    /// HTTP/1.1 or HTTP/2.
+    pub version: Version,
+    /// Every header, `Authorization` included.
+    pub headers: HeaderMap,
+    /// The body's first 64 KiB.
+    pub body: Bytes,
+    /// The body's length in bytes; 0 when it broke off.
+    pub body_length: usize,
+}
+
+impl Seen {
+    /// A header's value, or nothing when it is missing or not text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// How a server treats requests, for tests of what happens then.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Behaviour {
+    /// It answers.
+    #[default]
+    Up,
+    /// It answers everything with this status and no body.
+    Failing(StatusCode),
+    /// It answers after this long.
+    Slow(Duration),
+    /// It closes the connection without an answer.
+    HangingUp,
+}
+
+/// One whole request.
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    /// As sent: percent-encoding untouched.
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Call {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The token of `Authorization: Bearer …`.
+    pub(crate) fn bearer(&self) -> Option<&str> {
+        self.header("authorization").strip_prefix("Bearer ")
+    }
+
+    /// The fields of a form body.
+    pub(crate) fn form(&self) -> Vec<(String, String)> {
+        url::form_urlencoded::parse(&self.body).into_owned().collect()
+    }
+}
+
+/// What stands behind a server: the issuer, Google, the exporter.
+pub(crate) trait Answer: Send + Sync + 'static {
+    fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>>;
+}
+
+/// A running server. Dropping it ends it.
+pub struct Server {
+    address: SocketAddr,
+    tls: bool,
+    memory: Arc<Memory>,
+    tasks: JoinSet<()>,
+}
+
+struct Memory {
+    seen: Mutex<VecDeque<Seen>>,
+    count: watch::Sender<u64>,
+    behaviour: Mutex<Behaviour>,
+}
+
+impl Server {
+    /// Listens on 127.0.0.1:`port`, any free port when 0; with TLS where `leaf` is given.
+    pub(crate) async fn start(port: u16, leaf: Option<&Leaf>, answers: Arc<dyn Answer>) -> Result<Self, DemoError> {
+        let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let failed = |cause| DemoError::Listen(wanted, cause);
+        let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let acceptor = leaf.map(Leaf::server_config).transpose()?.map(TlsAcceptor::from);
+        let memory =
+            Arc::new(Memory { seen: Mutex::default(), count: watch::Sender::new(0), behaviour: Mutex::default() });
+        let mut tasks = JoinSet::new();
+        let tls = acceptor.is_some();
+        tasks.spawn(accept(listener, acceptor, memory.clone(), answers));
+        Ok(Self { address, tls, memory, tasks })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its base URL without a trailing slash, such as `http://127.0.0.1:41234`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
+    }
+
+    /// The requests it was sent, oldest first; the last 1024 of them.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        self.memory.seen.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Waits until `find` finds what it looks for among the requests seen. Tests put a deadline around it.
+    pub async fn until<T>(&self, mut find: impl FnMut(&[Seen]) -> Option<T>) -> T {
+        let mut count = self.memory.count.subscribe();
+        loop {
+            count.borrow_and_update();
+            if let Some(found) = find(&self.seen()) {
+                return found;
+            }
+            // the sender lives as long as `self`
+            let _ = count.changed().await;
+        }
+    }
+
+    /// Forgets the requests seen so far.
+    pub fn forget(&self) {
+        self.memory.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// From now on treats requests like this.
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.memory.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
+    }
+
+    /// Closes the socket and every connection.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, memory: Arc<Memory>, answers: Arc<dyn Answer>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((socket, _)) = listener.accept().await else {
+            // out of file descriptors: connections that end give some back
+            let _ = connections.join_next().await;
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        connections.spawn(connection(socket, acceptor.clone(), memory.clone(), answers.clone()));
+    }
+}
+
+async fn connection(socket: TcpStream, acceptor: Option<TlsAcceptor>, memory: Arc<Memory>, answers: Arc<dyn Answer>) {
+    // without it, small answers wait for the client's delayed acknowledgement
+    let _ = socket.set_nodelay(true);
+    let Some(acceptor) = acceptor else { return converse(socket, memory, answers).await };
+    if let Ok(Ok(socket)) = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(socket)).await {
+        converse(socket, memory, answers).await;
+    }
+}
+
+async fn converse<S>(socket: S, memory: Arc<Memory>, answers: Arc<dyn Answer>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| exchange(request, memory.clone(), answers.clone()));
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new());
+    server.http2().timer(TokioTimer::new());
+    // a client that goes away in the middle is its own affair
+    let _ = server.serve_connection(TokioIo::new(socket), service).await;
+}
+
+/// The connection is to be closed without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("hanging up")]
+struct HungUp;
+
+async fn exchange(
+    request: Request<Incoming>,
+    memory: Arc<Memory>,
+    answers: Arc<dyn Answer>,
+) -> Result<Response<Body>, HungUp> {
+    let (head, body) = request.into_parts();
+    let body = read_bounded(body, BODY_LIMIT, BODY_DEADLINE).await;
+    let whole = body.is_ok();
+    let body = body.unwrap_or_default();
+    memory.remember(Seen {
+        method: head.method.clone(),
+        path: head.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+        version: head.version,
+        headers: head.headers.clone(),
+        body: body.slice(..body.len().min(SEEN_BODY)),
+        body_length: body.len(),
+    });
+    if !whole {
+        return Err(HungUp);
+    }
+    let behaviour = *memory.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
+    match behaviour {
+        Behaviour::Up => {}
+        Behaviour::Failing(status) => return Ok(respond(status, "text/plain", Bytes::new())),
+        Behaviour::Slow(wait) => tokio::time::sleep(wait).await,
+        Behaviour::HangingUp => return Err(HungUp),
+    }
+    let call = Call { method: head.method, path: head.uri.path().to_owned(), headers: head.headers, body };
+    Ok(answers.answer(call).await)
+}
+
+impl Memory {
+    fn remember(&self, request: Seen) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() == SEEN_REQUESTS {
+            seen.pop_front();
+        }
+        seen.push_back(request);
+        drop(seen);
+        self.count.send_modify(|count| *count += 1);
+    }
+}
+
+/// An answer with a body of this type.
+pub(crate) fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Full(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A JSON answer, as Google and identity providers spell its type.
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(text) => respond(status, "application/json; charset=UTF-8", text),
+        Err(problem) => respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", problem.to_string()),
+    }
+}
