@@ -7,13 +7,16 @@
 //! Never: imports what it imitates (identity, credentials, ingest), so that a mistake there is not made twice. Only
 //! `cli` and the tests import it. Nothing here is fit to guard anything.
 
+pub mod directory;
 pub mod exporter;
 pub mod google;
+pub mod history;
 pub mod issuer;
 pub mod pki;
 pub mod server;
 #[cfg(test)]
 mod tests;
+pub mod world;
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
@@ -24,22 +27,25 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The port is taken, or the address is not this machine's.
-    #[error("cannot listen on `{0}`: {1}")]
+    #[error("cannot listen on `{0}`")]
     Listen(SocketAddr, #[source] io::Error),
     /// A file of the demo's directory.
-    #[error("cannot write `{path}`: {cause}", path = .0.display(), cause = .1)]
+    #[error("cannot write `{}`", .0.display())]
     File(PathBuf, #[source] io::Error),
+    /// `--dir` holds a real configuration.
+    #[error("`{}` is not a demo's configuration and is left alone; name another directory", .0.display())]
+    NotOurs(PathBuf),
     /// A certificate or its key.
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
     /// A server's TLS.
-    #[error("cannot set up TLS: {0}")]
+    #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
     /// PEM that was made here cannot be read here.
-    #[error("cannot read the certificate just made: {0}")]
+    #[error("cannot read the certificate just made")]
     Pem(#[from] rustls::pki_types::pem::Error),
     /// A signature.
-    #[error("cannot sign a token: {0}")]
+    #[error("cannot sign a token")]
     Token(#[from] jsonwebtoken::errors::Error),
     /// A key that was asked for by `kid` or algorithm.
     #[error("the issuer has no key `{0}`")]

@@ -8,11 +8,13 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
 use super::{
+    directory::Directory,
     exporter::Exporter,
     google::{self, AUDIENCE, Class, Google},
     issuer::Issuer,
     pki::Pki,
     server::Behaviour,
+    world::{Ports, ROLES, World},
 };
 use crate::{client::Client, http::Body};
 
@@ -318,4 +320,29 @@ async fn servers_remember_misbehave_and_stop() {
     let address = exporter.server().address();
     Arc::into_inner(exporter).unwrap().stop().await;
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn the_world_fills_its_directory_and_spares_a_strangers() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Directory::temporary().await.unwrap();
+    let path = directory.path().to_owned();
+    let world = World::start(directory, Ports { gate: 0, admin: 0 }).await.unwrap();
+    let mode = |name: &str| std::fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
+    let roles = ROLES.map(|role| format!("tokens/{role}.jwt"));
+    for secret in roles.iter().map(String::as_str).chain(["subject.jwt", "gate.key", "exporter.password"]) {
+        assert_eq!(mode(secret), 0o600, "{secret}");
+    }
+    for public in ["ca.pem", "gate.pem", "wicketgate.toml", "policies/roles.toml", "policies/wicketgate.cedar"] {
+        assert_eq!(mode(public), 0o644, "{public}");
+    }
+    let keys = serde_json::to_vec(&world.issuer.keys().jwks()).unwrap();
+    let token = std::fs::read_to_string(world.token_file("ingest")).unwrap();
+    assert_eq!(verified(&token, &keys)["roles"], json!(["ingest"]));
+    world.stop().await;
+    Directory::at(&path).await.expect("a demo's directory is taken again");
+
+    std::fs::write(path.join("wicketgate.toml"), "[gate]\n").unwrap();
+    assert!(Directory::at(&path).await.unwrap_err().to_string().contains("wicketgate.toml"));
+    std::fs::remove_dir_all(&path).unwrap();
 }

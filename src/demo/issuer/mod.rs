@@ -71,6 +71,12 @@ impl Issuer {
         self.shared.token(subject)
     }
 
+    /// What makes tokens for `subject` without the issuer itself at hand, for a task that renews them.
+    #[must_use]
+    pub fn minter(&self, subject: &str) -> Minter {
+        Minter { shared: self.shared.clone(), subject: subject.to_owned() }
+    }
+
     /// Its keys, to verify with, rotate and withdraw.
     #[must_use]
     pub fn keys(&self) -> &KeyRing {
@@ -100,6 +106,20 @@ impl Issuer {
     /// Closes the socket and every connection.
     pub async fn stop(self) {
         self.server.stop().await;
+    }
+}
+
+/// Makes tokens for one subject; see [`Issuer::minter`].
+pub struct Minter {
+    shared: Arc<Shared>,
+    subject: String,
+}
+
+impl Minter {
+    /// A good RS256 access token from now on, to be changed and then minted.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        self.shared.token(&self.subject)
     }
 }
 

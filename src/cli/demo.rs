@@ -1,0 +1,195 @@
+//! `wicketgate demo`: the whole of it on one machine, with nothing to install and nobody to ask.
+//!
+//! Promises: everything is on loopback; what it prints works as printed; a taken port is said before anything is
+//! started; Ctrl-C and SIGTERM end it cleanly, and its directory stays.
+
+mod caller;
+mod progress;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use crate::{
+    app::App,
+    config,
+    demo::{
+        directory::Directory,
+        google::{ENDPOINT, LOCATION, PROJECT},
+        world::{EXPORTER, Ports, World},
+    },
+};
+use caller::Caller;
+use progress::Progress;
+
+/// What has not come by then does not hold the instructions back.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What `wicketgate demo` is told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Demo {
+    /// The gate's port on 127.0.0.1
+    #[arg(long, default_value_t = 8443)]
+    port: u16,
+    /// The admin listener's port on 127.0.0.1
+    #[arg(long, default_value_t = 9464)]
+    admin_port: u16,
+    /// Where certificates, tokens, configuration and audit log go [default: a fresh temporary directory]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// Why there is no demo.
+#[derive(Debug)]
+pub(super) struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(crate::telemetry::chain(&error))
+    }
+}
+
+/// Runs until it is told to stop.
+pub(super) async fn run(demo: &Demo) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    free("--port", demo.port).await?;
+    free("--admin-port", demo.admin_port).await?;
+    let directory = match &demo.dir {
+        Some(path) => Directory::at(path).await?,
+        None => Directory::temporary().await?,
+    };
+    let path = directory.path().to_owned();
+    let running = tokio::select! {
+        started = start(directory, demo) => Some(started?),
+        () = stop.told() => None,
+    };
+    if let Some((world, app)) = running {
+        stop.told().await;
+        app.stop().await;
+        world.stop().await;
+    }
+    println!("stopped; {} stays", path.display());
+    Ok(())
+}
+
+async fn start(directory: Directory, demo: &Demo) -> Result<(World, App), Failure> {
+    println!("directory: {}", directory.path().display());
+    let mut progress = Progress::new(4);
+    progress.step("starting an identity provider, an emulator of Google and an exporter");
+    let world = World::start(directory, Ports { gate: demo.port, admin: demo.admin_port }).await?;
+    progress.step("starting the gate");
+    let app = App::start(config::load(&world.directory.join("wicketgate.toml")).map_err(|p| Failure(p.to_string()))?).await?;
+    let gate = app.gate_addresses().first().copied().ok_or_else(|| Failure("the gate has no listener".to_owned()))?;
+    progress.step("sending it ten minutes of the exporter's history by remote write");
+    let caller = Caller::new(&world, gate)?;
+    caller.send_history(&world, PATIENCE).await?;
+    progress.step("waiting for the first forecast");
+    let forecast = caller.first_forecast(&world, PATIENCE).await?;
+    progress.end();
+    print!("{}", instructions(&world, gate, app.admin_address(), forecast));
+    Ok((world, app))
+}
+
+/// Whether a port can be had; the one who holds it is another demo more often than not.
+async fn free(option: &str, port: u16) -> Result<(), Failure> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    match TcpListener::bind(address).await {
+        Ok(_) => Ok(()),
+        Err(cause) => Err(Failure(format!("cannot listen on `{address}`: {cause}; choose another port with `{option}`"))),
+    }
+}
+
+fn instructions(world: &World, gate: SocketAddr, admin: SocketAddr, forecast: bool) -> String {
+    let file = |name: &str| quoted(&world.directory.join(name).display().to_string());
+    let as_role = |role: &str| {
+        format!("curl --cacert {} -H \"Authorization: Bearer $(cat {})\"", file("ca.pem"), file(&format!("tokens/{role}.jwt")))
+    };
+    let predict = format!(
+        "-d '{{\"instances\":[{{\"input\":[1,2,3,2,1,2,3,2,1,2,3,2],\"horizon\":4}}]}}' \
+         https://{gate}/v1/projects/{PROJECT}/locations/{LOCATION}/endpoints/{ENDPOINT}:predict"
+    );
+    let late = if forecast { "" } else { " (it is late: try again in a moment)" };
+    format!(
+        "\n\
+         the gate:       https://{gate}\n\
+         its metrics:    http://{admin}/metrics\n\
+         its own files:  {directory}\n\n\
+         Scrape the exporter. The gate knows its password; the caller shows a token:\n  \
+         {scrape} https://{gate}/exporters/{EXPORTER}/metrics\n\n\
+         Without a token it is refused:\n  \
+         curl --cacert {ca} https://{gate}/exporters/{EXPORTER}/metrics\n\n\
+         Who may ingest may not infer, and is told why:\n  \
+         {ingest} {predict}\n\n\
+         Who may infer gets a prediction from Vertex, and never sees a Google credential:\n  \
+         {infer} {predict}\n\n\
+         Every request is in the audit log, each line chained to the one before:\n  \
+         tail -n 4 {audit}\n\n\
+         The forecast of the live metric for the next minute, as metrics{late}:\n  \
+         {scrape} https://{gate}/metrics/predictions\n\n\
+         What the gate says of itself:\n  \
+         curl http://{admin}/metrics\n\n\
+         Ctrl-C stops it.\n",
+        directory = world.directory.path().display(),
+        scrape = as_role("scrape"),
+        ingest = as_role("ingest"),
+        infer = as_role("infer"),
+        ca = file("ca.pem"),
+        audit = file("audit.jsonl"),
+    )
+}
+
+/// A path as a shell reads it back.
+fn quoted(path: &str) -> String {
+    if path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c)) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
+}
+
+/// The two signals that end the demo.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_survive_the_shell() {
+        assert_eq!(quoted("/tmp/a-b_c.d"), "/tmp/a-b_c.d");
+        assert_eq!(quoted("/tmp/it's here"), r"'/tmp/it'\''s here'");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_names_the_option() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let problem = free("--port", port).await.unwrap_err().to_string();
+        assert!(problem.contains("`--port`") && problem.contains(&port.to_string()), "{problem}");
+    }
+}

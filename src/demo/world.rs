@@ -1,0 +1,215 @@
+//! Everything around the demo's gate, started together and described in one directory.
+//!
+//! Promises: when [`World::start`] returns, every emulator listens and the directory holds a `wicketgate.toml` for
+//! them; while it runs, the tokens in the directory are always good for most of an hour.
+
+use std::{path::PathBuf, time::Duration};
+
+use tokio::task::JoinSet;
+
+use super::{
+    DemoError,
+    directory::Directory,
+    exporter::{self, Exporter},
+    google::{self, AUDIENCE, Class, ENDPOINT, Google, LOCATION, PROJECT},
+    issuer::{self, Issuer, Token},
+    pki::Pki,
+    random_text,
+};
+
+/// The shipped roles, each with a token of its own in `tokens/`.
+pub const ROLES: [&str; 6] = ["scrape", "ingest", "infer", "train", "observe", "administer"];
+/// The exporter's name in the configuration: its pages are at `/exporters/shop/`.
+pub const EXPORTER: &str = "shop";
+/// The steps that are forecast, of a second each.
+pub const HORIZON: usize = 60;
+/// Tokens are renewed at a quarter of their life.
+const RENEWAL: Duration = Duration::from_secs(issuer::LIFETIME.as_secs() / 4);
+
+/// The running world.
+pub struct World {
+    /// Where its files are.
+    pub directory: Directory,
+    /// The identity provider.
+    pub issuer: Issuer,
+    /// STS, IAM Credentials and Vertex.
+    pub google: Google,
+    /// The exporter that the gate stands in front of.
+    pub exporter: Exporter,
+    upkeep: JoinSet<()>,
+}
+
+/// The ports that the gate and its admin listener are to have.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// The gate's; 0 for any.
+    pub gate: u16,
+    /// The admin listener's; 0 for any.
+    pub admin: u16,
+}
+
+impl World {
+    /// Starts every emulator on a free loopback port and fills the directory.
+    ///
+    /// # Errors
+    /// When a file cannot be written or no port is free.
+    pub async fn start(directory: Directory, ports: Ports) -> Result<Self, DemoError> {
+        let pki = Pki::new()?;
+        let gate = pki.loopback()?;
+        directory.write_public("ca.pem", &pki.ca_pem()).await?;
+        directory.write_public("gate.pem", &gate.certificate).await?;
+        directory.write_secret("gate.key", &gate.key).await?;
+        directory.write_policies().await?;
+
+        let issuer = Issuer::builder().tls(pki.loopback()?).start().await?;
+        let google = Google::builder(issuer.url(), issuer.keys()).start().await?;
+        let password = random_text(18)?;
+        directory.write_secret("exporter.password", &password).await?;
+        let exporter = Exporter::start(0, Some(&password)).await?;
+
+        let mut upkeep = JoinSet::new();
+        let wallet = Wallet { directory: directory.clone(), tokens: tokens(&issuer) };
+        wallet.renew().await?;
+        upkeep.spawn(wallet.keep());
+        directory.write_config(&configuration(ports, &issuer, &google, &exporter)).await?;
+        Ok(Self { directory, issuer, google, exporter, upkeep })
+    }
+
+    /// The token file of a role.
+    #[must_use]
+    pub fn token_file(&self, role: &str) -> PathBuf {
+        self.directory.join(&format!("tokens/{role}.jwt"))
+    }
+
+    /// A fresh token with one role, as `sub` the role's name.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn token(&self, role: &str) -> Result<String, DemoError> {
+        self.issuer.token(role).roles(&[role]).mint()
+    }
+
+    /// Stops every emulator. The directory stays.
+    pub async fn stop(mut self) {
+        self.upkeep.shutdown().await;
+        tokio::join!(self.exporter.stop(), self.google.stop(), self.issuer.stop());
+    }
+}
+
+/// File name → a token to be minted for it, time and again.
+type Tokens = Vec<(String, Box<dyn Fn() -> Token + Send + Sync>)>;
+
+struct Wallet {
+    directory: Directory,
+    tokens: Tokens,
+}
+
+fn tokens(issuer: &Issuer) -> Tokens {
+    let mut tokens: Tokens = Vec::new();
+    for role in ROLES {
+        let minter = issuer.minter(role);
+        tokens.push((format!("tokens/{role}.jwt"), Box::new(move || minter.token().roles(&[role]))));
+    }
+    // what the gate shows Google's STS: who the gate itself is
+    let gate = issuer.minter("wicketgate");
+    tokens.push(("subject.jwt".to_owned(), Box::new(move || gate.token().audience(AUDIENCE))));
+    tokens
+}
+
+impl Wallet {
+    async fn renew(&self) -> Result<(), DemoError> {
+        for (file, token) in &self.tokens {
+            self.directory.write_secret(file, &token().mint()?).await?;
+        }
+        Ok(())
+    }
+
+    async fn keep(self) {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            if let Err(problem) = self.renew().await {
+                tracing::warn!(%problem, "the demo's tokens could not be renewed");
+            }
+        }
+    }
+}
+
+fn configuration(ports: Ports, issuer: &Issuer, google: &Google, exporter: &Exporter) -> String {
+    let accounts = [Class::Ingest, Class::Infer, Class::Train, Class::Observe, Class::Administer];
+    let accounts = accounts.map(|class| format!("{} = \"{}\"", class.name(), google::account(class))).join(", ");
+    let url = if ports.gate == 0 { String::new() } else { format!("url = \"https://127.0.0.1:{}\"\n", ports.gate) };
+    format!(
+        r#"# It fits the emulators of that one run; while they run, `wicketgate serve` can use a copy of it with other ports.
+# Every key is explained in wicketgate.example.toml.
+
+[gate]
+{url}
+[[listen]]
+address = "127.0.0.1:{gate}"
+tls = {{ certificate = "gate.pem", key = "gate.key" }}
+
+[admin]
+address = "127.0.0.1:{admin}"
+
+[audit]
+file = "audit.jsonl"
+
+[policy]
+directory = "policies"
+
+# The demo's identity provider. The files in tokens/ hold its tokens, one for each role.
+[[issuer]]
+name = "demo"
+issuer = "{issuer}"
+audiences = ["wicketgate"]
+ca = "ca.pem"
+
+# It asks for a password, which the gate knows and no caller does.
+[[exporter]]
+name = "{EXPORTER}"
+url = "{exporter}"
+basic = {{ username = "{user}", password = {{ file = "exporter.password" }} }}
+
+# The emulator of Google: STS, IAM Credentials and Vertex on one port.
+[vertex]
+locations = ["{LOCATION}"]
+url = "{google}"
+
+[google]
+audience = "{AUDIENCE}"
+subject_token = {{ file = "subject.jwt" }}
+token_url = "{google}/v1/token"
+iam_url = "{google}"
+service_accounts = {{ {accounts} }}
+
+# The gate scrapes the exporter itself, once a second, and keeps the metric that rises and falls each minute.
+[[ingest.keep]]
+metric = "{metric}"
+
+[[ingest.scrape]]
+exporter = "{EXPORTER}"
+interval = "1s"
+
+[spool]
+directory = "spool"
+
+# The forecast of the next minute, every five seconds, at /metrics/predictions.
+[[forecast]]
+name = "demo"
+metric = "{metric}"
+endpoint = "projects/{PROJECT}/locations/{LOCATION}/endpoints/{ENDPOINT}"
+step = "1s"
+context = 512
+min_context = 120
+horizon = {HORIZON}
+interval = "5s"
+"#,
+        gate = ports.gate,
+        admin = ports.admin,
+        issuer = issuer.url(),
+        exporter = exporter.url(),
+        user = exporter::USERNAME,
+        google = google.url(),
+        metric = exporter::METRIC,
+    )
+}
