@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     directory::Directory,
-    exporter::Exporter,
+    exporter::{Exporter, SERVICES, requests_per_second},
     google::{self, AUDIENCE, Class, Google},
     issuer::Issuer,
     pki::Pki,
@@ -345,4 +345,23 @@ async fn the_world_fills_its_directory_and_spares_a_strangers() {
     std::fs::write(path.join("wicketgate.toml"), "[gate]\n").unwrap();
     assert!(Directory::at(&path).await.unwrap_err().to_string().contains("wicketgate.toml"));
     std::fs::remove_dir_all(&path).unwrap();
+}
+
+#[test]
+fn the_model_foresees_the_exporters_next_minute() {
+    let at = |second: i64| crate::clock::Timestamp::from_second(1_800_000_000 + second).unwrap();
+    for service in SERVICES {
+        for known in [125, 512] {
+            let input: Vec<f64> = (0..known).map(|second| requests_per_second(service, at(second))).collect();
+            let forecast = google::forecast::predict(&[json!({ "input": input, "horizon": 60 })]).unwrap().remove(0);
+            let truth: Vec<f64> = (known..known + 60).map(|second| requests_per_second(service, at(second))).collect();
+            let off = forecast.mean.iter().zip(&truth).map(|(a, b)| (a - b).abs()).sum::<f64>() / 60.0;
+            assert!(off < 3.0, "{service} from {known} s: off by {off} on average");
+            let inside = (0..60).filter(|step| {
+                (forecast.quantiles["p10"][*step]..=forecast.quantiles["p90"][*step]).contains(&truth[*step])
+            });
+            let inside = inside.count();
+            assert!(inside >= 30, "{service} from {known} s: only {inside} of 60 inside p10 to p90");
+        }
+    }
 }

@@ -3,12 +3,16 @@
 //! Promises: pure; the same instance gives the same answer. The season is `season` steps where the request says so,
 //! else found by autocorrelation; it is taken out by STL, the rest is continued by exponential smoothing, and the
 //! quantiles are that model's prediction intervals. A series too short or too flat for that is continued by its last
-//! values.
+//! season or value.
 //!
 //! Request and answer follow the TimesFM server of Model Garden: `input`, `horizon`, `timestamp`, and in the answer
 //! `point_forecast`, `mean`, `p10` … `p90`, `timestamp`.
 
-use augurs::{Fit, Forecast, Predict, ets::AutoETS, mstl::MSTLModel};
+use augurs::{
+    Fit, Forecast, Predict,
+    ets::AutoETS,
+    mstl::{MSTLModel, stlrs},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -20,9 +24,15 @@ const MAX_HORIZON: usize = 1024;
 const MAX_CONTEXT: usize = 2048;
 /// Autocorrelation below this is no season.
 const SEASONAL: f64 = 0.3;
-/// Interval level → the quantiles at its ends.
-const LEVELS: [(f64, &str, &str); 4] =
-    [(0.8, "p10", "p90"), (0.6, "p20", "p80"), (0.4, "p30", "p70"), (0.2, "p40", "p60")];
+/// Seasons that STL needs to tell a season from a trend.
+const SEASONS: usize = 3;
+/// Interval level, its ends in standard deviations of a normal distribution, and the quantiles at its ends.
+const LEVELS: [(f64, f64, &str, &str); 4] = [
+    (0.8, 1.281_552, "p10", "p90"),
+    (0.6, 0.841_621, "p20", "p80"),
+    (0.4, 0.524_401, "p30", "p70"),
+    (0.2, 0.253_347, "p40", "p60"),
+];
 
 /// One instance of a request.
 #[derive(Debug, Deserialize)]
@@ -91,7 +101,7 @@ fn forecast(instance: &Instance) -> Result<Prediction, String> {
     let back = |values: &[f64]| values.iter().map(|value| scale.to_natural(*value)).collect::<Vec<f64>>();
     let mean = back(&course.point);
     let mut quantiles = std::collections::BTreeMap::from([("p50", mean.clone())]);
-    for ((_, low, high), (lower, upper)) in LEVELS.iter().zip(&course.bands) {
+    for ((.., low, high), (lower, upper)) in LEVELS.iter().zip(&course.bands) {
         quantiles.insert(low, back(lower));
         quantiles.insert(high, back(upper));
     }
@@ -106,11 +116,14 @@ struct Course {
 
 /// The seasonal model; nothing when it cannot be fitted or does not give finite numbers.
 fn fit(values: &[f64], season: Option<usize>, horizon: usize) -> Option<Course> {
-    // additive errors only: the others need positive data and simulate their intervals
-    let smoothing = AutoETS::new(1, "AZN").ok()?;
+    // additive errors only: the others need positive data and simulate their intervals. Damped, since a trend of the last
+    // minute that goes on for ever is the usual way for such a model to make a fool of itself
+    let smoothing = AutoETS::new(1, "AZN").ok()?.damped(true).ok()?;
     let forecasts = match season {
+        Some(season) if values.len() < SEASONS * season => return None,
         Some(season) => {
-            at_levels(&MSTLModel::new(vec![season], smoothing.into_trend_model()).fit(values).ok()?, horizon)?
+            let model = MSTLModel::new(vec![season], smoothing.into_trend_model()).mstl_params(same_each_time(values));
+            at_levels(&model.fit(values).ok()?, horizon)?
         }
         None => at_levels(&smoothing.fit(values).ok()?, horizon)?,
     };
@@ -124,15 +137,35 @@ fn fit(values: &[f64], season: Option<usize>, horizon: usize) -> Option<Course> 
     Some(Course { point, bands })
 }
 
+/// A season that does not change: a smoother much longer than the series, so that noise is averaged over all seasons
+/// and does not pass for season.
+fn same_each_time(values: &[f64]) -> stlrs::MstlParams {
+    let mut params = stlrs::MstlParams::new();
+    let mut stl = stlrs::params();
+    stl.seasonal_degree(0);
+    params.stl_params(stl).seasonal_lengths(&[10 * values.len() + 1]);
+    params
+}
+
 fn at_levels(fitted: &impl Predict, horizon: usize) -> Option<Vec<Forecast>> {
     LEVELS.iter().map(|(level, ..)| fitted.predict(horizon, *level).ok()).collect()
 }
 
-/// The last season again, or the last value, with bands of no width.
+/// The last season again, or the last value: the (seasonal) naive method, whose errors are the differences between
+/// one season and the next and grow with each season ahead.
 fn repeat(values: &[f64], season: Option<usize>, horizon: usize) -> Course {
-    let last = values.get(values.len().saturating_sub(season.unwrap_or(1))..).unwrap_or_default();
+    let lag = season.unwrap_or(1);
+    let last = values.get(values.len().saturating_sub(lag)..).unwrap_or_default();
     let point: Vec<f64> = last.iter().copied().cycle().take(horizon).collect();
-    Course { bands: LEVELS.iter().map(|_| (point.clone(), point.clone())).collect(), point }
+    let pairs = values.iter().zip(values.get(lag..).unwrap_or_default());
+    let squares: Vec<f64> = pairs.map(|(before, after)| (after - before).powi(2)).collect();
+    let deviation = (squares.iter().sum::<f64>() / squares.len().max(1) as f64).sqrt();
+    let shifted = |by: f64| -> Vec<f64> {
+        let seasons_ahead = |step: usize| (step / lag + 1) as f64;
+        point.iter().enumerate().map(|(step, value)| value + by * deviation * seasons_ahead(step).sqrt()).collect()
+    };
+    let bands = LEVELS.map(|(_, ends, ..)| (shifted(-ends), shifted(ends)));
+    Course { bands: bands.to_vec(), point }
 }
 
 /// The step at which the series resembles itself most, if it does.
@@ -141,7 +174,8 @@ fn repeat(values: &[f64], season: Option<usize>, horizon: usize) -> Course {
 fn season(values: &[f64]) -> Option<usize> {
     let level = without_line(values);
     let power: f64 = level.iter().map(|value| value * value).sum();
-    let longest = level.len() / 2;
+    // one lag more than the longest season, so that the longest can be a peak
+    let longest = (level.len() / 2 + 1).min(level.len() - 1);
     let likeness: Vec<f64> = (0..=longest)
         .map(|lag| {
             let pairs = level.iter().zip(level.get(lag..).unwrap_or_default());
