@@ -6,21 +6,23 @@
 mod caller;
 mod progress;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, fs::File, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Mutex, time::Duration};
 
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
 };
+use tracing_subscriber::EnvFilter;
 
+use super::{WRONG, complain, say};
 use crate::{
     app::App,
-    config,
     demo::{
         directory::Directory,
         google::{ENDPOINT, LOCATION, PROJECT},
         world::{EXPORTER, Ports, World},
     },
+    telemetry::chain,
 };
 use caller::Caller;
 use progress::Progress;
@@ -30,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What `wicketgate demo` is told.
 #[derive(Debug, clap::Args)]
-pub(super) struct Demo {
+pub(super) struct Options {
     /// The gate's port on 127.0.0.1
     #[arg(long, default_value_t = 8443)]
     port: u16,
@@ -44,7 +46,7 @@ pub(super) struct Demo {
 
 /// Why there is no demo.
 #[derive(Debug)]
-pub(super) struct Failure(String);
+struct Failure(String);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,22 +56,41 @@ impl fmt::Display for Failure {
 
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(crate::telemetry::chain(&error))
+        Self(chain(&error))
+    }
+}
+
+pub(super) fn demo(options: &Options) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("background").build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure.to_string());
+            ExitCode::from(WRONG)
+        }
     }
 }
 
 /// Runs until it is told to stop.
-pub(super) async fn run(demo: &Demo) -> Result<(), Failure> {
+async fn run(options: &Options) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
-    free("--port", demo.port).await?;
-    free("--admin-port", demo.admin_port).await?;
-    let directory = match &demo.dir {
+    free("--port", options.port).await?;
+    free("--admin-port", options.admin_port).await?;
+    let directory = match &options.dir {
         Some(path) => Directory::at(path).await?,
         None => Directory::temporary().await?,
     };
-    let path = directory.path().to_owned();
+    let path = directory.path().display().to_string();
+    say(&format!("directory: {path}"));
+    log_to_file(&directory)?;
     let running = tokio::select! {
-        started = start(directory, demo) => Some(started?),
+        started = start(directory, options) => Some(started?),
         () = stop.told() => None,
     };
     if let Some((world, app)) = running {
@@ -77,26 +98,40 @@ pub(super) async fn run(demo: &Demo) -> Result<(), Failure> {
         app.stop().await;
         world.stop().await;
     }
-    println!("stopped; {} stays", path.display());
+    say(&format!("stopped; {path} stays"));
     Ok(())
 }
 
-async fn start(directory: Directory, demo: &Demo) -> Result<(World, App), Failure> {
-    println!("directory: {}", directory.path().display());
+async fn start(directory: Directory, options: &Options) -> Result<(World, App), Failure> {
     let mut progress = Progress::new(4);
     progress.step("starting an identity provider, an emulator of Google and an exporter");
-    let world = World::start(directory, Ports { gate: demo.port, admin: demo.admin_port }).await?;
+    let world = World::start(directory, Ports { gate: options.port, admin: options.admin_port }).await?;
     progress.step("starting the gate");
-    let app = App::start(config::load(&world.directory.join("wicketgate.toml")).map_err(|p| Failure(p.to_string()))?).await?;
-    let gate = app.gate_addresses().first().copied().ok_or_else(|| Failure("the gate has no listener".to_owned()))?;
+    let app = App::start(&world.directory.join("wicketgate.toml")).await?;
+    let gate = app.gate_addresses().first().map(|(address, _)| *address);
+    let gate = gate.ok_or_else(|| Failure("the gate has no listener".to_owned()))?;
     progress.step("sending it ten minutes of the exporter's history by remote write");
     let caller = Caller::new(&world, gate)?;
     caller.send_history(&world, PATIENCE).await?;
     progress.step("waiting for the first forecast");
-    let forecast = caller.first_forecast(&world, PATIENCE).await?;
+    let forecast = caller.first_forecast(&world, PATIENCE).await;
     progress.end();
-    print!("{}", instructions(&world, gate, app.admin_address(), forecast));
+    say(&instructions(&world, gate, app.admin_address(), forecast));
     Ok((world, app))
+}
+
+/// What the gate says while it runs goes to a file: the terminal is for the instructions.
+fn log_to_file(directory: &Directory) -> Result<(), Failure> {
+    let file = File::create(directory.join("wicketgate.log"))?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // an error means that a logger is set already
+    let _ = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_writer(Mutex::new(file))
+        .with_env_filter(filter)
+        .try_init();
+    Ok(())
 }
 
 /// Whether a port can be had; the one who holds it is another demo more often than not.
@@ -104,14 +139,20 @@ async fn free(option: &str, port: u16) -> Result<(), Failure> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     match TcpListener::bind(address).await {
         Ok(_) => Ok(()),
-        Err(cause) => Err(Failure(format!("cannot listen on `{address}`: {cause}; choose another port with `{option}`"))),
+        Err(cause) => {
+            Err(Failure(format!("cannot listen on `{address}`: {cause}; choose another port with `{option}`")))
+        }
     }
 }
 
 fn instructions(world: &World, gate: SocketAddr, admin: SocketAddr, forecast: bool) -> String {
     let file = |name: &str| quoted(&world.directory.join(name).display().to_string());
     let as_role = |role: &str| {
-        format!("curl --cacert {} -H \"Authorization: Bearer $(cat {})\"", file("ca.pem"), file(&format!("tokens/{role}.jwt")))
+        format!(
+            "curl --cacert {} -H \"Authorization: Bearer $(cat {})\"",
+            file("ca.pem"),
+            file(&format!("tokens/{role}.jwt"))
+        )
     };
     let predict = format!(
         "-d '{{\"instances\":[{{\"input\":[1,2,3,2,1,2,3,2,1,2,3,2],\"horizon\":4}}]}}' \
@@ -137,7 +178,7 @@ fn instructions(world: &World, gate: SocketAddr, admin: SocketAddr, forecast: bo
          {scrape} https://{gate}/metrics/predictions\n\n\
          What the gate says of itself:\n  \
          curl http://{admin}/metrics\n\n\
-         Ctrl-C stops it.\n",
+         Ctrl-C stops it.",
         directory = world.directory.path().display(),
         scrape = as_role("scrape"),
         ingest = as_role("ingest"),

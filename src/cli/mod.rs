@@ -4,6 +4,7 @@
 
 mod audit;
 mod check;
+mod demo;
 mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -20,6 +21,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show all of it on this machine: an identity provider, Google, an exporter and the gate before them.
+    Demo(demo::Options),
     /// Serve a configuration.
     Serve {
         /// The configuration file; `wicketgate.example.toml` has every key.
@@ -50,6 +53,7 @@ pub fn run() -> ExitCode {
     // google-cloud-auth's HTTP client takes the process's provider; an error means that one is set
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Arguments::parse().command {
+        Command::Demo(options) => demo::demo(&options),
         Command::Serve { config } => serve::serve(&config),
         Command::Check { config } => check::check(&config),
         Command::Audit { command } => audit::run(command),

@@ -28,7 +28,7 @@ impl Caller {
     fn trusting(pki: &Pki) -> Self {
         let file = std::env::temp_dir().join(format!("wicketgate-demo-ca-{}.pem", uuid::Uuid::now_v7()));
         std::fs::write(&file, pki.ca_pem()).unwrap();
-        let client = Client::new(0, Some(&file));
+        let client = Client::new(Some(&file));
         std::fs::remove_file(&file).unwrap();
         Self(client.unwrap())
     }

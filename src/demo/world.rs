@@ -143,7 +143,8 @@ fn configuration(ports: Ports, issuer: &Issuer, google: &Google, exporter: &Expo
 # Every key is explained in wicketgate.example.toml.
 
 [gate]
-{url}
+{url}drain = "2s"
+
 [[listen]]
 address = "127.0.0.1:{gate}"
 tls = {{ certificate = "gate.pem", key = "gate.key" }}
@@ -200,7 +201,7 @@ metric = "{metric}"
 endpoint = "projects/{PROJECT}/locations/{LOCATION}/endpoints/{ENDPOINT}"
 step = "1s"
 context = 512
-min_context = 120
+min_context = 180
 horizon = {HORIZON}
 interval = "5s"
 "#,

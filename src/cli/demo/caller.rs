@@ -30,7 +30,7 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(world: &World, gate: SocketAddr) -> Result<Self, Failure> {
-        Ok(Self { client: Client::new(0, Some(&world.directory.join("ca.pem")))?, gate })
+        Ok(Self { client: Client::new(Some(&world.directory.join("ca.pem")))?, gate })
     }
 
     /// Writes the history with the ingest token. A gate that is not ready yet says 503, and is asked again.
@@ -58,17 +58,17 @@ impl Caller {
     }
 
     /// Waits for a forecast at `/metrics/predictions`. Whether there was one in time.
-    pub(super) async fn first_forecast(&self, world: &World, patience: Duration) -> Result<bool, Failure> {
+    pub(super) async fn first_forecast(&self, world: &World, patience: Duration) -> bool {
         let end = clock::monotonic() + patience;
         while clock::monotonic() < end {
             let request = Request::get(format!("https://{}/metrics/predictions", self.gate));
             let answer = self.send(world, "scrape", request, Bytes::new()).await;
             if answer.is_ok_and(|answer| answer.status().is_success() && holds_forecast(answer.body())) {
-                return Ok(true);
+                return true;
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Ok(false)
+        false
     }
 
     async fn send(

@@ -7,6 +7,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::complain;
+
 /// The display. Dropping it takes the bar away.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
@@ -34,7 +36,7 @@ impl Progress {
                 bar.set_position(self.step);
                 bar.set_message(what);
             }
-            None => eprintln!("[{}/{}] {what}", self.step, self.steps),
+            None => complain(&format!("[{}/{}] {what}", self.step, self.steps)),
         }
     }
 
