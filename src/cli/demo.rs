@@ -6,7 +6,16 @@
 mod caller;
 mod progress;
 
-use std::{fmt, fs::File, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Mutex, time::Duration};
+use std::{
+    fmt,
+    fs::File,
+    io::{IsTerminal, stdout},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Mutex,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -155,7 +164,7 @@ fn instructions(world: &World, gate: SocketAddr, admin: SocketAddr, forecast: bo
         )
     };
     let predict = format!(
-        "-d '{{\"instances\":[{{\"input\":[1,2,3,2,1,2,3,2,1,2,3,2],\"horizon\":4}}]}}' \
+        "-d '{{\"instances\":[{{\"input\":[10,20,31,19,11,20,30,21,9,21,30,20],\"horizon\":4}}]}}' \
          https://{gate}/v1/projects/{PROJECT}/locations/{LOCATION}/endpoints/{ENDPOINT}:predict"
     );
     let late = if forecast { "" } else { " (it is late: try again in a moment)" };
@@ -197,21 +206,27 @@ fn quoted(path: &str) -> String {
     }
 }
 
-/// The two signals that end the demo.
+/// The signals that end the demo: Ctrl-C, SIGTERM, and on a terminal its closing. Elsewhere SIGHUP is the gate's.
 struct Stop {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Option<Signal>,
 }
 
 impl Stop {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: stdout().is_terminal().then(|| signal(SignalKind::hangup())).transpose()?,
+        })
     }
 
     async fn told(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            Some(()) = async { self.hang_up.as_mut()?.recv().await } => {}
         }
     }
 }
