@@ -1,0 +1,15 @@
+//! The suite: a module for each promise, each kept by the real program between real sockets.
+//!
+//! Nothing is mocked except Google. A peer that is not installed fails its test: `tests/run` installs them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+mod edges;
+mod refusals;
+mod support;

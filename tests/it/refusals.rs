@@ -1,0 +1,248 @@
+//! Who may not pass does not: each refusal has its status, its reason, its audit record, and an upstream that saw
+//! nothing of it.
+
+use http::Method;
+use serde_json::Value;
+
+use crate::support::{
+    Answer, Gate, Harness,
+    call::Call,
+    google::Google,
+    issuer::Key,
+    wire::{remote_write, snappy_bomb},
+};
+
+const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
+const ROOM: &str = "/exporters/app/metrics";
+
+/// Headers that an answer made by the gate itself may have.
+const OWN_HEADERS: &[&str] = &[
+    "allow",
+    "cache-control",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "retry-after",
+    "www-authenticate",
+    "x-content-type-options",
+    "x-request-id",
+];
+
+/// How many requests and connections each upstream has seen.
+fn seen(gate: &Gate) -> (usize, usize, usize) {
+    (gate.app.requests(), gate.app.connections(), vertex_requests(&gate.google))
+}
+
+fn vertex_requests(google: &Google) -> usize {
+    google.vertex().len()
+}
+
+/// Sends `call` and holds the gate to a whole refusal; gives its record.
+async fn refused(gate: &Gate, call: Call, status: u16, reason: &str) -> (Answer, Value) {
+    let before = seen(gate);
+    let answer = call.send().await;
+    let record = is_refusal(gate, &answer, status, reason).await;
+    assert_eq!(seen(gate), before, "an upstream saw a refused request");
+    (answer, record)
+}
+
+/// Checks the answer and the audit record of a refusal; gives the record.
+async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason: &str) -> Value {
+    assert_eq!(answer.status.as_u16(), status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), "application/problem+json", "{answer:?}");
+    let strange: Vec<_> = answer.headers.keys().filter(|name| !OWN_HEADERS.contains(&name.as_str())).collect();
+    assert!(strange.is_empty(), "headers that no refusal has: {strange:?}");
+    let problem = answer.json();
+    assert_eq!(problem["reason"], reason, "{problem}");
+    assert_eq!(problem["status"], status, "{problem}");
+    assert_eq!(problem["request_id"], answer.id(), "{problem}");
+    for text in ["type", "title", "detail"] {
+        assert!(problem[text].as_str().is_some_and(|text| !text.is_empty()), "no `{text}`: {problem}");
+    }
+    if status == 401 {
+        assert!(answer.header("www-authenticate").starts_with("Bearer"), "{answer:?}");
+    }
+    if status == 503 {
+        assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{answer:?}");
+    }
+    let record = gate.record(&answer.id()).await;
+    assert_eq!(record["decision"], "deny", "{record}");
+    assert_eq!(record["reason"], reason, "{record}");
+    assert_eq!(record["status"], status, "{record}");
+    assert!(!gate.permitted(&answer.id()), "a refused request has a permit: {record}");
+    record
+}
+
+#[tokio::test]
+async fn a_request_without_a_token_is_told_to_bring_one() {
+    let gate = Harness::new().await.start().await;
+    let (answer, record) = refused(&gate, gate.get(ROOM), 401, "no_token").await;
+    // RFC 6750 section 3.1: without authentication information there is no error code
+    assert!(!answer.header("www-authenticate").contains("error="), "{answer:?}");
+    assert_eq!(record["principal"], Value::Null, "{record}");
+    assert_eq!((&record["method"], &record["path"]), (&"GET".into(), &ROOM.into()));
+}
+
+/// Every token that proves nothing, and the reason it is refused with.
+#[tokio::test]
+async fn a_token_that_proves_nothing_is_refused() {
+    let gate = Harness::new().await.start().await;
+    let good = || gate.bent_token("scrape");
+    let now = wicketgate::clock::now().as_second();
+    let stranger = Key::rsa("stranger");
+    let impostor = Key::rsa("rsa");
+    let secret = gate.issuer.key("rsa").public_pem();
+    let cases = [
+        ("token_malformed", "not-a-token".to_owned()),
+        ("unknown_issuer", good().claim("iss", "https://elsewhere.example").mint()),
+        ("unknown_issuer", good().claim("iss", Value::Null).mint()),
+        ("wrong_audience", good().claim("aud", "somebody-else").mint()),
+        ("wrong_audience", good().claim("aud", Value::Null).mint()),
+        ("token_expired", good().claim("exp", now - 61).mint()),
+        ("claim_missing", good().claim("exp", Value::Null).mint()),
+        ("token_not_yet_valid", good().claim("nbf", now + 120).mint()),
+        ("algorithm_not_allowed", good().mint_unsigned()),
+        ("algorithm_not_allowed", good().mint_hs256(secret.as_bytes())),
+        ("unknown_key", good().signed_by(&stranger, "RS256").mint()),
+        ("bad_signature", good().signed_by(&impostor, "RS256").mint()),
+    ];
+    for (reason, token) in cases {
+        let (answer, record) = refused(&gate, gate.get(ROOM).bearer(&token), 401, reason).await;
+        assert!(answer.header("www-authenticate").contains("error=\"invalid_token\""), "{reason}: {answer:?}");
+        assert_eq!(record["principal"], Value::Null, "{reason}: an unproven name is in the record: {record}");
+        assert!(!record.to_string().contains(&token), "{reason}: the record holds the token");
+    }
+}
+
+#[tokio::test]
+async fn who_may_ingest_cannot_infer() {
+    let gate = Harness::new().await.start().await;
+    let call = gate.post(PREDICT).bearer(&gate.token("ingest")).body(r#"{"instances":[{"input":[1,2]}]}"#);
+    let (_, record) = refused(&gate, call, 403, "not_permitted").await;
+    assert_eq!(record["principal"], "corp:tester");
+    assert_eq!(record["roles"], serde_json::json!(["ingest"]));
+    assert_eq!(record["action"], "PredictionService.Predict");
+}
+
+#[tokio::test]
+async fn who_may_infer_cannot_ingest() {
+    let gate = Harness::new().await.start().await;
+    let body = remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);
+    let call = gate.write(&gate.token("infer"), body);
+    let (_, record) = refused(&gate, call, 403, "not_permitted").await;
+    assert_eq!(record["roles"], serde_json::json!(["infer"]));
+    assert_eq!(gate.metric("wicketgate_ingest_samples_accepted_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn what_the_vertex_table_does_not_know_is_refused() {
+    let gate = Harness::new().await.start().await;
+    let token = gate.token("administer");
+    for (method, target) in [
+        (Method::POST, "/v1/projects/p/locations/us-central1/endpoints/1:conjure"),
+        (Method::GET, "/v1/projects/p/locations/us-central1/endpoints/1:predict"),
+        (Method::POST, "/v1/projects/p/locations/us-central1/wonders/1:predict"),
+        (Method::POST, "/v2/projects/p/locations/us-central1/endpoints/1:predict"),
+    ] {
+        refused(&gate, gate.call(method, target).bearer(&token), 404, "unknown_route").await;
+    }
+}
+
+#[tokio::test]
+async fn a_location_that_is_not_configured_is_refused() {
+    let gate = Harness::new().await.start().await;
+    let target = "/v1/projects/p/locations/evil.example%23/endpoints/1:predict";
+    let infer = gate.token("infer");
+    refused(&gate, gate.post(target).bearer(&infer), 400, "encoded_delimiter").await;
+    let target = "/v1/projects/p/locations/europe-west4/endpoints/1:predict";
+    refused(&gate, gate.post(target).bearer(&infer), 403, "location_not_allowed").await;
+}
+
+#[tokio::test]
+async fn an_exporter_that_nobody_configured_is_refused() {
+    let gate = Harness::new().await.start().await;
+    let call = gate.get("/exporters/nobody/metrics").bearer(&gate.token("scrape"));
+    refused(&gate, call, 404, "unknown_exporter").await;
+}
+
+#[tokio::test]
+async fn a_target_with_two_readings_is_refused() {
+    let gate = Harness::new().await.start().await;
+    let token = gate.token("scrape");
+    for target in [
+        "/exporters/app%2Fmetrics",
+        "/exporters/app/%2e%2e/metrics",
+        "/exporters/app/../locked/metrics",
+        "/exporters/app//metrics",
+        "/exporters/app/metrics;a=b",
+        "/exporters/app/%5cmetrics",
+        "/exporters/app/met%00rics",
+        "/exporters/app/x%3ametrics",
+    ] {
+        let before = seen(&gate);
+        let answer = gate.get(target).bearer(&token).send().await;
+        assert_eq!(answer.status, 400, "{target}: {answer:?}");
+        let record = gate.record(&answer.id()).await;
+        assert_eq!(record["decision"], "deny", "{target}: {record}");
+        assert_eq!(answer.json()["reason"], record["reason"], "{target}");
+        assert_eq!(seen(&gate), before, "{target}: an upstream saw it");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_snappy_is_refused_for_good() {
+    let gate = Harness::new().await.start().await;
+    let ingest = gate.token("ingest");
+    refused(&gate, gate.write(&ingest, b"\x05not snappy at all".to_vec()), 400, "broken_snappy").await;
+    assert_eq!(gate.metric("wicketgate_ingest_samples_accepted_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_body_that_claims_four_gib_is_refused_before_it_is_believed() {
+    let gate = Harness::new().await.start().await;
+    let ingest = gate.token("ingest");
+    refused(&gate, gate.write(&ingest, snappy_bomb()), 413, "decoded_too_large").await;
+    // it still works: nothing was allocated for the claim
+    let good = gate.write(&ingest, remote_write(&[("__name__", "kept_total")], &[(1, 1.0)])).send().await;
+    assert_eq!(good.status, 204, "{good:?}");
+}
+
+#[tokio::test]
+async fn a_request_head_beyond_bounds_is_refused() {
+    let gate = Harness::new().await.start().await;
+    let before = seen(&gate);
+    let (token, padding) = (gate.token("scrape"), "x".repeat(1 << 20));
+    let head = format!(
+        "GET {ROOM} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
+         x-padding: {padding}\r\n\r\n"
+    );
+    let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
+    assert_eq!(answer.status, 431, "{answer:?}");
+    assert_eq!(seen(&gate), before, "an upstream saw it");
+    let written = || async { gate.audit().into_iter().find(|line| line["event"] == "request" && line["status"] == 431) };
+    let record = crate::support::eventually("the audit record of the oversized head", written).await;
+    assert_eq!(record["decision"], "deny", "{record}");
+}
+
+#[tokio::test]
+async fn a_principal_that_would_hold_both_separated_roles_holds_none() {
+    let gate = Harness::new().await.start().await;
+    let both = gate.issuer.token("both", &["ingest", "infer"]).mint();
+    let (_, record) = refused(&gate, gate.post(PREDICT).bearer(&both), 403, "roles_separated").await;
+    let told = record["detail"].as_str().unwrap_or_default();
+    assert!(told.contains("ingest") && told.contains("infer"), "the record does not name both: {record}");
+    let body = remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);
+    refused(&gate, gate.write(&both, body), 403, "roles_separated").await;
+}
+
+#[tokio::test]
+async fn a_token_within_the_leeway_still_counts() {
+    let gate = Harness::new().await.start().await;
+    let now = wicketgate::clock::now().as_second();
+    // Go's oauth2 renews 10 s before the end; a clock that differs more than that must not lose data
+    let late = gate.bent_token("scrape").claim("exp", now - 30).mint();
+    assert_eq!(gate.get(ROOM).bearer(&late).send().await.status, 200);
+    let early = gate.bent_token("scrape").claim("nbf", now + 30).mint();
+    assert_eq!(gate.get(ROOM).bearer(&early).send().await.status, 200);
+}

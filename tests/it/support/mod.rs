@@ -1,0 +1,53 @@
+//! What the promises are tested with: one [`Harness`] that starts the real program between real sockets.
+
+pub(crate) mod call;
+pub(crate) mod gate;
+pub(crate) mod google;
+pub(crate) mod harness;
+pub(crate) mod issuer;
+pub(crate) mod peers;
+pub(crate) mod pki;
+pub(crate) mod program;
+pub(crate) mod upstream;
+pub(crate) mod wire;
+
+use std::{future::Future, time::Duration};
+
+pub(crate) use call::Answer;
+pub(crate) use gate::Gate;
+pub(crate) use harness::Harness;
+pub(crate) use upstream::Upstream;
+
+/// Longer than anything here takes on a loaded machine; a condition that needs it has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` gives something. `what` is what the test waits for, as the failure names it.
+pub(crate) async fn eventually<T, F, Fut>(what: &str, condition: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    within(PATIENCE, what, condition).await
+}
+
+/// Like [`eventually`], with a patience of its own.
+pub(crate) async fn within<T, F, Fut>(patience: Duration, what: &str, mut condition: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let looks = async {
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    match tokio::time::timeout(patience, looks).await {
+        Ok(found) => found,
+        Err(_) => panic!("waited {patience:?} in vain for {what}"),
+    }
+}

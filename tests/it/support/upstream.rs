@@ -1,0 +1,129 @@
+//! A server that answers what it is told and remembers everything it was asked.
+//!
+//! It counts connections as well as requests, so that a test can say "the upstream saw nothing".
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, task::JoinSet};
+use wicketgate::http::read_bounded;
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) method: Method,
+    /// Path and query, exactly as sent.
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Seen {
+    /// The header's value, or "" where there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+pub(crate) type Reply = Response<Full<Bytes>>;
+type Answers = Arc<Mutex<Box<dyn Fn(&Seen) -> Reply + Send>>>;
+
+/// A recording HTTP/1.1 server in clear on a loopback port of its own; it ends when dropped.
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
+    answers: Answers,
+    _tasks: JoinSet<()>,
+}
+
+impl Upstream {
+    pub(crate) async fn start(answer: impl Fn(&Seen) -> Reply + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (seen, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let answers: Answers = Arc::new(Mutex::new(Box::new(answer)));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, Arc::clone(&seen), Arc::clone(&connections), Arc::clone(&answers)));
+        Self { address, seen, connections, answers, _tasks: tasks }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From here on it answers like this.
+    pub(crate) fn answer(&self, answer: impl Fn(&Seen) -> Reply + Send + 'static) {
+        *self.answers.lock().unwrap() = Box::new(answer);
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// The last request; there must be one.
+    pub(crate) fn last(&self) -> Seen {
+        self.seen.lock().unwrap().last().cloned().expect("the upstream saw no request")
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
+    answers: Answers,
+) {
+    let mut open = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        connections.fetch_add(1, Ordering::SeqCst);
+        let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+        open.spawn(async move {
+            let service = service_fn(|request| serve(request, &seen, &answers));
+            // a connection that the gate drops is no failure of the upstream
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+        while open.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Seen>>, answers: &Answers) -> Result<Reply, Infallible> {
+    let (head, body) = request.into_parts();
+    let Ok(body) = read_bounded(body, 64 << 20, Duration::from_secs(30)).await else {
+        return Ok(reply(StatusCode::BAD_REQUEST, "text/plain", "the body broke off"));
+    };
+    let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
+    let request = Seen { method: head.method, target, headers: head.headers, body };
+    seen.lock().unwrap().push(request.clone());
+    Ok(answers.lock().unwrap()(&request))
+}
+
+/// A response with a body and its type.
+pub(crate) fn reply(status: StatusCode, kind: &str, body: impl Into<Bytes>) -> Reply {
+    Response::builder().status(status).header("content-type", kind).body(Full::new(body.into())).unwrap()
+}
+
+/// A 200 with a JSON body.
+pub(crate) fn json(value: &serde_json::Value) -> Reply {
+    reply(StatusCode::OK, "application/json", value.to_string())
+}
