@@ -84,8 +84,13 @@ fn a_foreign_library_comes_in_by_its_door() {
 
 #[test]
 fn every_module_has_a_place_in_the_house() {
-    let known: BTreeSet<&str> =
-        ["main", "lib", "cli", "app", "config", "demo"].iter().chain(LEAVES).chain(GATE).chain(METRICS).copied().collect();
+    let known: BTreeSet<&str> = ["main", "lib", "cli", "app", "config", "demo"]
+        .iter()
+        .chain(LEAVES)
+        .chain(GATE)
+        .chain(METRICS)
+        .copied()
+        .collect();
     let strangers: Vec<String> = modules().into_keys().filter(|module| !known.contains(module.as_str())).collect();
     assert!(strangers.is_empty(), "modules that are in no list: {strangers:?}");
 }
@@ -143,8 +148,9 @@ impl Source {
     /// Whether the file names this crate: `library::`, as a word of its own.
     fn names(&self, library: &str) -> bool {
         let code = self.code();
-        code.match_indices(&format!("{library}::"))
-            .any(|(at, _)| !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':'))
+        code.match_indices(&format!("{library}::")).any(|(at, _)| {
+            !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':')
+        })
     }
 }
 

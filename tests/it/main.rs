@@ -10,6 +10,17 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod audit;
+mod check;
+mod crash;
+mod credentials;
 mod edges;
+mod exporters;
+mod keys;
+mod listeners;
+mod prometheus;
 mod refusals;
+mod reload;
 mod support;
+mod vertex;
+mod vertex_sdk;

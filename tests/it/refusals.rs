@@ -95,17 +95,17 @@ async fn a_token_that_proves_nothing_is_refused() {
     let secret = gate.issuer.key("rsa").public_pem();
     let cases = [
         ("token_malformed", "not-a-token".to_owned()),
-        ("unknown_issuer", good().claim("iss", "https://elsewhere.example").mint()),
-        ("unknown_issuer", good().claim("iss", Value::Null).mint()),
-        ("wrong_audience", good().claim("aud", "somebody-else").mint()),
-        ("wrong_audience", good().claim("aud", Value::Null).mint()),
+        ("token_issuer", good().claim("iss", "https://elsewhere.example").mint()),
+        ("token_issuer", good().claim("iss", Value::Null).mint()),
+        ("token_audience", good().claim("aud", "somebody-else").mint()),
+        ("token_audience", good().claim("aud", Value::Null).mint()),
         ("token_expired", good().claim("exp", now - 61).mint()),
-        ("claim_missing", good().claim("exp", Value::Null).mint()),
+        ("token_claims", good().claim("exp", Value::Null).mint()),
         ("token_not_yet_valid", good().claim("nbf", now + 120).mint()),
-        ("algorithm_not_allowed", good().mint_unsigned()),
-        ("algorithm_not_allowed", good().mint_hs256(secret.as_bytes())),
-        ("unknown_key", good().signed_by(&stranger, "RS256").mint()),
-        ("bad_signature", good().signed_by(&impostor, "RS256").mint()),
+        ("token_algorithm", good().mint_unsigned()),
+        ("token_algorithm", good().mint_hs256(secret.as_bytes())),
+        ("token_unknown_key", good().signed_by(&stranger, "RS256").mint()),
+        ("token_signature", good().signed_by(&impostor, "RS256").mint()),
     ];
     for (reason, token) in cases {
         let (answer, record) = refused(&gate, gate.get(ROOM).bearer(&token), 401, reason).await;
@@ -220,7 +220,8 @@ async fn a_request_head_beyond_bounds_is_refused() {
     let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
     assert_eq!(answer.status, 431, "{answer:?}");
     assert_eq!(seen(&gate), before, "an upstream saw it");
-    let written = || async { gate.audit().into_iter().find(|line| line["event"] == "request" && line["status"] == 431) };
+    let written =
+        || async { gate.audit().into_iter().find(|line| line["event"] == "request" && line["status"] == 431) };
     let record = crate::support::eventually("the audit record of the oversized head", written).await;
     assert_eq!(record["decision"], "deny", "{record}");
 }

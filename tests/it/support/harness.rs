@@ -136,10 +136,7 @@ fn sections(issuer: &Issuer, app: &Upstream, google: &Google) -> Vec<(&'static s
         ("admin", "[admin]\naddress = \"127.0.0.1:0\"".into()),
         ("audit", "[audit]\nfile = \"audit.jsonl\"".into()),
         ("policy", "[policy]\ndirectory = \"policies\"".into()),
-        (
-            "issuer",
-            format!("[[issuer]]\nname = \"corp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]", issuer.url()),
-        ),
+        ("issuer", format!("[[issuer]]\nname = \"corp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]", issuer.url())),
         (
             "exporter",
             format!(

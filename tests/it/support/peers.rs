@@ -129,11 +129,14 @@ impl Prometheus {
     /// The instant vector that `query` gives now, once it is not empty.
     pub(crate) async fn vector(&self, query: &str) -> Vec<Value> {
         let escaped: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
-        eventually(&format!("Prometheus to answer `{query}`; it said:\n{}", self.program.lines().join("\n")), || async {
-            let answer = self.get(&format!("/api/v1/query?query={escaped}")).await;
-            let rows = answer.json()["data"]["result"].as_array().cloned().unwrap_or_default();
-            (!rows.is_empty()).then_some(rows)
-        })
+        eventually(
+            &format!("Prometheus to answer `{query}`; it said:\n{}", self.program.lines().join("\n")),
+            || async {
+                let answer = self.get(&format!("/api/v1/query?query={escaped}")).await;
+                let rows = answer.json()["data"]["result"].as_array().cloned().unwrap_or_default();
+                (!rows.is_empty()).then_some(rows)
+            },
+        )
         .await
     }
 }

@@ -71,7 +71,7 @@ impl Program {
     /// Sends a signal by its name, such as `HUP`.
     pub(crate) async fn signal(&self, signal: &str) {
         let pid = self.child.id().expect("it has ended").to_string();
-        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().await.unwrap();
+        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().await.unwrap();
         assert!(sent.success(), "kill -{signal} fails");
     }
 

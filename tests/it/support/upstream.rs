@@ -87,12 +87,7 @@ impl Upstream {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    connections: Arc<AtomicUsize>,
-    answers: Answers,
-) {
+async fn accept(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, connections: Arc<AtomicUsize>, answers: Answers) {
     let mut open = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();

@@ -1,0 +1,96 @@
+//! The audit log: a record for every request, in a chain that anybody can recompute.
+
+use serde_json::Value;
+
+use crate::support::{Gate, Harness, eventually};
+
+/// Recomputes the chain as `src/audit/mod.rs` describes it, from the file's bytes alone; gives the number of lines.
+fn recompute(text: &str) -> usize {
+    let mut previous = [0_u8; 32];
+    for (index, line) in text.lines().enumerate() {
+        let parsed: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("line {}: {e}", index + 1));
+        assert_eq!(parsed["seq"], index + 1, "the numbers have a gap");
+        let end = line.rfind(",\"hash\":\"").unwrap_or_else(|| panic!("line {} has no hash", index + 1));
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&previous);
+        hasher.update(&line.as_bytes()[..end]);
+        let hash = hasher.finalize();
+        assert_eq!(parsed["hash"], hash.to_hex().as_str(), "line {} breaks the chain", index + 1);
+        previous = hash.into();
+    }
+    text.lines().count()
+}
+
+async fn some_requests(gate: &Gate) -> Vec<String> {
+    let scrape = gate.token("scrape");
+    let mut ids = Vec::new();
+    for call in [
+        gate.get("/exporters/app/metrics").bearer(&scrape),
+        gate.get("/exporters/app/metrics"),
+        gate.get("/nowhere").bearer(&scrape),
+        gate.get("/exporters/app/a%2fb").bearer(&scrape),
+        gate.get("/sd").bearer(&scrape),
+    ] {
+        ids.push(call.send().await.id());
+    }
+    for id in &ids {
+        gate.record(id).await;
+    }
+    ids
+}
+
+#[tokio::test]
+async fn the_chain_can_be_recomputed_and_goes_on_over_a_crash() {
+    let mut gate = Harness::new().await.start().await;
+    let ids = some_requests(&gate).await;
+    let lines = recompute(&std::fs::read_to_string(gate.audit_file()).unwrap());
+    // two of the five are permitted: they have two lines each
+    assert_eq!(lines, ids.len() + 2);
+
+    gate.kill_and_restart().await;
+    some_requests(&gate).await;
+    let text = std::fs::read_to_string(gate.audit_file()).unwrap();
+    assert_eq!(recompute(&text), 2 * lines);
+}
+
+#[tokio::test]
+async fn a_permit_is_written_before_the_exporter_is_asked() {
+    let gate = Harness::new().await.start().await;
+    let file = gate.audit_file();
+    gate.app.answer(move |_| {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let permit = text.lines().any(|line| line.contains(r#""event":"permit""#));
+        crate::support::upstream::reply(http::StatusCode::OK, "text/plain", if permit { "written" } else { "too soon" })
+    });
+    let answer = gate.get("/exporters/app/metrics").bearer(&gate.token("scrape")).send().await;
+    assert_eq!(answer.text(), "written");
+}
+
+#[tokio::test]
+async fn what_a_caller_writes_cannot_forge_a_line() {
+    let gate = Harness::new().await.start().await;
+    let subject = "a\"}\n{\"event\":\"request\",\"principal\":\"corp:forged";
+    let token = gate.issuer.token(subject, &["scrape"]).mint();
+    let answer = gate.get("/exporters/app/metrics").bearer(&token).send().await;
+    let record = gate.record(&answer.id()).await;
+    assert_eq!(record["principal"], format!("corp:{subject}"));
+    assert!(gate.audit().iter().all(|line| line["principal"] != "corp:forged"));
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_refuses_requests() {
+    // a device that is always full
+    let harness = Harness::new().await;
+    let file = harness.directory.join("audit.jsonl");
+    std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+    let gate = harness.start_unready().await;
+    let token = gate.token("scrape");
+    let answer = eventually("the keys to be there", || async {
+        let answer = gate.get("/exporters/app/metrics").bearer(&token).send().await;
+        (answer.json()["reason"] != "issuer_unavailable").then_some(answer)
+    })
+    .await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"audit_unavailable".into()), "{answer:?}");
+    assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{answer:?}");
+    assert_eq!(gate.app.requests(), 0, "something was forwarded without a record");
+}

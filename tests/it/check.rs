@@ -1,0 +1,129 @@
+//! `wicketgate check` and the command line: every problem at once, each with its place and what to write instead.
+
+use crate::support::{Harness, program::run};
+
+#[tokio::test]
+async fn a_good_configuration_is_good() {
+    let harness = Harness::new().await;
+    harness.directory.write("wicketgate.toml", harness.config());
+    let file = harness.directory.join("wicketgate.toml");
+    let output = run(&["check", "--config", file.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[tokio::test]
+async fn every_problem_is_reported_at_once_with_its_line_key_and_remedy() {
+    let harness = Harness::new().await;
+    let config = "\
+[gate]
+wrokers = 2
+
+[[listen]]
+address = \"nowhere\"
+tls = false
+
+[[issuer]]
+name = \"corp\"
+issuer = \"https://idp.example\"
+audiences = []
+algorithms = [\"HS256\"]
+leeway = \"soon\"
+
+[[exporter]]
+name = \"app\"
+url = \"ftp://127.0.0.1\"
+
+[audit]
+file = \"audit.jsonl\"
+";
+    harness.directory.write("wicketgate.toml", config);
+    let file = harness.directory.join("wicketgate.toml");
+    let output = run(&["check", "--config", file.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    for (line, key) in
+        [(2, "wrokers"), (5, "address"), (11, "audiences"), (12, "algorithms"), (13, "leeway"), (17, "url")]
+    {
+        let place = format!("wicketgate.toml:{line}:");
+        let told = said.lines().find(|said| said.contains(&place) && said.contains(key));
+        let told = told.unwrap_or_else(|| panic!("no problem at {place} with `{key}`:\n{said}"));
+        let remedy = told.split(key).nth(1).unwrap_or_default().trim_matches(['`', ':', ' ']);
+        assert!(remedy.len() > 10, "what to write instead is missing: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_shared_service_account_is_refused_unless_it_says_so() {
+    let harness = Harness::new().await;
+    let config = harness.config().replace("ingest@p.iam", "infer@p.iam");
+    harness.directory.write("wicketgate.toml", &config);
+    let file = harness.directory.join("wicketgate.toml");
+    let file = file.to_str().unwrap();
+    let output = run(&["check", "--config", file]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("service_accounts") && said.contains("shared"), "{said}");
+    harness.directory.write("wicketgate.toml", config.replace("[google]", "[google]\nshared = true"));
+    let output = run(&["check", "--config", file]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_broken_policy_is_a_problem_with_its_file_and_line() {
+    let harness = Harness::new().await;
+    harness.directory.write("wicketgate.toml", harness.config());
+    harness.directory.write("policies/broken.cedar", "\n\npermit (principal, action == Action::\"Fly\", resource);\n");
+    let file = harness.directory.join("wicketgate.toml");
+    let output = run(&["check", "--config", file.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("broken.cedar:3") && said.contains("Fly"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    let output = run(&["check", "--config", "/nonexistent/wicketgate.toml"]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/wicketgate.toml"), "{output:?}");
+}
+
+#[tokio::test]
+async fn serve_does_not_start_with_a_broken_configuration() {
+    let harness = Harness::new().await.section("issuer", "[[issuer]]\nname = \"corp\"");
+    harness.directory.write("wicketgate.toml", harness.config());
+    let file = harness.directory.join("wicketgate.toml");
+    let output = run(&["serve", "--config", file.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wicketgate.toml:"), "{output:?}");
+}
+
+#[tokio::test]
+async fn wrong_usage_is_told_from_a_wrong_answer() {
+    for arguments in [&["fly"][..], &["serve"], &["serve", "--config"], &[]] {
+        let output = run(arguments).await;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?} says nothing");
+    }
+    let output = run(&["version"]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")), "{output:?}");
+}
+
+#[tokio::test]
+async fn the_example_is_a_configuration_with_every_key() {
+    // its files are not there, so it cannot be good; but every key in it must be known and of its kind
+    let harness = Harness::new().await;
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/wicketgate.example.toml")).unwrap();
+    // a commented key is `# key = …`
+    let keys = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line));
+    harness.directory.write("wicketgate.toml", keys.collect::<Vec<_>>().join("\n"));
+    let file = harness.directory.join("wicketgate.toml");
+    let output = run(&["check", "--config", file.to_str().unwrap()]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    let strange: Vec<_> = said.lines().filter(|line| line.contains("unknown")).collect();
+    assert!(strange.is_empty(), "{strange:?}");
+}
+
+fn is_key(text: &str) -> bool {
+    text.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+}

@@ -1,0 +1,131 @@
+//! Listeners: several on the gate, in clear where one says so, HTTP/1.1 and HTTP/2 on one port; and the admin's pages.
+
+use http::{Method, StatusCode};
+
+use tokio::task::JoinSet;
+
+use crate::support::{Harness, call::Call, eventually, harness::PAGE, program::Program, upstream};
+
+#[tokio::test]
+async fn several_listeners_serve_the_same_gate_and_one_may_be_clear() {
+    let harness = Harness::new().await;
+    let gate = harness.more("listen", "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = false").start().await;
+    assert_eq!(gate.listeners.iter().map(|(_, tls)| *tls).collect::<Vec<_>>(), [true, false]);
+    let token = gate.token("scrape");
+    for index in 0..2 {
+        let call = Call::new(gate.door(index, b"http/1.1"), Method::GET, "/exporters/app/metrics");
+        let answer = call.bearer(&token).send().await;
+        assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, PAGE), "listener {index}");
+        let call = Call::new(gate.door(index, b"http/1.1"), Method::GET, "/exporters/app/metrics");
+        assert_eq!(call.send().await.status, StatusCode::UNAUTHORIZED, "listener {index}");
+    }
+}
+
+#[tokio::test]
+async fn both_versions_of_http_are_served_on_one_port() {
+    let gate = Harness::new().await.start().await;
+    let url = format!("https://localhost:{}/exporters/app/metrics", gate.address().port());
+    let call = || Call::new(gate.door(0, b"h2"), Method::GET, &url).http2();
+    let answer = call().bearer(&gate.token("scrape")).send().await;
+    assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, PAGE));
+    let record = gate.record(&answer.id()).await;
+    assert_eq!(record["path"], "/exporters/app/metrics", "{record}");
+    assert_eq!(call().send().await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn health_and_metrics_are_on_the_admin_listener_alone() {
+    let gate = Harness::new().await.start().await;
+    assert_eq!(gate.admin("/livez").await.status, StatusCode::OK);
+    assert_eq!(gate.admin("/readyz").await.status, StatusCode::OK);
+    for target in ["/", "/exporters/app/metrics", "/sd", "/debug", "/metrics/predictions"] {
+        assert_eq!(gate.admin(target).await.status, StatusCode::NOT_FOUND, "{target}");
+    }
+    for target in ["/metrics", "/livez", "/readyz"] {
+        let open = gate.get(target).send().await;
+        assert_eq!(open.status, StatusCode::UNAUTHORIZED, "{target} is open on the gate");
+        let answer = gate.get(target).bearer(&gate.token("scrape")).send().await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{target} is served on the gate");
+    }
+}
+
+#[tokio::test]
+async fn metrics_tell_what_happened_and_name_nobody() {
+    let gate = Harness::new().await.start().await;
+    let token = gate.token("scrape");
+    gate.get("/exporters/app/metrics").bearer(&token).send().await;
+    gate.get("/exporters/app/metrics").send().await;
+    let text = gate.admin("/metrics").await.text();
+    for name in [
+        "wicketgate_requests_total",
+        "wicketgate_request_duration_seconds_bucket",
+        "wicketgate_decisions_total",
+        "wicketgate_tokens_verified_total",
+        "wicketgate_jwks_age_seconds",
+        "wicketgate_credential_age_seconds",
+        "wicketgate_spool_bytes",
+        "wicketgate_spool_batches",
+        "wicketgate_ingest_samples_accepted_total",
+    ] {
+        let found = text.lines().any(|line| line.starts_with(name));
+        assert!(found, "no {name} in\n{text}");
+    }
+    assert!(text.trim_end().ends_with("# EOF"), "not an OpenMetrics exposition");
+    assert!(!text.contains("corp:tester") && !text.contains(&token), "a caller is named in the metrics");
+}
+
+#[tokio::test]
+async fn connections_are_kept_to_the_upstream() {
+    let gate = Harness::new().await.start().await;
+    let token = gate.token("scrape");
+    for _ in 0..20 {
+        assert_eq!(gate.get("/exporters/app/metrics").bearer(&token).send().await.status, StatusCode::OK);
+    }
+    assert_eq!(gate.app.requests(), 20);
+    // one for each serving thread
+    assert!(gate.app.connections() <= 2, "{} connections for 20 requests", gate.app.connections());
+}
+
+// the upstream holds its answer back, which takes a thread
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_has_begun_ends_before_the_gate_does() {
+    let mut gate = Harness::new().await.start().await;
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    gate.app.answer(move |_| {
+        held.recv().unwrap();
+        upstream::reply(StatusCode::OK, "text/plain", "late")
+    });
+    let call = gate.get("/exporters/app/metrics").bearer(&gate.token("scrape"));
+    let mut asked = JoinSet::new();
+    asked.spawn(call.send());
+    eventually("the request to be at the exporter", || async { (gate.app.requests() == 1).then_some(()) }).await;
+    gate.program.signal("TERM").await;
+    let address = gate.address();
+    eventually("the gate to listen no more", || async {
+        tokio::net::TcpStream::connect(address).await.is_err().then_some(())
+    })
+    .await;
+    release.send(()).unwrap();
+    let answer = asked.join_next().await.unwrap().unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "late"));
+    let status = gate.program.ended().await;
+    assert_eq!(status.code(), Some(0), "{:?}", gate.program.lines());
+    assert_eq!(gate.record(&answer.id()).await["status"], 200);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_clear_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let harness = Harness::new().await.section("listen", format!("[[listen]]\naddress = \"{address}\"\ntls = false"));
+    harness.directory.write("wicketgate.toml", harness.config());
+    let file = harness.directory.join("wicketgate.toml");
+    let mut command = crate::support::program::wicketgate(&["serve", "--config", file.to_str().unwrap()]);
+    let mut program = Program::start("wicketgate serve", &mut command, "");
+    let status = program.ended().await;
+    assert_ne!(status.code(), Some(0));
+    eventually("an error that names the address", || async {
+        program.lines().iter().any(|line| line.contains(&address.to_string())).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,80 @@
+//! A reload swaps a whole new gate or none: by SIGHUP and by a change of the files.
+
+use http::StatusCode;
+
+use crate::support::{Gate, Harness, eventually};
+
+async fn scrape(gate: &Gate, exporter: &str) -> StatusCode {
+    gate.get(&format!("/exporters/{exporter}/metrics")).bearer(&gate.token("scrape")).send().await.status
+}
+
+fn with_another(gate: &Gate) -> String {
+    let config = std::fs::read_to_string(gate.directory.join("wicketgate.toml")).unwrap();
+    format!("{config}\n[[exporter]]\nname = \"another\"\nurl = \"{}\"\n", gate.app.url())
+}
+
+#[tokio::test]
+async fn a_changed_file_is_a_new_gate_without_a_signal() {
+    let gate = Harness::new().await.start().await;
+    assert_eq!(scrape(&gate, "another").await, StatusCode::NOT_FOUND);
+    gate.directory.write("wicketgate.toml", with_another(&gate));
+    eventually("the new exporter", || async { (scrape(&gate, "another").await == StatusCode::OK).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn sighup_reads_everything_again() {
+    let gate = Harness::new().await.start().await;
+    // a file that is put in place as editors and Kubernetes do: written beside, then renamed
+    gate.directory.write("next.toml", with_another(&gate));
+    std::fs::rename(gate.directory.join("next.toml"), gate.directory.join("wicketgate.toml")).unwrap();
+    gate.program.signal("HUP").await;
+    eventually("the new exporter", || async { (scrape(&gate, "another").await == StatusCode::OK).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_changed_policy_holds_at_once_for_tokens_seen_before() {
+    let gate = Harness::new().await.start().await;
+    let token = gate.token("scrape");
+    let status = || async { gate.get("/exporters/app/metrics").bearer(&token).send().await.status };
+    assert_eq!(status().await, StatusCode::OK);
+    gate.directory.write("policies/closed.cedar", "@id(\"closed\")\nforbid (principal, action, resource);\n");
+    eventually("the new policy", || async { (status().await == StatusCode::FORBIDDEN).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_broken_configuration_keeps_the_last_good_gate() {
+    let gate = Harness::new().await.start().await;
+    let good = std::fs::read_to_string(gate.directory.join("wicketgate.toml")).unwrap();
+    gate.directory.write("wicketgate.toml", good.replace("name = \"app\"", "nmae = \"app\""));
+    gate.program.signal("HUP").await;
+    let readiness = eventually("readiness to show the failed reload", || async {
+        let answer = gate.admin("/readyz").await;
+        answer.text().contains("nmae").then_some(answer)
+    })
+    .await;
+    // it serves, so it is ready; and it says that it is not what the file says
+    assert_eq!(readiness.status, StatusCode::OK, "{readiness:?}");
+    assert_eq!(scrape(&gate, "app").await, StatusCode::OK);
+    assert!(gate.metric("wicketgate_reloads_total{result=\"failed\"}").await >= 1.0, "no metric of the failed reload");
+
+    gate.directory.write("wicketgate.toml", good);
+    gate.program.signal("HUP").await;
+    eventually("the trouble to be over", || async {
+        (!gate.admin("/readyz").await.text().contains("nmae")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_gates_are_swapped() {
+    let gate = Harness::new().await.start().await;
+    let token = gate.token("scrape");
+    let before = gate.metric("wicketgate_reloads_total{result=\"ok\"}").await;
+    let mut swaps = 0.0;
+    while swaps < 3.0 {
+        gate.program.signal("HUP").await;
+        let answer = gate.get("/exporters/app/metrics").bearer(&token).send().await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        swaps = gate.metric("wicketgate_reloads_total{result=\"ok\"}").await - before;
+    }
+}
