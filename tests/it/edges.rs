@@ -21,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cli", &["app", "config", "demo"]),
     ("app", &["config", "GATE", "METRICS"]),
     ("config", &["GATE", "METRICS"]),
+    ("routes", &["policy"]),
     ("proxy", &["audit", "credentials", "identity", "listen", "policy", "routes"]),
     ("sinks", &["feedback", "shape", "spool"]),
     ("ingest", &["shape", "spool"]),

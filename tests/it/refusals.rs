@@ -143,9 +143,9 @@ async fn what_the_vertex_table_does_not_know_is_refused() {
         (Method::POST, "/v1/projects/p/locations/us-central1/endpoints/1:conjure"),
         (Method::GET, "/v1/projects/p/locations/us-central1/endpoints/1:predict"),
         (Method::POST, "/v1/projects/p/locations/us-central1/wonders/1:predict"),
-        (Method::POST, "/v2/projects/p/locations/us-central1/endpoints/1:predict"),
+        (Method::POST, "/v1alpha1/projects/p/locations/us-central1/endpoints/1:predict"),
     ] {
-        refused(&gate, gate.call(method, target).bearer(&token), 404, "unknown_route").await;
+        refused(&gate, gate.call(method, target).bearer(&token), 404, "unknown_method").await;
     }
 }
 
@@ -154,9 +154,9 @@ async fn a_location_that_is_not_configured_is_refused() {
     let gate = Harness::new().await.start().await;
     let target = "/v1/projects/p/locations/evil.example%23/endpoints/1:predict";
     let infer = gate.token("infer");
-    refused(&gate, gate.post(target).bearer(&infer), 400, "encoded_delimiter").await;
+    refused(&gate, gate.post(target).bearer(&infer), 404, "unknown_location").await;
     let target = "/v1/projects/p/locations/europe-west4/endpoints/1:predict";
-    refused(&gate, gate.post(target).bearer(&infer), 403, "location_not_allowed").await;
+    refused(&gate, gate.post(target).bearer(&infer), 404, "unknown_location").await;
 }
 
 #[tokio::test]
@@ -185,7 +185,8 @@ async fn a_target_with_two_readings_is_refused() {
         assert_eq!(answer.status, 400, "{target}: {answer:?}");
         let record = gate.record(&answer.id()).await;
         assert_eq!(record["decision"], "deny", "{target}: {record}");
-        assert_eq!(answer.json()["reason"], record["reason"], "{target}");
+        assert_eq!(answer.json()["reason"], "path_not_canonical", "{target}: {answer:?}");
+        assert_eq!(record["reason"], "path_not_canonical", "{target}: {record}");
         assert_eq!(seen(&gate), before, "{target}: an upstream saw it");
     }
 }
@@ -230,11 +231,11 @@ async fn a_request_head_beyond_bounds_is_refused() {
 async fn a_principal_that_would_hold_both_separated_roles_holds_none() {
     let gate = Harness::new().await.start().await;
     let both = gate.issuer.token("both", &["ingest", "infer"]).mint();
-    let (_, record) = refused(&gate, gate.post(PREDICT).bearer(&both), 403, "roles_separated").await;
+    let (_, record) = refused(&gate, gate.post(PREDICT).bearer(&both), 403, "separation_of_duty").await;
     let told = record["detail"].as_str().unwrap_or_default();
     assert!(told.contains("ingest") && told.contains("infer"), "the record does not name both: {record}");
     let body = remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);
-    refused(&gate, gate.write(&both, body), 403, "roles_separated").await;
+    refused(&gate, gate.write(&both, body), 403, "separation_of_duty").await;
 }
 
 #[tokio::test]

@@ -69,7 +69,9 @@ fn answer(seen: &Seen, minted: &AtomicU64) -> Reply {
             "modelDisplayName": "m", "modelVersionId": "3",
         }));
     }
-    upstream::json(&json!({"name": target}))
+    // the resource's name is its path without version, query and verb
+    let name = target.split(['?', ':']).next().unwrap_or_default().splitn(3, '/').nth(2);
+    upstream::json(&json!({"name": name}))
 }
 
 /// One flat forecast for each instance, in TimesFM's shape.
