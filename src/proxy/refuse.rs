@@ -22,7 +22,7 @@ pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Resp
     if let Some(detail) = &refusal.detail {
         record.keep_detail(detail);
     }
-    let problem = serde_json::json!({
+    let mut problem = serde_json::json!({
         "type": "about:blank",
         "title": refusal.status.canonical_reason().unwrap_or("refused"),
         "status": refusal.status.as_u16(),
@@ -30,6 +30,9 @@ pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Resp
         "reason": refusal.reason,
         "request_id": record.id,
     });
+    if record.route == Some("vertex") || matches!(refusal.reason, "unknown_method" | "unknown_location") {
+        problem["error"] = google_error(&refusal);
+    }
     let mut response = Response::new(Body::from(problem.to_string()));
     *response.status_mut() = refusal.status;
     let to = response.headers_mut();
@@ -44,6 +47,20 @@ pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Resp
         to.insert(WWW_AUTHENTICATE, challenge);
     }
     response
+}
+
+/// The refusal as Google's client libraries read one (AIP-193); what they cannot read they show as "unknown error".
+fn google_error(refusal: &Refusal) -> serde_json::Value {
+    let status = match refusal.status {
+        StatusCode::BAD_REQUEST => "INVALID_ARGUMENT",
+        StatusCode::UNAUTHORIZED => "UNAUTHENTICATED",
+        StatusCode::FORBIDDEN => "PERMISSION_DENIED",
+        StatusCode::NOT_FOUND => "NOT_FOUND",
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => "UNAVAILABLE",
+        StatusCode::GATEWAY_TIMEOUT => "DEADLINE_EXCEEDED",
+        _ => "UNKNOWN",
+    };
+    serde_json::json!({ "code": refusal.status.as_u16(), "message": refusal.text, "status": status })
 }
 
 /// RFC 6750 section 3: no error code where there was no token; RFC 9728 section 5.1 says where to learn more.
