@@ -175,8 +175,9 @@ fn resume(file: &mut File, length: u64) -> std::io::Result<(u64, [u8; 32], u64)>
     };
     let (whole, _) = tail.split_at(end);
     let last = whole.iter().rposition(|b| *b == b'\n').map_or(whole, |at| whole.get(at + 1..).unwrap_or_default());
-    let (seq, hash) = last_link(last)
-        .ok_or_else(|| std::io::Error::other("its last line is not one of an audit log; move it away to begin another"))?;
+    let (seq, hash) = last_link(last).ok_or_else(|| {
+        std::io::Error::other("its last line is not one of an audit log; move it away to begin another")
+    })?;
     let length = from + end as u64 + 1;
     file.set_len(length)?;
     Ok((seq, hash, length))

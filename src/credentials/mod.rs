@@ -115,9 +115,8 @@ impl Keeper {
     fn place(&self, fresh: Fresh) -> Duration {
         let now = clock::now();
         let before = self.slot.latest();
-        let same = before.as_ref().is_some_and(|b| {
-            b.authorization == fresh.authorization && b.expires_at == fresh.expires_at
-        });
+        let same =
+            before.as_ref().is_some_and(|b| b.authorization == fresh.authorization && b.expires_at == fresh.expires_at);
         if !same {
             let generation = before.map_or(1, |b| b.generation + 1);
             tracing::info!(credential = %self.slot.name(), generation, "renewed");

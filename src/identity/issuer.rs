@@ -5,11 +5,7 @@
 //! refresh that shows it; while the issuer cannot be reached its last keys serve for a bounded grace, then none. Answers
 //! are bounded, and only https is spoken, or http to this machine itself. Starting needs no issuer.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::Request;
@@ -186,7 +182,11 @@ impl Issuer {
                     let error = crate::telemetry::chain(&error);
                     tracing::warn!(issuer = %self.name, error, "its keys cannot be refreshed");
                     self.failed(now, wanted);
-                    telemetry.trouble(&part, self.fresh_at().is_none(), format!("its keys cannot be refreshed: {error}"));
+                    telemetry.trouble(
+                        &part,
+                        self.fresh_at().is_none(),
+                        format!("its keys cannot be refreshed: {error}"),
+                    );
                     retry = (retry * 2).min(RETRY_MOST);
                     retry
                 }

@@ -128,7 +128,10 @@ impl<'a> Unverified<'a> {
         }
         // RFC 8725 section 3.11; RFC 9068 section 2.1: `at+jwt` and `application/at+jwt` are the same
         let kind = header.typ.map(|t| t.to_ascii_lowercase());
-        if !matches!(kind.as_deref().map(|t| t.strip_prefix("application/").unwrap_or(t)), None | Some("jwt" | "at+jwt")) {
+        if !matches!(
+            kind.as_deref().map(|t| t.strip_prefix("application/").unwrap_or(t)),
+            None | Some("jwt" | "at+jwt")
+        ) {
             return Err(TokenError::Type);
         }
         let algorithm = header.alg.parse().map_err(|_| TokenError::Algorithm)?;
@@ -152,7 +155,8 @@ impl<'a> Unverified<'a> {
         if !rules.algorithms.contains(&self.algorithm) || !key.fits(self.algorithm) {
             return Err(TokenError::Algorithm);
         }
-        let genuine = jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), key.decoding(), self.algorithm);
+        let genuine =
+            jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), key.decoding(), self.algorithm);
         if !genuine.unwrap_or(false) {
             return Err(TokenError::Signature);
         }

@@ -72,7 +72,9 @@ impl Policies {
             actions.iter().map(|action| (action.uid().id().unescaped().into(), action.clone())).collect();
         for action in needed {
             if !actions.contains_key(action) {
-                let text = format!("the action `{action}` is missing; take the shipped schema and put your own types behind it");
+                let text = format!(
+                    "the action `{action}` is missing; take the shipped schema and put your own types behind it"
+                );
                 problems.push(PolicyProblem { file: schema_file.path.clone(), line: 0, text });
             }
         }
@@ -116,9 +118,12 @@ impl Policies {
     fn phrase(&self, q: Question<'_>, roles: &[Arc<str>]) -> Result<(Request, Entities), Box<dyn std::error::Error>> {
         let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
         let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
-        let action = self.actions.get(&**q.action).ok_or_else(|| format!("the schema lacks the action `{}`", q.action))?;
-        let attributes =
-            HashMap::from([("issuer".into(), text(&q.principal.issuer)), ("subject".into(), text(&q.principal.subject))]);
+        let action =
+            self.actions.get(&**q.action).ok_or_else(|| format!("the schema lacks the action `{}`", q.action))?;
+        let attributes = HashMap::from([
+            ("issuer".into(), text(&q.principal.issuer)),
+            ("subject".into(), text(&q.principal.subject)),
+        ]);
         let parents: HashSet<EntityUid> = roles.iter().map(|role| uid(&self.types.role, role)).collect();
         let principal = Entity::new(uid(&self.types.principal, &q.principal.name), attributes, parents)?;
         let resource = match q.resource {

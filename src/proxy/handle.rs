@@ -39,13 +39,8 @@ pub(super) struct Permit<'r> {
 /// Answers one request, whatever becomes of it, and sees that its record is closed when the last byte has left.
 pub async fn handle(gate: &Gate, worker: Worker, peer: Peer, request: Request<Incoming>) -> Response<Recorded> {
     let now = clock::now();
-    let mut record = Box::new(Record::open(
-        now,
-        clock::monotonic(),
-        peer.address,
-        request.method().clone(),
-        request.uri().path(),
-    ));
+    let mut record =
+        Box::new(Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path()));
     let answer = story(gate, worker, peer, request, now, &mut record).await;
     let (response, trail) = answer.unwrap_or_else(|refusal| (refuse(refusal, gate, &mut record), Trail::None));
     record.status = Some(response.status());

@@ -55,9 +55,7 @@ pub fn bounded(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Makes a client's request headers fit to be sent to an upstream.
 pub fn for_upstream(headers: &mut HeaderMap, id: Uuid) {
-    strip(headers, |name| {
-        if name.contains('_') { is_claim(&name.replace('_', "-")) } else { is_claim(name) }
-    });
+    strip(headers, |name| if name.contains('_') { is_claim(&name.replace('_', "-")) } else { is_claim(name) });
     set_request_id(headers, id);
 }
 
@@ -127,9 +125,22 @@ mod tests {
             check(name, true);
         }
         for name in [
-            "authorization", "cookie", "X-Wicketgate-Role", "x_wicketgate_role", "X-Forwarded-For", "x-forwarded_for",
-            "x_forwarded_user", "forwarded", "via", "X-Request-Id", "remote_user", "x-http-method-override",
-            "transfer-encoding", "upgrade", "proxy-authorization", "x-goog-api-key",
+            "authorization",
+            "cookie",
+            "X-Wicketgate-Role",
+            "x_wicketgate_role",
+            "X-Forwarded-For",
+            "x-forwarded_for",
+            "x_forwarded_user",
+            "forwarded",
+            "via",
+            "X-Request-Id",
+            "remote_user",
+            "x-http-method-override",
+            "transfer-encoding",
+            "upgrade",
+            "proxy-authorization",
+            "x-goog-api-key",
         ] {
             check(name, false);
         }

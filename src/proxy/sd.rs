@@ -22,7 +22,10 @@ pub(super) fn list(gate: &Gate, permit: &Permit<'_>, peer: Peer, authority: &str
             let mut labels: Map<String, Value> =
                 exporter.labels.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
             labels.insert("__scheme__".into(), scheme.into());
-            labels.insert("__metrics_path__".into(), format!("/exporters/{}{}", exporter.name, exporter.metrics_path).into());
+            labels.insert(
+                "__metrics_path__".into(),
+                format!("/exporters/{}{}", exporter.name, exporter.metrics_path).into(),
+            );
             labels.insert("exporter".into(), (*exporter.name).into());
             labels.insert("instance".into(), exporter.upstream.authority().into());
             json!({ "targets": [authority], "labels": labels })

@@ -72,7 +72,9 @@ fn canonical(path: &str) -> Result<(), Refusal> {
                     // slash, backslash, dot, colon, percent, semicolon and control bytes change what a path means
                     let escaped = hex(high) << 4 | hex(low);
                     if matches!(escaped, b'/' | b'\\' | b'.' | b':' | b'%' | b';' | 0..=0x1f | 0x7f) {
-                        return bad("the path holds an escaped slash, backslash, dot, colon, semicolon, percent or control byte");
+                        return bad(
+                            "the path holds an escaped slash, backslash, dot, colon, semicolon, percent or control byte",
+                        );
                     }
                 }
                 _ => return bad("the path holds a percent sign that begins no escape"),
@@ -130,8 +132,23 @@ mod tests {
         check("/", Ok(()));
         check("/v1/models/m@2:predict?%24alt=json%3Benum-encoding%3Dint", Ok(()));
         for path in [
-            "/a%2fb", "/a%2Fb", "/a%5cb", "/%2e%2e/b", "/a%3ab", "/a%00b", "/a%25b", "/a/../b", "/a/./b", "/a//b", "//a",
-            "/a;b=c", "/a%3bb", "/a/..", "/a%zz", "/a%1", "/a%7f",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/%2e%2e/b",
+            "/a%3ab",
+            "/a%00b",
+            "/a%25b",
+            "/a/../b",
+            "/a/./b",
+            "/a//b",
+            "//a",
+            "/a;b=c",
+            "/a%3bb",
+            "/a/..",
+            "/a%zz",
+            "/a%1",
+            "/a%7f",
         ] {
             check(path, Err("path_not_canonical"));
         }

@@ -149,20 +149,24 @@ impl Routes {
         }
     }
 
-    fn exporter<'r>(
-        &'r self,
-        method: &Method,
-        rest: &'r str,
-        path_and_query: &'r str,
-    ) -> Result<Found<'r>, Refusal> {
+    fn exporter<'r>(&'r self, method: &Method, rest: &'r str, path_and_query: &'r str) -> Result<Found<'r>, Refusal> {
         let name = rest.split_once('/').map_or(rest, |(name, _)| name);
         let exporter = self.exporters.get(name).ok_or_else(|| {
-            Refusal::new(StatusCode::NOT_FOUND, "unknown_exporter", "there is no exporter of this name; /sd lists yours")
+            Refusal::new(
+                StatusCode::NOT_FOUND,
+                "unknown_exporter",
+                "there is no exporter of this name; /sd lists yours",
+            )
         })?;
         only(method, &[Method::GET, Method::HEAD])?;
-        let path = path_and_query.get("/exporters/".len() + name.len()..).filter(|p| p.starts_with('/')).ok_or_else(|| {
-            Refusal::new(StatusCode::NOT_FOUND, "unknown_route", "ask for a path below the exporter, such as `/metrics`")
-        })?;
+        let path =
+            path_and_query.get("/exporters/".len() + name.len()..).filter(|p| p.starts_with('/')).ok_or_else(|| {
+                Refusal::new(
+                    StatusCode::NOT_FOUND,
+                    "unknown_route",
+                    "ask for a path below the exporter, such as `/metrics`",
+                )
+            })?;
         Ok(Found {
             route: Route::Exporter { exporter, path },
             action: &self.scrape,
@@ -192,7 +196,11 @@ fn service<'r>(
     needed: Method,
 ) -> Result<Found<'r>, Refusal> {
     let (local, service) = local.ok_or_else(|| {
-        Refusal::new(StatusCode::NOT_FOUND, "unknown_route", "this gate has no data path: its configuration lacks [ingest]")
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "unknown_route",
+            "this gate has no data path: its configuration lacks [ingest]",
+        )
     })?;
     only(method, &[needed])?;
     Ok(Found {

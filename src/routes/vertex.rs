@@ -242,12 +242,36 @@ mod tests {
         check("DELETE", e, Some(("EndpointService.DeleteEndpoint", Group::Administer)));
         check("POST", "/v1/projects/p/locations/l/endpoints/openapi:predict", None);
         check("POST", "/v1/projects/p/locations/l/customJobs", Some(("JobService.CreateCustomJob", Group::Train)));
-        check("GET", "/v1/projects/p/locations/l/endpoints/1/operations/2", Some(("Operations.GetOperation", Group::Observe)));
+        check(
+            "GET",
+            "/v1/projects/p/locations/l/endpoints/1/operations/2",
+            Some(("Operations.GetOperation", Group::Observe)),
+        );
         check("POST", &format!("{e}:setIamPolicy"), Some(("IAMPolicy.SetIamPolicy", Group::Administer)));
-        check("POST", &format!("{e}/invoke/any/thing"), Some(("projects.locations.endpoints.invoke.invoke", Group::Infer)));
-        check("GET", "/v1/projects/p/locations/l/datasets/1/datasetVersions/2:restore", Some(("DatasetService.RestoreDatasetVersion", Group::Ingest)));
-        check("POST", "/v1/projects/p/locations/l/featureOnlineStores/1/featureViews/2:generateFetchAccessToken", Some(("FeatureOnlineStoreService.GenerateFetchAccessToken", Group::Administer)));
-        check("POST", "/v1/projects/p/locations/l/publishers/google/models/gemini@1:generateContent", Some(("PredictionService.GenerateContent", Group::Infer)));
-        check("POST", "/v1beta1/projects/p/locations/l/endpoints/1:predict", Some(("PredictionService.Predict", Group::Infer)));
+        check(
+            "POST",
+            &format!("{e}/invoke/any/thing"),
+            Some(("projects.locations.endpoints.invoke.invoke", Group::Infer)),
+        );
+        check(
+            "GET",
+            "/v1/projects/p/locations/l/datasets/1/datasetVersions/2:restore",
+            Some(("DatasetService.RestoreDatasetVersion", Group::Ingest)),
+        );
+        check(
+            "POST",
+            "/v1/projects/p/locations/l/featureOnlineStores/1/featureViews/2:generateFetchAccessToken",
+            Some(("FeatureOnlineStoreService.GenerateFetchAccessToken", Group::Administer)),
+        );
+        check(
+            "POST",
+            "/v1/projects/p/locations/l/publishers/google/models/gemini@1:generateContent",
+            Some(("PredictionService.GenerateContent", Group::Infer)),
+        );
+        check(
+            "POST",
+            "/v1beta1/projects/p/locations/l/endpoints/1:predict",
+            Some(("PredictionService.Predict", Group::Infer)),
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The audit log: a record for every request, in a chain that anybody can recompute.
 
+use http::StatusCode;
 use serde_json::Value;
 
-use crate::support::{Gate, Harness, eventually};
+use crate::support::{Gate, Harness, eventually, upstream};
 
 /// Recomputes the chain as `src/audit/mod.rs` describes it, from the file's bytes alone; gives the number of lines.
 fn recompute(text: &str) -> usize {
@@ -60,7 +61,7 @@ async fn a_permit_is_written_before_the_exporter_is_asked() {
     gate.app.answer(move |_| {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let permit = text.lines().any(|line| line.contains(r#""event":"permit""#));
-        crate::support::upstream::reply(http::StatusCode::OK, "text/plain", if permit { "written" } else { "too soon" })
+        upstream::reply(StatusCode::OK, "text/plain", if permit { "written" } else { "too soon" })
     });
     let answer = gate.get("/exporters/app/metrics").bearer(&gate.token("scrape")).send().await;
     assert_eq!(answer.text(), "written");
@@ -93,4 +94,35 @@ async fn a_log_that_cannot_be_written_refuses_requests() {
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"audit_unavailable".into()), "{answer:?}");
     assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{answer:?}");
     assert_eq!(gate.app.requests(), 0, "something was forwarded without a record");
+}
+
+#[tokio::test]
+async fn a_client_that_walks_away_leaves_a_record() {
+    let gate = Harness::new().await.start().await;
+    // more than any buffer on the way holds
+    gate.app.answer(|_| upstream::reply(StatusCode::OK, "text/plain", vec![b'x'; 32 << 20]));
+    let token = gate.token("scrape");
+    let head =
+        format!("GET /exporters/app/metrics HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
+    gate.door(0, b"http/1.1").abandon(head.as_bytes()).await;
+    let record = eventually("the record of the abandoned request", || async {
+        gate.audit().into_iter().find(|line| line["event"] == "request")
+    })
+    .await;
+    assert_eq!((&record["decision"], &record["status"]), (&"allow".into(), &200.into()), "{record}");
+    assert_eq!(record["reason"], "client_gone", "{record}");
+    assert!(record["bytes_out"].as_u64().unwrap() < 32 << 20, "{record}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_no_http_leaves_a_record() {
+    let gate = Harness::new().await.start().await;
+    let answer = gate.door(0, b"http/1.1").raw(b"GET /exporters/app/metrics HTTP/1.1\r\nno colon here\r\n\r\n").await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
+    let record = eventually("the record of the broken head", || async {
+        gate.audit().into_iter().find(|line| line["event"] == "request" && line["status"] == 400)
+    })
+    .await;
+    assert_eq!(record["decision"], "deny", "{record}");
+    assert_eq!(gate.app.requests(), 0);
 }

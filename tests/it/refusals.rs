@@ -248,3 +248,57 @@ async fn a_token_within_the_leeway_still_counts() {
     let early = gate.bent_token("scrape").claim("nbf", now + 30).mint();
     assert_eq!(gate.get(ROOM).bearer(&early).send().await.status, 200);
 }
+
+#[tokio::test]
+async fn two_proofs_on_one_request_are_refused() {
+    let gate = Harness::new().await.start().await;
+    let token = gate.token("scrape");
+    refused(&gate, gate.get(ROOM).bearer(&token).bearer(&token), 400, "two_identities").await;
+    let basic = gate.get(ROOM).header("authorization", "Basic dTpw");
+    refused(&gate, basic, 401, "unsupported_scheme").await;
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_is_refused_and_not_written_down() {
+    let gate = Harness::new().await.start().await;
+    let token = gate.token("scrape");
+    let call = gate.get(&format!("{ROOM}?access_token={token}"));
+    let (_, record) = refused(&gate, call, 400, "query_refused").await;
+    assert!(!record.to_string().contains(&token), "the record holds the token: {record}");
+    assert!(!gate.program.lines().join("\n").contains(&token), "the log holds the token");
+}
+
+#[tokio::test]
+async fn the_gate_is_no_forward_proxy() {
+    let gate = Harness::new().await.start().await;
+    let upstream = gate.app.address;
+    let before = seen(&gate);
+    let head = format!("CONNECT {upstream} HTTP/1.1\r\nhost: {upstream}\r\nconnection: close\r\n\r\n");
+    let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
+    is_refusal(&gate, &answer, 400, "method_refused").await;
+    let head = format!("GET http://{upstream}/metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
+    is_refusal(&gate, &answer, 400, "two_hosts").await;
+    assert_eq!(seen(&gate), before, "the upstream saw it");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused() {
+    let harness = Harness::new().await;
+    let gate =
+        harness.section("ingest", "[ingest]\nmax_body = 1000\n[[ingest.keep]]\nmetric = \"kept_*\"").start().await;
+    refused(&gate, gate.write(&gate.token("ingest"), vec![0; 1001]), 413, "body_too_large").await;
+}
+
+#[tokio::test]
+async fn what_is_not_remote_write_is_told_so() {
+    let gate = Harness::new().await.start().await;
+    let ingest = gate.token("ingest");
+    let body = || remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);
+    let other = |name: &'static str, value: &'static str| {
+        gate.post("/api/v1/write").bearer(&ingest).header(name, value).body(body())
+    };
+    refused(&gate, other("content-type", "application/json"), 415, "unsupported_media_type").await;
+    refused(&gate, other("content-encoding", "gzip"), 415, "unsupported_encoding").await;
+    refused(&gate, gate.get("/api/v1/write").bearer(&ingest), 405, "method_not_allowed").await;
+}

@@ -25,7 +25,8 @@ async fn a_prediction_reaches_vertex_with_the_gates_credential_and_comes_back_un
     assert_eq!(answer.json()["predictions"][0]["mean"], serde_json::json!([3, 3]));
 
     let seen = gate.google.vertex().pop().expect("Vertex saw nothing");
-    assert_eq!((seen.target.as_str(), &seen.body[..]), (target.as_str(), BODY.as_bytes()));
+    assert_eq!((&seen.method, seen.target.as_str()), (&Method::POST, target.as_str()));
+    assert_eq!(&seen.body[..], BODY.as_bytes());
     assert!(seen.header("authorization").starts_with("Bearer google-token-of-infer@"), "{:?}", seen.headers);
     assert_eq!(seen.header("x-goog-api-client"), "gl-python/3.11 rest/2.32");
     assert!(!format!("{:?}", seen.headers).contains(&token), "Vertex saw the caller's token");

@@ -77,6 +77,14 @@ impl Door {
         }
     }
 
+    /// Sends `bytes`, waits for the first of the answer, and walks away.
+    pub(crate) async fn abandon(&self, bytes: &[u8]) {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        let first = tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("no answer");
+        first.expect("the gate breaks off");
+    }
+
     /// Sends `bytes` as they are and reads until the server closes: for what no HTTP library would send. The
     /// request has to say `connection: close`.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> Answer {
