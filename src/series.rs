@@ -88,8 +88,10 @@ pub struct Selector {
 /// Why a selector's text is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
+    /// No text.
     #[error("an empty metric name selects nothing; write `*` to select every series")]
     Empty,
+    /// A `*` before the end.
     #[error("`*` may stand only at the end of `{0}`")]
     InnerStar(String),
 }

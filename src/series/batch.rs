@@ -43,10 +43,13 @@ pub struct Batch {
 /// Why bytes are not a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenBatch {
+    /// Cut off.
     #[error("the batch ends in the middle")]
     Short,
+    /// Written by another version of this program.
     #[error("batch layout {0} is not known to this version")]
     Version(u8),
+    /// Lengths or text that no writer writes.
     #[error("the batch is damaged")]
     Damaged,
 }

@@ -210,6 +210,8 @@ impl Vertex {
     /// Fills the windows from the spool, from the oldest batch that it keeps.
     async fn read_spool(&self, caught_up: watch::Sender<bool>) {
         let mut cursor = 0;
+        // what was here before: senders may never leave a moment without a new batch
+        let replayed = self.spool.last_sequence();
         let mut told: Option<(Released, clock::Instant)> = None;
         loop {
             if self.forecasts.is_empty() {
@@ -218,7 +220,8 @@ impl Vertex {
                 match self.spool.read_after(cursor, PAGE).await {
                     Ok((batches, end)) => {
                         self.take_in(&batches);
-                        caught_up.send_if_modified(|done| !std::mem::replace(done, *done || end == cursor));
+                        let done = end >= replayed || end == cursor;
+                        caught_up.send_if_modified(|known| done && !std::mem::replace(known, true));
                         cursor = end;
                     }
                     Err(problem) => {

@@ -274,3 +274,23 @@ async fn without_forecasts_the_spool_empties() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn senders_that_never_pause_do_not_keep_rounds_from_beginning() {
+    let directory = Directory::new("vertex-busy");
+    let spool = spool_in(&directory);
+    let mut peer = Peer::start(predict).await;
+    spool.append(batch(&[("load1", &[1.0, 2.0, 3.0])])).await.unwrap();
+    running(vec![forecast("load", &peer)], &spool, async |_, _| {
+        let sending = async {
+            loop {
+                spool.append(batch(&[("other", &[1.0])])).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = sending => {}
+            seen = peer.next() => assert_eq!(inputs(&seen), [[1.0, 2.0, 3.0]]),
+        }
+    })
+    .await;
+}
