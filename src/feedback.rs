@@ -81,6 +81,12 @@ impl Predictions {
         }
     }
 
+    /// Forgets everything about forecasts for which `wanted` is false.
+    pub fn retain_forecasts(&self, wanted: impl Fn(&str) -> bool) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|forecast, _| wanted(forecast));
+    }
+
     /// The page, in one of the two text formats, as of `now` in milliseconds since the Unix epoch.
     #[must_use]
     pub fn page(&self, format: Format, now: i64) -> String {
@@ -134,10 +140,12 @@ impl LocalService for Predictions {
                 return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text));
             }
             let format = Format::accepted(request.headers());
-            let page = match request.method() == Method::HEAD {
-                true => String::new(),
-                false => self.page(format, clock::now().as_millisecond()),
-            };
+            let predictions = self.clone();
+            // a large page takes longer to write than others on this core should wait
+            let page = tokio::task::spawn_blocking(move || predictions.page(format, clock::now().as_millisecond()));
+            let page = page.await.map_err(|e| {
+                Refusal::unavailable("predictions_failed", "the page could not be written").with_detail(e)
+            })?;
             let mut answer = Response::new(Body::from(page));
             answer.headers_mut().insert(header::CONTENT_TYPE, format.content_type());
             Ok(answer)
@@ -187,6 +195,9 @@ mod tests {
         assert_eq!(shown(3_001), 0, "over");
         predictions.retain(&load, 3_000, |labels| labels.metric() != "a");
         assert_eq!(shown(3_000), 2);
+        predictions.retain_forecasts(|name| name != "load");
+        assert_eq!(shown(3_000), 0);
+        predictions.publish(&load, [prediction("a")]);
         predictions.retain(&load, 3_001, |_| true);
         assert_eq!(shown(3_000), 0);
     }

@@ -192,6 +192,7 @@ impl Vertex {
 
     /// Reads the spool and asks the endpoints until `shutdown`. What is not delivered by then is, after the next start.
     pub async fn run(self, shutdown: CancellationToken) {
+        self.predictions.retain_forecasts(|name| self.forecasts.iter().any(|running| *running.forecast.name == *name));
         let (caught_up, wait_for_replay) = watch::channel(false);
         let mut rounds = JoinSet::new();
         for running in &self.forecasts {

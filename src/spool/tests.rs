@@ -5,24 +5,10 @@ use std::{
 };
 
 use super::*;
-use crate::series::{BatchBuilder, Sample};
-
-/// A fresh directory that is removed at the end.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("wicketgate-spool-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::{
+    series::{BatchBuilder, Sample},
+    testing::Directory,
+};
 
 fn open(directory: &Path, max_bytes: u64) -> Spool {
     Spool::open(&Settings { directory: directory.to_owned(), max_bytes }, Metrics::default()).unwrap()
@@ -47,7 +33,7 @@ async fn numbers(spool: &Spool) -> Vec<u64> {
 
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart_and_in_order() {
-    let directory = Directory::new("restart");
+    let directory = Directory::new("spool-restart");
     let spool = open(&directory.0, 1 << 20);
     for number in 1..=10 {
         assert_eq!(spool.append(batch(number, 0, 10)).await.unwrap(), number);
@@ -61,7 +47,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_in_order() {
 
 #[tokio::test]
 async fn reading_is_bounded_and_goes_on_where_it_stopped() {
-    let directory = Directory::new("pages");
+    let directory = Directory::new("spool-pages");
     let spool = open(&directory.0, 1 << 20);
     for number in 1..=5 {
         spool.append(batch(number, 0, 1000)).await.unwrap();
@@ -82,7 +68,7 @@ async fn reading_is_bounded_and_goes_on_where_it_stopped() {
 
 #[tokio::test]
 async fn a_full_spool_says_so_and_only_delivered_batches_make_room() {
-    let directory = Directory::new("full");
+    let directory = Directory::new("spool-full");
     let spool = open(&directory.0, 10_000);
     let mut stored = 0;
     while spool.append(batch(stored + 1, 0, 1000)).await.is_ok() {
@@ -108,7 +94,7 @@ async fn a_full_spool_says_so_and_only_delivered_batches_make_room() {
 
 #[tokio::test]
 async fn a_batch_is_kept_while_a_window_reaches_it_and_sequences_are_never_used_twice() {
-    let directory = Directory::new("retention");
+    let directory = Directory::new("spool-retention");
     let spool = open(&directory.0, 1 << 20);
     for number in 1..=6 {
         spool.append(batch(number, number as i64 * 1000, 10)).await.unwrap();
@@ -128,7 +114,7 @@ async fn a_batch_is_kept_while_a_window_reaches_it_and_sequences_are_never_used_
 
 #[tokio::test]
 async fn what_expires_undelivered_is_counted() {
-    let directory = Directory::new("expired");
+    let directory = Directory::new("spool-expired");
     let spool = open(&directory.0, 1 << 20);
     for number in 1..=600 {
         spool.append(batch(number, 1000, 10)).await.unwrap();
@@ -141,7 +127,7 @@ async fn what_expires_undelivered_is_counted() {
 
 #[tokio::test]
 async fn many_appends_share_a_sync() {
-    let directory = Directory::new("group");
+    let directory = Directory::new("spool-group");
     let spool = open(&directory.0, 1 << 30);
     let mut appends = tokio::task::JoinSet::new();
     for number in 0..500 {
@@ -156,7 +142,7 @@ async fn many_appends_share_a_sync() {
 
 #[tokio::test]
 async fn waiting_ends_with_the_next_batch() {
-    let directory = Directory::new("wait");
+    let directory = Directory::new("spool-wait");
     let spool = open(&directory.0, 1 << 20);
     assert_eq!(spool.last_sequence(), 0);
     let (waited, stored) = tokio::join!(spool.wait_beyond(0), spool.append(batch(1, 0, 1)));
@@ -165,7 +151,7 @@ async fn waiting_ends_with_the_next_batch() {
 
 #[tokio::test]
 async fn a_second_process_cannot_have_it() {
-    let directory = Directory::new("lock");
+    let directory = Directory::new("spool-lock");
     let _spool = open(&directory.0, 1 << 20);
     let settings = Settings { directory: directory.0.clone(), max_bytes: 1 };
     let refused = Spool::open(&settings, Metrics::default()).unwrap_err();
@@ -196,7 +182,7 @@ async fn crash_child() {
 
 #[tokio::test]
 async fn kill_9_at_any_moment_loses_nothing_acknowledged() {
-    let directory = Directory::new("crash");
+    let directory = Directory::new("spool-crash");
     let mut acknowledged = Vec::new();
     for round in 0..5 {
         let mut child = Command::new(std::env::current_exe().unwrap())

@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use prost::Message;
 
 use super::{
@@ -9,25 +7,25 @@ use super::{
 use crate::{
     series::{STALE_MARKER_BITS, Selector},
     spool,
+    testing::Directory,
 };
 
 /// The service over a spool of its own, which goes away with it.
 struct Door {
     service: RemoteWrite,
     spool: Spool,
-    directory: PathBuf,
+    _directory: Directory,
 }
 
 impl Door {
     fn open(name: &str, max_bytes: u64) -> Self {
-        let directory = std::env::temp_dir().join(format!("wicketgate-write-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&directory);
-        let settings = spool::Settings { directory: directory.clone(), max_bytes };
+        let directory = Directory::new(&format!("write-{name}"));
+        let settings = spool::Settings { directory: directory.0.clone(), max_bytes };
         let spool = Spool::open(&settings, spool::Metrics::default()).unwrap();
         let keep = KeepList::new(vec![Selector::new("kept*", [("", ""); 0]).unwrap()]);
         let settings = Settings { max_body: 1 << 20, max_decoded: 4 << 20 };
         let service = RemoteWrite::new(settings, Arc::new(keep), spool.clone(), Metrics::default());
-        Self { service, spool, directory }
+        Self { service, spool, _directory: directory }
     }
 
     async fn send(&self, request: Request<Body>) -> Result<StatusCode, (u16, &'static str)> {
@@ -52,12 +50,6 @@ impl Door {
 
     fn dropped(&self, reason: &'static str) -> u64 {
         self.service.metrics.dropped.get_or_create(&Reason { reason }).get()
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

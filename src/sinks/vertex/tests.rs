@@ -131,7 +131,9 @@ async fn samples_go_to_the_model_and_come_back_as_metrics() {
         let labels = r#"forecast="load",metric="load1",job="node""#;
         let line = format!("wicketgate_forecast{{{labels},horizon=\"120s\",quantile=\"0.9\",model_version=\"7\"}} 4\n");
         let text = page_with(&predictions, &mut peer, &line).await;
-        assert!(text.contains(&format!("wicketgate_forecast_mean{{{labels},horizon=\"60s\",model_version=\"7\"}} 3\n")));
+        assert!(
+            text.contains(&format!("wicketgate_forecast_mean{{{labels},horizon=\"60s\",model_version=\"7\"}} 3\n"))
+        );
         let count = |name: &str| ByForecast { forecast: name.to_owned() };
         assert_eq!(metrics.taken.get_or_create(&count("load")).get(), 4);
         assert!(metrics.sent.get_or_create(&count("load")).get() >= 3);
