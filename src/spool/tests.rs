@@ -158,6 +158,24 @@ async fn a_second_process_cannot_have_it() {
     assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
 }
 
+#[tokio::test]
+async fn a_store_that_failed_is_opened_again_and_has_what_was_acknowledged() {
+    let directory = Directory::new("spool-reopen");
+    let spool = open(&directory.0, 1 << 20);
+    spool.append(batch(1, 0, 10)).await.unwrap();
+    // what an I/O error leaves behind: a store that answers nothing any more
+    spool.shared.discard();
+    assert!(matches!(spool.append(batch(2, 0, 10)).await, Err(AppendError::Failed(_))));
+    assert!(spool.read_after(0, usize::MAX).await.is_err());
+    let mut failures = 1;
+    while spool.append(batch(3, 0, 10)).await.is_err() {
+        failures += 1;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(spool.metrics.failures.get(), failures);
+    assert_eq!(numbers(&spool).await, [1, 3]);
+}
+
 const CRASH_DIRECTORY: &str = "WICKETGATE_TEST_CRASH_DIRECTORY";
 
 /// The child of the test below: appends from several tasks and prints each number once it is acknowledged.

@@ -116,9 +116,12 @@ impl Writer {
                 done.outcomes
             }
             Err(problem) => {
-                tracing::error!(error = %problem, "the spool cannot be written");
                 self.metrics.failures.inc();
-                self.failed_at.get_or_insert_with(clock::monotonic);
+                if self.failed_at.is_none() {
+                    // once for each failure: every append of a busy sender comes through here
+                    tracing::error!(error = %problem, "the spool cannot be written");
+                    self.failed_at = Some(clock::monotonic());
+                }
                 vec![Outcome::Failed(problem.to_string()); group.batches.len()]
             }
         };
