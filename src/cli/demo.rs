@@ -250,23 +250,22 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_demo_forecasts_the_live_metric() {
+    async fn the_demo_forecasts_the_live_metric_and_does_so_again_in_the_same_directory() {
         // as `cli::run` does; an error means that another test was first
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let directory = Directory::temporary().await.unwrap();
-        let path = directory.path().to_owned();
-        let (world, app) = start(directory, &Options { port: 0, admin_port: 0, dir: None }).await.unwrap();
-        let caller = Caller::new(&world, app.gate_addresses()[0].0).unwrap();
-        assert!(
-            caller.first_forecast(&world, PATIENCE).await,
-            "no forecast of the exporter's metric within {PATIENCE:?}"
-        );
-        let asked = world.google.server().seen();
-        let predict = asked.iter().find(|seen| seen.path.ends_with("/endpoints/1001:predict")).unwrap();
-        let token = predict.header("authorization").unwrap().trim_start_matches("Bearer ");
-        assert_eq!(world.google.account_of(token).unwrap(), "wicketgate-infer@demo.iam.gserviceaccount.com");
-        app.stop().await;
-        world.stop().await;
+        let path = Directory::temporary().await.unwrap().path().to_owned();
+        for run in ["first", "second"] {
+            let directory = Directory::at(&path).await.unwrap();
+            let (world, app) = start(directory, &Options { port: 0, admin_port: 0, dir: None }).await.unwrap();
+            let caller = Caller::new(&world, app.gate_addresses()[0].0).unwrap();
+            assert!(caller.first_forecast(&world, PATIENCE).await, "no forecast within {PATIENCE:?} in the {run} run");
+            let asked = world.google.server().seen();
+            let predict = asked.iter().find(|seen| seen.path.ends_with("/endpoints/1001:predict")).unwrap();
+            let token = predict.header("authorization").unwrap().trim_start_matches("Bearer ");
+            assert_eq!(world.google.account_of(token).unwrap(), "wicketgate-infer@demo.iam.gserviceaccount.com");
+            app.stop().await;
+            world.stop().await;
+        }
         std::fs::remove_dir_all(path).unwrap();
     }
 }
