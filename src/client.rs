@@ -51,6 +51,13 @@ impl Worker {
     }
 }
 
+/// Makes this client's cryptography the process's: google-cloud-auth's HTTP client takes the process's and panics where
+/// there is none. Call it once before anything starts; a second call changes nothing.
+pub fn share_cryptography() {
+    // an error means that one is set already
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
 /// Why an upstream gave no answer.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]

@@ -251,8 +251,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_demo_forecasts_the_live_metric_and_does_so_again_in_the_same_directory() {
-        // as `cli::run` does; an error means that another test was first
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        crate::client::share_cryptography();
         let path = Directory::temporary().await.unwrap().path().to_owned();
         for run in ["first", "second"] {
             let directory = Directory::at(&path).await.unwrap();

@@ -50,8 +50,7 @@ const WRONG: u8 = 2;
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
-    // google-cloud-auth's HTTP client takes the process's provider; an error means that one is set
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    crate::client::share_cryptography();
     match Arguments::parse().command {
         Command::Demo(options) => demo::demo(&options),
         Command::Serve { config } => serve::serve(&config),
