@@ -89,7 +89,9 @@ fn measure(thread: &str, address: SocketAddr, path: &str, tokens: &[String], tim
     let requests: Arc<Vec<Vec<u8>>> = Arc::new(
         tokens
             .iter()
-            .map(|token| format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n").into_bytes())
+            .map(|token| {
+                format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n").into_bytes()
+            })
             .collect(),
     );
     let before = cpu(thread);

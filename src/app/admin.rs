@@ -91,11 +91,7 @@ impl Ages {
         let ages = Self::default();
         registry.register("jwks_age_seconds", "Time since an issuer's keys were last confirmed", ages.jwks_age.clone());
         registry.register("jwks_keys", "Keys that an issuer publishes", ages.jwks_keys.clone());
-        registry.register(
-            "jwks_failing",
-            "1 while an issuer's keys cannot be refreshed",
-            ages.jwks_failing.clone(),
-        );
+        registry.register("jwks_failing", "1 while an issuer's keys cannot be refreshed", ages.jwks_failing.clone());
         registry.register(
             "credential_age_seconds",
             "Time since a downstream credential was obtained",

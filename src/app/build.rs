@@ -47,14 +47,12 @@ pub(super) fn build(
     data: Option<&DataPath>,
 ) -> Serving {
     let mut keepers = Keepers { before, now: Vec::new(), telemetry };
-    let exporters: Vec<_> =
-        config.exporters.into_iter().map(|settings| exporter(settings, &mut keepers)).collect();
+    let exporters: Vec<_> = config.exporters.into_iter().map(|settings| exporter(settings, &mut keepers)).collect();
     let vertex = config.vertex.map(|settings| vertex(settings, &mut keepers));
     let keepers = keepers.now;
     let running = before.and_then(|parts| parts.pipeline.as_ref());
-    let pipeline = data.zip(config.data).map(|(data, settings)| {
-        data.pipeline(running, settings, &exporters, vertex.as_ref())
-    });
+    let pipeline =
+        data.zip(config.data).map(|(data, settings)| data.pipeline(running, settings, &exporters, vertex.as_ref()));
 
     let known = before.map(|parts| parts.issuers.as_slice()).unwrap_or_default();
     let issuers: Vec<_> = config
@@ -87,7 +85,7 @@ pub(super) fn build(
         metrics: metrics.clone(),
     };
     let tls = config.listeners.into_iter().map(|listener| listener.tls).collect();
-    Serving { gate, tls, parts: Parts { identity, issuers, keepers, pipeline } }
+    Serving { gate, tls, files: config.files, parts: Parts { identity, issuers, keepers, pipeline } }
 }
 
 /// The keepers that the new configuration needs.

@@ -67,12 +67,8 @@ impl DataPath {
         let kept_list = Arc::new(KeepList::new(plan.settings.keep.clone()));
         let destination =
             Destination { keep: kept_list.clone(), spool: self.spool.clone(), metrics: self.ingest.clone() };
-        let sink = Sink::new(
-            plan.forecasts.clone(),
-            self.spool.clone(),
-            self.predictions.clone(),
-            self.forecasts.clone(),
-        );
+        let sink =
+            Sink::new(plan.forecasts.clone(), self.spool.clone(), self.predictions.clone(), self.forecasts.clone());
         let targets = plan.targets.clone();
         let make = |plan: &Plan| {
             RemoteWrite::new(plan.settings.remote_write, kept_list, self.spool.clone(), self.ingest.clone())

@@ -58,6 +58,7 @@ struct Serving {
     gate: Gate,
     tls: Vec<Option<Arc<rustls::ServerConfig>>>,
     parts: Parts,
+    files: Vec<PathBuf>,
 }
 
 /// What start and reload share.

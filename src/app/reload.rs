@@ -1,20 +1,17 @@
 //! A new configuration takes the old one's place whole, or not at all.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration};
 
-use notify::{RecursiveMode, Watcher};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, Startup, build};
-use crate::{clock, config, telemetry::chain};
+use crate::{clock, config};
 
-/// Editors and `kubectl` change a file in several steps; they count as one.
-const SETTLE: Duration = Duration::from_millis(200);
+/// Looking costs a few microseconds. Being told by the kernel would cost more: it tells of each audit line too when the
+/// log lies beside the configuration, which was a fifth of the CPU time of a request.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Reloads on SIGHUP and when a file of the configuration changes, until `stop`.
 pub(super) async fn watch(shared: Arc<Shared>, settings: Startup, stop: CancellationToken) {
@@ -35,20 +32,14 @@ pub(super) async fn watch(shared: Arc<Shared>, settings: Startup, stop: Cancella
     successful.set(1);
     at.set(clock::now().as_second());
 
-    let (changed, mut changes) = mpsc::channel(1);
-    let _watcher = watch_files(&shared.file, changed).map_err(|error| {
-        tracing::warn!(%error, "files cannot be watched; reload with SIGHUP");
-    });
     let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut seen = look(&shared).await;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            Some(()) = changes.recv() => {}
             Some(()) = async { hangup.as_mut()?.recv().await } => {}
+            () = changed(&shared, &mut seen) => {}
         }
-        // let the writer finish, then take what it did as one change
-        tokio::time::sleep(SETTLE).await;
-        while changes.try_recv().is_ok() {}
         match reload(&shared, &settings) {
             Ok(()) => {
                 shared.telemetry.well("configuration");
@@ -73,34 +64,52 @@ fn reload(shared: &Shared, settings: &Startup) -> Result<(), String> {
             .into());
     }
     let before = shared.serving.load();
-    let next = build::build(config, Some(&before.parts), &shared.telemetry, &shared.metrics, &shared.audit, shared.data.as_ref());
+    let next = build::build(
+        config,
+        Some(&before.parts),
+        &shared.telemetry,
+        &shared.metrics,
+        &shared.audit,
+        shared.data.as_ref(),
+    );
     shared.serving.store(Arc::new(next));
     Ok(())
 }
 
-/// Watches the configuration's folder and the policies in it. Folders, because editors and Kubernetes replace files.
-fn watch_files(file: &Path, changed: mpsc::Sender<()>) -> Result<notify::RecommendedWatcher, notify::Error> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let matters = |path: &std::path::PathBuf| {
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            // the data that a gate writes beside its configuration must not reload it
-            matches!(extension, "toml" | "cedar" | "cedarschema" | "pem" | "crt" | "key") || path.ends_with("..data")
-        };
-        match event {
-            Ok(event) if !event.kind.is_access() && event.paths.iter().any(matters) => {
-                // a change that is not taken yet is as good as this one
-                let _ = changed.try_send(());
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(error = chain(&error), "a change of a file may have been missed"),
+/// Waits until the configuration's files differ from what was `seen` and have stayed so for a moment: editors and
+/// Kubernetes change them in several steps, which count as one.
+async fn changed(shared: &Arc<Shared>, seen: &mut Appearance) {
+    let mut before = seen.clone();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = look(shared).await;
+        if now != *seen && now == before {
+            *seen = now;
+            return;
         }
-    })?;
-    let folder = file.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watcher.watch(folder, RecursiveMode::NonRecursive)?;
-    for entry in std::fs::read_dir(folder)?.flatten() {
-        if entry.path().is_dir() && entry.file_name() != "spool" {
-            watcher.watch(&entry.path(), RecursiveMode::NonRecursive)?;
-        }
+        before = now;
     }
-    Ok(watcher)
+}
+
+/// What tells one state of the files from another: for each its length, its time of change and its inode.
+type Appearance = Vec<(PathBuf, Option<(u64, i64, i64, u64)>)>;
+
+async fn look(shared: &Arc<Shared>) -> Appearance {
+    let shared = shared.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        let serving = shared.serving.load();
+        let mut paths: Vec<PathBuf> = serving.files.clone();
+        for folder in serving.files.iter().filter(|path| path.is_dir()) {
+            paths.extend(std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+        paths.sort();
+        let appearance = |path: PathBuf| {
+            let metadata = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
+            let told = metadata.map(|m| (m.len(), m.mtime(), m.mtime_nsec(), m.ino()));
+            (path, told)
+        };
+        paths.into_iter().map(appearance).collect()
+    });
+    // it cannot panic; if it were cut off at a stop, nothing has changed
+    looked.await.unwrap_or_default()
 }

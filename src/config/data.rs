@@ -182,7 +182,10 @@ fn location(section: &Section<'_>, endpoint: &str, vertex: Option<&VertexSetting
         section.refuse("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
     }
     let Some(vertex) = vertex else {
-        section.refuse("endpoint", "needs the sections [vertex] and [google]: they say where it is and as whom it is asked");
+        section.refuse(
+            "endpoint",
+            "needs the sections [vertex] and [google]: they say where it is and as whom it is asked",
+        );
         return None;
     };
     if !vertex.upstreams.iter().any(|(known, _)| known == location) {

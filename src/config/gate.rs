@@ -86,11 +86,11 @@ fn tls(section: &Section<'_>) -> Option<Arc<rustls::ServerConfig>> {
         );
         return None;
     };
-    let certificate = tls.beside(&tls.required("certificate", "gate.pem"));
-    let key = tls.beside(&tls.required("key", "gate.key"));
-    let config = (tls.has("certificate") && tls.has("key"))
-        .then(|| tls.keep("certificate", listen::server_config(&certificate, &key)))
-        .flatten();
+    for (key, example) in [("certificate", "gate.pem"), ("key", "gate.key")] {
+        tls.required(key, example);
+    }
+    let pair = tls.file("certificate").zip(tls.file("key"));
+    let config = pair.and_then(|(certificate, key)| tls.keep("certificate", listen::server_config(&certificate, &key)));
     tls.finish();
     config
 }
@@ -167,7 +167,7 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
     if leeway > MOST_LEEWAY {
         section.refuse("leeway", "at most five minutes: a longer one keeps expired tokens alive");
     }
-    let keys = match (section.string("jwks_url"), section.path("jwks_file")) {
+    let keys = match (section.string("jwks_url"), section.file("jwks_file")) {
         (Some(_), Some(_)) => {
             section.refuse("jwks_file", "write `jwks_url` or `jwks_file`, not both");
             KeySource::Discovery
@@ -186,14 +186,15 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
             section.refuse("jwks_url", "write an https URL (http is allowed to loopback addresses only)");
         }
         KeySource::Discovery if !issuer.is_empty() && !may_be_asked(&issuer) => {
-            section.refuse("issuer", "discovery needs an https URL; with another `iss` write `jwks_url` or `jwks_file`");
+            section
+                .refuse("issuer", "discovery needs an https URL; with another `iss` write `jwks_url` or `jwks_file`");
         }
         _ => {}
     }
     let grace = section.duration("grace", Duration::from_secs(24 * 3600));
     let algorithms = algorithms(section);
     let rules = Rules { issuer, audiences, algorithms, leeway };
-    identity::Settings { name, rules, keys, grace, ca: section.path("ca") }
+    identity::Settings { name, rules, keys, grace, ca: section.file("ca") }
 }
 
 fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
@@ -212,9 +213,9 @@ fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
 /// Loads roles, schema and policies from their directory.
 pub(super) fn policy(directory: &Path, issuers: &[&str], problems: &mut Vec<Problem>) -> Option<Policy> {
     let roles = read_file(&directory.join("roles.toml"), problems).map(|file| {
-        let (roles, found) = Source::new(&file.path, file.text).read(|top| roles(top, issuers));
-        problems.extend(found);
-        roles
+        let reading = Source::new(&file.path, file.text).read(|top| roles(top, issuers));
+        problems.extend(reading.problems);
+        reading.value
     });
     let schema = read_file(&directory.join("wicketgate.cedarschema"), problems);
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
@@ -262,7 +263,10 @@ fn roles(top: &Section<'_>, issuers: &[&str]) -> Roles {
         }
         let every = listed.iter().any(|name| name == "*");
         for unknown in listed.iter().filter(|name| !every && !issuers.contains(&name.as_str())) {
-            let text = format!("no issuer is called `{unknown}`, so this rule can have no effect; there are: {}", issuers.join(", "));
+            let text = format!(
+                "no issuer is called `{unknown}`, so this rule can have no effect; there are: {}",
+                issuers.join(", ")
+            );
             section.refuse("issuers", text);
         }
         let claim = section.required("claim", "roles");

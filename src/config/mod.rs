@@ -8,13 +8,19 @@ mod gate;
 mod reader;
 mod upstreams;
 
-use std::{fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use self::reader::{Reading, Section, Source};
 pub use self::{
     data::{DataSettings, ForecastSettings, ScrapeSettings},
     reader::Problem,
 };
-use self::reader::{Section, Source};
 use crate::{
     audit,
     client::{Client, Clients, Upstream},
@@ -44,6 +50,8 @@ pub struct Config {
     pub vertex: Option<VertexSettings>,
     /// The data path, where there is one.
     pub data: Option<DataSettings>,
+    /// The files and folders that all this was read from.
+    pub files: Vec<PathBuf>,
 }
 
 /// The `[gate]` section.
@@ -112,10 +120,14 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
         let text = format!("cannot be read: {e}");
         Problems(vec![Problem { file: path.to_owned(), line: 0, key: String::new(), text }])
     })?;
-    let (draft, mut problems) = Source::new(path, text).read(|top| Draft::read(top, clients));
+    let Reading { value: draft, mut problems, mut files } =
+        Source::new(path, text).read(|top| Draft::read(top, clients));
     let policy = gate::policy(&draft.policies, &draft.issuer_names(), &mut problems);
     match policy {
-        Some(policy) if problems.is_empty() => Ok(draft.finish(policy)),
+        Some(policy) if problems.is_empty() => {
+            files.extend([path.to_owned(), draft.policies.clone()]);
+            Ok(draft.finish(policy, files))
+        }
         _ => Err(Problems(problems)),
     }
 }
@@ -126,7 +138,7 @@ struct Draft {
     listeners: Vec<listen::Settings>,
     admin: SocketAddr,
     audit: audit::Settings,
-    policies: std::path::PathBuf,
+    policies: PathBuf,
     issuers: Vec<(identity::Settings, Arc<Client>)>,
     exporters: Vec<ExporterSettings>,
     vertex: Option<VertexSettings>,
@@ -154,8 +166,8 @@ impl Draft {
         self.issuers.iter().map(|(settings, _)| settings.name.as_str()).collect()
     }
 
-    fn finish(self, policy: Policy) -> Config {
+    fn finish(self, policy: Policy, files: Vec<PathBuf>) -> Config {
         let Self { gate, listeners, admin, audit, issuers, exporters, vertex, data, .. } = self;
-        Config { gate, listeners, admin, audit, policy, issuers, exporters, vertex, data }
+        Config { gate, listeners, admin, audit, policy, issuers, exporters, vertex, data, files }
     }
 }

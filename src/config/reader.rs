@@ -48,16 +48,25 @@ pub(crate) struct Source {
     file: PathBuf,
     text: String,
     problems: RefCell<Vec<Problem>>,
+    files: RefCell<Vec<PathBuf>>,
+}
+
+/// What reading a file gave.
+pub(crate) struct Reading<T> {
+    pub(crate) value: T,
+    pub(crate) problems: Vec<Problem>,
+    /// The files that it names as part of the configuration, such as certificates.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 impl Source {
     pub(crate) fn new(file: &Path, text: String) -> Self {
-        Self { file: file.to_owned(), text, problems: RefCell::default() }
+        Self { file: file.to_owned(), text, problems: RefCell::default(), files: RefCell::default() }
     }
 
     /// Parses the text and hands its top table to `read`; gives what `read` made and every problem. Keys of the top table
     /// that `read` did not ask for are refused.
-    pub(crate) fn read<T>(self, read: impl FnOnce(&Section<'_>) -> T) -> (T, Vec<Problem>) {
+    pub(crate) fn read<T>(self, read: impl FnOnce(&Section<'_>) -> T) -> Reading<T> {
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         for error in errors {
             self.problem(error.span().map_or(0, |s| s.start), "", error.message().to_owned());
@@ -65,8 +74,7 @@ impl Source {
         let top = Section::new(&self, String::new(), table.get_ref(), 0);
         let value = read(&top);
         top.finish();
-        let problems = self.problems.into_inner();
-        (value, problems)
+        Reading { value, problems: self.problems.into_inner(), files: self.files.into_inner() }
     }
 
     fn problem(&self, offset: usize, key: &str, text: String) {
@@ -122,6 +130,13 @@ impl<'a> Section<'a> {
     /// A path, relative to the file's own folder.
     pub(crate) fn path(&self, key: &'static str) -> Option<PathBuf> {
         self.string(key).map(|text| self.beside(&text))
+    }
+
+    /// A file that is part of the configuration: when it changes, so has the configuration.
+    pub(crate) fn file(&self, key: &'static str) -> Option<PathBuf> {
+        let path = self.path(key);
+        self.source.files.borrow_mut().extend(path.clone());
+        path
     }
 
     pub(crate) fn beside(&self, text: &str) -> PathBuf {
@@ -273,7 +288,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        let (_, problems) = Source::new(Path::new("t.toml"), text.into()).read(|top| {
+        let reading = Source::new(Path::new("t.toml"), text.into()).read(|top| {
             top.required("name", "x");
             top.number("count", 1, 1, 10);
             top.duration("wait", Duration::from_secs(1));
@@ -286,6 +301,7 @@ mod tests {
                 item.finish();
             }
         });
+        let problems = reading.problems;
         let found: Vec<String> = problems.iter().map(|p| format!("{}:{}", p.line, p.key)).collect();
         assert_eq!(found, expected, "{problems:?}");
     }

@@ -32,7 +32,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients) -> Vec<ExporterSet
             section.refuse("metrics_path", "write a path that begins with a slash, such as `/metrics`");
         }
         let url = section.required("url", "http://127.0.0.1:9100");
-        let ca = section.path("ca");
+        let ca = section.file("ca");
         let upstream = upstream(&section, "url", &url, ca, clients);
         let labels = section.map("labels");
         let credential = credential(&section);
@@ -122,11 +122,14 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients) -> Option<VertexSetti
     if url.as_ref().is_some_and(|url| locations.len() > 1 && !url.contains("{location}")) {
         section.refuse("url", "with several locations write `{location}` where the location goes");
     }
-    let ca = section.path("ca");
+    let ca = section.file("ca");
     let mut upstreams = Vec::new();
     for location in locations {
         if location.is_empty() || !location.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
-            section.refuse("locations", format!("`{location}` is no location; write for example `us-central1` or `global`"));
+            section.refuse(
+                "locations",
+                format!("`{location}` is no location; write for example `us-central1` or `global`"),
+            );
             continue;
         }
         let url = url.as_ref().map_or_else(|| public_host(&location), |url| url.replace("{location}", &location));

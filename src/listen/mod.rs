@@ -96,7 +96,8 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 /// Whether some program listens on `address` already: sockets that share an address would hide it.
 #[must_use]
 pub fn is_taken(address: SocketAddr) -> bool {
-    address.port() != 0 && std::net::TcpListener::bind(address).is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
+    address.port() != 0
+        && std::net::TcpListener::bind(address).is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 /// Serves a listener until `stop`, then lets open requests end.

@@ -15,7 +15,12 @@ mod target;
 
 use std::sync::Arc;
 
-pub use self::{handle::{handle, unreadable}, metrics::Metrics, recorded::Recorded, target::Target};
+pub use self::{
+    handle::{handle, unreadable},
+    metrics::Metrics,
+    recorded::Recorded,
+    target::Target,
+};
 use crate::{audit, identity::Identity, policy::Policy, routes::Routes};
 
 /// Everything that a request is served from: one snapshot, built whole and never changed.
