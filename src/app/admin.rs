@@ -35,7 +35,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, shared: Arc<Shared>, st
 impl listen::Service for Admin {
     type Body = Body;
 
-    fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+    fn tls(&self) -> Option<listen::Tls> {
         None
     }
 

@@ -85,7 +85,13 @@ pub(super) fn build(
         metrics: metrics.clone(),
     };
     let tls = config.listeners.into_iter().map(|listener| listener.tls).collect();
-    Serving { gate, tls, files: config.files, parts: Parts { identity, issuers, keepers, pipeline } }
+    Serving {
+        gate,
+        tls,
+        files: config.files,
+        read_at: config.read_at,
+        parts: Parts { identity, issuers, keepers, pipeline },
+    }
 }
 
 /// The keepers that the new configuration needs.

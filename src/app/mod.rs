@@ -30,6 +30,7 @@ use self::{build::Parts, data::DataPath, worker::Worker};
 use crate::{
     audit::{AuditError, Log},
     client::Clients,
+    clock,
     config::{self, Config, Problems},
     listen,
     proxy::{Gate, Metrics},
@@ -56,9 +57,10 @@ pub enum StartError {
 /// What is served now: a gate, the TLS settings of its listeners in order, and the long-lived parts of both.
 struct Serving {
     gate: Gate,
-    tls: Vec<Option<Arc<rustls::ServerConfig>>>,
+    tls: Vec<Option<listen::Tls>>,
     parts: Parts,
     files: Vec<PathBuf>,
+    read_at: clock::Timestamp,
 }
 
 /// What start and reload share.
@@ -90,6 +92,7 @@ impl App {
     /// Every problem of the configuration, or the socket or file that cannot be used.
     pub async fn start(file: &Path) -> Result<Self, StartError> {
         let clients = Clients::default();
+        let hangups = reload::hangups();
         let config = config::load(file, &clients)?;
         let telemetry = Arc::new(Telemetry::new());
         let metrics = Arc::new(telemetry.register(Metrics::new));
@@ -112,7 +115,7 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(admin::serve(sockets.admin, shared.clone(), stop.clone()));
         background.spawn(flush(shared.clone(), stop.clone()));
-        background.spawn(reload::watch(shared.clone(), settings.clone(), stop.clone()));
+        background.spawn(reload::watch(shared.clone(), settings.clone(), hangups, stop.clone()));
         for (address, tls) in &gate_addresses {
             tracing::info!(listener = "gate", %address, tls, "listening");
         }

@@ -3,7 +3,7 @@
 use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration};
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, Startup, build};
@@ -13,8 +13,19 @@ use crate::{clock, config};
 /// log lies beside the configuration, which was a fifth of the CPU time of a request.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Hears SIGHUP from here on. Call it before the configuration is read: SIGHUP ends a program that does not listen for it.
+pub(super) fn hangups() -> Option<Signal> {
+    let unheard = |error| tracing::warn!(%error, "SIGHUP cannot be heard; reload by changing a file");
+    signal(SignalKind::hangup()).map_err(unheard).ok()
+}
+
 /// Reloads on SIGHUP and when a file of the configuration changes, until `stop`.
-pub(super) async fn watch(shared: Arc<Shared>, settings: Startup, stop: CancellationToken) {
+pub(super) async fn watch(
+    shared: Arc<Shared>,
+    settings: Startup,
+    mut hangups: Option<Signal>,
+    stop: CancellationToken,
+) {
     let (successful, at) = shared.telemetry.register(|registry| {
         let (successful, at) = (Gauge::<i64>::default(), Gauge::<i64>::default());
         registry.register(
@@ -32,16 +43,16 @@ pub(super) async fn watch(shared: Arc<Shared>, settings: Startup, stop: Cancella
     successful.set(1);
     at.set(clock::now().as_second());
 
-    let mut hangup = signal(SignalKind::hangup()).ok();
-    let mut seen = look(&shared).await;
+    let mut seen = as_served(&shared).await;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            Some(()) = async { hangup.as_mut()?.recv().await } => {}
+            Some(()) = async { hangups.as_mut()?.recv().await } => {}
             () = changed(&shared, &mut seen) => {}
         }
         match reload(&shared, &settings) {
             Ok(()) => {
+                seen = as_served(&shared).await;
                 shared.telemetry.well("configuration");
                 successful.set(1);
                 at.set(clock::now().as_second());
@@ -91,9 +102,20 @@ async fn changed(shared: &Arc<Shared>, seen: &mut Appearance) {
     }
 }
 
-/// What tells one state of the files from another: for each its length, its time of change and its inode.
-type Appearance = Vec<(PathBuf, Option<(u64, i64, i64, u64)>)>;
+/// What tells one state of the files from another: for each its length, its time of change in nanoseconds, its inode.
+type Appearance = Vec<(PathBuf, Option<(u64, i128, u64)>)>;
 
+/// The kernel stamps files with a clock that may lag by one tick.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How the files looked when what is served was read; nothing where one has changed since, so that the next look differs.
+async fn as_served(shared: &Arc<Shared>) -> Appearance {
+    let read_at = shared.serving.load().read_at.as_nanosecond() - TICK.as_nanos().cast_signed();
+    let seen = look(shared).await;
+    if seen.iter().any(|(_, told)| told.is_some_and(|(_, changed, _)| changed >= read_at)) { Vec::new() } else { seen }
+}
+
+/// How the files look now.
 async fn look(shared: &Arc<Shared>) -> Appearance {
     let shared = shared.clone();
     let looked = tokio::task::spawn_blocking(move || {
@@ -105,7 +127,10 @@ async fn look(shared: &Arc<Shared>) -> Appearance {
         paths.sort();
         let appearance = |path: PathBuf| {
             let metadata = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
-            let told = metadata.map(|m| (m.len(), m.mtime(), m.mtime_nsec(), m.ino()));
+            let told = metadata.map(|m| {
+                let changed = i128::from(m.mtime()) * 1_000_000_000 + i128::from(m.mtime_nsec());
+                (m.len(), changed, m.ino())
+            });
             (path, told)
         };
         paths.into_iter().map(appearance).collect()

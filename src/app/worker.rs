@@ -85,7 +85,7 @@ struct Door {
 impl listen::Service for Door {
     type Body = Recorded;
 
-    fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+    fn tls(&self) -> Option<listen::Tls> {
         self.shared.serving.load().tls.get(self.index).cloned().flatten()
     }
 

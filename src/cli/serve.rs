@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{WRONG, complain};
@@ -18,9 +18,15 @@ pub(super) fn serve(config: &Path) -> ExitCode {
         }
     };
     runtime.block_on(async {
+        // heard before anybody can know that the gate is up: unheard they end it at once
+        let (mut interrupt, mut terminate) = (hear(SignalKind::interrupt()), hear(SignalKind::terminate()));
         match App::start(config).await {
             Ok(app) => {
-                stopped().await;
+                tokio::select! {
+                    Some(()) = async { interrupt.as_mut()?.recv().await } => {}
+                    Some(()) = async { terminate.as_mut()?.recv().await } => {}
+                    else => std::future::pending().await,
+                }
                 app.stop().await;
                 ExitCode::SUCCESS
             }
@@ -44,11 +50,6 @@ fn log_to_stderr() {
         .try_init();
 }
 
-/// SIGTERM or Ctrl-C.
-pub(super) async fn stopped() {
-    let mut terminate = signal(SignalKind::terminate()).ok();
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        Some(()) = async { terminate.as_mut()?.recv().await } => {}
-    }
+fn hear(kind: SignalKind) -> Option<Signal> {
+    signal(kind).map_err(|error| tracing::warn!(%error, "a signal cannot be heard; its default action stays")).ok()
 }

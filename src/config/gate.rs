@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use jsonwebtoken::Algorithm;
-
 use super::{
     GateSettings, Problem,
     reader::{Section, Source},
@@ -17,7 +15,7 @@ use super::{
 use crate::{
     audit,
     client::{Client, Clients, MAX_WORKERS},
-    identity::{self, KeySource, issuer::may_be_asked, jwt::Rules},
+    identity::{self, Algorithm, KeySource, issuer::may_be_asked, jwt::Rules},
     listen,
     policy::{Claim, Policy, PolicyFile, Roles, Rule},
     routes,
@@ -78,7 +76,7 @@ pub(super) fn listeners(top: &Section<'_>) -> Vec<listen::Settings> {
     listeners
 }
 
-fn tls(section: &Section<'_>) -> Option<Arc<rustls::ServerConfig>> {
+fn tls(section: &Section<'_>) -> Option<listen::Tls> {
     let Some(tls) = section.section("tls") else {
         section.refuse(
             "tls",

@@ -24,6 +24,7 @@ pub use self::{
 use crate::{
     audit,
     client::{Client, Clients, Upstream},
+    clock::{self, Timestamp},
     credentials::Origin,
     identity, listen,
     policy::Policy,
@@ -52,6 +53,8 @@ pub struct Config {
     pub data: Option<DataSettings>,
     /// The files and folders that all this was read from.
     pub files: Vec<PathBuf>,
+    /// When reading began.
+    pub read_at: Timestamp,
 }
 
 /// The `[gate]` section.
@@ -116,6 +119,7 @@ impl std::error::Error for Problems {}
 /// # Errors
 /// Every problem of the file and of the policies beside it.
 pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
+    let read_at = clock::now();
     let text = std::fs::read_to_string(path).map_err(|e| {
         let text = format!("cannot be read: {e}");
         Problems(vec![Problem { file: path.to_owned(), line: 0, key: String::new(), text }])
@@ -126,7 +130,7 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
     match policy {
         Some(policy) if problems.is_empty() => {
             files.extend([path.to_owned(), draft.policies.clone()]);
-            Ok(draft.finish(policy, files))
+            Ok(draft.finish(policy, files, read_at))
         }
         _ => Err(Problems(problems)),
     }
@@ -166,8 +170,8 @@ impl Draft {
         self.issuers.iter().map(|(settings, _)| settings.name.as_str()).collect()
     }
 
-    fn finish(self, policy: Policy, files: Vec<PathBuf>) -> Config {
+    fn finish(self, policy: Policy, files: Vec<PathBuf>, read_at: Timestamp) -> Config {
         let Self { gate, listeners, admin, audit, issuers, exporters, vertex, data, .. } = self;
-        Config { gate, listeners, admin, audit, policy, issuers, exporters, vertex, data, files }
+        Config { gate, listeners, admin, audit, policy, issuers, exporters, vertex, data, files, read_at }
     }
 }

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use quick_cache::sync::Cache;
 
+pub use jsonwebtoken::Algorithm;
+
 pub use self::issuer::{Issuer, KeySource, Settings};
 use self::{
     issuer::Lookup,

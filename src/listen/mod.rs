@@ -13,7 +13,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     peer::Peer,
-    tls::{TlsError, server_config},
+    tls::{Tls, TlsError, server_config},
 };
 use crate::http::BodyError;
 
@@ -51,7 +50,7 @@ pub struct Settings {
     /// Where to listen.
     pub address: SocketAddr,
     /// Certificate and key, loaded; `None` for clear text.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Tls>,
 }
 
 /// Why a request never became one.
@@ -69,7 +68,7 @@ pub trait Service: Clone + Send + 'static {
     type Body: http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static;
 
     /// The TLS settings for a connection that begins now.
-    fn tls(&self) -> Option<Arc<ServerConfig>>;
+    fn tls(&self) -> Option<Tls>;
 
     /// Answers a request.
     fn answer(&self, peer: Peer, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
@@ -124,6 +123,8 @@ pub async fn serve<S: Service>(listener: TcpListener, service: S, slots: Arc<Sem
             }
         }
     }
+    // from here on nobody connects: what the kernel still took would only be cut
+    drop(listener);
     connections.close();
     connections.wait().await;
 }

@@ -13,6 +13,9 @@ use rustls::{
     },
 };
 
+/// A listener's certificate, key and versions of TLS.
+pub type Tls = Arc<ServerConfig>;
+
 /// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
@@ -31,7 +34,7 @@ pub enum TlsError {
 ///
 /// # Errors
 /// When either cannot be read, or they do not belong together.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Tls, TlsError> {
     let unreadable = |e| TlsError::Certificate(certificate.to_owned(), e);
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .map_err(unreadable)?

@@ -20,7 +20,7 @@ fn inputs(gate: &Gate) -> Vec<Vec<f64>> {
 
 #[tokio::test]
 async fn an_acknowledged_sample_outlives_kill_9() {
-    let mut gate = Harness::new().await.section("forecast", FORECAST).start().await;
+    let mut gate = Harness::new().await.keeping("kept_*").section("forecast", FORECAST).start().await;
     let token = gate.token("ingest");
     let now = clock::now().as_millisecond();
     // one point short of what a forecast needs: nothing can be on its way to Vertex
@@ -43,7 +43,7 @@ async fn an_acknowledged_sample_outlives_kill_9() {
 
 #[tokio::test]
 async fn writes_that_run_into_kill_9_are_acknowledged_or_not_there() {
-    let mut gate = Harness::new().await.section("forecast", FORECAST).start().await;
+    let mut gate = Harness::new().await.keeping("kept_*").section("forecast", FORECAST).start().await;
     let token = gate.token("ingest");
     let now = clock::now().as_millisecond();
     // kept apart by value: the points of the last second before the kill
@@ -62,7 +62,7 @@ async fn writes_that_run_into_kill_9_are_acknowledged_or_not_there() {
 
 #[tokio::test]
 async fn forecasts_come_back_as_metrics() {
-    let gate = Harness::new().await.section("forecast", FORECAST).start().await;
+    let gate = Harness::new().await.keeping("kept_*").section("forecast", FORECAST).start().await;
     let now = clock::now().as_millisecond();
     let samples: Vec<_> = (0..16).map(|point| (now - 16_000 + point * 1000, 5.0)).collect();
     let body = remote_write(&[("__name__", "kept_load"), ("host", "a")], &samples);
@@ -90,7 +90,7 @@ async fn forecasts_come_back_as_metrics() {
 
 #[tokio::test]
 async fn every_sample_is_counted_once_as_accepted_or_dropped() {
-    let gate = Harness::new().await.start().await;
+    let gate = Harness::new().await.keeping("kept_*").start().await;
     let token = gate.token("ingest");
     let kept = remote_write(&[("__name__", "kept_load")], &[(1, 1.0), (2, 2.0)]);
     let other = remote_write(&[("__name__", "other_load")], &[(1, 1.0), (2, 2.0), (3, 3.0)]);

@@ -18,7 +18,7 @@ const METRICS: &[&str] = &["feedback", "ingest", "shape", "sinks", "spool"];
 /// Edges besides those to leaves: (from, to).
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "config", "demo"]),
+    ("cli", &["app", "audit", "config", "demo"]),
     ("app", &["config", "GATE", "METRICS"]),
     ("config", &["GATE", "METRICS"]),
     ("routes", &["policy"]),

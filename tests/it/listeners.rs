@@ -1,10 +1,16 @@
 //! Listeners: several on the gate, in clear where one says so, HTTP/1.1 and HTTP/2 on one port; and the admin's pages.
 
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    sync::mpsc,
+};
+
 use http::{Method, StatusCode};
 
 use tokio::task::JoinSet;
 
-use crate::support::{Harness, call::Call, eventually, harness::PAGE, program::Program, upstream};
+use crate::support::{Harness, call::Call, eventually, harness::PAGE, program::Program};
 
 #[tokio::test]
 async fn several_listeners_serve_the_same_gate_and_one_may_be_clear() {
@@ -51,7 +57,7 @@ async fn health_and_metrics_are_on_the_admin_listener_alone() {
 
 #[tokio::test]
 async fn metrics_tell_what_happened_and_name_nobody() {
-    let gate = Harness::new().await.start().await;
+    let gate = Harness::new().await.keeping("kept_*").start().await;
     let token = gate.token("scrape");
     gate.get("/exporters/app/metrics").bearer(&token).send().await;
     gate.get("/exporters/app/metrics").send().await;
@@ -86,31 +92,52 @@ async fn connections_are_kept_to_the_upstream() {
     assert!(gate.app.connections() <= 2, "{} connections for 20 requests", gate.app.connections());
 }
 
-// the upstream holds its answer back, which takes a thread
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_request_that_has_begun_ends_before_the_gate_does() {
-    let mut gate = Harness::new().await.start().await;
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    gate.app.answer(move |_| {
-        held.recv().unwrap();
-        upstream::reply(StatusCode::OK, "text/plain", "late")
-    });
-    let call = gate.get("/exporters/app/metrics").bearer(&gate.token("scrape"));
+    let slow = Held::start();
+    let exporter = format!("[[exporter]]\nname = \"slow\"\nurl = \"http://{}\"", slow.address);
+    let mut gate = Harness::new().await.more("exporter", exporter).start().await;
+    let call = gate.get("/exporters/slow/metrics").bearer(&gate.token("scrape"));
     let mut asked = JoinSet::new();
     asked.spawn(call.send());
-    eventually("the request to be at the exporter", || async { (gate.app.requests() == 1).then_some(()) }).await;
+    eventually("the request to be at the exporter", || async { slow.asked.try_recv().ok() }).await;
     gate.program.signal("TERM").await;
     let address = gate.address();
     eventually("the gate to listen no more", || async {
         tokio::net::TcpStream::connect(address).await.is_err().then_some(())
     })
     .await;
-    release.send(()).unwrap();
+    slow.release.send(()).unwrap();
     let answer = asked.join_next().await.unwrap().unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "late"));
     let status = gate.program.ended().await;
     assert_eq!(status.code(), Some(0), "{:?}", gate.program.lines());
     assert_eq!(gate.record(&answer.id()).await["status"], 200);
+}
+
+/// An exporter that answers one request when it is told to. A thread: it waits, which no async task may.
+struct Held {
+    address: SocketAddr,
+    asked: mpsc::Receiver<()>,
+    release: mpsc::Sender<()>,
+}
+
+impl Held {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ((tell, asked), (release, released)) = (mpsc::channel(), mpsc::channel());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // the head of a GET comes in one piece
+            let _ = stream.read(&mut [0; 8192]).unwrap();
+            tell.send(()).unwrap();
+            if released.recv().is_ok() {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").unwrap();
+            }
+        });
+        Self { address, asked, release }
+    }
 }
 
 #[tokio::test]

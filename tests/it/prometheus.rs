@@ -60,7 +60,7 @@ async fn prometheus_discovers_scrapes_writes_and_gets_the_forecast_back() {
     let gate = harness
         .more("issuer", issuer)
         .section("exporter", exporter)
-        .section("ingest", "[ingest]\n[[ingest.keep]]\nmetric = \"node_load1\"")
+        .keeping("node_load1")
         .section(
             "forecast",
             "[[forecast]]\nname = \"load\"\nmetric = \"node_load1\"\n\

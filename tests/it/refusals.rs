@@ -127,7 +127,7 @@ async fn who_may_ingest_cannot_infer() {
 
 #[tokio::test]
 async fn who_may_infer_cannot_ingest() {
-    let gate = Harness::new().await.start().await;
+    let gate = Harness::new().await.keeping("kept_*").start().await;
     let body = remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);
     let call = gate.write(&gate.token("infer"), body);
     let (_, record) = refused(&gate, call, 403, "not_permitted").await;
@@ -193,7 +193,7 @@ async fn a_target_with_two_readings_is_refused() {
 
 #[tokio::test]
 async fn a_body_that_is_not_snappy_is_refused_for_good() {
-    let gate = Harness::new().await.start().await;
+    let gate = Harness::new().await.keeping("kept_*").start().await;
     let ingest = gate.token("ingest");
     refused(&gate, gate.write(&ingest, b"\x05not snappy at all".to_vec()), 400, "broken_snappy").await;
     assert_eq!(gate.metric("wicketgate_ingest_samples_accepted_total").await, 0.0);
@@ -201,7 +201,7 @@ async fn a_body_that_is_not_snappy_is_refused_for_good() {
 
 #[tokio::test]
 async fn a_body_that_claims_four_gib_is_refused_before_it_is_believed() {
-    let gate = Harness::new().await.start().await;
+    let gate = Harness::new().await.keeping("kept_*").start().await;
     let ingest = gate.token("ingest");
     refused(&gate, gate.write(&ingest, snappy_bomb()), 413, "decoded_too_large").await;
     // it still works: nothing was allocated for the claim
@@ -229,7 +229,7 @@ async fn a_request_head_beyond_bounds_is_refused() {
 
 #[tokio::test]
 async fn a_principal_that_would_hold_both_separated_roles_holds_none() {
-    let gate = Harness::new().await.start().await;
+    let gate = Harness::new().await.keeping("kept_*").start().await;
     let both = gate.issuer.token("both", &["ingest", "infer"]).mint();
     let (_, record) = refused(&gate, gate.post(PREDICT).bearer(&both), 403, "separation_of_duty").await;
     let told = record["detail"].as_str().unwrap_or_default();
@@ -285,14 +285,17 @@ async fn the_gate_is_no_forward_proxy() {
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
     let harness = Harness::new().await;
-    let gate =
-        harness.section("ingest", "[ingest]\nmax_body = 1000\n[[ingest.keep]]\nmetric = \"kept_*\"").start().await;
+    let gate = harness
+        .keeping("")
+        .section("ingest", "[ingest]\nmax_body = 1000\n[[ingest.keep]]\nmetric = \"kept_*\"")
+        .start()
+        .await;
     refused(&gate, gate.write(&gate.token("ingest"), vec![0; 1001]), 413, "body_too_large").await;
 }
 
 #[tokio::test]
 async fn what_is_not_remote_write_is_told_so() {
-    let gate = Harness::new().await.start().await;
+    let gate = Harness::new().await.keeping("kept_*").start().await;
     let ingest = gate.token("ingest");
     let body = || remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);
     let other = |name: &'static str, value: &'static str| {

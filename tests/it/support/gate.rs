@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use http::{Method, StatusCode};
 use serde_json::Value;
+use tokio::process::Command;
 
 use super::{
     Answer, Harness,
@@ -34,8 +35,11 @@ impl Gate {
     /// Starts `serve` with the harness's `wicketgate.toml` and waits until it listens everywhere.
     pub(crate) async fn start(harness: Harness) -> Self {
         let listening = harness.config().matches("[[listen]]").count();
-        let Harness { directory, pki, issuer, app, google, .. } = harness;
-        let mut program = serve(&directory);
+        let Harness { directory, pki, issuer, app, google, file_limit, .. } = harness;
+        let mut program = match file_limit {
+            None => serve(&directory),
+            Some(blocks) => serve_limited(&directory, blocks),
+        };
         let (listeners, admin) = addresses(&mut program, listening).await;
         Self { directory, pki, issuer, app, google, program, listeners, admin }
     }
@@ -151,6 +155,14 @@ fn serve(directory: &Directory) -> Program {
     let file = directory.join("wicketgate.toml");
     let mut command = wicketgate(&["serve", "--config"]);
     command.arg(file).current_dir(directory.path());
+    Program::start("wicketgate serve", &mut command, "build it first")
+}
+
+/// The same where no file may grow beyond `blocks` of 512 bytes, as on a full disk.
+fn serve_limited(directory: &Directory, blocks: u32) -> Program {
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" serve --config wicketgate.toml");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_wicketgate")]).current_dir(directory.path());
     Program::start("wicketgate serve", &mut command, "build it first")
 }
 

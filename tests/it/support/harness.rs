@@ -61,6 +61,8 @@ pub(crate) struct Harness {
     pub(crate) issuer: Issuer,
     pub(crate) app: Upstream,
     pub(crate) google: Google,
+    /// The largest file that the program may write, in blocks of 512 bytes; no bound where there is none.
+    pub(crate) file_limit: Option<u32>,
     config: Vec<(&'static str, String)>,
 }
 
@@ -75,7 +77,7 @@ impl Harness {
         directory.write("exporter.password", format!("{PASSWORD}\n"));
         directory.write("subject.jwt", issuer.token("the-gate", &[]).claim("aud", "google").mint());
         let config = sections(&issuer, &app, &google);
-        Self { directory, pki, issuer, app, google, config }
+        Self { directory, pki, issuer, app, google, file_limit: None, config }
     }
 
     /// Replaces a section of the configuration: `gate`, `listen`, `admin`, `audit`, `policy`, `issuer`, `exporter`,
@@ -83,6 +85,12 @@ impl Harness {
     pub(crate) fn section(mut self, name: &'static str, text: impl Into<String>) -> Self {
         self.replace(name, text.into());
         self
+    }
+
+    /// With the data path: what these names match (`metric`, a name or a prefix with `*`) is kept and forecast.
+    pub(crate) fn keeping(self, metric: &str) -> Self {
+        self.section("ingest", format!("[ingest]\n[[ingest.keep]]\nmetric = \"{metric}\""))
+            .section("spool", "[spool]\ndirectory = \"spool\"")
     }
 
     /// Adds to a section.
@@ -157,8 +165,8 @@ fn sections(issuer: &Issuer, app: &Upstream, google: &Google) -> Vec<(&'static s
                  administer = \"administer@p.iam.gserviceaccount.com\" }}"
             ),
         ),
-        ("ingest", "[ingest]\n[[ingest.keep]]\nmetric = \"kept_*\"".into()),
-        ("spool", "[spool]\ndirectory = \"spool\"".into()),
+        ("ingest", String::new()),
+        ("spool", String::new()),
         ("forecast", String::new()),
     ]
 }
