@@ -32,6 +32,12 @@ impl Parts {
         self.issuers.iter().map(|kept| &*kept.value)
     }
 
+    /// What readiness calls each of them.
+    pub(super) fn names(&self) -> Vec<String> {
+        let issuers = self.issuers().map(Issuer::part);
+        issuers.chain(self.keepers.iter().map(|kept| kept.value.part())).collect()
+    }
+
     pub(super) fn credential_slots(&self) -> impl Iterator<Item = &CredentialSlot> {
         self.keepers.iter().map(|kept| &kept.value.slot)
     }
@@ -60,7 +66,12 @@ pub(super) fn build(
         .into_iter()
         .map(|(settings, client)| {
             let telemetry = telemetry.clone();
-            let make = |settings: &identity::Settings| Issuer::new(settings.clone(), client);
+            let pending = telemetry.clone();
+            let make = |settings: &identity::Settings| {
+                let issuer = Issuer::new(settings.clone(), client);
+                pending.trouble(&issuer.part(), true, "its keys are being fetched");
+                issuer
+            };
             keep(known, settings, make, |issuer| async move { issuer.keep_fresh(&telemetry).await })
         })
         .collect();
@@ -105,7 +116,13 @@ impl Keepers<'_> {
     fn slot(&mut self, name: String, origin: Origin) -> CredentialSlot {
         let known = self.before.map(|parts| parts.keepers.as_slice()).unwrap_or_default();
         let telemetry = self.telemetry.clone();
-        let make = |(name, origin): &(String, Origin)| Keeper::new(name, origin.clone());
+        let pending = self.telemetry.clone();
+        let make = |(name, origin): &(String, Origin)| {
+            let keeper = Keeper::new(name, origin.clone());
+            // until it was tried once; what fails then is a warning
+            pending.trouble(&keeper.part(), true, "it is being obtained");
+            keeper
+        };
         let kept = keep(known, (name, origin), make, |keeper| async move { keeper.keep(&telemetry).await });
         let slot = kept.value.slot.clone();
         self.now.push(kept);

@@ -83,7 +83,10 @@ fn reload(shared: &Shared, settings: &Startup) -> Result<(), String> {
         &shared.audit,
         shared.data.as_ref(),
     );
+    let (gone, stays) = (before.parts.names(), next.parts.names());
     shared.serving.store(Arc::new(next));
+    // the trouble of what is no longer there is nobody's
+    gone.iter().filter(|part| !stays.contains(part)).for_each(|part| shared.telemetry.well(part));
     Ok(())
 }
 

@@ -79,9 +79,15 @@ impl Keeper {
         Self { slot: CredentialSlot::new(name), origin }
     }
 
+    /// What readiness calls it.
+    #[must_use]
+    pub fn part(&self) -> String {
+        format!("credential {}", self.slot.name())
+    }
+
     /// Obtains and renews the credential for as long as it is polled.
     pub async fn keep(&self, telemetry: &Telemetry) {
-        let part = format!("credential {}", self.slot.name());
+        let part = self.part();
         let mut retry = RETRY_FIRST;
         loop {
             let wait = match self.obtain().await {

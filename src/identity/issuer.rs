@@ -114,6 +114,12 @@ impl Issuer {
         Self { settings, name, client, keys: ArcSwap::default(), fetches, wanted: Notify::new() }
     }
 
+    /// What readiness calls it.
+    #[must_use]
+    pub fn part(&self) -> String {
+        format!("issuer {}", self.name)
+    }
+
     /// The key for a token's `kid` and algorithm, asking the issuer once more where it is not known.
     pub(super) async fn key(&self, kid: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Lookup {
         let keys = self.keys.load_full();
@@ -166,7 +172,7 @@ impl Issuer {
 
     /// Fetches the keys now and then, for as long as it is polled.
     pub async fn keep_fresh(&self, telemetry: &Telemetry) {
-        let part = format!("issuer {}", self.name);
+        let part = self.part();
         let mut retry = RETRY_FIRST;
         let mut wanted = false;
         loop {
