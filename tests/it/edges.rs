@@ -193,6 +193,11 @@ fn allowed(module: &str) -> BTreeSet<&'static str> {
     allowed
 }
 
+/// Whether the file is compiled for tests alone: `tests.rs` of a module, and what several of those share.
+fn is_test(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem == "tests" || stem == "testing")
+}
+
 /// The files of `src/` by their top-level module.
 fn modules() -> BTreeMap<String, Vec<Source>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -202,7 +207,7 @@ fn modules() -> BTreeMap<String, Vec<Source>> {
         for path in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
                 open.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test(&path) {
                 let inside = path.strip_prefix(&root).unwrap().to_owned();
                 let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
                 let text = std::fs::read_to_string(&path).unwrap();

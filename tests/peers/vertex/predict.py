@@ -2,7 +2,7 @@
 
 Usage: predict.py endpoint|client ADDRESS TOKEN PROJECT LOCATION ENDPOINT INSTANCES
 `endpoint` is aiplatform.Endpoint.predict, which reads the endpoint first; `client` is the service's client alone.
-Prints one JSON object: {"predictions": [...], "model_version": "..."}, or {"refused": CLASS, "message": "..."}.
+Prints one JSON object: {"predictions": ..., "model_version": "..."}, or {"refused": CLASS, "message": "..."}.
 """
 
 import json
@@ -37,7 +37,8 @@ def by_client():
         client_options=ClientOptions(api_endpoint=address),
     )
     answer = client.predict(endpoint=name, instances=instances)
-    return list(answer.predictions), answer.model_version_id
+    # protobuf values, which the high level class would turn into plain ones
+    return len(answer.predictions), answer.model_version_id
 
 
 try:
@@ -45,5 +46,4 @@ try:
 except exceptions.GoogleAPICallError as refused:
     print(json.dumps({"refused": type(refused).__name__, "message": str(refused)}))
 else:
-    # a client's answer holds protobuf sequences, which json does not know
-    print(json.dumps({"predictions": predictions, "model_version": version}, default=dict))
+    print(json.dumps({"predictions": predictions, "model_version": version}))
