@@ -7,7 +7,7 @@ use http::{
 
 use super::{
     handle::Permit,
-    headers::{for_client, set_request_id},
+    headers::for_client,
     recorded::Trail,
 };
 use crate::{
@@ -56,7 +56,7 @@ pub(super) async fn forward(
     };
     let answer = upstream.send(worker, method, path, to, body, timeout).await;
     let mut response = answer.map_err(|e| unreachable_upstream(&e))?.map(Body::Stream);
-    for_client(response.headers_mut(), record.id);
+    for_client(response.headers_mut());
     if let Some(model) = response.headers().get("x-vertex-ai-deployed-model-id").and_then(|v| v.to_str().ok()) {
         record.model = Some(crate::audit::cut(model));
     }
@@ -70,7 +70,6 @@ pub(super) async fn deliver(
     uri: &Uri,
     headers: HeaderMap,
     body: Body,
-    record: &Record,
 ) -> Result<(Response<Body>, Trail), Refusal> {
     let Route::Service { service, .. } = &permit.route else { return Err(not_an_upstream()) };
     let mut request = Request::new(body);
@@ -78,9 +77,7 @@ pub(super) async fn deliver(
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers;
     let caller = Caller { principal: permit.principal.name.clone(), roles: permit.roles.clone() };
-    let mut response = service.serve(caller, request).await?;
-    set_request_id(response.headers_mut(), record.id);
-    Ok((response, Trail::None))
+    Ok((service.serve(caller, request).await?, Trail::None))
 }
 
 /// Puts the credential on the request in place of whatever stood there, or refuses: never a bare request.

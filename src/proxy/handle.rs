@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use super::{
     Gate, Target,
     forward::{Errand, deliver, forward},
-    headers::{bounded, for_upstream},
+    headers::{bounded, for_upstream, set_request_id},
     open_page::OpenPage,
     recorded::{Recorded, Trail},
     refuse::{denied, refuse},
@@ -42,7 +42,8 @@ pub async fn handle(gate: &Gate, worker: Worker, peer: Peer, request: Request<In
     let mut record =
         Box::new(Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path()));
     let answer = story(gate, worker, peer, request, now, &mut record).await;
-    let (response, trail) = answer.unwrap_or_else(|refusal| (refuse(refusal, gate, &mut record), Trail::None));
+    let (mut response, trail) = answer.unwrap_or_else(|refusal| (refuse(refusal, gate, &mut record), Trail::None));
+    set_request_id(response.headers_mut(), record.id);
     record.status = Some(response.status());
     response.map(|body| Recorded::new(body, record, gate, trail))
 }
@@ -95,7 +96,7 @@ async fn story(
             let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now };
             forward(&permit, errand, record).await
         }
-        Route::Service { .. } => deliver(&permit, method, &uri, headers, body, record).await,
+        Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await,
         Route::Discover => Ok((sd::list(gate, &permit, peer, authority(&uri, &headers)?), Trail::None)),
     }
 }

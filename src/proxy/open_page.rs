@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, Method, Response, header::CONTENT_TYPE};
 
-use super::{Gate, headers};
+use super::Gate;
 use crate::{
     audit::{Decision, Record},
     http::Body,
@@ -31,7 +31,6 @@ impl OpenPage {
         };
         let mut response = Response::new(Body::from(text));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers::set_request_id(response.headers_mut(), record.id);
         response
     }
 }

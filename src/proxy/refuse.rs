@@ -7,7 +7,7 @@ use http::{
     header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
-use super::{Gate, headers, open_page::RESOURCE_METADATA};
+use super::{Gate, open_page::RESOURCE_METADATA};
 use crate::{
     audit::{Decision, Record},
     http::Body,
@@ -37,7 +37,6 @@ pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Resp
     *response.status_mut() = refusal.status;
     let to = response.headers_mut();
     to.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers::set_request_id(to, record.id);
     if let Some(wait) = refusal.retry_after {
         to.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     }
