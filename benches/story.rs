@@ -3,6 +3,17 @@
 //!
 //! The bare proxy is hyper's server and hyper-util's client on one single-threaded runtime, with one log line for each
 //! request and nothing else. Linux only: it reads `/proc/self/task`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    reason = "a benchmark that cannot go on panics, reads the real clock, and prints what it measured"
+)]
 
 #[allow(dead_code, reason = "shared with the other benchmark")]
 mod common;

@@ -9,10 +9,10 @@ use aws_lc_rs::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 
 /// A folder of its own, removed when dropped.
-pub struct Folder(pub PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("wicketgate-bench-{name}-{}", process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
@@ -26,16 +26,16 @@ impl Drop for Folder {
 }
 
 /// An issuer: its JWKS, and tokens.
-pub struct Issuer {
+pub(crate) struct Issuer {
     key: EcdsaKeyPair,
 }
 
 impl Issuer {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { key: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap() }
     }
 
-    pub fn jwks(&self) -> String {
+    pub(crate) fn jwks(&self) -> String {
         // an uncompressed point: 04, x, y
         let point = self.key.public_key().as_ref();
         let (x, y) = (B64.encode(&point[1..33]), B64.encode(&point[33..65]));
@@ -43,7 +43,7 @@ impl Issuer {
     }
 
     /// About what a real identity provider puts in an access token.
-    pub fn token(&self, subject: &str, role: &str) -> String {
+    pub(crate) fn token(&self, subject: &str, role: &str) -> String {
         let now = wicketgate::clock::now().as_second();
         let header = B64.encode(r#"{"alg":"ES256","typ":"at+jwt","kid":"k"}"#);
         let claims = format!(
@@ -57,7 +57,7 @@ impl Issuer {
 }
 
 /// Writes a configuration with one exporter; returns its file.
-pub fn configure(folder: &Folder, issuer: &Issuer, upstream: &str) -> PathBuf {
+pub(crate) fn configure(folder: &Folder, issuer: &Issuer, upstream: &str) -> PathBuf {
     let at = |name: &str| folder.0.join(name);
     fs::write(at("jwks.json"), issuer.jwks()).unwrap();
     fs::create_dir_all(at("policies")).unwrap();

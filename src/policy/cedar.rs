@@ -78,7 +78,7 @@ impl Policies {
                 problems.push(PolicyProblem { file: schema_file.path.clone(), line: 0, text });
             }
         }
-        let types = Types::new().map_err(|e| vec![problem(schema_file, &e, e.to_string())])?;
+        let types = Types::new().map_err(|e| vec![problem(schema_file, &*e, e.to_string())])?;
         if problems.is_empty() {
             Ok(Self { set, names, actions, authorizer: Authorizer::new(), types })
         } else {
@@ -147,7 +147,7 @@ impl Policies {
 }
 
 impl Types {
-    fn new() -> Result<Self, cedar_policy::ParseErrors> {
+    fn new() -> Result<Self, Box<cedar_policy::ParseErrors>> {
         Ok(Self {
             principal: EntityTypeName::from_str("Principal")?,
             role: EntityTypeName::from_str("Role")?,

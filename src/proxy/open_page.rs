@@ -42,8 +42,8 @@ fn resource_metadata(gate: &Gate) -> String {
         "bearer_methods_supported": ["header"],
         "resource_name": "wicketgate",
     });
-    if let Some(url) = &gate.url {
-        document["resource"] = url.as_str().into();
+    if let (Some(url), Some(members)) = (&gate.url, document.as_object_mut()) {
+        members.insert("resource".into(), url.as_str().into());
     }
     document.to_string()
 }

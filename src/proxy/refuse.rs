@@ -30,8 +30,9 @@ pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Resp
         "reason": refusal.reason,
         "request_id": record.id,
     });
-    if record.route == Some("vertex") || matches!(refusal.reason, "unknown_method" | "unknown_location") {
-        problem["error"] = google_error(&refusal);
+    let of_vertex = record.route == Some("vertex") || matches!(refusal.reason, "unknown_method" | "unknown_location");
+    if let (true, Some(members)) = (of_vertex, problem.as_object_mut()) {
+        members.insert("error".into(), google_error(&refusal));
     }
     let mut response = Response::new(Body::from(problem.to_string()));
     *response.status_mut() = refusal.status;

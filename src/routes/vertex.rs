@@ -225,7 +225,7 @@ mod tests {
 
     fn check(verb: &str, path: &str, expected: Option<(&str, Group)>) {
         let version = if path.starts_with("/v1beta1") { "v1beta1" } else { "v1" };
-        let below = &path[1 + version.len()..];
+        let below = path.strip_prefix(&format!("/{version}")).unwrap();
         let found = VERSIONS[version].find(below, &verb.parse().unwrap());
         assert_eq!(found.map(|m| (&*m.action, m.group)), expected, "{verb} {path}");
     }
