@@ -5,11 +5,7 @@ use http::{
     header::{ACCEPT_ENCODING, AUTHORIZATION},
 };
 
-use super::{
-    handle::Permit,
-    headers::for_client,
-    recorded::Trail,
-};
+use super::{handle::Permit, headers::for_client, recorded::Trail};
 use crate::{
     audit::Record,
     client::{ClientError, Upstream, Worker},
