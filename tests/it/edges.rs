@@ -32,15 +32,12 @@ const EDGES: &[(&str, &[&str])] = &[
 /// Foreign libraries with a door: (crate, modules that may name it). The rest is vocabulary (bytes, http, serde, …).
 const DOORS: &[(&str, &[&str])] = &[
     ("augurs", &["demo"]),
-    ("axum", &["demo"]),
     ("cedar_policy", &["policy"]),
     ("clap", &["cli"]),
-    ("fjall", &["spool"]),
     ("google_cloud_auth", &["credentials"]),
     ("hyper_rustls", &["client"]),
     ("indicatif", &["cli"]),
     ("jsonwebtoken", &["demo", "identity"]),
-    ("notify", &["app"]),
     ("prost", &["demo", "ingest"]),
     ("rcgen", &["demo"]),
     ("redb", &["spool"]),
