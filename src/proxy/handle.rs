@@ -88,7 +88,7 @@ async fn story(
     record.issuer = Some(principal.issuer.clone());
 
     let permit = authorize(gate, principal, found, peer, &method, record)?;
-    gate.audit.permit(record)?;
+    gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 
     match &permit.route {
         Route::Exporter { .. } | Route::Vertex { .. } => {

@@ -9,15 +9,15 @@ use http::{
 
 use super::{Gate, open_page::RESOURCE_METADATA};
 use crate::{
-    audit::{Decision, Record},
+    audit::Record,
     http::Body,
     policy::{Denial, Resource, Ruling},
     refusal::Refusal,
 };
 
-/// The refusal's response: `application/problem+json` (RFC 9457) with the stable word and the request's id besides.
+/// The refusal's response: `application/problem+json` (RFC 9457) with the stable word and the request's id besides. The
+/// record's decision stays what policy decided: an upstream that is away does not turn an allowed request into a denied one.
 pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Response<Body> {
-    record.decision = Decision::Deny;
     record.reason = Some(refusal.reason);
     if let Some(detail) = &refusal.detail {
         record.keep_detail(detail);
