@@ -39,13 +39,13 @@ pub(super) struct Permit<'r> {
 /// Answers one request, whatever becomes of it, and sees that its record is closed when the last byte has left.
 pub async fn handle(gate: &Gate, worker: Worker, peer: Peer, request: Request<Incoming>) -> Response<Recorded> {
     let now = clock::now();
-    let mut record =
-        Box::new(Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path()));
-    let answer = story(gate, worker, peer, request, now, &mut record).await;
-    let (mut response, trail) = answer.unwrap_or_else(|refusal| (refuse(refusal, gate, &mut record), Trail::None));
+    let record = Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path());
+    let mut recorded = Recorded::open(record, gate);
+    let answer = story(gate, worker, peer, request, now, &mut recorded.record).await;
+    let record = &mut recorded.record;
+    let (mut response, trail) = answer.unwrap_or_else(|refusal| (refuse(refusal, gate, record), Trail::None));
     set_request_id(response.headers_mut(), record.id);
-    record.status = Some(response.status());
-    response.map(|body| Recorded::new(body, record, gate, trail))
+    recorded.answer(response, trail)
 }
 
 /// Writes the record of a request that could not even be read; the client has had its answer.

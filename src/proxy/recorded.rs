@@ -1,4 +1,5 @@
-//! A response's body that closes the request's record when its last byte has left or the client has gone.
+//! What closes a request's record: the response's body, when its last byte has left or the client has gone. It holds the
+//! record from the beginning, so that a client that leaves before its answer leaves a record too.
 
 use std::{
     pin::Pin,
@@ -7,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::{Gate, Metrics};
@@ -40,29 +42,44 @@ impl Trail {
     }
 }
 
-/// A body and the record that it closes.
+/// A body and the record that it closes; before there is an answer, the record alone.
 pub struct Recorded {
+    pub(super) record: Box<Record>,
     body: Body,
     bytes_out: u64,
     trail: Trail,
-    record: Option<Box<Record>>,
+    closed: bool,
     audit: Arc<Log>,
     metrics: Arc<Metrics>,
 }
 
 impl Recorded {
-    pub(super) fn new(body: Body, record: Box<Record>, gate: &Gate, trail: Trail) -> Self {
+    /// Holds the record of a request whose story begins. hyper drops the story where it stands when the client leaves.
+    pub(super) fn open(record: Record, gate: &Gate) -> Self {
         let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
-        Self { body, bytes_out: 0, trail, record: Some(record), audit, metrics }
+        let record = Box::new(record);
+        Self { record, body: Body::Empty, bytes_out: 0, trail: Trail::None, closed: false, audit, metrics }
+    }
+
+    /// Takes the answer's body along.
+    pub(super) fn answer(mut self, response: Response<Body>, trail: Trail) -> Response<Self> {
+        self.record.status = Some(response.status());
+        self.trail = trail;
+        response.map(|body| {
+            self.body = body;
+            self
+        })
     }
 
     fn close(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
-        if let Trail::Model(end) = &self.trail {
-            name_model(&mut record, end);
+        if std::mem::replace(&mut self.closed, true) {
+            return;
         }
-        self.audit.close(&record, self.bytes_out);
-        self.metrics.request(&record, self.bytes_out);
+        if let Trail::Model(end) = &self.trail {
+            name_model(&mut self.record, end);
+        }
+        self.audit.close(&self.record, self.bytes_out);
+        self.metrics.request(&self.record, self.bytes_out);
     }
 }
 
@@ -80,10 +97,8 @@ impl http_body::Body for Recorded {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                if let Some(record) = &mut self.record {
-                    record.reason = Some("upstream_broke_off");
-                    record.keep_detail(&error.to_string());
-                }
+                self.record.reason = Some("upstream_broke_off");
+                self.record.keep_detail(&error.to_string());
                 self.close();
             }
             Poll::Ready(None) => self.close(),
@@ -104,11 +119,9 @@ impl http_body::Body for Recorded {
 impl Drop for Recorded {
     /// hyper does not ask for the end of a body whose length it knows, and a client may walk away.
     fn drop(&mut self) {
-        if !self.body.is_end_stream()
-            && let Some(record) = &mut self.record
-            && record.reason.is_none()
-        {
-            record.reason = Some("client_gone");
+        let unanswered = self.record.status.is_none() || !self.body.is_end_stream();
+        if unanswered && self.record.reason.is_none() {
+            self.record.reason = Some("client_gone");
         }
         self.close();
     }

@@ -120,6 +120,24 @@ async fn a_client_that_walks_away_leaves_a_record() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_wait_for_its_answer_leaves_a_record() {
+    // it listens and never answers
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let exporter = format!("[[exporter]]\nname = \"silent\"\nurl = \"http://{}\"", silent.local_addr().unwrap());
+    let gate = Harness::new().await.more("exporter", exporter).start().await;
+    let ask = |token: &str| {
+        format!("GET /exporters/silent/metrics HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n")
+    };
+    let permitted = || async { gate.audit().into_iter().find(|line| line["event"] == "permit") };
+    let head = ask(&gate.token("scrape"));
+    let permit = gate.door(0, b"http/1.1").abandon_when(head.as_bytes(), eventually("the permit", permitted)).await;
+    let record = gate.record(permit["id"].as_str().unwrap()).await;
+    assert_eq!((&record["decision"], &record["reason"]), (&"allow".into(), &"client_gone".into()), "{record}");
+    assert_eq!(record["status"], Value::Null, "{record}");
+    assert_eq!(gate.metric("wicketgate_requests_total{route=\"exporter\",code=\"0\"}").await, 1.0);
+}
+
+#[tokio::test]
 async fn a_head_that_is_no_http_leaves_a_record() {
     let gate = Harness::new().await.start().await;
     let answer = gate.door(0, b"http/1.1").raw(b"GET /exporters/app/metrics HTTP/1.1\r\nno colon here\r\n\r\n").await;

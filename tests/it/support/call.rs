@@ -85,6 +85,14 @@ impl Door {
         first.expect("the gate breaks off");
     }
 
+    /// Sends `bytes` and walks away once `condition` is met, without having read anything.
+    pub(crate) async fn abandon_when<T>(&self, bytes: &[u8], condition: impl Future<Output = T>) -> T {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        condition.await
+    }
+
     /// Sends `bytes` as they are and reads until the server closes: for what no HTTP library would send. The
     /// request has to say `connection: close`.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> Answer {
