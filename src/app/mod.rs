@@ -82,6 +82,7 @@ pub struct App {
     workers: Vec<Worker>,
     background: JoinSet<()>,
     stop: CancellationToken,
+    cut: CancellationToken,
     drain: Duration,
 }
 
@@ -109,9 +110,9 @@ impl App {
         let serving = ArcSwap::from_pointee(serving);
         let shared = Arc::new(Shared { file: file.to_owned(), clients, telemetry, metrics, audit, data, serving });
         read_ages(&shared);
-        let stop = CancellationToken::new();
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let slots = Arc::new(Semaphore::new(settings.max_connections));
-        let workers = worker::start(sockets.gate, &shared, &slots, &stop).map_err(StartError::Worker)?;
+        let workers = worker::start(sockets.gate, &shared, &slots, &stop, &cut).map_err(StartError::Worker)?;
         let mut background = JoinSet::new();
         background.spawn(admin::serve(sockets.admin, shared.clone(), stop.clone()));
         background.spawn(flush(shared.clone(), stop.clone()));
@@ -120,7 +121,7 @@ impl App {
             tracing::info!(listener = "gate", %address, tls, "listening");
         }
         tracing::info!(listener = "admin", address = %admin_address, tls = false, "listening");
-        Ok(Self { shared, gate_addresses, admin_address, workers, background, stop, drain: settings.drain })
+        Ok(Self { shared, gate_addresses, admin_address, workers, background, stop, cut, drain: settings.drain })
     }
 
     /// Where the gate listens, and whether with TLS, in the configuration's order.
@@ -140,13 +141,17 @@ impl App {
         tracing::info!("stopping");
         self.stop.cancel();
         let drained = async {
-            for worker in self.workers.drain(..) {
+            for worker in &self.workers {
                 worker.ended().await;
             }
             while self.background.join_next().await.is_some() {}
         };
         if tokio::time::timeout(self.drain, drained).await.is_err() {
             tracing::warn!(drain = ?self.drain, "some requests did not end in time and are cut");
+            self.cut.cancel();
+            for worker in &self.workers {
+                worker.ended().await;
+            }
         }
         self.shared.audit.flush();
     }

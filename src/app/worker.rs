@@ -1,14 +1,10 @@
 //! The serving threads: one single-threaded runtime each.
 
-use std::{net::TcpListener, sync::Arc, thread};
+use std::{net::TcpListener, sync::Arc, thread, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::{
-    runtime::Builder,
-    sync::{Semaphore, oneshot},
-    task::JoinSet,
-};
+use tokio::{runtime::Builder, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -18,36 +14,43 @@ use crate::{
     proxy::{self, Recorded},
 };
 
+/// What still runs on a thread of its own when a worker is cut (a large remote write) is not waited for longer.
+const LAST_WORK: Duration = Duration::from_secs(1);
+
 /// A serving thread.
 pub(super) struct Worker {
-    ended: oneshot::Receiver<()>,
+    ended: CancellationToken,
 }
 
 impl Worker {
     /// Waits until its requests have ended.
-    pub(super) async fn ended(self) {
-        // an error means that the thread is gone, which is what is waited for
-        let _ = self.ended.await;
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 }
 
-/// Starts a thread for each list of sockets.
+/// Starts a thread for each list of sockets. With `stop` it lets open requests end; with `cut` it drops them, each of
+/// which closes its record.
 pub(super) fn start(
     sockets: Vec<Vec<TcpListener>>,
     shared: &Arc<Shared>,
     slots: &Arc<Semaphore>,
     stop: &CancellationToken,
+    cut: &CancellationToken,
 ) -> std::io::Result<Vec<Worker>> {
     sockets
         .into_iter()
         .enumerate()
         .map(|(index, sockets)| {
-            let (shared, slots, stop) = (shared.clone(), slots.clone(), stop.clone());
+            let (shared, slots, stop, cut) = (shared.clone(), slots.clone(), stop.clone(), cut.clone());
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let (done, ended) = oneshot::channel();
+            let ended = CancellationToken::new();
+            let done = ended.clone().drop_guard();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                runtime.block_on(serve(client::Worker::serving(index), sockets, shared, slots, stop));
-                let _ = done.send(());
+                let work = serve(client::Worker::serving(index), sockets, shared, slots, stop);
+                runtime.block_on(cut.run_until_cancelled(work));
+                runtime.shutdown_timeout(LAST_WORK);
+                drop(done);
             })?;
             Ok(Worker { ended })
         })

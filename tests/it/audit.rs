@@ -138,6 +138,28 @@ async fn a_client_that_does_not_wait_for_its_answer_leaves_a_record() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_cut_when_the_gate_stops_leaves_a_record() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let exporter = format!("[[exporter]]\nname = \"silent\"\nurl = \"http://{}\"", silent.local_addr().unwrap());
+    let harness = Harness::new().await.section("gate", "[gate]\nworkers = 2\ndrain = \"100ms\"");
+    let mut gate = harness.more("exporter", exporter).start().await;
+    let (door, token) = (gate.door(0, b"http/1.1"), gate.token("scrape"));
+    let head =
+        format!("GET /exporters/silent/metrics HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
+    let stopped = async {
+        let permitted = || async { gate.audit().into_iter().find(|line| line["event"] == "permit") };
+        let permit = eventually("the permit", permitted).await;
+        gate.program.signal("TERM").await;
+        gate.program.ended().await;
+        permit
+    };
+    let permit = door.abandon_when(head.as_bytes(), stopped).await;
+    let closed = gate.audit().into_iter().any(|line| line["event"] == "request" && line["id"] == permit["id"]);
+    assert!(closed, "the cut request has no record: {:?}", gate.audit());
+    recompute(&std::fs::read_to_string(gate.audit_file()).unwrap());
+}
+
+#[tokio::test]
 async fn a_head_that_is_no_http_leaves_a_record() {
     let gate = Harness::new().await.start().await;
     let answer = gate.door(0, b"http/1.1").raw(b"GET /exporters/app/metrics HTTP/1.1\r\nno colon here\r\n\r\n").await;
