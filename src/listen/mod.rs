@@ -1,9 +1,10 @@
 //! Where connections come in: sockets, TLS, HTTP/1.1 and HTTP/2.
 //!
 //! Promises: a connection waits for a slot before it is accepted, has a deadline for its handshake and for each request
-//! head, and is drained, not cut, when the program stops. What the connection proves is the [`Peer`]; nothing else of a
+//! head, gives its slot back when its client does nothing, and is drained, not cut, when the program stops. What the connection proves is the [`Peer`]; nothing else of a
 //! request is looked at here.
 
+mod idle;
 mod peer;
 mod tls;
 
@@ -22,6 +23,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::idle::{Activity, Watched};
 pub use self::{
     peer::Peer,
     tls::{Tls, TlsError, server_config},
@@ -31,7 +33,8 @@ use crate::http::BodyError;
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// For the head of a request, and for an idle connection until its next request.
+/// For the head of a request, for an idle connection until its next request, and for a client that takes no more of its
+/// answer.
 const HEAD_DEADLINE: Duration = Duration::from_secs(75);
 /// hyper refuses larger heads by itself; the story refuses those over [`MAX_HEAD`] with a record and a reason.
 const HEAD_BUFFER: usize = 128 * 1024;
@@ -65,7 +68,7 @@ pub enum Unreadable {
 /// What answers the requests of a listener: the gate, or the admin pages.
 pub trait Service: Clone + Send + 'static {
     /// Its responses' body.
-    type Body: http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static;
+    type Body: http_body::Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static;
 
     /// The TLS settings for a connection that begins now.
     fn tls(&self) -> Option<Tls>;
@@ -153,11 +156,9 @@ async fn http1<S: Service, T>(stream: T, peer: Peer, service: S, stop: Cancellat
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let answer = service.clone();
-    let answer = service_fn(move |request| {
-        let service = answer.clone();
-        async move { Ok::<_, std::convert::Infallible>(service.answer(peer, request).await) }
-    });
+    let activity = Arc::new(Activity::default());
+    let (asked, watch) = (service.clone(), activity.clone());
+    let answer = service_fn(move |request| answer(asked.clone(), peer, request, watch.clone()));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
@@ -166,9 +167,12 @@ where
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = last_call(&stop, &activity) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => ended,
+                () = activity.idle(HEAD_DEADLINE) => return,
+            }
         }
     };
     if let Err(error) = ended {
@@ -185,10 +189,9 @@ async fn http2<S: Service, T>(stream: T, peer: Peer, service: S, stop: Cancellat
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let answer = service_fn(move |request| {
-        let service = service.clone();
-        async move { Ok::<_, std::convert::Infallible>(service.answer(peer, request).await) }
-    });
+    let activity = Arc::new(Activity::default());
+    let watch = activity.clone();
+    let answer = service_fn(move |request| answer(service.clone(), peer, request, watch.clone()));
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_DEADLINE)
@@ -201,12 +204,38 @@ where
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = last_call(&stop, &activity) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => ended,
+                () = activity.idle(HEAD_DEADLINE) => return,
+            }
         }
     };
     if let Err(error) = ended {
         tracing::debug!(peer = %peer.address, error = crate::telemetry::chain(&error), "a connection ended badly");
     }
 }
+
+/// Answers a request on a connection that is watched.
+async fn answer<S: Service>(
+    service: S,
+    peer: Peer,
+    request: Request<Incoming>,
+    activity: Arc<Activity>,
+) -> Result<Response<Watched<S::Body>>, std::convert::Infallible> {
+    let _waiting = activity.wait();
+    let response = service.answer(peer, request).await;
+    Ok(response.map(|body| Watched::new(body, activity.clone())))
+}
+
+/// Waits until no more requests shall come: the program stops, or the client does nothing.
+async fn last_call(stop: &CancellationToken, activity: &Activity) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = activity.idle(HEAD_DEADLINE) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
