@@ -113,6 +113,7 @@ pub async fn serve<S: Service>(listener: TcpListener, service: S, slots: Arc<Sem
         };
         match accepted {
             Ok((stream, address)) => {
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let (service, stop) = (service.clone(), stop.clone());
                 connections.spawn(async move {
                     connection(stream, address, service, stop).await;

@@ -28,6 +28,17 @@ async fn several_listeners_serve_the_same_gate_and_one_may_be_clear() {
 }
 
 #[tokio::test]
+async fn an_ipv4_client_of_an_ipv6_listener_is_known_by_its_ipv4_address() {
+    let gate = Harness::new().await.section("listen", "[[listen]]\naddress = \"[::]:0\"\ntls = false").start().await;
+    let door = crate::support::call::Door { address: ([127, 0, 0, 1], gate.address().port()).into(), tls: None };
+    let call = Call::new(door, Method::GET, "/exporters/app/metrics");
+    let answer = call.bearer(&gate.token("scrape")).send().await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let record = gate.record(&answer.id()).await;
+    assert!(record["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{record}");
+}
+
+#[tokio::test]
 async fn both_versions_of_http_are_served_on_one_port() {
     let gate = Harness::new().await.start().await;
     let url = format!("https://localhost:{}/exporters/app/metrics", gate.address().port());
