@@ -24,6 +24,9 @@ use crate::principal::Principal;
 
 /// Decisions remembered at once; the least used make room.
 const REMEMBERED: usize = 100_000;
+/// Decisions about resources with longer names are made anew each time: whoever has a token chooses the names, and could
+/// fill the memory with them. Google's are far shorter.
+const REMEMBERED_NAME: usize = 256;
 
 /// Roles and policies, compiled.
 pub struct Policy {
@@ -124,7 +127,9 @@ impl Policy {
             return ruling;
         }
         let ruling = Arc::new(self.decide(question));
-        self.remembered.insert(Asked::from(question), ruling.clone());
+        if question.resource.id().len() <= REMEMBERED_NAME {
+            self.remembered.insert(Asked::from(question), ruling.clone());
+        }
         ruling
     }
 
@@ -185,5 +190,44 @@ impl Equivalent<Asked> for Question<'_> {
     fn equivalent(&self, asked: &Asked) -> bool {
         (&self.principal.proof, self.action, self.resource, self.peer, self.method, self.tls)
             == (&asked.proof, &asked.action, &asked.resource, asked.peer, &asked.method, asked.tls)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn a_callers_long_names_are_not_remembered() {
+        let schema =
+            "entity Principal; entity Exporter; action scrape appliesTo { principal: Principal, resource: Exporter };";
+        let file = |text: &str| PolicyFile { path: "policies".into(), text: text.into() };
+        let policy = Policy::new(Roles::default(), &file(schema), &[], std::iter::empty()).unwrap();
+        let principal = Principal {
+            name: "corp:s".into(),
+            issuer: "corp".into(),
+            subject: "s".into(),
+            claims: "{}".into(),
+            proof: [0; 32],
+            expires_at: Timestamp::MAX,
+        };
+        let check = |length: usize, remembered: usize| {
+            let resource = Resource::Exporter("a".repeat(length).into());
+            let action: Arc<str> = "scrape".into();
+            let peer = IpAddr::from([127, 0, 0, 1]);
+            let question = Question {
+                principal: &principal,
+                action: &action,
+                resource: &resource,
+                peer,
+                method: &Method::GET,
+                tls: true,
+            };
+            assert!(!policy.rule(question).allowed);
+            assert_eq!(policy.remembered.len(), remembered, "{length} bytes");
+        };
+        check(REMEMBERED_NAME, 1);
+        check(REMEMBERED_NAME + 1, 1);
     }
 }

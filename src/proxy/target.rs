@@ -4,7 +4,7 @@
 //! segments, no parameters, no escapes of characters that could change the structure. Host and `:authority` name one
 //! server. No credential is in the query.
 
-use http::{HeaderMap, Method, Uri, header::HOST};
+use http::{HeaderMap, Method, StatusCode, Uri, header::HOST};
 
 use crate::refusal::Refusal;
 
@@ -17,6 +17,9 @@ pub struct Target<'a> {
     pub path_and_query: &'a str,
 }
 
+/// Longest path and query, in bytes. RFC 9110 section 4.1 asks for 8,000 at least; names in it are kept in the audit log.
+const MAX_TARGET: usize = 8 * 1024;
+
 /// Query parameters that Google's front ends and RFC 6750 section 2.3 read a credential from, or that change what a
 /// request means.
 const REFUSED_PARAMETERS: [&str; 6] = ["access_token", "oauth_token", "key", "callback", "$httpMethod", "$httpHeaders"];
@@ -25,13 +28,17 @@ impl<'a> Target<'a> {
     /// Reads a request's target.
     ///
     /// # Errors
-    /// 400 for what has, or could be given, a second reading.
+    /// 400 for what has, or could be given, a second reading; 414 for what is longer than 8 KiB.
     pub fn parse(method: &Method, uri: &'a Uri, headers: &HeaderMap) -> Result<Self, Refusal> {
         if *method == Method::CONNECT {
             return Err(Refusal::malformed("method_refused", "this is no forward proxy: CONNECT is refused"));
         }
         authority(uri, headers)?;
         let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
+        if path_and_query.len() > MAX_TARGET {
+            let text = "the path and the query are too long; 8 KiB is the most";
+            return Err(Refusal::new(StatusCode::URI_TOO_LONG, "target_too_long", text));
+        }
         let path = uri.path();
         canonical(path)?;
         if let Some(query) = uri.query() {
@@ -155,6 +162,13 @@ mod tests {
         for query in ["/a?access_token=x", "/a?b=c&oauth_token=x", "/a?%61ccess_token=x", "/a?key=1"] {
             check(query, Err("query_refused"));
         }
+    }
+
+    #[test]
+    fn a_target_is_bounded() {
+        check(&format!("/{}", "a".repeat(MAX_TARGET - 1)), Ok(()));
+        check(&format!("/{}", "a".repeat(MAX_TARGET)), Err("target_too_long"));
+        check(&format!("/a?{}", "a".repeat(MAX_TARGET)), Err("target_too_long"));
     }
 
     #[test]
