@@ -1,7 +1,7 @@
 //! What a request asks for, in one canonical form. Pure.
 //!
 //! Promises: a [`Target`] has one reading, so that what is matched is what is forwarded: no dot segments, no empty
-//! segments, no parameters, no escapes of characters that could change the structure. Host and `:authority` name one
+//! segments, no parameters, no escapes of characters that could change the structure or that need none. Host and `:authority` name one
 //! server. No credential is in the query.
 
 use http::{HeaderMap, Method, StatusCode, Uri, header::HOST};
@@ -83,6 +83,11 @@ fn canonical(path: &str) -> Result<(), Refusal> {
                             "the path holds an escaped slash, backslash, dot, colon, semicolon, percent or control byte",
                         );
                     }
+                    // RFC 3986 section 2.3: these mean the same escaped or not, so a name would have two spellings and a
+                    // policy would know one
+                    if escaped.is_ascii_alphanumeric() || matches!(escaped, b'-' | b'_' | b'~') {
+                        return bad("the path holds an escaped letter, digit, hyphen, underscore or tilde");
+                    }
                 }
                 _ => return bad("the path holds a percent sign that begins no escape"),
             },
@@ -156,6 +161,12 @@ mod tests {
             "/a%zz",
             "/a%1",
             "/a%7f",
+            "/%61",
+            "/v1/projects/%70/locations/l/endpoints/1:predict",
+            "/v1/projects/p/locations/l/endpoints/%31:predict",
+            "/a%2Db",
+            "/a%5fb",
+            "/a%7eb",
         ] {
             check(path, Err("path_not_canonical"));
         }

@@ -206,10 +206,11 @@ fn unknown_location(location: &str) -> Refusal {
         .with_detail(format!("location {location}"))
 }
 
-/// The resource that a path names, without version and custom verb.
+/// The resource that a path names, without version and custom verb, and without escapes: a policy means `models/1@2`
+/// however a client spells the `@`.
 fn resource(below: &str) -> Resource {
     let (name, _) = split_custom(below);
-    let name = name.trim_matches('/');
+    let name = &*unescaped(name.trim_matches('/'));
     let mut segments = name.split('/');
     let (project, location) = match (segments.next(), segments.next(), segments.next(), segments.next()) {
         (Some("projects"), Some(project), Some("locations"), Some(location)) => (Some(project), location),
@@ -217,6 +218,26 @@ fn resource(below: &str) -> Resource {
         _ => (None, "global"),
     };
     Resource::Vertex { name: name.into(), project: project.map(Into::into), location: location.into() }
+}
+
+/// `name` without percent-escapes. A canonical path has none of slashes, so that its segments stay the same.
+fn unescaped(name: &str) -> Cow<'_, str> {
+    if !name.contains('%') {
+        return name.into();
+    }
+    let mut parts = name.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let escape = part.get(..2).and_then(|digits| Some((u8::from_str_radix(digits, 16).ok()?, part.get(2..)?)));
+        match escape {
+            Some((byte, rest)) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(rest.as_bytes());
+            }
+            None => return name.into(),
+        }
+    }
+    String::from_utf8(bytes).map_or_else(|_| name.into(), Into::into)
 }
 
 #[cfg(test)]
@@ -273,5 +294,22 @@ mod tests {
             "/v1beta1/projects/p/locations/l/endpoints/1:predict",
             Some(("PredictionService.Predict", Group::Infer)),
         );
+    }
+    #[test]
+    fn a_resource_has_one_name_however_it_is_spelled() {
+        for (below, name, project) in [
+            ("/projects/p/locations/l/models/m@2:copy", "projects/p/locations/l/models/m@2", "p"),
+            ("/projects/p/locations/l/models/m%402:copy", "projects/p/locations/l/models/m@2", "p"),
+            (
+                "/projects/example.com%3ap/locations/l/models/%c3%a9",
+                "projects/example.com:p/locations/l/models/é",
+                "example.com:p",
+            ),
+            ("/projects/p/locations/l/models/%ff", "projects/p/locations/l/models/%ff", "p"),
+        ] {
+            let found = resource(below);
+            let expected = Resource::Vertex { name: name.into(), project: Some(project.into()), location: "l".into() };
+            assert_eq!(found, expected, "{below}");
+        }
     }
 }
