@@ -22,7 +22,11 @@ const MAX_TARGET: usize = 8 * 1024;
 
 /// Query parameters that Google's front ends and RFC 6750 section 2.3 read a credential from, or that change what a
 /// request means.
-const REFUSED_PARAMETERS: [&str; 6] = ["access_token", "oauth_token", "key", "callback", "$httpMethod", "$httpHeaders"];
+const REFUSED_PARAMETERS: [&str; 5] = ["access_token", "oauth_token", "bearer_token", "key", "callback"];
+
+/// Of Google's system parameters (names that begin with `$`) those that only shape the answer; the others are refused:
+/// `$key`, `$userProject`, `$httpMethod`, `$ct` and their like stand for headers that the gate takes away.
+const SYSTEM_PARAMETERS: [&str; 5] = ["$alt", "$fields", "$prettyprint", "$unique", "$.xgafv"];
 
 impl<'a> Target<'a> {
     /// Reads a request's target.
@@ -57,14 +61,19 @@ pub(super) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a 
     }
     let host = host.map(|h| h.to_str()).transpose();
     let host = host.map_err(|_| Refusal::malformed("host", "the Host header is not ASCII"))?;
-    match (uri.authority(), host) {
+    let named = match (uri.authority(), host) {
         (Some(asked), Some(host)) if asked.as_str() != host => {
-            Err(Refusal::malformed("two_hosts", "the Host header and the request's authority differ"))
+            return Err(Refusal::malformed("two_hosts", "the Host header and the request's authority differ"));
         }
-        (Some(asked), _) => Ok(asked.as_str()),
-        (None, Some(host)) => Ok(host),
-        (None, None) => Err(Refusal::malformed("host", "a Host header is missing")),
+        (Some(asked), _) => asked.as_str(),
+        (None, Some(host)) => host,
+        (None, None) => return Err(Refusal::malformed("host", "a Host header is missing")),
+    };
+    // no user name among them: RFC 9110 section 4.2.4, RFC 9113 section 8.3.1
+    if named.is_empty() || !named.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b)) {
+        return Err(Refusal::malformed("host", "the Host header or the request's authority is no host and port"));
     }
+    Ok(named)
 }
 
 /// Whether `path` has one reading only.
@@ -117,8 +126,10 @@ fn hex(digit: u8) -> u8 {
 
 fn check_query(query: &str) -> Result<(), Refusal> {
     for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
-        if REFUSED_PARAMETERS.contains(&&*name) {
-            let text = format!("the query parameter `{name}` is refused: send the token in the Authorization header");
+        let folded = name.to_ascii_lowercase();
+        let unknown_to_us = folded.starts_with('$') && !SYSTEM_PARAMETERS.contains(&&*folded);
+        if unknown_to_us || REFUSED_PARAMETERS.contains(&&*folded) {
+            let text = format!("the query parameter `{name}` is refused: the token goes in the Authorization header");
             return Err(Refusal::malformed("query_refused", text));
         }
     }
@@ -170,7 +181,16 @@ mod tests {
         ] {
             check(path, Err("path_not_canonical"));
         }
-        for query in ["/a?access_token=x", "/a?b=c&oauth_token=x", "/a?%61ccess_token=x", "/a?key=1"] {
+        for query in [
+            "/a?access_token=x",
+            "/a?b=c&oauth_token=x",
+            "/a?%61ccess_token=x",
+            "/a?Access_Token=x",
+            "/a?key=1",
+            "/a?%24key=1",
+            "/a?$userProject=other",
+            "/a?$httpMethod=DELETE",
+        ] {
             check(query, Err("query_refused"));
         }
     }
@@ -191,6 +211,23 @@ mod tests {
         let uri: Uri = "/a".parse().unwrap();
         headers.append(HOST, "gate.test".parse().unwrap());
         assert_eq!(Target::parse(&Method::GET, &uri, &headers).unwrap_err().reason, "two_hosts");
+        assert_eq!(Target::parse(&Method::GET, &uri, &HeaderMap::new()).unwrap_err().reason, "host");
+    }
+
+    #[test]
+    fn a_host_is_a_host_and_no_more() {
+        let check = |host: &str, expected: Option<&str>| {
+            let headers = HeaderMap::from_iter([(HOST, host.parse().unwrap())]);
+            let uri = Uri::from_static("/a");
+            assert_eq!(Target::parse(&Method::GET, &uri, &headers).err().map(|r| r.reason), expected, "{host}");
+        };
+        for host in ["gate.test", "gate.test:8443", "127.0.0.1:1", "[::1]:8443"] {
+            check(host, None);
+        }
+        for host in ["", "user@gate.test", "gate.test/a", "a\"b", "a b", "a,b"] {
+            check(host, Some("host"));
+        }
+        let uri = Uri::from_static("https://user:password@gate.test/a");
         assert_eq!(Target::parse(&Method::GET, &uri, &HeaderMap::new()).unwrap_err().reason, "host");
     }
 }
