@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -37,7 +37,8 @@ pub enum Body {
     Full(Bytes),
     /// Bytes as they come from the network.
     Stream(Incoming),
-    /// Bytes as they come from the network, counted for the audit record.
+    /// A request's bytes as they come from the network, counted for the audit record. Trailers are left out: they are
+    /// headers that nobody has looked at.
     Counted(Incoming, Arc<AtomicU64>),
 }
 
@@ -56,13 +57,12 @@ impl http_body::Body for Body {
             }
             Self::Stream(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
             Self::Counted(incoming, count) => {
-                let frame = Pin::new(incoming).poll_frame(cx);
-                if let Poll::Ready(Some(Ok(frame))) = &frame
-                    && let Some(data) = frame.data_ref()
-                {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx)).transpose()?;
+                let data = frame.and_then(|frame| frame.into_data().ok());
+                if let Some(data) = &data {
                     count.fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
-                frame.map_err(Into::into)
+                Poll::Ready(data.map(|data| Ok(Frame::data(data))))
             }
         }
     }
@@ -165,4 +165,50 @@ where
 pub trait LocalService: Send + Sync {
     /// Answers one permitted request, or says why not.
     fn serve<'a>(&'a self, caller: Caller, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Refusal>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use hyper::{client::conn::http2 as client, server::conn::http2 as server, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    use super::*;
+
+    type Frames = Vec<Frame<Bytes>>;
+
+    async fn frames(mut body: impl http_body::Body<Data = Bytes, Error = BodyError> + Unpin) -> Frames {
+        let mut frames = Vec::new();
+        while let Some(frame) = body.frame().await {
+            frames.push(frame.unwrap());
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn trailers_of_a_request_go_no_further() {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let (seen, mut frames_seen) = tokio::sync::mpsc::channel(1);
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let seen = seen.clone();
+            async move {
+                let count = Arc::new(AtomicU64::new(0));
+                let found = frames(Body::Counted(request.into_body(), count.clone())).await;
+                seen.send((found, count.load(Ordering::Relaxed))).await.unwrap();
+                Ok::<_, BodyError>(Response::new(Body::Empty))
+            }
+        });
+        let serving = server::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(theirs), answer);
+        let (mut sender, driver) = client::handshake(TokioExecutor::new(), TokioIo::new(ours)).await.unwrap();
+        let trailers = http::HeaderMap::from_iter([("x-forwarded-user".parse().unwrap(), "forged".parse().unwrap())]);
+        let body = Full::new(Bytes::from_static(b"abc")).with_trailers(std::future::ready(Some(Ok(trailers))));
+        let request = Request::post("http://gate.test/").body(body).unwrap();
+        // what is left of the answer would keep the connection open
+        let exchange = async move { sender.send_request(request).await.map(drop) };
+        let (answered, _, _) = tokio::join!(exchange, serving, driver);
+        answered.unwrap();
+        let (found, count) = frames_seen.recv().await.unwrap();
+        assert!(found.iter().all(Frame::is_data), "{found:?}");
+        assert_eq!((found.len(), count), (1, 3));
+    }
 }
