@@ -18,30 +18,53 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const HOP_BY_HOP: [&str; 8] =
     ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
 
-/// Headers that speak of who the caller is or how it came here. A client's word for that is never passed on.
-const CLAIMS: [&str; 18] = [
+/// Headers that speak of who the caller is, how it came here, or what Google should take its request for. A client's word
+/// for that is never passed on.
+const CLAIMS: [&str; 20] = [
+    "api-key",
     "authorization",
+    "cf-connecting-ip",
     "cookie",
     "forwarded",
     "proxy-authenticate",
     "proxy-authorization",
-    "remote-groups",
-    "remote-user",
     "true-client-ip",
     "via",
-    "x-auth-request-user",
-    "x-client-ip",
+    "x-api-key",
+    "x-cluster-client-ip",
     "x-goog-api-key",
     "x-goog-authenticated-user-email",
     "x-goog-authenticated-user-id",
-    "x-http-method",
-    "x-http-method-override",
+    "x-goog-request-params",
+    "x-goog-user-project",
     "x-method-override",
     "x-real-ip",
+    "x-serverless-authorization",
+    "x-vertex-ai-endpoint-id",
 ];
 
 /// … and so are all names that begin with one of these.
-const CLAIM_PREFIXES: [&str; 5] = ["x-auth-request-", "x-forwarded-", "x-goog-iap-", "x-request-id", "x-wicketgate-"];
+const CLAIM_PREFIXES: [&str; 19] = [
+    "impersonate-",
+    "remote-",
+    "ssl-client-",
+    "x-amzn-oidc-",
+    "x-auth",
+    "x-client-",
+    "x-envoy-",
+    "x-forwarded",
+    "x-goog-iam-",
+    "x-goog-iap-",
+    "x-http-method",
+    "x-original-",
+    "x-remote-",
+    "x-request-id",
+    "x-rewrite-",
+    "x-ssl-",
+    "x-user",
+    "x-webauth-",
+    "x-wicketgate-",
+];
 
 /// Refuses a head that is larger than any honest client's (431, RFC 6585 section 5).
 pub(super) fn bounded(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -59,9 +82,10 @@ pub(super) fn for_upstream(headers: &mut HeaderMap, id: Uuid) {
     set_request_id(headers, id);
 }
 
-/// Makes an upstream's response headers fit to be sent to the client.
+/// Makes an upstream's response headers fit to be sent to the client. Other ways to the upstream (`alt-svc`, RFC 7838)
+/// would be taken for other ways to the gate.
 pub(super) fn for_client(headers: &mut HeaderMap) {
-    strip(headers, |_| false);
+    strip(headers, |name| name == "alt-svc");
 }
 
 /// Says which request this is, to the upstream and to the client.
@@ -140,16 +164,29 @@ mod tests {
             "upgrade",
             "proxy-authorization",
             "x-goog-api-key",
+            "x-goog-user-project",
+            "x-goog-request-params",
+            "X-Goog-Iam-Authorization-Token",
+            "x-vertex-ai-endpoint-id",
+            "x-forwarded",
+            "X-Original-URL",
+            "x-remote-user",
+            "x_webauth_user",
+            "x-user",
+            "impersonate-user",
+            "x-amzn-oidc-data",
+            "x-serverless-authorization",
         ] {
             check(name, false);
         }
     }
 
     #[test]
-    fn what_connection_lists_ends_here() {
+    fn what_is_about_the_hop_ends_here() {
         let mut headers = HeaderMap::new();
         headers.insert(CONNECTION, HeaderValue::from_static("close, x-secret"));
         headers.insert("x-secret", HeaderValue::from_static("1"));
+        headers.insert("alt-svc", HeaderValue::from_static("h3=\":443\""));
         for_client(&mut headers);
         assert!(headers.is_empty());
     }
