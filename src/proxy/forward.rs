@@ -52,6 +52,11 @@ pub(super) async fn forward(
     };
     let answer = upstream.send(worker, method, path, to, body, timeout).await;
     let mut response = answer.map_err(|e| unreachable_upstream(&e))?.map(Body::Stream);
+    if response.status().is_informational() {
+        // nobody asked it to: `upgrade` is not passed on
+        let text = "the upstream wants to speak another protocol";
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_switched", text));
+    }
     for_client(response.headers_mut());
     if let Some(model) = response.headers().get("x-vertex-ai-deployed-model-id").and_then(|v| v.to_str().ok()) {
         record.model = Some(crate::audit::cut(model));

@@ -88,6 +88,23 @@ async fn content_negotiation_is_between_prometheus_and_the_exporter() {
 }
 
 #[tokio::test]
+async fn an_exporter_that_switches_protocols_is_not_followed() {
+    let gate = Harness::new().await.start().await;
+    gate.app.answer(|_| {
+        Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header("upgrade", "other")
+            .header("connection", "upgrade")
+            .body(Full::new(Bytes::new()))
+            .unwrap()
+    });
+    let call = gate.get("/exporters/app/metrics").bearer(&gate.token("scrape")).header("upgrade", "other");
+    let answer = call.header("connection", "upgrade").send().await;
+    assert_eq!((answer.status, &answer.json()["reason"]), (StatusCode::BAD_GATEWAY, &"upstream_switched".into()));
+    assert_eq!(gate.app.last().header("upgrade"), "");
+}
+
+#[tokio::test]
 async fn the_exporters_errors_are_passed_on() {
     let gate = Harness::new().await.start().await;
     gate.app.answer(|_| upstream::reply(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "collecting"));
