@@ -17,6 +17,9 @@ use crate::clock::{self, Timestamp};
 /// Longest token that is looked at, in bytes. Larger ones do not fit the header limits of most servers either.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
+/// Most members of a header or a claims set. Each is compared with those before it, before any signature is looked at.
+const MAX_MEMBERS: usize = 128;
+
 /// What an issuer's tokens must satisfy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -206,15 +209,15 @@ struct Claims {
     nbf: Option<f64>,
 }
 
-/// Reads a JSON object member by member: each name at most once.
+/// Reads a JSON object member by member: each name at most once, and no more than anybody needs.
 fn members<'de, A: MapAccess<'de>>(
     map: &mut A,
     mut member: impl FnMut(&str, &mut A) -> Result<bool, A::Error>,
 ) -> Result<(), A::Error> {
     let mut seen: Vec<Text<'de>> = Vec::with_capacity(16);
     while let Some(name) = map.next_key::<Text<'de>>()? {
-        if seen.iter().any(|other| other.0 == name.0) {
-            return Err(serde::de::Error::custom("a member stands twice"));
+        if seen.len() == MAX_MEMBERS || seen.iter().any(|other| other.0 == name.0) {
+            return Err(serde::de::Error::custom("a member stands twice, or there are too many"));
         }
         if !member(&name.0, map)? {
             map.next_value::<IgnoredAny>()?;
@@ -325,5 +328,26 @@ impl<'de> Deserialize<'de> for Claims {
             }
         }
         from.deserialize_map(Members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(count: usize, expected: Result<(), TokenError>) {
+        let members: Vec<String> = (0..count).map(|n| format!("\"{n}\":0")).collect();
+        let object = URL_SAFE_NO_PAD.encode(format!("{{{}}}", members.join(",")));
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#);
+        assert_eq!(Unverified::parse(&format!("{header}.{object}.")).map(drop), expected, "{count} claims");
+        if expected.is_err() {
+            assert_eq!(Unverified::parse(&format!("{object}.{object}.")).err(), Some(TokenError::Malformed));
+        }
+    }
+
+    #[test]
+    fn a_token_of_very_many_members_is_refused_before_they_are_compared() {
+        check(MAX_MEMBERS, Ok(()));
+        check(MAX_MEMBERS + 1, Err(TokenError::Claims));
     }
 }
