@@ -59,6 +59,8 @@ pub(super) async fn watch(
                 tracing::info!("the configuration was reloaded");
             }
             Err(problems) => {
+                // what was refused need not be looked at again until it changes
+                seen = look(&shared).await;
                 successful.set(0);
                 tracing::error!(problems, "the new configuration is refused; the old one stays");
                 shared.telemetry.trouble("configuration", false, format!("the new one is refused: {problems}"));

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     audit,
     client::{Client, Clients, MAX_WORKERS},
-    identity::{self, Algorithm, KeySource, issuer::may_be_asked, jwt::Rules},
+    identity::{self, Algorithm, KeySource, issuer::may_be_asked, jwt::Rules, keys::parse_jwks},
     listen,
     policy::{Claim, Policy, PolicyFile, Roles, Rule},
     routes,
@@ -172,8 +172,9 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
         }
         (Some(url), None) => KeySource::Url(url),
         (None, Some(path)) => {
-            if let Err(error) = std::fs::File::open(&path) {
-                section.refuse("jwks_file", format!("cannot read `{}`: {error}", path.display()));
+            match std::fs::read(&path) {
+                Ok(text) => drop(section.keep("jwks_file", parse_jwks(&text))),
+                Err(error) => section.refuse("jwks_file", format!("cannot read `{}`: {error}", path.display())),
             }
             KeySource::File(path)
         }

@@ -132,7 +132,12 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
             files.extend([path.to_owned(), draft.policies.clone()]);
             Ok(draft.finish(policy, files, read_at))
         }
-        _ => Err(Problems(problems)),
+        _ => {
+            // in the order in which a reader meets them; files keep the order in which they were read
+            let files: Vec<PathBuf> = problems.iter().map(|problem| problem.file.clone()).collect();
+            problems.sort_by_key(|p| (files.iter().position(|file| *file == p.file), p.line));
+            Err(Problems(problems))
+        }
     }
 }
 

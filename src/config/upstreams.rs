@@ -32,6 +32,12 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients) -> Vec<ExporterSet
             section.refuse("metrics_path", "write a path that begins with a slash, such as `/metrics`");
         }
         let url = section.required("url", "http://127.0.0.1:9100");
+        if url.trim_end_matches('/').ends_with(&*metrics_path) {
+            section.refuse(
+                "url",
+                format!("leave `{metrics_path}` out: it is the path that `metrics_path` names below this URL"),
+            );
+        }
         let ca = section.file("ca");
         let upstream = upstream(&section, "url", &url, ca, clients);
         let labels = section.map("labels");
@@ -112,7 +118,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients) -> Option<VertexSetti
         return None;
     };
     if credentials.is_none() && !top.has("google") {
-        top.refuse("google", "missing; Vertex needs a section `[google]` with the gate's own identity there");
+        top.refuse("vertex", "needs a section `[google]` too: as whom the gate is known to Google");
     }
     let locations = section.strings("locations").unwrap_or_default();
     if !section.has("locations") {
@@ -141,7 +147,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients) -> Option<VertexSetti
     Some(VertexSettings { upstreams, timeout, credentials: credentials.unwrap_or_default() })
 }
 
-/// Google's public host for a location (`facts`: regional, multi-regional and global).
+/// Google's public host for a location: regional, multi-regional or global.
 fn public_host(location: &str) -> String {
     match location {
         "global" => "https://aiplatform.googleapis.com".into(),

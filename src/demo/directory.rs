@@ -1,11 +1,13 @@
 //! The demo's directory: what other programs, and `wicketgate serve`, need to use it.
 //!
 //! Promises: files appear whole or not at all, and those with a secret in them are readable by their owner only. A
-//! `wicketgate.toml` that this module did not write is never overwritten.
+//! `wicketgate.toml` that this module did not write, or `policies` beside none, are never overwritten.
 
 use std::{
+    fs::File,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tokio::{fs, io::AsyncWriteExt};
@@ -17,7 +19,11 @@ const MARK: &str = "# wicketgate.toml, written by `wicketgate demo`.";
 
 /// Where the demo's files are.
 #[derive(Clone, Debug)]
-pub struct Directory(PathBuf);
+pub struct Directory {
+    path: PathBuf,
+    /// Locked for as long as a demo runs here: a second one would pull certificates and tokens from under it.
+    _lock: Arc<File>,
+}
 
 /// The policies that this program ships with.
 const POLICIES: [(&str, &str); 3] = [
@@ -46,12 +52,18 @@ impl Directory {
         let failed = |cause| DemoError::File(path.to_owned(), cause);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).await.map_err(failed)?;
         // commands are copied into other terminals, whose working directory is another
-        let directory = Self(fs::canonicalize(path).await.map_err(failed)?);
-        let config = directory.join("wicketgate.toml");
+        let path = fs::canonicalize(path).await.map_err(failed)?;
+        let config = path.join("wicketgate.toml");
         match fs::read_to_string(&config).await {
             Ok(text) if !text.starts_with(MARK) => return Err(DemoError::NotOurs(config)),
+            Err(_) if fs::try_exists(path.join("policies")).await.unwrap_or(true) => {
+                return Err(DemoError::NotOurs(path.join("policies")));
+            }
             _ => {}
         }
+        let lock = File::create(path.join(".lock")).map_err(failed)?;
+        lock.try_lock().map_err(|_| DemoError::InUse(path.clone()))?;
+        let directory = Self { path, _lock: Arc::new(lock) };
         for below in ["tokens", "policies"] {
             let path = directory.join(below);
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).await;
@@ -63,13 +75,13 @@ impl Directory {
     /// The directory itself.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// A file in it.
     #[must_use]
     pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     pub(super) async fn write_policies(&self) -> Result<(), DemoError> {

@@ -35,6 +35,9 @@ pub enum DemoError {
     /// `--dir` holds a real configuration.
     #[error("`{}` is not a demo's configuration and is left alone; name another directory", .0.display())]
     NotOurs(PathBuf),
+    /// Another demo runs there.
+    #[error("a demo is running in `{}`; stop it or name another directory with --dir", .0.display())]
+    InUse(PathBuf),
     /// A certificate or its key.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),

@@ -80,13 +80,17 @@ impl Identity {
         }
         let unverified = Unverified::parse(token).map_err(unauthorized)?;
         let issuer = self.issuers.iter().find(|i| i.settings.rules.issuer == unverified.issuer());
-        let issuer = issuer.ok_or_else(|| unauthorized(TokenError::Issuer))?;
+        let issuer = issuer.ok_or_else(|| {
+            // unverified, so for the log alone; it cuts what is long
+            unauthorized(TokenError::Issuer).with_detail(format!("the token says it is of `{}`", unverified.issuer()))
+        })?;
         let key = match issuer.key(unverified.kid.as_deref(), unverified.algorithm, now).await {
             Lookup::Found(key) => key,
             Lookup::Unknown => return Err(unauthorized(TokenError::UnknownKey)),
             Lookup::Unavailable => return Err(unavailable(issuer)),
         };
-        let verified = unverified.verify(&key, &issuer.settings.rules, now).map_err(unauthorized)?;
+        let verified = unverified.verify(&key, &issuer.settings.rules, now);
+        let verified = verified.map_err(|e| unauthorized(e).with_detail(format!("issuer {}", issuer.name)))?;
         let principal = Arc::new(Principal {
             name: format!("{}:{}", issuer.name, verified.subject).into(),
             issuer: issuer.name.clone(),

@@ -19,7 +19,7 @@ READS = re.compile(r"^(Get|List|Search|Check|BatchRead|Read|Wait|Query|Fetch)")
 
 
 def group(row):
-    """The group of DESIGN section 5. Verbs lie, so the class and the access decide, and a doubt is `administer`."""
+    """The group of ARCHITECTURE.md. Verbs lie, so the class and the access decide, and a doubt is `administer`."""
     name, access = row["method"], row["access"]
     if re.search(r"iampolic|iampermission|accesstoken|authorizeaccess", name, re.I) or "mints" in row["note"]:
         return "administer"

@@ -13,7 +13,7 @@ use crate::{client::Upstream, policy::Resource, refusal::Refusal, secret::Creden
 /// The generated table; `src/routes/generate.py` says how it is made.
 const TABLE: &str = include_str!("vertex_methods.tsv");
 
-/// A group of actions (DESIGN section 5). Each Vertex method is in one, and each has a service account of its own.
+/// A group of actions. Each Vertex method is in one, and each has a service account of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Group {
     /// Writes data.

@@ -25,7 +25,6 @@ const EDGES: &[(&str, &[&str])] = &[
     ("proxy", &["audit", "credentials", "identity", "listen", "policy", "routes"]),
     ("sinks", &["feedback", "shape", "spool"]),
     ("ingest", &["shape", "spool"]),
-    ("feedback", &["shape"]),
     ("demo", &[]),
 ];
 
