@@ -4,12 +4,14 @@
 //! some invalid series stores the others and says so with 400. Labels are sorted here rather than refused. 1.0 answers
 //! carry no `X-Prometheus-Remote-Write-*-Written` header: the compliance suite takes them for a 2.0 receiver.
 //!
-//! It must never allocate what a body merely claims.
+//! It must never allocate what a body merely claims, nor hold more bodies than there is room for: who may write could
+//! otherwise fill the memory.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -32,6 +34,8 @@ const INLINE: usize = 1 << 20;
 const SNAPPY_GROWTH: usize = 22;
 /// Decoded bodies held at once, in units of the largest one allowed.
 const DECODED_AT_ONCE: usize = 4;
+/// Bodies as sent, arriving or held, likewise.
+const BODIES_AT_ONCE: usize = 16;
 /// Samples further ahead of the clock than this are refused, as Prometheus' own receiver does (`write_handler.go`).
 const AHEAD: i64 = 10 * 60 * 1000;
 
@@ -51,6 +55,8 @@ pub struct RemoteWrite {
     keep: Arc<KeepList>,
     spool: Spool,
     metrics: Metrics,
+    /// KiB of bodies as sent that may arrive or be held at once.
+    arriving: Semaphore,
     /// KiB of decoded bodies that may be held at once.
     room: Semaphore,
 }
@@ -75,14 +81,20 @@ impl RemoteWrite {
     /// A service that stores what `keep` wants in `spool`.
     #[must_use]
     pub fn new(settings: Settings, keep: Arc<KeepList>, spool: Spool, metrics: Metrics) -> Self {
+        let arriving = Semaphore::new(kib(settings.max_body) as usize * BODIES_AT_ONCE);
         let room = Semaphore::new(kib(settings.max_decoded) as usize * DECODED_AT_ONCE);
-        Self { settings, keep, spool, metrics, room }
+        Self { settings, keep, spool, metrics, arriving, room }
     }
 
     async fn write(&self, caller: &Caller, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         check_method(request.method())?;
         check_headers(request.headers())?;
-        let body = read_bounded(request.into_body(), self.settings.max_body, READ_DEADLINE).await?;
+        let body = request.into_body();
+        // a body of unknown length may be the largest
+        let expected = body.size_hint().upper().and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+        let expected = expected.min(self.settings.max_body);
+        let _arriving = self.arriving.try_acquire_many(kib(expected)).map_err(|_| overloaded())?;
+        let body = read_bounded(body, self.settings.max_body, READ_DEADLINE).await?;
         let length = self.decoded_length(&body)?;
         // a permit is given back when the decoded body is gone
         let _room = self.room.try_acquire_many(kib(length)).map_err(|_| overloaded())?;
@@ -229,8 +241,8 @@ impl Digest {
     ) {
         self.histograms += series.histograms;
         self.exemplars += series.exemplars;
-        let count = series.samples.len() as u64;
-        if let Err(problem) = check_labels(&series.labels, labels) {
+        let count = series.sample_count;
+        if let Err(problem) = check_size(series).and_then(|()| check_labels(&series.labels, labels)) {
             // a series without samples is not worth a refusal, but its sender should hear of it
             self.invalid += count;
             self.problem.get_or_insert_with(|| problem.into_owned());
@@ -274,6 +286,16 @@ pub(super) fn batch_id(now: Timestamp) -> [u8; 16] {
     let seconds = u64::try_from(now.as_second()).unwrap_or(0);
     let nanoseconds = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanoseconds)).into_bytes()
+}
+
+fn check_size(series: &wire::Series<'_>) -> Result<(), Cow<'static, str>> {
+    if series.labels.len() > wire::MAX_LABELS {
+        return Err(format!("a series has more than {} labels", wire::MAX_LABELS).into());
+    }
+    if series.samples.len() > wire::MAX_SAMPLES {
+        return Err(format!("a series has more than {} samples in one request", wire::MAX_SAMPLES).into());
+    }
+    Ok(())
 }
 
 /// Fills `labels` with the sent ones as text, sorted by name, without those whose value is empty.

@@ -1,9 +1,15 @@
 //! Remote write 1.0 as it lies in the buffer: protobuf read in place, without copying a label.
 //!
-//! Promises: no allocation for each label, no trust in any length. Unknown fields are skipped, as protobuf wants.
+//! Promises: no allocation for each label, no trust in any length; a series of any size is read in a few megabytes, though
+//! two bytes on the wire may stand for a label or a sample. Unknown fields are skipped, as protobuf wants.
 //! It knows the wire only; what makes a series valid is decided in `remote_write`.
 
 use crate::series::Sample;
+
+/// Labels of one series that are looked at; one more shows that there are too many. Prometheus' kind has a few dozen.
+pub(super) const MAX_LABELS: usize = 128;
+/// Samples of one series in one request, likewise. Senders put a handful into each.
+pub(super) const MAX_SAMPLES: usize = 1 << 16;
 
 /// The bytes are not the protobuf message they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,11 +76,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// One `TimeSeries`, in place. `labels` are as sent: any order, any bytes.
+/// One `TimeSeries`, in place. `labels` are as sent: any order, any bytes. Both lists end one behind their bound.
 #[derive(Debug, Default)]
 pub(super) struct Series<'a> {
     pub(super) labels: Vec<(&'a [u8], &'a [u8])>,
     pub(super) samples: Vec<Sample>,
+    /// How many samples there are, looked at or not.
+    pub(super) sample_count: u64,
     pub(super) exemplars: u64,
     pub(super) histograms: u64,
 }
@@ -96,12 +104,23 @@ pub(super) fn for_each_series<'a>(message: &'a [u8], mut visit: impl FnMut(&Seri
 fn read_series<'a>(message: &'a [u8], series: &mut Series<'a>) -> Result<(), Malformed> {
     series.labels.clear();
     series.samples.clear();
-    (series.exemplars, series.histograms) = (0, 0);
+    (series.sample_count, series.exemplars, series.histograms) = (0, 0, 0);
     let mut fields = Fields { rest: message };
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
-            (1, Value::Bytes(bytes)) => series.labels.push(read_label(bytes)?),
-            (2, Value::Bytes(bytes)) => series.samples.push(read_sample(bytes)?),
+            (1, Value::Bytes(bytes)) => {
+                let label = read_label(bytes)?;
+                if series.labels.len() <= MAX_LABELS {
+                    series.labels.push(label);
+                }
+            }
+            (2, Value::Bytes(bytes)) => {
+                let sample = read_sample(bytes)?;
+                series.sample_count += 1;
+                if series.samples.len() <= MAX_SAMPLES {
+                    series.samples.push(sample);
+                }
+            }
             (3, Value::Bytes(_)) => series.exemplars += 1,
             (4, Value::Bytes(_)) => series.histograms += 1,
             (1..=4, _) => return Err(Malformed),

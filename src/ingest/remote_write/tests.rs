@@ -125,6 +125,31 @@ async fn one_invalid_series_is_refused_and_the_others_are_stored() {
 }
 
 #[tokio::test]
+async fn a_series_beyond_bounds_is_refused_whole_and_every_sample_of_it_is_counted() {
+    let names: Vec<String> = (0..wire::MAX_LABELS).map(|n| format!("l{n}")).collect();
+    let mut wide: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+    wide.push(("__name__", "kept"));
+    let long: Vec<(i64, u64)> = (0..wire::MAX_SAMPLES as i64 + 10).map(|n| (n, 0)).collect();
+    for (bad, samples) in [(series(&wide, &[(1, 0)]), 1), (series(&[("__name__", "kept")], &long), long.len() as u64)] {
+        let door = Door::open("bounds", 1 << 30);
+        let sent = request(vec![bad, series(&[("__name__", "kept")], &[(1, 0)])]);
+        assert_eq!(door.send(sent).await, Err((400, "invalid_series")));
+        assert_eq!(door.stored().await.len(), 1);
+        assert_eq!((door.service.metrics.accepted.get(), door.dropped("invalid_series")), (1, samples));
+    }
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_room_for_them_are_told_to_come_again() {
+    let door = Door::open("room", 1 << 30);
+    let small = || request(vec![series(&[("__name__", "kept")], &[(1, 0)])]);
+    let taken = door.service.arriving.try_acquire_many(kib(door.service.settings.max_body) * BODIES_AT_ONCE as u32);
+    assert_eq!(door.send(small()).await, Err((503, "overloaded")));
+    drop(taken);
+    assert_eq!(door.send(small()).await, Ok(StatusCode::NO_CONTENT));
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_refused_and_stores_nothing() {
     let door = Door::open("broken", 1 << 30);
     let good = snap::raw::Encoder::new().compress_vec(&[0x0a, 0x02, 0x12, 0x00]).unwrap();
