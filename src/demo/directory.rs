@@ -17,6 +17,9 @@ use super::{DemoError, random_text};
 /// The first line of every configuration written here; a file without it is somebody's own.
 const MARK: &str = "# wicketgate.toml, written by `wicketgate demo`.";
 
+/// Held by the demo that runs in a directory.
+const LOCK: &str = ".demo.lock";
+
 /// Where the demo's files are.
 #[derive(Clone, Debug)]
 pub struct Directory {
@@ -56,12 +59,13 @@ impl Directory {
         let config = path.join("wicketgate.toml");
         match fs::read_to_string(&config).await {
             Ok(text) if !text.starts_with(MARK) => return Err(DemoError::NotOurs(config)),
-            Err(_) if fs::try_exists(path.join("policies")).await.unwrap_or(true) => {
+            // a demo that did not come so far as its configuration left its lock
+            Err(_) if path.join("policies").exists() && !path.join(LOCK).exists() => {
                 return Err(DemoError::NotOurs(path.join("policies")));
             }
             _ => {}
         }
-        let lock = File::create(path.join(".lock")).map_err(failed)?;
+        let lock = File::create(path.join(LOCK)).map_err(failed)?;
         lock.try_lock().map_err(|_| DemoError::InUse(path.clone()))?;
         let directory = Self { path, _lock: Arc::new(lock) };
         for below in ["tokens", "policies"] {
