@@ -34,7 +34,8 @@ pub fn verify(mut log: impl BufRead) -> Result<Verdict, Error> {
         }
         lines += 1;
         let broken = |why| Ok(Verdict::Broken { line: lines, why });
-        let Some((sealed, hash, seq)) = split(text.strip_suffix(b"\n").unwrap_or(&text)) else {
+        let Some(line) = text.strip_suffix(b"\n") else { return broken("its end is missing") };
+        let Some((sealed, hash, seq)) = split(line) else {
             return broken("it does not end in a sequence number and a hash");
         };
         if seq != lines {
