@@ -7,7 +7,7 @@ use crate::support::{Gate, Harness, eventually, wire::remote_write};
 
 const FORECAST: &str = "[[forecast]]\nname = \"load\"\nmetric = \"kept_load\"\n\
     endpoint = \"projects/p/locations/us-central1/endpoints/1\"\nstep = \"1s\"\ncontext = 64\nmin_context = 8\n\
-    horizon = 4\ninterval = \"1s\"\n";
+    horizon = 30\ninterval = \"1s\"\n";
 
 /// The inputs of every instance that Vertex was sent.
 fn inputs(gate: &Gate) -> Vec<Vec<f64>> {

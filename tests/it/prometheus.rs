@@ -65,7 +65,7 @@ async fn prometheus_discovers_scrapes_writes_and_gets_the_forecast_back() {
             "forecast",
             "[[forecast]]\nname = \"load\"\nmetric = \"node_load1\"\n\
              endpoint = \"projects/p/locations/us-central1/endpoints/1\"\nstep = \"1s\"\ncontext = 64\n\
-             min_context = 4\nhorizon = 3\ninterval = \"1s\"\n",
+             min_context = 4\nhorizon = 30\ninterval = \"1s\"\n",
         )
         .start()
         .await;
