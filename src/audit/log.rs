@@ -1,7 +1,7 @@
 //! The file that records are appended to, and the chain that binds them.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, atomic::Ordering},
@@ -18,6 +18,8 @@ use crate::{clock, refusal::Refusal};
 const BUFFER_LIMIT: usize = 64 * 1024;
 /// … and up to this long.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
+/// While the log cannot be written, this many bytes of lines wait. Further lines are lost, and a line says how many.
+const MOST_WAITING: usize = 16 * 1024 * 1024;
 
 /// Why the audit log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +36,11 @@ struct Chain {
     file: File,
     /// Bytes of the file that hold whole lines; what a failed write left behind them is cut off.
     length: u64,
+    /// Whether that has yet to be done.
+    torn: bool,
     buffer: Vec<u8>,
+    /// Lines that there was no room for.
+    lost: u64,
     seq: u64,
     hash: [u8; 32],
 }
@@ -43,7 +49,7 @@ impl Log {
     /// Opens the log, or makes it, and takes the chain up where it ends.
     ///
     /// # Errors
-    /// When the file cannot be opened, or its last line is not one of a chain.
+    /// When the file cannot be opened, another process has it open, or its last line is not one of a chain.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         let failed = |e| AuditError(path.to_owned(), e);
         let mut options = OpenOptions::new();
@@ -51,9 +57,11 @@ impl Log {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(path).map_err(failed)?;
+        claim(&file).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         let (seq, hash, length) = resume(&mut file, length).map_err(failed)?;
-        let chain = Chain { file, length, buffer: Vec::with_capacity(BUFFER_LIMIT), seq, hash };
+        let buffer = Vec::with_capacity(BUFFER_LIMIT);
+        let chain = Chain { file, length, torn: false, buffer, lost: 0, seq, hash };
         Ok(Self { path: path.to_owned(), chain: Mutex::new(chain) })
     }
 
@@ -69,8 +77,7 @@ impl Log {
     /// A refusal (503): what cannot be written down does not happen.
     pub fn permit(&self, record: &Record) -> Result<(), Refusal> {
         let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        chain.append("permit", record, None);
-        chain.flush().map_err(|e| {
+        chain.append("permit", record, None).and_then(|()| chain.flush()).map_err(|e| {
             Refusal::unavailable("audit_unavailable", "the audit log cannot be written; try again later").with_detail(e)
         })
     }
@@ -79,8 +86,8 @@ impl Log {
     /// within a tenth of a second.
     pub fn close(&self, record: &Record, bytes_out: u64) {
         let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        chain.append("request", record, Some(bytes_out));
-        if chain.buffer.len() >= BUFFER_LIMIT {
+        report(chain.append("request", record, Some(bytes_out)));
+        if chain.buffer.len() >= BUFFER_LIMIT && chain.lost == 0 {
             report(chain.flush());
         }
     }
@@ -112,10 +119,23 @@ fn report(result: std::io::Result<()>) {
 }
 
 impl Chain {
-    fn append(&mut self, event: &'static str, record: &Record, bytes_out: Option<u64>) {
+    /// Puts a line into the buffer, or counts it as lost where the buffer is full and cannot be written.
+    fn append(&mut self, event: &'static str, record: &Record, bytes_out: Option<u64>) -> std::io::Result<()> {
+        if self.buffer.len() >= MOST_WAITING
+            && let Err(error) = self.flush()
+        {
+            self.lost += 1;
+            return Err(error);
+        }
+        self.seal(|to, seq| line(to, event, record, bytes_out, seq));
+        Ok(())
+    }
+
+    /// Has `write` put a line's beginning into the buffer and binds it to the chain.
+    fn seal(&mut self, write: impl FnOnce(&mut Vec<u8>, u64)) {
         let start = self.buffer.len();
         self.seq += 1;
-        line(&mut self.buffer, event, record, bytes_out, self.seq);
+        write(&mut self.buffer, self.seq);
         self.hash = link(&self.hash, self.buffer.get(start..).unwrap_or_default());
         self.buffer.extend_from_slice(b",\"hash\":\"");
         self.buffer.extend_from_slice(blake3::Hash::from_bytes(self.hash).to_hex().as_bytes());
@@ -126,14 +146,37 @@ impl Chain {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        if self.torn {
+            self.file.set_len(self.length)?;
+            self.torn = false;
+        }
         if let Err(error) = self.file.write_all(&self.buffer) {
             // part of a line may be in the file: cut it off, and try the whole buffer again with the next flush
-            self.file.set_len(self.length)?;
+            self.torn = self.file.set_len(self.length).is_err();
             return Err(error);
         }
         self.length += self.buffer.len() as u64;
         self.buffer.clear();
+        self.buffer.shrink_to(BUFFER_LIMIT);
+        let lost = std::mem::take(&mut self.lost);
+        if lost > 0 {
+            self.seal(|to, seq| {
+                // writing to a Vec cannot fail
+                let _ = write!(to, "{{\"event\":\"lost\",\"time\":\"{}\",\"lines\":{lost},\"seq\":{seq}", clock::now());
+            });
+        }
         Ok(())
+    }
+}
+
+/// Makes sure that nobody else appends: two chains in one file are none.
+fn claim(file: &File) -> std::io::Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(std::io::Error::other("it is in use by another process")),
+        // a file system without locks, where the operator answers for it
+        Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(error)) => Err(error),
+        Ok(()) => Ok(()),
     }
 }
 
@@ -170,7 +213,9 @@ fn resume(file: &mut File, length: u64) -> std::io::Result<(u64, [u8; 32], u64)>
         if from > 0 {
             return Err(std::io::Error::other("its last 64 KiB hold no whole line; move it away to begin another"));
         }
-        file.set_len(0)?;
+        if length > 0 {
+            file.set_len(0)?;
+        }
         return Ok((0, [0; 32], 0));
     };
     let (whole, _) = tail.split_at(end);
@@ -178,9 +223,12 @@ fn resume(file: &mut File, length: u64) -> std::io::Result<(u64, [u8; 32], u64)>
     let (seq, hash) = last_link(last).ok_or_else(|| {
         std::io::Error::other("its last line is not one of an audit log; move it away to begin another")
     })?;
-    let length = from + end as u64 + 1;
-    file.set_len(length)?;
-    Ok((seq, hash, length))
+    let whole = from + end as u64 + 1;
+    if whole != length {
+        // not where there is nothing to cut: the file may be one that can only grow (chattr +a)
+        file.set_len(whole)?;
+    }
+    Ok((seq, hash, whole))
 }
 
 #[cfg(test)]
@@ -246,5 +294,37 @@ mod tests {
         let after: Vec<String> = std::fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect();
         assert_eq!(after.len(), lines.len() + 1);
         assert_eq!(verdict(&after), Verdict::Whole { lines: 7 });
+    }
+    #[test]
+    fn a_second_process_is_told_that_the_log_is_taken() {
+        let path = std::env::temp_dir().join(format!("wicketgate-audit-taken-{}.jsonl", std::process::id()));
+        let first = Log::open(&path).unwrap();
+        assert!(Log::open(&path).is_err());
+        drop(first);
+        assert!(Log::open(&path).is_ok());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_takes_bounded_memory_and_says_what_was_lost() {
+        let path = std::env::temp_dir().join(format!("wicketgate-audit-full-{}.jsonl", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let log = Log::open(&path).unwrap();
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(&mut log.chain.lock().unwrap().file, full);
+        let long = record(&"a".repeat(1024));
+        let lines = MOST_WAITING / 1024;
+        (0..lines).for_each(|_| log.close(&long, 0));
+        assert!(log.permit(&long).is_err());
+        assert!(log.chain.lock().unwrap().buffer.len() < MOST_WAITING + 64 * 1024);
+        let lost = log.chain.lock().unwrap().lost;
+        assert!(lost > 0);
+
+        log.chain.lock().unwrap().file = file;
+        log.permit(&record("/again")).unwrap();
+        drop(log);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(verify(text.as_bytes()).unwrap(), Verdict::Whole { lines: text.lines().count() as u64 });
+        assert!(text.contains(&format!("\"lines\":{lost},")) && text.contains("/again"));
+        let _ = std::fs::remove_file(&path);
     }
 }
