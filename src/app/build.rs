@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     audit::Log,
+    client::Client,
     config::{Config, ExporterSettings, VertexSettings},
     credentials::{Keeper, Origin},
     http::LocalService,
@@ -22,9 +23,19 @@ use crate::{
 /// The long-lived parts of one configuration.
 pub(super) struct Parts {
     identity: Arc<Identity>,
-    issuers: Vec<Arc<Kept<identity::Settings, Issuer>>>,
+    issuers: Vec<Arc<Kept<Asked, Issuer>>>,
     keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
     pipeline: Option<Arc<Pipeline>>,
+}
+
+/// What an issuer is asked, and by which client: it is another one when the CA file holds something else, and keys that
+/// came by the old one's trust are fetched again.
+struct Asked(identity::Settings, Arc<Client>);
+
+impl PartialEq for Asked {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0 && Arc::ptr_eq(&self.1, &other.1)
+    }
 }
 
 impl Parts {
@@ -67,12 +78,12 @@ pub(super) fn build(
         .map(|(settings, client)| {
             let telemetry = telemetry.clone();
             let pending = telemetry.clone();
-            let make = |settings: &identity::Settings| {
-                let issuer = Issuer::new(settings.clone(), client);
+            let make = |Asked(settings, client): &Asked| {
+                let issuer = Issuer::new(settings.clone(), client.clone());
                 pending.trouble(&issuer.part(), true, "its keys are being fetched");
                 issuer
             };
-            keep(known, settings, make, |issuer| async move { issuer.keep_fresh(&telemetry).await })
+            keep(known, Asked(settings, client), make, |issuer| async move { issuer.keep_fresh(&telemetry).await })
         })
         .collect();
     // tokens stay remembered as long as the issuers are the same

@@ -102,3 +102,17 @@ async fn an_issuer_that_is_taken_out_takes_its_trouble_along() {
     gate.directory.write("wicketgate.toml", good);
     gate.ready().await;
 }
+
+#[tokio::test]
+async fn an_issuers_changed_ca_file_is_trusted_instead_of_the_old_one() {
+    let harness = Harness::new().await;
+    let ca = std::fs::read_to_string(harness.directory.join("ca.pem")).unwrap();
+    harness.directory.write("idp-ca.pem", &ca);
+    let gate = harness.more("issuer", "ca = \"idp-ca.pem\"").start().await;
+    let fetched = || gate.issuer.server.seen().iter().filter(|seen| seen.target == "/jwks").count();
+    assert_eq!(fetched(), 1);
+    gate.directory.write("idp-ca.pem", format!("{ca}{ca}"));
+    gate.program.signal("HUP").await;
+    eventually("the keys to be fetched anew", || async { (fetched() == 2).then_some(()) }).await;
+    assert_eq!(scrape(&gate, "app").await, StatusCode::OK);
+}
