@@ -278,7 +278,7 @@ mod tests {
         let mut removed = lines.clone();
         removed.remove(1);
         assert!(matches!(verdict(&removed), Verdict::Broken { line: 2, .. }));
-        let cut = format!("{}\n{}", lines[0], &lines[1][..40]);
+        let cut = format!("{}\n{}", lines[0], lines[1].split_at(40).0);
         assert_eq!(verify(cut.as_bytes()).unwrap(), Verdict::Broken { line: 2, why: "its end is missing" });
         let mut moved = lines.clone();
         moved.swap(3, 4);
