@@ -22,7 +22,7 @@ use crate::{
     client::Client,
     clock::Timestamp,
     http::Body,
-    secret::{Source, SourceError},
+    secret::{Secret, Source},
     telemetry::chain,
 };
 
@@ -30,6 +30,8 @@ const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 /// The longest that IAM grants without an organisation policy for more.
 const LIFETIME: &str = "3600s";
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Of what the security token service says about a refusal, this much is repeated, in characters.
+const MAX_REASON: usize = 400;
 /// Google bounds its tokens at 12,288 bytes; this holds one and what stands around it.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -76,8 +78,9 @@ impl Google {
     }
 
     async fn federated_token(&self) -> Result<HeaderValue, CredentialError> {
-        let failed = |e: &dyn std::error::Error| CredentialError::Sts(chain(e));
-        let credentials = ProgrammaticBuilder::new(Arc::new(OwnToken(self.settings.subject_token.clone())))
+        let token = self.settings.subject_token.read().await?;
+        let failed = |e: &dyn std::error::Error| CredentialError::Sts(without(&token, &chain(e)));
+        let credentials = ProgrammaticBuilder::new(Arc::new(OwnToken(token.clone())))
             .with_audience(&self.settings.audience)
             .with_subject_token_type("urn:ietf:params:oauth:token-type:jwt")
             .with_token_url(&self.settings.token_url)
@@ -117,26 +120,35 @@ impl Google {
     }
 }
 
+/// The beginning of `text`, without any part of the token: google-cloud-auth repeats the answer's body whole, and a service
+/// may repeat in it what it was sent.
+fn without(token: &Secret, text: &str) -> String {
+    let parts = token.expose().split('.').filter(|part| !part.is_empty());
+    let text = parts.fold(text.to_owned(), |text, part| text.replace(part, "…"));
+    match text.char_indices().nth(MAX_REASON) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
 /// The gate's own OIDC token, read anew for each exchange.
 #[derive(Debug)]
-struct OwnToken(Source);
+struct OwnToken(Secret);
 
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-struct OwnTokenError(#[from] SourceError);
+#[error("a token that is there already cannot be missing")]
+enum Never {}
 
-impl SubjectTokenProviderError for OwnTokenError {
-    /// The keeper retries, so the library need not.
+impl SubjectTokenProviderError for Never {
     fn is_transient(&self) -> bool {
         false
     }
 }
 
 impl SubjectTokenProvider for OwnToken {
-    type Error = OwnTokenError;
+    type Error = Never;
 
-    async fn subject_token(&self) -> Result<SubjectToken, OwnTokenError> {
-        let token = self.0.read().await?;
-        Ok(SubjectTokenBuilder::new(token.expose()).build())
+    async fn subject_token(&self) -> Result<SubjectToken, Never> {
+        Ok(SubjectTokenBuilder::new(self.0.expose()).build())
     }
 }

@@ -39,3 +39,22 @@ async fn without_a_credential_the_answer_is_503_and_never_a_bare_request() {
     let scrape = gate.get("/exporters/app/metrics").bearer(&gate.token("scrape")).send().await;
     assert_eq!(scrape.status, StatusCode::OK, "{scrape:?}");
 }
+
+#[tokio::test]
+async fn a_service_that_repeats_the_gates_own_token_does_not_put_it_into_the_log() {
+    let harness = Harness::new().await;
+    let own = std::fs::read_to_string(harness.directory.join("subject.jwt")).unwrap();
+    harness.google.server.answer(|seen| {
+        let repeated = json!({"error": "invalid_grant", "error_description": String::from_utf8_lossy(&seen.body)});
+        upstream::reply(StatusCode::BAD_REQUEST, "application/json", repeated.to_string())
+    });
+    let gate = harness.start_unready().await;
+    let readiness = crate::support::eventually("readiness to tell of the refusal", || async {
+        let text = gate.admin("/readyz").await.text();
+        text.contains("invalid_grant").then_some(text)
+    })
+    .await;
+    let signature = own.trim().rsplit('.').next().unwrap();
+    assert!(!readiness.contains(signature), "readiness shows the gate's own token:\n{readiness}");
+    assert!(!gate.program.lines().join("\n").contains(signature), "the log holds the gate's own token");
+}
