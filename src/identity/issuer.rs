@@ -130,16 +130,18 @@ impl Issuer {
         if keys.fresh_at.is_some() && asked_lately && !keys.failing {
             return Lookup::Unknown;
         }
+        let mut told = true;
         if !asked_lately {
             let mut fetches = self.fetches.subscribe();
             self.wanted.notify_one();
             // the task answers each notification with a fetch or with the one that is under way
-            let _ = tokio::time::timeout(FETCH_DEADLINE, fetches.changed()).await;
+            told = tokio::time::timeout(FETCH_DEADLINE, fetches.changed()).await.is_ok();
         }
         let keys = self.keys.load();
         match keys.find(kid, algorithm) {
             Some(key) => Lookup::Found(key),
-            None if keys.fresh_at.is_none() || keys.failing => Lookup::Unavailable,
+            // a key that nobody looked for may well be there, and senders drop their data on 401
+            None if !told || keys.fresh_at.is_none() || keys.failing => Lookup::Unavailable,
             None => Lookup::Unknown,
         }
     }
@@ -304,4 +306,28 @@ fn max_age(headers: &http::HeaderMap) -> Option<Duration> {
     let value = headers.get(http::header::CACHE_CONTROL)?.to_str().ok()?;
     let seconds = value.split(',').find_map(|d| d.trim().strip_prefix("max-age="))?;
     seconds.trim_matches('"').parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_could_not_be_asked_for_in_time_is_not_called_unknown() {
+        let rules = Rules {
+            issuer: "https://idp.test".into(),
+            audiences: vec!["wicketgate".into()],
+            algorithms: vec![Algorithm::RS256],
+            leeway: Duration::ZERO,
+        };
+        let keys = KeySource::Url("https://idp.test/jwks".into());
+        let settings = Settings { name: "corp".into(), rules, keys, grace: Duration::ZERO, ca: None };
+        let issuer = Issuer::new(settings, Arc::new(Client::new(None).unwrap()));
+        let now = clock::now();
+        issuer.publish(Vec::new(), now, false);
+        // nobody fetches: an issuer that is slower than whoever waits for it
+        assert!(matches!(issuer.key(Some("new"), Algorithm::RS256, now).await, Lookup::Unavailable));
+        issuer.publish(Vec::new(), now, true);
+        assert!(matches!(issuer.key(Some("new"), Algorithm::RS256, now).await, Lookup::Unknown));
+    }
 }
