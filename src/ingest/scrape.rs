@@ -71,7 +71,7 @@ pub async fn run(targets: Vec<Target>, destination: Destination, shutdown: Cance
     for target in targets {
         let scraper = Scraper { target, destination: destination.clone(), known: HashSet::new() };
         let shutdown = shutdown.clone();
-        scrapers.spawn(async move { shutdown.run_until_cancelled(scraper.run()).await });
+        scrapers.spawn(scraper.run(shutdown));
     }
     while scrapers.join_next().await.is_some() {}
 }
@@ -94,22 +94,23 @@ struct Page {
 }
 
 impl Scraper {
-    async fn run(mut self) {
+    async fn run(mut self, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(self.target.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            self.scrape().await;
+            let fetched = async {
+                ticks.tick().await;
+                let (now, began) = (clock::now(), clock::monotonic());
+                let fetched = tokio::time::timeout(self.target.timeout, self.fetch(now)).await;
+                (now, fetched.unwrap_or(Err(Failure("timeout"))), began.elapsed().as_secs_f64())
+            };
+            // a page may be given up at any moment, but what is being stored is also counted
+            let Some((now, fetched, seconds)) = shutdown.run_until_cancelled(fetched).await else { return };
+            self.take(now, fetched, seconds).await;
         }
     }
 
-    async fn scrape(&mut self) {
-        let (now, began) = (clock::now(), clock::monotonic());
-        let fetched = match tokio::time::timeout(self.target.timeout, self.fetch(now)).await {
-            Ok(fetched) => fetched,
-            Err(_) => Err(Failure("timeout")),
-        };
-        let seconds = began.elapsed().as_secs_f64();
+    async fn take(&mut self, now: Timestamp, fetched: Result<Page, Failure>, seconds: f64) {
         let yielded = fetched.and_then(|page| {
             let mut harvest = Harvest::new(&self.target, &self.destination.keep, now);
             match exposition::for_each_line(&page.text, page.format, |line| harvest.add(line)) {
