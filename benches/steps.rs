@@ -23,11 +23,16 @@ use wicketgate::{
     client::Clients,
     clock,
     config::load,
-    identity::{Identity, Issuer},
+    identity::{Asking, Identity, Issuer},
+    peer::Peer,
     policy::{Question, Resource},
     proxy::Target,
     telemetry::Telemetry,
 };
+
+fn asking<'a>(peer: &'a Peer, headers: &'a HeaderMap) -> Asking<'a> {
+    Asking { peer, method: &Method::GET, path: "/exporters/bench/metrics", headers, now: clock::now() }
+}
 
 fn steps(c: &mut Criterion) {
     let folder = common::Folder::new("steps");
@@ -41,16 +46,20 @@ fn steps(c: &mut Criterion) {
     headers.insert(header::HOST, "gate.example.com".parse().unwrap());
     c.bench_function("target", |b| b.iter(|| Target::parse(&Method::GET, black_box(&uri), &headers).unwrap()));
 
+    let at = Peer { address: ([127, 0, 0, 1], 4242).into(), tls: true, certificate: None };
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
     let (kept, telemetry) = (keys.clone(), Telemetry::new());
     runtime.spawn(async move { kept.keep_fresh(&telemetry).await });
     let identity = Identity::new(vec![keys]);
     headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());
-    let principal = runtime.block_on(identity.authenticate(&headers, clock::now())).unwrap().principal;
+    let principal =
+        runtime.block_on(identity.authenticate(asking(&at, &headers), &mut HeaderMap::new())).unwrap().principal;
     let here = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     c.bench_function("token known", |b| {
-        b.iter(|| here.block_on(identity.authenticate(black_box(&headers), clock::now())).unwrap().fresh);
+        b.iter(|| {
+            here.block_on(identity.authenticate(asking(&at, black_box(&headers)), &mut HeaderMap::new())).unwrap().fresh
+        });
     });
     c.bench_function("token verified (ES256)", |b| {
         let mut fresh = (0..).map(|n| {
@@ -62,7 +71,7 @@ fn steps(c: &mut Criterion) {
         let fresh = || fresh.next().unwrap();
         b.iter_batched(
             fresh,
-            |headers| here.block_on(identity.authenticate(&headers, clock::now())).unwrap().fresh,
+            |headers| here.block_on(identity.authenticate(asking(&at, &headers), &mut HeaderMap::new())).unwrap().fresh,
             criterion::BatchSize::SmallInput,
         );
     });

@@ -12,6 +12,7 @@ pub mod http;
 pub mod identity;
 pub mod ingest;
 pub mod listen;
+pub mod peer;
 pub mod policy;
 pub mod principal;
 pub mod proxy;

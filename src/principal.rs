@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::clock::Timestamp;
 
 /// A verified caller.
@@ -19,8 +21,32 @@ pub struct Principal {
     pub claims: Box<str>,
     /// BLAKE3 of the token that proved this. Stands for the claims in caches; never the token itself.
     pub proof: [u8; 32],
-    /// The token's `exp`.
+    /// The proof's own end: a token's `exp`.
     pub expires_at: Timestamp,
+    /// The same with the issuer's leeway. From here on nothing is done for the principal, open streams included.
+    pub until: Timestamp,
+    /// Cancelled when the proof stops counting before its time: its key was withdrawn, its session has ended.
+    pub ended: CancellationToken,
+    /// The roles that the proof itself carries, where this gate wrote it; policy then gives these and no others.
+    pub roles: Option<Arc<[Arc<str>]>>,
+}
+
+#[cfg(test)]
+impl Principal {
+    /// A principal for the tests of pure parts.
+    pub(crate) fn test(issuer: &str, claims: &str) -> Self {
+        Self {
+            name: format!("{issuer}:s").into(),
+            issuer: issuer.into(),
+            subject: "s".into(),
+            claims: claims.into(),
+            proof: [0; 32],
+            expires_at: Timestamp::MAX,
+            until: Timestamp::MAX,
+            ended: CancellationToken::new(),
+            roles: None,
+        }
+    }
 }
 
 /// What a local service is told of whom it serves.

@@ -15,7 +15,8 @@ use super::{Parts, Shared};
 use crate::{
     clock,
     http::Body,
-    listen::{self, Peer, Unreadable},
+    listen::{self, Unreadable},
+    peer::Peer,
 };
 
 /// Few need these pages; the gate's connections are not theirs.
@@ -60,7 +61,7 @@ impl listen::Service for Admin {
         }
     }
 
-    fn unreadable(&self, _: Peer, _: Unreadable) {}
+    fn unreadable(&self, _: &Peer, _: Unreadable) {}
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -142,16 +142,16 @@ impl Keepers<'_> {
 }
 
 fn exporter(settings: ExporterSettings, keepers: &mut Keepers<'_>) -> Arc<Exporter> {
-    let ExporterSettings { name, upstream, metrics_path, labels, credential, timeout } = settings;
+    let ExporterSettings { name, upstream, metrics_path, labels, credential, timeout, terms } = settings;
     let credential = credential.map(|origin| keepers.slot(format!("exporter/{name}"), origin));
     let name: Arc<str> = name.into();
     let resource = crate::policy::Resource::Exporter(name.clone());
-    Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels })
+    Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels, terms })
 }
 
 fn vertex(settings: VertexSettings, keepers: &mut Keepers<'_>) -> Vertex {
     let slot = |(group, origin): (Group, Origin)| (group, keepers.slot(format!("google/{}", group.name()), origin));
     let credentials: HashMap<Group, _> = settings.credentials.into_iter().map(slot).collect();
     let upstreams = settings.upstreams.into_iter().map(|(location, upstream)| (location.into(), upstream)).collect();
-    Vertex { upstreams, credentials, timeout: settings.timeout }
+    Vertex { upstreams, credentials, timeout: settings.timeout, terms: settings.terms }
 }

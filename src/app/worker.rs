@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::{
     client,
-    listen::{self, Peer, Unreadable},
+    listen::{self, Unreadable},
+    peer::Peer,
     proxy::{self, Recorded},
 };
 
@@ -94,10 +95,10 @@ impl listen::Service for Door {
 
     async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Recorded> {
         let serving = self.shared.serving.load_full();
-        proxy::handle(&serving.gate, self.worker, peer, request).await
+        proxy::handle(&serving.gate, self.worker, &peer, request).await
     }
 
-    fn unreadable(&self, peer: Peer, what: Unreadable) {
+    fn unreadable(&self, peer: &Peer, what: Unreadable) {
         proxy::unreadable(&self.shared.serving.load().gate, peer, what);
     }
 }

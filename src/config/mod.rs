@@ -28,7 +28,7 @@ use crate::{
     credentials::Origin,
     identity, listen,
     policy::Policy,
-    routes::Group,
+    routes::{Group, Terms},
 };
 
 /// A whole configuration, ready to be served.
@@ -84,6 +84,8 @@ pub struct ExporterSettings {
     pub credential: Option<Origin>,
     /// How long the head of its answer may take.
     pub timeout: Duration,
+    /// Its terms.
+    pub terms: Terms,
 }
 
 /// The `[vertex]` and `[google]` sections.
@@ -94,6 +96,8 @@ pub struct VertexSettings {
     pub timeout: Duration,
     /// What Google is shown, by group.
     pub credentials: Vec<(Group, Origin)>,
+    /// Its terms.
+    pub terms: Terms,
 }
 
 /// Everything that is wrong with a configuration.

@@ -7,7 +7,7 @@ use crate::{
     client::{BuildError, Clients, Upstream},
     credentials::{Google, GoogleSettings, Origin},
     identity::issuer::may_be_asked,
-    routes::Group,
+    routes::{Group, Terms},
     secret::Source,
 };
 
@@ -43,6 +43,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients) -> Vec<ExporterSet
         let labels = section.map("labels");
         let credential = credential(&section);
         let timeout = section.duration("timeout", EXPORTER_TIMEOUT);
+        let terms = terms(&section);
         exporters.extend(upstream.map(|upstream| ExporterSettings {
             name,
             upstream,
@@ -50,10 +51,16 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients) -> Vec<ExporterSet
             labels,
             credential,
             timeout,
+            terms,
         }));
         section.finish();
     }
     exporters
+}
+
+/// What a section says of its route.
+fn terms(section: &Section<'_>) -> Terms {
+    Terms { end_streams: section.boolean("end_streams", true) }
 }
 
 fn upstream(
@@ -143,8 +150,9 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients) -> Option<VertexSetti
         upstreams.extend(found.map(|upstream| (location, upstream)));
     }
     let timeout = section.duration("timeout", VERTEX_TIMEOUT);
+    let terms = terms(&section);
     section.finish();
-    Some(VertexSettings { upstreams, timeout, credentials: credentials.unwrap_or_default() })
+    Some(VertexSettings { upstreams, timeout, credentials: credentials.unwrap_or_default(), terms })
 }
 
 /// Google's public host for a location: regional, multi-regional or global.

@@ -6,6 +6,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
+use tokio_util::sync::CancellationToken;
 
 /// A JWKS of more bytes than this is refused.
 pub const MAX_JWKS_BYTES: usize = 1024 * 1024;
@@ -22,6 +23,7 @@ pub struct Key {
     /// What it was parsed from: the same JWK in the next JWKS is the same key.
     jwk: Jwk,
     usable: AtomicBool,
+    withdrawn: CancellationToken,
 }
 
 /// Why a JWKS is refused as a whole.
@@ -77,7 +79,8 @@ impl Key {
         }
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
         let kid = jwk.common.key_id.clone();
-        (!algorithms.is_empty()).then_some(Self { kid, algorithms, decoding, jwk, usable: AtomicBool::new(true) })
+        let (usable, withdrawn) = (AtomicBool::new(true), CancellationToken::new());
+        (!algorithms.is_empty()).then_some(Self { kid, algorithms, decoding, jwk, usable, withdrawn })
     }
 
     /// Whether it may verify a token of this algorithm (RFC 8725 section 3.1: a key has its algorithms, not the token).
@@ -103,8 +106,14 @@ impl Key {
         self.usable.load(Ordering::Relaxed)
     }
 
+    /// Is cancelled with the key. For those who wait; whoever only asks has [`Key::usable`], which takes no lock.
+    pub(super) fn withdrawn(&self) -> &CancellationToken {
+        &self.withdrawn
+    }
+
     pub(super) fn withdraw(&self) {
         self.usable.store(false, Ordering::Relaxed);
+        self.withdrawn.cancel();
     }
 }
 

@@ -11,7 +11,7 @@ pub mod keys;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
+use http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION};
 use quick_cache::sync::Cache;
 
 pub use jsonwebtoken::Algorithm;
@@ -24,6 +24,7 @@ use self::{
 };
 use crate::{
     clock::{self, Timestamp},
+    peer::Peer,
     principal::Principal,
     refusal::Refusal,
 };
@@ -40,8 +41,21 @@ pub struct Identity {
 struct Remembered {
     principal: Arc<Principal>,
     key: Arc<Key>,
-    /// The token's end with leeway.
-    until: Timestamp,
+}
+
+/// A request, as far as it can tell who is asking.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// The other end of the connection.
+    pub peer: &'a Peer,
+    /// The HTTP method.
+    pub method: &'a Method,
+    /// The canonical path.
+    pub path: &'a str,
+    /// The headers, as sent.
+    pub headers: &'a HeaderMap,
+    /// When the request's head had arrived.
+    pub now: Timestamp,
 }
 
 /// A principal, and whether its token had to be verified for this request.
@@ -65,15 +79,20 @@ impl Identity {
         &self.issuers
     }
 
-    /// The principal whose bearer token (RFC 6750 section 2.1) is on the request.
+    /// The principal whose bearer token (RFC 6750 section 2.1) is on the request. `reply` takes headers that the answer
+    /// shall carry, whatever it is.
     ///
     /// # Errors
     /// 401 where there is none or it breaks a rule, 400 where there are two, 503 where its issuer's keys cannot be had.
-    pub async fn authenticate(&self, headers: &HeaderMap, now: Timestamp) -> Result<Authenticated, Refusal> {
-        let token = bearer(headers)?;
+    pub async fn authenticate(&self, asking: Asking<'_>, _reply: &mut HeaderMap) -> Result<Authenticated, Refusal> {
+        let token = bearer(asking.headers)?;
+        self.of_token(token, asking.now).await
+    }
+
+    async fn of_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
         let proof = *blake3::hash(token.as_bytes()).as_bytes();
         if let Some(known) = self.remembered.get(&proof) {
-            if known.until > now && known.key.usable() {
+            if known.principal.until > now && known.key.usable() {
                 return Ok(Authenticated { principal: known.principal.clone(), fresh: false });
             }
             self.remembered.remove(&proof);
@@ -98,9 +117,11 @@ impl Identity {
             claims: verified.claims,
             proof,
             expires_at: verified.expires_at,
+            until: clock::after(verified.expires_at, issuer.settings.rules.leeway),
+            ended: key.withdrawn().child_token(),
+            roles: None,
         });
-        let until = clock::after(verified.expires_at, issuer.settings.rules.leeway);
-        self.remembered.insert(proof, Arc::new(Remembered { principal: principal.clone(), key, until }));
+        self.remembered.insert(proof, Arc::new(Remembered { principal: principal.clone(), key }));
         Ok(Authenticated { principal, fresh: true })
     }
 }

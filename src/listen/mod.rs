@@ -5,7 +5,6 @@
 //! request is looked at here.
 
 mod idle;
-mod peer;
 mod tls;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -24,11 +23,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::idle::{Activity, Watched};
-pub use self::{
-    peer::Peer,
-    tls::{Tls, TlsError, server_config},
-};
-use crate::http::BodyError;
+pub use self::tls::{Tls, TlsError, server_config};
+use crate::{http::BodyError, peer::Peer};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -77,7 +73,7 @@ pub trait Service: Clone + Send + 'static {
     fn answer(&self, peer: Peer, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Is told of a request that could not be read.
-    fn unreadable(&self, peer: Peer, what: Unreadable);
+    fn unreadable(&self, peer: &Peer, what: Unreadable);
 }
 
 /// Opens a listening socket. Several may share one address, so that each worker has its own and the kernel spreads the
@@ -136,12 +132,12 @@ pub async fn serve<S: Service>(listener: TcpListener, service: S, slots: Arc<Sem
 async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, service: S, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let Some(tls) = service.tls() else {
-        return http1(stream, Peer { address, tls: false }, service, stop).await;
+        return http1(stream, Peer { address, tls: false, certificate: None }, service, stop).await;
     };
     let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, TlsAcceptor::from(tls).accept(stream));
     match handshake.await {
         Ok(Ok(stream)) => {
-            let peer = Peer { address, tls: true };
+            let peer = Peer { address, tls: true, certificate: None };
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                 http2(stream, peer, service, stop).await;
             } else {
@@ -158,8 +154,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
-    let (asked, watch) = (service.clone(), activity.clone());
-    let answer = service_fn(move |request| answer(asked.clone(), peer, request, watch.clone()));
+    let (asked, from, watch) = (service.clone(), peer.clone(), activity.clone());
+    let answer = service_fn(move |request| answer(asked.clone(), from.clone(), request, watch.clone()));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
@@ -178,9 +174,9 @@ where
     };
     if let Err(error) = ended {
         if error.is_parse_too_large() {
-            service.unreadable(peer, Unreadable::TooLarge);
+            service.unreadable(&peer, Unreadable::TooLarge);
         } else if error.is_parse() {
-            service.unreadable(peer, Unreadable::Malformed);
+            service.unreadable(&peer, Unreadable::Malformed);
         }
         tracing::debug!(peer = %peer.address, error = crate::telemetry::chain(&error), "a connection ended badly");
     }
@@ -191,8 +187,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
-    let watch = activity.clone();
-    let answer = service_fn(move |request| answer(service.clone(), peer, request, watch.clone()));
+    let (from, watch) = (peer.clone(), activity.clone());
+    let answer = service_fn(move |request| answer(service.clone(), from.clone(), request, watch.clone()));
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_DEADLINE)

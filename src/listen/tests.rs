@@ -49,11 +49,11 @@ impl Service for Slow {
         Response::new(Pieces { left: vec!["last", "first"], pause: Box::pin(tokio::time::sleep(self.0)) })
     }
 
-    fn unreadable(&self, _: Peer, _: Unreadable) {}
+    fn unreadable(&self, _: &Peer, _: Unreadable) {}
 }
 
 fn peer() -> Peer {
-    Peer { address: ([127, 0, 0, 1], 4242).into(), tls: true }
+    Peer { address: ([127, 0, 0, 1], 4242).into(), tls: true, certificate: None }
 }
 
 /// Serves one end of a pipe; the task ends with the connection.

@@ -196,7 +196,6 @@ impl Equivalent<Asked> for Question<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
 
     #[test]
     fn a_callers_long_names_are_not_remembered() {
@@ -204,14 +203,7 @@ mod tests {
             "entity Principal; entity Exporter; action scrape appliesTo { principal: Principal, resource: Exporter };";
         let file = |text: &str| PolicyFile { path: "policies".into(), text: text.into() };
         let policy = Policy::new(Roles::default(), &file(schema), &[], std::iter::empty()).unwrap();
-        let principal = Principal {
-            name: "corp:s".into(),
-            issuer: "corp".into(),
-            subject: "s".into(),
-            claims: "{}".into(),
-            proof: [0; 32],
-            expires_at: Timestamp::MAX,
-        };
+        let principal = Principal::test("corp", "{}");
         let check = |length: usize, remembered: usize| {
             let resource = Resource::Exporter("a".repeat(length).into());
             let action: Arc<str> = "scrape".into();

@@ -46,6 +46,9 @@ pub(super) struct Conflict {
 impl Roles {
     /// The roles of a principal, sorted.
     pub(super) fn of(&self, principal: &Principal) -> Result<Arc<[Arc<str>]>, Conflict> {
+        if let Some(given) = &principal.roles {
+            return self.given(given);
+        }
         let claims = serde_json::from_str(&principal.claims).unwrap_or(Value::Null);
         let earned: Vec<(usize, &Rule)> =
             self.rules.iter().enumerate().filter(|(_, rule)| rule.matches(principal, &claims)).collect();
@@ -66,6 +69,18 @@ impl Roles {
             }
         }
         Ok(roles.into())
+    }
+
+    /// Roles that this gate gave before: they may have been set apart since.
+    fn given(&self, roles: &Arc<[Arc<str>]>) -> Result<Arc<[Arc<str>]>, Conflict> {
+        for apart in &self.separate {
+            let mut held = apart.iter().filter(|role| roles.contains(role));
+            if let (Some(a), Some(b)) = (held.next(), held.next()) {
+                let text = format!("the token of this gate gives `{a}` and `{b}`, which are kept apart");
+                return Err(Conflict { roles: roles.clone(), text });
+            }
+        }
+        Ok(roles.clone())
     }
 }
 
@@ -88,20 +103,12 @@ impl Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
-
-    fn principal(issuer: &str, claims: &str) -> Principal {
-        Principal {
-            name: format!("{issuer}:s").into(),
-            issuer: issuer.into(),
-            subject: "s".into(),
-            claims: claims.into(),
-            proof: [0; 32],
-            expires_at: Timestamp::MAX,
-        }
-    }
 
     fn check(issuer: &str, claims: &str, expected: Result<&[&str], &str>) {
+        check_principal(&Principal::test(issuer, claims), expected);
+    }
+
+    fn check_principal(principal: &Principal, expected: Result<&[&str], &str>) {
         let rule = |role: &str, issuers: Option<&str>, claim: Claim, value: &str| Rule {
             role: role.into(),
             issuers: issuers.map(|i| vec![i.to_owned()]),
@@ -116,11 +123,23 @@ mod tests {
             ],
             separate: vec![vec!["ingest".into(), "infer".into()]],
         };
-        match (roles.of(&principal(issuer, claims)), expected) {
+        match (roles.of(principal), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found.iter().map(|r| &**r).collect::<Vec<_>>(), expected),
             (Err(conflict), Err(expected)) => assert_eq!(conflict.text, expected),
             (found, expected) => panic!("{:?} is not {expected:?}", found.map_err(|c| c.text)),
         }
+    }
+
+    #[test]
+    fn roles_that_the_gate_itself_gave_are_taken_as_they_are_but_stay_apart() {
+        let given = |roles: &[&str]| {
+            let roles = Some(roles.iter().map(|r| Arc::from(*r)).collect());
+            Principal { roles, ..Principal::test("corp", r#"{"roles":["writer"]}"#) }
+        };
+        check_principal(&given(&["infer"]), Ok(&["infer"]));
+        check_principal(&given(&[]), Ok(&[]));
+        let apart = "the token of this gate gives `ingest` and `infer`, which are kept apart";
+        check_principal(&given(&["infer", "ingest"]), Err(apart));
     }
 
     #[test]

@@ -5,7 +5,11 @@ use http::{
     header::{ACCEPT_ENCODING, AUTHORIZATION},
 };
 
-use super::{handle::Permit, headers::for_client, recorded::Trail};
+use super::{
+    handle::Permit,
+    headers::for_client,
+    recorded::{Answer, Trail},
+};
 use crate::{
     audit::Record,
     client::{ClientError, Upstream, Worker},
@@ -29,11 +33,7 @@ pub(super) struct Errand<'a> {
 }
 
 /// Sends the request to the permit's upstream with the route's credential, and streams the answer back.
-pub(super) async fn forward(
-    permit: &Permit<'_>,
-    errand: Errand<'_>,
-    record: &mut Record,
-) -> Result<(Response<Body>, Trail), Refusal> {
+pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mut Record) -> Result<Answer, Refusal> {
     let Errand { worker, method, path_and_query, headers: mut to, body, now } = errand;
     let (upstream, path, timeout, trail): (&Upstream, _, _, _) = match &permit.route {
         Route::Exporter { exporter, path } => {
@@ -42,7 +42,7 @@ pub(super) async fn forward(
             }
             (&exporter.upstream, *path, exporter.timeout, Trail::None)
         }
-        Route::Vertex { upstream, credential, group, timeout } => {
+        Route::Vertex { upstream, credential, group, timeout, .. } => {
             let slot = credential.ok_or_else(|| no_credential(group.name()))?;
             show(slot, &mut to, now, record)?;
             let trail = if *group == Group::Infer { model_trail(&mut to) } else { Trail::None };
@@ -61,7 +61,7 @@ pub(super) async fn forward(
     if let Some(model) = response.headers().get("x-vertex-ai-deployed-model-id").and_then(|v| v.to_str().ok()) {
         record.model = Some(crate::audit::cut(model));
     }
-    Ok((response, trail))
+    Ok(Answer { trail, ..Answer::from(response) })
 }
 
 /// Hands the request to the part of the gate that answers it.
@@ -71,14 +71,14 @@ pub(super) async fn deliver(
     uri: &Uri,
     headers: HeaderMap,
     body: Body,
-) -> Result<(Response<Body>, Trail), Refusal> {
+) -> Result<Response<Body>, Refusal> {
     let Route::Service { service, .. } = &permit.route else { return Err(not_an_upstream()) };
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers;
     let caller = Caller { principal: permit.principal.name.clone(), roles: permit.roles.clone() };
-    Ok((service.serve(caller, request).await?, Trail::None))
+    service.serve(caller, request).await
 }
 
 /// Puts the credential on the request in place of whatever stood there, or refuses: never a bare request.

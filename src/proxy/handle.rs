@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     forward::{Errand, deliver, forward},
     headers::{bounded, for_upstream, set_request_id},
     open_page::OpenPage,
-    recorded::{Recorded, Trail},
+    recorded::{Answer, Recorded},
     refuse::{denied, refuse},
     sd,
     target::authority,
@@ -20,7 +20,9 @@ use crate::{
     client::Worker,
     clock::{self, Timestamp},
     http::Body,
-    listen::{Peer, Unreadable},
+    identity::Asking,
+    listen::Unreadable,
+    peer::Peer,
     policy::{Question, Resource},
     principal::Principal,
     refusal::Refusal,
@@ -37,19 +39,23 @@ pub(super) struct Permit<'r> {
 }
 
 /// Answers one request, whatever becomes of it, and sees that its record is closed when the last byte has left.
-pub async fn handle(gate: &Gate, worker: Worker, peer: Peer, request: Request<Incoming>) -> Response<Recorded> {
+pub async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<Incoming>) -> Response<Recorded> {
     let now = clock::now();
     let record = Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path());
     let mut recorded = Recorded::open(record, gate);
-    let answer = story(gate, worker, peer, request, now, &mut recorded.record).await;
+    let mut reply = HeaderMap::new();
+    let answer = story(gate, worker, peer, request, now, &mut recorded.record, &mut reply).await;
     let record = &mut recorded.record;
-    let (mut response, trail) = answer.unwrap_or_else(|refusal| (refuse(refusal, gate, record), Trail::None));
-    set_request_id(response.headers_mut(), record.id);
-    recorded.answer(response, trail)
+    let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record).into());
+    for (name, value) in &reply {
+        answer.response.headers_mut().append(name, value.clone());
+    }
+    set_request_id(answer.response.headers_mut(), record.id);
+    recorded.answer(answer, now)
 }
 
 /// Writes the record of a request that could not even be read; the client has had its answer.
-pub fn unreadable(gate: &Gate, peer: Peer, what: Unreadable) {
+pub fn unreadable(gate: &Gate, peer: &Peer, what: Unreadable) {
     let mut record = Record::open(clock::now(), clock::monotonic(), peer.address, Method::default(), "");
     (record.status, record.reason) = match what {
         Unreadable::TooLarge => (Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Some("headers_too_large")),
@@ -63,17 +69,19 @@ pub fn unreadable(gate: &Gate, peer: Peer, what: Unreadable) {
 async fn story(
     gate: &Gate,
     worker: Worker,
-    peer: Peer,
+    peer: &Peer,
     request: Request<Incoming>,
     now: Timestamp,
     record: &mut Record,
-) -> Result<(Response<Body>, Trail), Refusal> {
+    reply: &mut HeaderMap,
+) -> Result<Answer, Refusal> {
     let (http::request::Parts { method, uri, mut headers, .. }, body) = request.into_parts();
     let body = counted(body, record);
     bounded(&headers)?;
     let target = Target::parse(&method, &uri, &headers)?;
+    let asking = Asking { peer, method: &method, path: target.path, headers: &headers, now };
     if let Some(page) = OpenPage::find(&method, target.path) {
-        return Ok((page.answer(gate, record), Trail::None));
+        return Ok(page.answer(gate, asking, body, record).await?.into());
     }
 
     let found = gate.routes.find(&method, target.path, target.path_and_query)?;
@@ -81,7 +89,7 @@ async fn story(
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
 
-    let authenticated = gate.identity.authenticate(&headers, now).await;
+    let authenticated = gate.identity.authenticate(asking, reply).await;
     gate.metrics.token(&authenticated);
     let principal = authenticated?.principal;
     record.principal = Some(principal.name.clone());
@@ -90,15 +98,16 @@ async fn story(
     let permit = authorize(gate, principal, found, peer, &method, record)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 
-    match &permit.route {
+    let answer = match &permit.route {
         Route::Exporter { .. } | Route::Vertex { .. } => {
             for_upstream(&mut headers, record.id);
             let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now };
-            forward(&permit, errand, record).await
+            forward(&permit, errand, record).await?
         }
-        Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await,
-        Route::Discover => Ok((sd::list(gate, &permit, peer, authority(&uri, &headers)?), Trail::None)),
-    }
+        Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),
+        Route::Discover => sd::list(gate, &permit, peer, authority(&uri, &headers)?).into(),
+    };
+    Ok(answer.bounded(permit.route.terms(), &permit.principal))
 }
 
 /// Asks policy. Deny is the answer to every doubt.
@@ -106,7 +115,7 @@ fn authorize<'r>(
     gate: &Gate,
     principal: Arc<Principal>,
     found: Found<'r>,
-    peer: Peer,
+    peer: &Peer,
     method: &Method,
     record: &mut Record,
 ) -> Result<Permit<'r>, Refusal> {
@@ -135,7 +144,7 @@ fn counted(body: Incoming, record: &mut Record) -> Body {
 }
 
 /// Asks policy a question besides the request's own, for lists that show only what the caller may use.
-pub(super) fn may(gate: &Gate, permit: &Permit<'_>, peer: Peer, action: &Arc<str>, resource: &Resource) -> bool {
+pub(super) fn may(gate: &Gate, permit: &Permit<'_>, peer: &Peer, action: &Arc<str>, resource: &Resource) -> bool {
     let question = Question {
         principal: &permit.principal,
         action,

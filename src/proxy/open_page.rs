@@ -6,6 +6,8 @@ use super::Gate;
 use crate::{
     audit::{Decision, Record},
     http::Body,
+    identity::Asking,
+    refusal::Refusal,
 };
 
 /// An open page.
@@ -23,7 +25,13 @@ impl OpenPage {
         (*method == Method::GET && path == RESOURCE_METADATA).then_some(Self::ResourceMetadata)
     }
 
-    pub(super) fn answer(self, gate: &Gate, record: &mut Record) -> Response<Body> {
+    pub(super) async fn answer(
+        self,
+        gate: &Gate,
+        _asking: Asking<'_>,
+        _body: Body,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Refusal> {
         record.decision = Decision::Allow;
         record.route = Some("open");
         let text = match self {
@@ -31,7 +39,7 @@ impl OpenPage {
         };
         let mut response = Response::new(Body::from(text));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+        Ok(response)
     }
 }
 

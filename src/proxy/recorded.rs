@@ -2,23 +2,59 @@
 //! record from the beginning, so that a client that leaves before its answer leaves a record too.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Gate, Metrics};
 use crate::{
     audit::{Log, Record, cut},
+    clock::Timestamp,
     http::{Body, BodyError},
+    principal::Principal,
+    routes::Terms,
 };
 
 /// The end of a model's answer, in which it names itself.
 const TRAIL_BYTES: usize = 4096;
+
+/// What a request is answered with, before its record takes hold of it.
+pub(super) struct Answer {
+    pub(super) response: Response<Body>,
+    pub(super) trail: Trail,
+    pub(super) bound: Option<Bound>,
+}
+
+/// What an open stream stands on: it ends with its principal's proof.
+pub(super) struct Bound {
+    until: Timestamp,
+    ended: CancellationToken,
+}
+
+impl From<Response<Body>> for Answer {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, trail: Trail::None, bound: None }
+    }
+}
+
+impl Answer {
+    /// Ends the answer with the principal's proof, where it is a stream and its route wants that. An answer whose length
+    /// is known is finite: it may come to its end.
+    pub(super) fn bounded(mut self, terms: Terms, principal: &Principal) -> Self {
+        if terms.end_streams && self.response.body().size_hint().exact().is_none() {
+            self.bound = Some(Bound { until: principal.until, ended: principal.ended.clone() });
+        }
+        self
+    }
+}
 
 /// What of the body is kept for the record.
 pub(super) enum Trail {
@@ -49,6 +85,7 @@ pub struct Recorded {
     bytes_out: u64,
     trail: Trail,
     closed: bool,
+    end: Option<Box<End>>,
     audit: Arc<Log>,
     metrics: Arc<Metrics>,
 }
@@ -58,13 +95,16 @@ impl Recorded {
     pub(super) fn open(record: Record, gate: &Gate) -> Self {
         let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
         let record = Box::new(record);
-        Self { record, body: Body::Empty, bytes_out: 0, trail: Trail::None, closed: false, audit, metrics }
+        Self { record, body: Body::Empty, bytes_out: 0, trail: Trail::None, closed: false, end: None, audit, metrics }
     }
 
     /// Takes the answer's body along.
-    pub(super) fn answer(mut self, response: Response<Body>, trail: Trail) -> Response<Self> {
+    pub(super) fn answer(mut self, answer: Answer, now: Timestamp) -> Response<Self> {
+        let Answer { response, trail, bound } = answer;
         self.record.status = Some(response.status());
         self.trail = trail;
+        let grpc = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        self.end = bound.map(|bound| Box::new(End::new(bound, grpc, now)));
         response.map(|body| {
             self.body = body;
             self
@@ -88,6 +128,18 @@ impl http_body::Body for Recorded {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(end) = this.end.as_mut()
+            && let Poll::Ready(reason) = end.poll(cx)
+        {
+            let last = end.last_frame();
+            this.record.reason = Some(reason);
+            // dropping it closes the upstream's side
+            this.body = Body::Empty;
+            this.end = None;
+            this.close();
+            return Poll::Ready(Some(last));
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -124,6 +176,40 @@ impl Drop for Recorded {
             self.record.reason = Some("client_gone");
         }
         self.close();
+    }
+}
+
+/// Waits for the end of what an open stream stands on.
+struct End {
+    until: Pin<Box<Sleep>>,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    grpc: bool,
+}
+
+impl End {
+    fn new(bound: Bound, grpc: bool, now: Timestamp) -> Self {
+        let left = bound.until.duration_since(now).try_into().unwrap_or_default();
+        Self { until: Box::pin(tokio::time::sleep(left)), ended: Box::pin(bound.ended.cancelled_owned()), grpc }
+    }
+
+    /// Ready with the record's reason once the stream must end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+        if self.ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready("proof_withdrawn");
+        }
+        self.until.as_mut().poll(cx).map(|()| "proof_expired")
+    }
+
+    /// A gRPC stream ends with a status (`UNAUTHENTICATED`, 16); every other is broken off, so that nobody takes it for
+    /// whole.
+    fn last_frame(&self) -> Result<Frame<Bytes>, BodyError> {
+        if !self.grpc {
+            return Err("the proof that this stream stood on has ended".into());
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("16"));
+        trailers.insert("grpc-message", HeaderValue::from_static("the token has ended; come back with a new one"));
+        Ok(Frame::trailers(trailers))
     }
 }
 

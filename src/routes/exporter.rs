@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::Terms;
 use crate::{client::Upstream, policy::Resource, secret::CredentialSlot};
 
 /// An exporter: where it is, what it is shown, how discovery describes it.
@@ -20,4 +21,6 @@ pub struct Exporter {
     pub metrics_path: String,
     /// Labels that discovery gives it besides `exporter` and `instance`.
     pub labels: Vec<(String, String)>,
+    /// Its terms.
+    pub terms: Terms,
 }

@@ -50,6 +50,19 @@ impl Local {
     }
 }
 
+/// What a route asks of its callers and does for its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether an answer without a known end is ended when its caller's proof ends.
+    pub end_streams: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { end_streams: true }
+    }
+}
+
 /// A request's way: where it goes, and what policy is asked about it.
 pub struct Found<'r> {
     /// Where it goes.
@@ -79,6 +92,8 @@ pub enum Route<'r> {
         group: Group,
         /// How long the answer's head may take.
         timeout: std::time::Duration,
+        /// Its terms.
+        terms: Terms,
     },
     /// To the list of exporters.
     Discover,
@@ -100,6 +115,16 @@ impl Route<'_> {
             Self::Vertex { .. } => "vertex",
             Self::Discover => "sd",
             Self::Service { kind, .. } => kind,
+        }
+    }
+
+    /// The route's terms. What the gate itself answers is short, and has the usual ones.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        match self {
+            Self::Exporter { exporter, .. } => exporter.terms,
+            Self::Vertex { terms, .. } => *terms,
+            Self::Discover | Self::Service { .. } => Terms::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc, sync::LazyLock, time::Du
 
 use http::{Method, StatusCode};
 
-use super::{Found, Route};
+use super::{Found, Route, Terms};
 use crate::{client::Upstream, policy::Resource, refusal::Refusal, secret::CredentialSlot};
 
 /// The generated table; `src/routes/generate.py` says how it is made.
@@ -58,6 +58,8 @@ pub struct Vertex {
     pub credentials: HashMap<Group, CredentialSlot>,
     /// How long the head of an answer may take.
     pub timeout: Duration,
+    /// Its terms.
+    pub terms: Terms,
 }
 
 #[derive(Clone)]
@@ -196,6 +198,7 @@ impl Vertex {
             credential: self.credentials.get(&method.group),
             group: method.group,
             timeout: self.timeout,
+            terms: self.terms,
         };
         Ok(Found { route, action: &method.action, resource: Cow::Owned(resource) })
     }
