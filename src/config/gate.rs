@@ -1,5 +1,5 @@
-//! The sections about the gate itself: `[gate]`, `[[listen]]`, `[admin]`, `[audit]`, `[policy]`, `[[issuer]]`, and the
-//! files in the policy directory.
+//! The sections about the gate itself: `[gate]`, `[[listen]]`, `[admin]`, `[audit]`, `[policy]`, and the files
+//! in the policy directory.
 
 use std::{
     net::SocketAddr,
@@ -14,29 +14,13 @@ use super::{
 };
 use crate::{
     audit,
-    client::{Client, Clients, MAX_WORKERS},
-    identity::{self, Algorithm, KeySource, issuer::may_be_asked, jwt::Rules, keys::parse_jwks},
+    client::MAX_WORKERS,
     listen,
     policy::{Claim, Policy, PolicyFile, Roles, Rule},
     routes,
 };
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
-/// Prometheus' OAuth client renews about 10 s before `exp`; a clock that is off by more would lose its samples.
-const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
-const MOST_LEEWAY: Duration = Duration::from_secs(300);
-const DEFAULT_ALGORITHMS: [Algorithm; 4] = [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
-const ALGORITHMS: [(&str, Algorithm); 9] = [
-    ("RS256", Algorithm::RS256),
-    ("RS384", Algorithm::RS384),
-    ("RS512", Algorithm::RS512),
-    ("PS256", Algorithm::PS256),
-    ("PS384", Algorithm::PS384),
-    ("PS512", Algorithm::PS512),
-    ("ES256", Algorithm::ES256),
-    ("ES384", Algorithm::ES384),
-    ("EdDSA", Algorithm::EdDSA),
-];
 
 pub(super) fn gate(top: &Section<'_>) -> GateSettings {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WORKERS);
@@ -127,86 +111,6 @@ pub(super) fn policy_directory(top: &Section<'_>) -> PathBuf {
     let directory = section.path("directory").unwrap_or_else(|| section.beside("policies"));
     section.finish();
     directory
-}
-
-pub(super) fn issuers(top: &Section<'_>, clients: &Clients) -> Vec<(identity::Settings, Arc<Client>)> {
-    let mut issuers: Vec<(identity::Settings, Arc<Client>)> = Vec::new();
-    for section in top.sections("issuer") {
-        let settings = issuer(&section);
-        for (other, _) in &issuers {
-            if other.name == settings.name {
-                section.refuse("name", format!("two issuers are called `{}`", settings.name));
-            }
-            if other.rules.issuer == settings.rules.issuer {
-                section.refuse("issuer", format!("two sections are for `{}`", settings.rules.issuer));
-            }
-        }
-        let client = section.keep("ca", clients.trusting(settings.ca.as_deref()));
-        issuers.extend(client.map(|client| (settings, client)));
-        section.finish();
-    }
-    if issuers.is_empty() && !top.has("issuer") {
-        top.refuse("issuer", "missing; without an `[[issuer]]` nobody could be let in");
-    }
-    issuers
-}
-
-fn issuer(section: &Section<'_>) -> identity::Settings {
-    let name = section.required("name", "corp");
-    if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        section.refuse("name", "write letters, digits, `-`, `_` and `.` only: principals are named `name:subject`");
-    }
-    let issuer = section.required("issuer", "https://idp.example.com");
-    let audiences = section.strings("audiences").unwrap_or_default();
-    if audiences.is_empty() && !section.has("audiences") {
-        section.refuse("audiences", "missing; write for example `audiences = [\"wicketgate\"]`");
-    }
-    let leeway = section.duration("leeway", DEFAULT_LEEWAY);
-    if leeway > MOST_LEEWAY {
-        section.refuse("leeway", "at most five minutes: a longer one keeps expired tokens alive");
-    }
-    let keys = match (section.string("jwks_url"), section.file("jwks_file")) {
-        (Some(_), Some(_)) => {
-            section.refuse("jwks_file", "write `jwks_url` or `jwks_file`, not both");
-            KeySource::Discovery
-        }
-        (Some(url), None) => KeySource::Url(url),
-        (None, Some(path)) => {
-            match std::fs::read(&path) {
-                Ok(text) => drop(section.keep("jwks_file", parse_jwks(&text))),
-                Err(error) => section.refuse("jwks_file", format!("cannot read `{}`: {error}", path.display())),
-            }
-            KeySource::File(path)
-        }
-        (None, None) => KeySource::Discovery,
-    };
-    match &keys {
-        KeySource::Url(url) if !may_be_asked(url) => {
-            section.refuse("jwks_url", "write an https URL (http is allowed to loopback addresses only)");
-        }
-        KeySource::Discovery if !issuer.is_empty() && !may_be_asked(&issuer) => {
-            section
-                .refuse("issuer", "discovery needs an https URL; with another `iss` write `jwks_url` or `jwks_file`");
-        }
-        _ => {}
-    }
-    let grace = section.duration("grace", Duration::from_secs(24 * 3600));
-    let algorithms = algorithms(section);
-    let rules = Rules { issuer, audiences, algorithms, leeway };
-    identity::Settings { name, rules, keys, grace, ca: section.file("ca") }
-}
-
-fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
-    let Some(names) = section.strings("algorithms") else { return DEFAULT_ALGORITHMS.to_vec() };
-    let find = |name: &String| {
-        let found = ALGORITHMS.iter().find(|(known, _)| known == name).map(|(_, algorithm)| *algorithm);
-        if found.is_none() {
-            let known: Vec<&str> = ALGORITHMS.iter().map(|(name, _)| *name).collect();
-            section.refuse("algorithms", format!("`{name}` is not accepted; asymmetric ones are: {}", known.join(" ")));
-        }
-        found
-    };
-    names.iter().filter_map(find).collect()
 }
 
 /// Loads roles, schema and policies from their directory.

@@ -5,6 +5,7 @@
 
 mod data;
 mod gate;
+mod issuer;
 mod reader;
 mod upstreams;
 
@@ -168,7 +169,7 @@ impl Draft {
             admin: gate::admin(top),
             audit: gate::audit(top),
             policies: gate::policy_directory(top),
-            issuers: gate::issuers(top, clients),
+            issuers: issuer::issuers(top, clients),
             data: data::data(top, &exporters, vertex.as_ref()),
             exporters,
             vertex,
