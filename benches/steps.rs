@@ -23,7 +23,7 @@ use wicketgate::{
     client::Clients,
     clock,
     config::load,
-    identity::{Asking, Identity, Issuer},
+    identity::{Asking, Identity, Issuer, Ways},
     peer::Peer,
     policy::{Question, Resource},
     proxy::Target,
@@ -51,7 +51,7 @@ fn steps(c: &mut Criterion) {
     let keys = Arc::new(Issuer::new(settings, client));
     let (kept, telemetry) = (keys.clone(), Telemetry::new());
     runtime.spawn(async move { kept.keep_fresh(&telemetry).await });
-    let identity = Identity::new(vec![keys]);
+    let identity = Identity::new(Ways { issuers: vec![keys] });
     headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());
     let principal =
         runtime.block_on(identity.authenticate(asking(&at, &headers), &mut HeaderMap::new())).unwrap().principal;

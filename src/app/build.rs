@@ -13,7 +13,7 @@ use crate::{
     config::{Config, ExporterSettings, VertexSettings},
     credentials::{Keeper, Origin},
     http::LocalService,
-    identity::{self, Identity, Issuer},
+    identity::{self, Identity, Issuer, Ways},
     proxy::{Gate, Metrics},
     routes::{Exporter, Group, Routes, Vertex},
     secret::CredentialSlot,
@@ -88,10 +88,9 @@ pub(super) fn build(
         .collect();
     // tokens stay remembered as long as the issuers are the same
     let same = issuers.len() == known.len() && issuers.iter().zip(known).all(|(a, b)| Arc::ptr_eq(a, b));
-    let identity = before
-        .filter(|_| same)
-        .map(|parts| parts.identity.clone())
-        .unwrap_or_else(|| Arc::new(Identity::new(issuers.iter().map(|kept| kept.value.clone()).collect())));
+    let identity = before.filter(|_| same).map(|parts| parts.identity.clone()).unwrap_or_else(|| {
+        Arc::new(Identity::new(Ways { issuers: issuers.iter().map(|kept| kept.value.clone()).collect() }))
+    });
 
     let gate = Gate {
         url: config.gate.url,

@@ -32,9 +32,16 @@ use crate::{
 /// Tokens remembered at once; the least used make room.
 const REMEMBERED: usize = 50_000;
 
-/// All issuers, and the tokens of theirs that were verified.
+/// Every way in that is configured.
+#[derive(Default)]
+pub struct Ways {
+    /// Whose tokens are taken, in the configuration's order.
+    pub issuers: Vec<Arc<Issuer>>,
+}
+
+/// All ways in, and the tokens that were verified.
 pub struct Identity {
-    issuers: Vec<Arc<Issuer>>,
+    ways: Ways,
     remembered: Cache<[u8; 32], Arc<Remembered>>,
 }
 
@@ -67,16 +74,16 @@ pub struct Authenticated {
 }
 
 impl Identity {
-    /// Verifies tokens of these issuers; their `iss` must differ.
+    /// Lets in by these ways; the issuers' `iss` must differ.
     #[must_use]
-    pub fn new(issuers: Vec<Arc<Issuer>>) -> Self {
-        Self { issuers, remembered: Cache::new(REMEMBERED) }
+    pub fn new(ways: Ways) -> Self {
+        Self { ways, remembered: Cache::new(REMEMBERED) }
     }
 
     /// The issuers, in the configuration's order.
     #[must_use]
     pub fn issuers(&self) -> &[Arc<Issuer>] {
-        &self.issuers
+        &self.ways.issuers
     }
 
     /// The principal whose bearer token (RFC 6750 section 2.1) is on the request. `reply` takes headers that the answer
@@ -98,7 +105,7 @@ impl Identity {
             self.remembered.remove(&proof);
         }
         let unverified = Unverified::parse(token).map_err(unauthorized)?;
-        let issuer = self.issuers.iter().find(|i| i.settings.rules.issuer == unverified.issuer());
+        let issuer = self.ways.issuers.iter().find(|i| i.settings.rules.issuer == unverified.issuer());
         let issuer = issuer.ok_or_else(|| {
             // unverified, so for the log alone; it cuts what is long
             unauthorized(TokenError::Issuer).with_detail(format!("the token says it is of `{}`", unverified.issuer()))
