@@ -21,6 +21,7 @@ mod listeners;
 mod prometheus;
 mod refusals;
 mod reload;
+mod streams;
 mod support;
 mod vertex;
 mod vertex_sdk;

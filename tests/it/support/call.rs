@@ -22,7 +22,7 @@ use wicketgate::http::read_bounded;
 use super::PATIENCE;
 
 /// Either kind of connection.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A whole response.
@@ -64,7 +64,7 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    async fn connect(&self) -> Box<dyn Stream> {
+    pub(crate) async fn connect(&self) -> Box<dyn Stream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         match &self.tls {

@@ -1,0 +1,200 @@
+//! An open stream ends with the proof that it stands on: expired, or withdrawn before its time.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty};
+use hyper::{client::conn::http2, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{Interval, interval},
+};
+use wicketgate::clock;
+
+use crate::support::{Gate, Harness, PATIENCE, eventually, issuer::Key};
+
+/// Says something every now and then, for ever.
+struct Endless {
+    ticks: Interval,
+    open: Arc<AtomicUsize>,
+    sent: Arc<AtomicUsize>,
+}
+
+impl http_body::Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        ready!(self.ticks.poll_tick(cx));
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"tick\n")))))
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An upstream whose every answer is a stream of this media type without an end.
+struct Stream {
+    address: SocketAddr,
+    open: Arc<AtomicUsize>,
+    sent: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Stream {
+    async fn start(media: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = JoinSet::new();
+        let counted = (open.clone(), sent.clone());
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (open, sent) = counted.clone();
+                let answer = service_fn(move |_| {
+                    open.fetch_add(1, Ordering::SeqCst);
+                    let (open, sent) = (open.clone(), sent.clone());
+                    let body = Endless { ticks: interval(Duration::from_millis(20)), open, sent };
+                    let answer = Response::builder().header("content-type", media).body(body);
+                    std::future::ready(answer)
+                });
+                connections.spawn(async move {
+                    // the gate breaks it off: that is the point
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+                });
+            }
+        });
+        Self { address, open, sent, _tasks: tasks }
+    }
+
+    /// How many of its answers somebody still reads.
+    fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    async fn ends(&self) {
+        eventually("the upstream's side to be closed", || async { (self.open() == 0).then_some(()) }).await;
+    }
+}
+
+/// A gate before it, whose issuer's tokens end a second after their `exp`.
+async fn gate(stream: &Stream, terms: &str) -> Gate {
+    let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"\n{terms}", stream.address);
+    Harness::new().await.section("exporter", exporter).more("issuer", "leeway = \"1s\"").start().await
+}
+
+/// Reads over HTTP/1.1 until the gate breaks off; the chunks as they were sent.
+async fn read(gate: &Gate, token: &str) -> (StatusCode, String, String) {
+    let head = format!(
+        "GET /exporters/stream/events HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    );
+    let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
+    (answer.status, answer.id(), answer.text())
+}
+
+fn ending_in(gate: &Gate, seconds: i64) -> String {
+    gate.bent_token("scrape").claim("exp", clock::now().as_second() + seconds).mint()
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token_and_is_not_taken_for_whole() {
+    let stream = Stream::start("text/event-stream").await;
+    let gate = gate(&stream, "").await;
+    let began = clock::monotonic();
+    let (status, id, text) = read(&gate, &ending_in(&gate, 1)).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(began.elapsed() >= Duration::from_millis(500), "it ended before the token");
+    assert!(text.contains("tick") && !text.ends_with("0\r\n\r\n"), "it ends as if it were whole: {text:?}");
+    stream.ends().await;
+    let record = gate.record(&id).await;
+    assert_eq!((&record["decision"], &record["reason"]), (&"allow".into(), &"proof_expired".into()), "{record}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_key_of_its_token_is_withdrawn() {
+    let stream = Stream::start("text/event-stream").await;
+    let gate = gate(&stream, "").await;
+    let token = gate.token("scrape");
+    let withdrawn = async {
+        eventually("the stream to be open", || async { (stream.open() > 0).then_some(()) }).await;
+        let next = Key::rsa("next");
+        gate.issuer.publish(&[&next]);
+        // an unknown `kid` makes the gate look at once
+        let fresh = gate.bent_token("scrape").signed_by(&next, "RS256").mint();
+        assert_eq!(gate.get("/sd").bearer(&fresh).send().await.status, StatusCode::OK);
+    };
+    let ((status, id, text), ()) = tokio::join!(read(&gate, &token), withdrawn);
+    assert_eq!(status, StatusCode::OK);
+    assert!(!text.ends_with("0\r\n\r\n"), "it ends as if it were whole: {text:?}");
+    stream.ends().await;
+    assert_eq!(gate.record(&id).await["reason"], "proof_withdrawn");
+}
+
+#[tokio::test]
+async fn a_grpc_stream_is_told_why_it_ends() {
+    let stream = Stream::start("application/grpc").await;
+    let gate = gate(&stream, "").await;
+    let request = Request::get("https://localhost/exporters/stream/events")
+        .header("authorization", format!("Bearer {}", ending_in(&gate, 1)))
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let io = TokioIo::new(gate.door(0, b"h2").connect().await);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let mut body = sender.send_request(request).await.unwrap().into_body();
+    let trailers = async {
+        let mut last = HeaderMap::new();
+        while let Some(frame) = body.frame().await {
+            last = frame.unwrap().into_trailers().unwrap_or_default();
+        }
+        last
+    };
+    let trailers = tokio::time::timeout(PATIENCE, trailers).await.expect("the stream does not end");
+    // UNAUTHENTICATED
+    assert_eq!(trailers["grpc-status"], "16", "{trailers:?}");
+    stream.ends().await;
+}
+
+#[tokio::test]
+async fn a_route_may_let_its_streams_go_on() {
+    let stream = Stream::start("text/event-stream").await;
+    let gate = gate(&stream, "end_streams = false").await;
+    let token = ending_in(&gate, 1);
+    let outlived = async {
+        eventually("the token to end", || async {
+            let status = gate.get("/sd").bearer(&token).send().await.status;
+            (stream.open() > 0 && status == StatusCode::UNAUTHORIZED).then_some(())
+        })
+        .await;
+        let before = stream.sent.load(Ordering::SeqCst);
+        eventually("the stream to go on for a second more", || async {
+            (stream.sent.load(Ordering::SeqCst) > before + 50).then_some(())
+        })
+        .await;
+    };
+    tokio::select! {
+        (status, _, text) = read(&gate, &token) => panic!("the stream ended: {status} {text}"),
+        () = outlived => {}
+    }
+}
