@@ -19,6 +19,7 @@ mod exporters;
 mod keys;
 mod listeners;
 mod prometheus;
+mod providers;
 mod refusals;
 mod reload;
 mod streams;

@@ -175,8 +175,10 @@ impl Call {
         } else {
             let (mut sender, connection) = http1::handshake(stream).await.unwrap();
             driver.spawn(connection);
+            let named = self.request.headers_ref().is_some_and(|headers| headers.contains_key("host"));
             let host = self.door.address.to_string();
-            sender.send_request(self.request.header("host", host).body(Full::new(self.body)).unwrap()).await
+            let request = if named { self.request } else { self.request.header("host", host) };
+            sender.send_request(request.body(Full::new(self.body)).unwrap()).await
         };
         whole(answer.expect("the gate breaks off")).await
     }

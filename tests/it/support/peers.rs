@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
     process::{ChildStdin, Command},
+    sync::Mutex,
 };
 
 use super::{
@@ -45,33 +46,140 @@ pub(crate) struct Client {
     pub(crate) role: &'static str,
 }
 
+/// What npm's `oidc-provider` is started with; `tests/peers/oidc/provider.js` says what each setting does.
+pub(crate) struct OidcSettings(Value);
+
+impl OidcSettings {
+    /// Nobody yet: no client and no person.
+    pub(crate) fn new() -> Self {
+        Self(json!({
+            "audience": "wicketgate", "resource": OidcProvider::RESOURCE,
+            "opaque_resource": OidcProvider::OPAQUE_RESOURCE, "clients": [], "people": {},
+        }))
+    }
+
+    /// A setting as `provider.js` names it: `ttl`, `algorithm`, `consent`, `dpop_nonces`, `address`, `tls` and more.
+    pub(crate) fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0[name] = value.into();
+        self
+    }
+
+    /// A client by its metadata (RFC 7591 section 2), and its `roles`.
+    pub(crate) fn client(mut self, metadata: Value) -> Self {
+        self.0["clients"].as_array_mut().unwrap().push(metadata);
+        self
+    }
+
+    /// A client that logs in as itself (client credentials).
+    pub(crate) fn machine(self, client: &Client) -> Self {
+        self.client(json!({
+            "client_id": client.id, "client_secret": client.secret, "roles": [client.role],
+            "grant_types": ["client_credentials"], "redirect_uris": [], "response_types": [],
+        }))
+    }
+
+    /// A confidential web client that people log in to, with refresh tokens and back-channel logout: what the gate is.
+    /// `gate` is its URL, without a path; the other URLs are the gate's own.
+    pub(crate) fn web(self, id: &str, secret: &str, gate: &str) -> Self {
+        self.client(json!({
+            "client_id": id, "client_secret": secret,
+            "grant_types": ["authorization_code", "refresh_token"],
+            "redirect_uris": [format!("{gate}/callback")],
+            "post_logout_redirect_uris": [format!("{gate}/")],
+            "backchannel_logout_uri": format!("{gate}/backchannel-logout"),
+            "backchannel_logout_session_required": true,
+        }))
+    }
+
+    /// A public client at a terminal: device grant, and PKCE to any port of 127.0.0.1 (RFC 8252 section 7.3).
+    pub(crate) fn terminal(self, id: &str) -> Self {
+        self.client(json!({
+            "client_id": id, "token_endpoint_auth_method": "none", "application_type": "native",
+            "grant_types": ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"],
+            "redirect_uris": ["http://127.0.0.1/callback", "http://127.0.0.1/"],
+        }))
+    }
+
+    /// Somebody who can log in, without a password.
+    pub(crate) fn person(mut self, name: &str, roles: &[&str]) -> Self {
+        let email = format!("{name}@example.com");
+        self.0["people"][name] = json!({"roles": roles, "name": name, "email": email, "email_verified": true});
+        self
+    }
+
+    /// Starts it; `ca` is what it trusts when it calls the gate.
+    pub(crate) async fn start(self, ca: Option<&Path>) -> OidcProvider {
+        let script = source("oidc/provider.js");
+        assert!(script.with_file_name("node_modules").exists(), "oidc-provider is not installed: {HINT}");
+        let mut command = Command::new("node");
+        command.arg(script).stdin(Stdio::piped());
+        if let Some(ca) = ca {
+            command.env("NODE_EXTRA_CA_CERTS", ca);
+        }
+        let mut program = Program::start("oidc-provider", &mut command, HINT);
+        let mut stdin = program.stdin();
+        stdin.write_all(format!("{}\n", self.0).as_bytes()).await.unwrap();
+        let issuer = program.until("its address", |lines| lines.iter().find_map(|line| issuer_of(line))).await;
+        OidcProvider { issuer, program, stdin: Mutex::new(stdin) }
+    }
+}
+
 /// npm's `oidc-provider`.
 pub(crate) struct OidcProvider {
     pub(crate) issuer: String,
-    _program: Program,
+    pub(crate) program: Program,
     // it ends when this closes
-    _stdin: ChildStdin,
+    stdin: Mutex<ChildStdin>,
 }
 
 impl OidcProvider {
     /// What a client names to be given a JWT for the audience `wicketgate`.
     pub(crate) const RESOURCE: &str = "https://gate.example";
+    /// What a client names to be given an opaque token for that audience.
+    pub(crate) const OPAQUE_RESOURCE: &str = "https://opaque.example";
 
+    /// Starts it with these machine clients.
     pub(crate) async fn start(clients: &[Client]) -> Self {
-        let script = source("oidc/provider.js");
-        assert!(script.with_file_name("node_modules").exists(), "oidc-provider is not installed: {HINT}");
-        let mut command = Command::new("node");
-        command.arg(script).stdin(Stdio::piped());
-        let mut program = Program::start("oidc-provider", &mut command, HINT);
-        let clients: Vec<Value> = clients
-            .iter()
-            .map(|client| json!({"id": client.id, "secret": client.secret, "roles": [client.role]}))
-            .collect();
-        let settings = json!({"audience": "wicketgate", "resource": Self::RESOURCE, "clients": clients});
-        let mut stdin = program.stdin();
-        stdin.write_all(format!("{settings}\n").as_bytes()).await.unwrap();
-        let issuer = program.until("its address", |lines| lines.iter().find_map(|line| issuer_of(line))).await;
-        Self { issuer, _program: program, _stdin: stdin }
+        clients.iter().fold(OidcSettings::new(), OidcSettings::machine).start(None).await
+    }
+
+    /// New signing keys; the old ones are still published where they are kept.
+    pub(crate) async fn rotate(&self, keep: bool) {
+        self.command(json!({"command": "rotate", "keep": keep})).await;
+    }
+
+    /// Replaces settings while it runs, as `{"clients": …, "ttl": …}`.
+    pub(crate) async fn set(&self, mut settings: Value) {
+        settings["command"] = "set".into();
+        self.command(settings).await;
+    }
+
+    /// Nobody answers at its address until [`OidcProvider::go_on`].
+    pub(crate) async fn stop(&self) {
+        self.command(json!({"command": "stop"})).await;
+    }
+
+    /// It answers again, and remembers all that it did before.
+    pub(crate) async fn go_on(&self) {
+        self.command(json!({"command": "start"})).await;
+    }
+
+    /// An access token of this client for this resource.
+    pub(crate) async fn client_token(&self, client: &Client, resource: &str) -> String {
+        let login = format!("{}:{}", client.id, client.secret);
+        let form = [("grant_type", "client_credentials"), ("resource", resource)];
+        let answer = super::person::post_form(&format!("{}/token", self.issuer), Some(&login), &form).await;
+        answer.json()["access_token"].as_str().unwrap_or_else(|| panic!("no token: {answer:?}")).to_owned()
+    }
+
+    /// Sends a command and waits until it is done.
+    async fn command(&self, command: Value) {
+        let mut stdin = self.stdin.lock().await;
+        let done = || self.program.lines().iter().filter(|line| line.starts_with("{\"done\"")).count();
+        let before = done();
+        stdin.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+        let what = format!("oidc-provider to obey {command}; it said:\n{}", self.program.lines().join("\n"));
+        eventually(&what, || async { (done() > before).then_some(()) }).await;
     }
 }
 
