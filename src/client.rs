@@ -4,6 +4,8 @@
 //! so that a request and its upstream connection stay on one core. It never follows a redirect and never reads a proxy
 //! setting from the environment.
 
+pub mod oauth;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},

@@ -37,6 +37,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hyper_rustls", &["client"]),
     ("indicatif", &["cli"]),
     ("jsonwebtoken", &["demo", "identity"]),
+    ("oauth2", &["client", "identity", "terminal"]),
     ("prost", &["demo", "ingest"]),
     ("rcgen", &["demo"]),
     ("redb", &["spool"]),
