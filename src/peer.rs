@@ -16,6 +16,16 @@ pub struct Peer {
     pub tls: bool,
     /// The certificate whose key it proved to hold, where it showed one.
     pub certificate: Option<Arc<Certificate>>,
+    /// Why nothing is done for this connection any longer, whatever its requests bring. `listen` looks at each request.
+    pub lapse: Option<Lapse>,
+}
+
+impl Peer {
+    /// A client that showed no certificate.
+    #[must_use]
+    pub fn nameless(address: SocketAddr, tls: bool) -> Self {
+        Self { address, tls, certificate: None, lapse: None }
+    }
 }
 
 /// A client's certificate. That the client holds its key was proved in the handshake.
@@ -29,6 +39,32 @@ pub struct Certificate {
     pub uris: Vec<Box<str>>,
     /// Its DNS names, exact.
     pub dns_names: Vec<Box<str>>,
+    /// Whether a name in it holds bytes that no name has, or it cannot be read: then it names nobody.
+    pub odd: bool,
     /// Its end.
     pub not_after: Timestamp,
+    /// What the client showed, to be verified again when what is trusted changes.
+    pub chain: Chain,
+}
+
+/// A chain of certificates as it was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// DER, the client's own first.
+    pub certificates: Vec<Box<[u8]>>,
+    /// BLAKE3 of all of them: the same chain is judged once.
+    pub digest: [u8; 32],
+}
+
+/// Why a connection that was once let in proves nothing any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lapse {
+    /// The listener requires a certificate now, and none was shown.
+    Missing,
+    /// The certificate has expired.
+    Expired,
+    /// The certificate was revoked, its CA is no longer trusted, or nobody can say since the list of revoked ones is old.
+    Distrusted,
+    /// The certificate has names that cannot be told from others.
+    Odd,
 }

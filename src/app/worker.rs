@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::{
-    client,
+    client, clock,
     listen::{self, Unreadable},
     peer::Peer,
     proxy::{self, Recorded},
@@ -95,6 +95,10 @@ impl listen::Service for Door {
 
     async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Recorded> {
         let serving = self.shared.serving.load_full();
+        let peer = match serving.tls.get(self.index) {
+            Some(Some(tls)) => tls.judge(peer, clock::now()),
+            _ => peer,
+        };
         proxy::handle(&serving.gate, self.worker, &peer, request).await
     }
 

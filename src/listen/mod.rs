@@ -4,6 +4,8 @@
 //! head, gives its slot back when its client does nothing, and is drained, not cut, when the program stops. What the connection proves is the [`Peer`]; nothing else of a
 //! request is looked at here.
 
+mod certificate;
+mod clients;
 mod idle;
 mod tls;
 
@@ -23,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::idle::{Activity, Watched};
-pub use self::tls::{Tls, TlsError, server_config};
+pub use self::tls::{ClientCertificates, Tls, TlsError, server_config};
 use crate::{http::BodyError, peer::Peer};
 
 /// Connections that the kernel holds until they are accepted.
@@ -132,12 +134,14 @@ pub async fn serve<S: Service>(listener: TcpListener, service: S, slots: Arc<Sem
 async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, service: S, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let Some(tls) = service.tls() else {
-        return http1(stream, Peer { address, tls: false, certificate: None }, service, stop).await;
+        return http1(stream, Peer::nameless(address, false), service, stop).await;
     };
-    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, TlsAcceptor::from(tls).accept(stream));
+    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, TlsAcceptor::from(tls.config.clone()).accept(stream));
     match handshake.await {
         Ok(Ok(stream)) => {
-            let peer = Peer { address, tls: true, certificate: None };
+            let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let certificate = certificate::read(shown, tls.verifies());
+            let peer = Peer { certificate, ..Peer::nameless(address, true) };
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                 http2(stream, peer, service, stop).await;
             } else {

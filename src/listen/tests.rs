@@ -53,7 +53,7 @@ impl Service for Slow {
 }
 
 fn peer() -> Peer {
-    Peer { address: ([127, 0, 0, 1], 4242).into(), tls: true, certificate: None }
+    Peer::nameless(([127, 0, 0, 1], 4242).into(), true)
 }
 
 /// Serves one end of a pipe; the task ends with the connection.
