@@ -29,6 +29,18 @@ pub struct Principal {
     pub ended: CancellationToken,
     /// The roles that the proof itself carries, where this gate wrote it; policy then gives these and no others.
     pub roles: Option<Arc<[Arc<str>]>>,
+    /// What the caller must hold besides, and was seen to hold on this request; `None` for a proof that whoever has it
+    /// may use.
+    pub confirmation: Option<Confirmation>,
+}
+
+/// What a proof is bound to: `cnf` of RFC 7800. One of the two is there at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Confirmation {
+    /// SHA-256 of the client certificate (RFC 8705 section 3.1, `x5t#S256`).
+    pub certificate: Option<[u8; 32]>,
+    /// RFC 7638 thumbprint of the key that signs DPoP proofs (RFC 9449 section 6.1, `jkt`).
+    pub key: Option<[u8; 32]>,
 }
 
 #[cfg(test)]
@@ -45,6 +57,7 @@ impl Principal {
             until: Timestamp::MAX,
             ended: CancellationToken::new(),
             roles: None,
+            confirmation: None,
         }
     }
 }

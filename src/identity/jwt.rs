@@ -11,8 +11,11 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::keys::Key;
-use crate::clock::{self, Timestamp};
+use super::{confirmation::Cnf, keys::Key};
+use crate::{
+    clock::{self, Timestamp},
+    principal::Confirmation,
+};
 
 /// Longest token that is looked at, in bytes. Larger ones do not fit the header limits of most servers either.
 pub const MAX_TOKEN: usize = 16 * 1024;
@@ -69,6 +72,9 @@ pub enum TokenError {
     /// `sub`, `exp` or another required claim is missing or of the wrong type.
     #[error("the token lacks a required claim, or has one of the wrong type")]
     Claims,
+    /// `cnf` binds it to something that cannot be checked here.
+    #[error("the token is bound (`cnf`) to something that this gate cannot check; it checks `x5t#S256` and `jkt`")]
+    Binding,
 }
 
 impl TokenError {
@@ -87,6 +93,7 @@ impl TokenError {
             Self::Expired => "token_expired",
             Self::NotYet => "token_not_yet_valid",
             Self::Claims => "token_claims",
+            Self::Binding => "token_binding",
         }
     }
 }
@@ -110,6 +117,8 @@ pub struct Verified {
     pub expires_at: Timestamp,
     /// The claims as they were signed: one JSON object.
     pub claims: Box<str>,
+    /// What its sender must hold.
+    pub confirmation: Option<Confirmation>,
 }
 
 impl<'a> Unverified<'a> {
@@ -180,13 +189,14 @@ impl<'a> Unverified<'a> {
             return Err(TokenError::NotYet);
         }
         let subject = claims.sub.filter(|s| !s.is_empty()).ok_or(TokenError::Claims)?;
+        let confirmation = claims.cnf.confirmation()?;
         let claims = String::from_utf8(self.payload).map_err(|_| TokenError::Claims)?.into();
-        Ok(Verified { subject, expires_at, claims })
+        Ok(Verified { subject, expires_at, claims, confirmation })
     }
 }
 
 /// A NumericDate (RFC 7519 section 2): seconds since 1970, perhaps with a fraction.
-fn instant(seconds: f64) -> Option<Timestamp> {
+pub(super) fn instant(seconds: f64) -> Option<Timestamp> {
     #[allow(clippy::cast_possible_truncation, reason = "the range is checked first")]
     (seconds.is_finite() && (0.0..253_402_300_800.0).contains(&seconds))
         .then(|| Timestamp::from_second(seconds as i64).ok())
@@ -207,10 +217,11 @@ struct Claims {
     aud: Vec<String>,
     exp: Option<f64>,
     nbf: Option<f64>,
+    cnf: Cnf,
 }
 
 /// Reads a JSON object member by member: each name at most once, and no more than anybody needs.
-fn members<'de, A: MapAccess<'de>>(
+pub(super) fn members<'de, A: MapAccess<'de>>(
     map: &mut A,
     mut member: impl FnMut(&str, &mut A) -> Result<bool, A::Error>,
 ) -> Result<(), A::Error> {
@@ -228,7 +239,7 @@ fn members<'de, A: MapAccess<'de>>(
 }
 
 /// A string, borrowed where it has no escapes.
-struct Text<'a>(Cow<'a, str>);
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Text<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -320,6 +331,7 @@ impl<'de> Deserialize<'de> for Claims {
                         "aud" => claims.aud = map.next_value::<Audience>()?.0,
                         "exp" => claims.exp = Some(map.next_value()?),
                         "nbf" => claims.nbf = Some(map.next_value()?),
+                        "cnf" => claims.cnf = map.next_value()?,
                         _ => return Ok(false),
                     }
                     Ok(true)

@@ -5,6 +5,9 @@
 //! signature check for each token, not for each request. Never: a token from a query string or a cookie, two identities
 //! on one request, or a token's text in a log.
 
+pub mod certificate;
+pub mod confirmation;
+pub mod dpop;
 pub mod issuer;
 pub mod jwt;
 pub mod keys;
@@ -18,6 +21,7 @@ pub use jsonwebtoken::Algorithm;
 
 pub use self::issuer::{Issuer, KeySource, Settings};
 use self::{
+    dpop::Dpop,
     issuer::Lookup,
     jwt::{TokenError, Unverified},
     keys::Key,
@@ -25,7 +29,7 @@ use self::{
 use crate::{
     clock::{self, Timestamp},
     peer::Peer,
-    principal::Principal,
+    principal::{Confirmation, Principal},
     refusal::Refusal,
 };
 
@@ -37,6 +41,10 @@ const REMEMBERED: usize = 50_000;
 pub struct Ways {
     /// Whose tokens are taken, in the configuration's order.
     pub issuers: Vec<Arc<Issuer>>,
+    /// Whose client certificates are principals, in the configuration's order.
+    pub certificates: Vec<certificate::Rule>,
+    /// How DPoP proofs are checked.
+    pub dpop: Dpop,
 }
 
 /// All ways in, and the tokens that were verified.
@@ -86,14 +94,61 @@ impl Identity {
         &self.ways.issuers
     }
 
-    /// The principal whose bearer token (RFC 6750 section 2.1) is on the request. `reply` takes headers that the answer
-    /// shall carry, whatever it is.
+    /// Whose client certificates are principals.
+    #[must_use]
+    pub fn certificates(&self) -> &[certificate::Rule] {
+        &self.ways.certificates
+    }
+
+    /// How DPoP proofs are checked.
+    #[must_use]
+    pub fn dpop(&self) -> &Dpop {
+        &self.ways.dpop
+    }
+
+    /// The principal whose token (RFC 6750 section 2.1, RFC 9449 section 7.1) is on the request, or else whose certificate
+    /// is on the connection. `reply` takes headers that the answer shall carry, whatever it is.
     ///
     /// # Errors
     /// 401 where there is none or it breaks a rule, 400 where there are two, 503 where its issuer's keys cannot be had.
-    pub async fn authenticate(&self, asking: Asking<'_>, _reply: &mut HeaderMap) -> Result<Authenticated, Refusal> {
-        let token = bearer(asking.headers)?;
-        self.of_token(token, asking.now).await
+    pub async fn authenticate(&self, asking: Asking<'_>, reply: &mut HeaderMap) -> Result<Authenticated, Refusal> {
+        certificate::stands(asking.peer)?;
+        let Some(shown) = Shown::find(asking.headers)? else {
+            let principal = certificate::principal(&self.ways.certificates, asking.peer)?;
+            return Ok(Authenticated { principal, fresh: false });
+        };
+        let authenticated = self.of_token(shown.token, asking.now).await?;
+        self.confirm(&authenticated.principal, &shown, asking, reply)?;
+        Ok(authenticated)
+    }
+
+    /// Checks on each request that whoever sends a bound token holds what it is bound to. A signature that was checked
+    /// before says nothing about that.
+    fn confirm(
+        &self,
+        principal: &Principal,
+        shown: &Shown<'_>,
+        asking: Asking<'_>,
+        reply: &mut HeaderMap,
+    ) -> Result<(), Refusal> {
+        let bound = |text: &'static str| Refusal::new(StatusCode::UNAUTHORIZED, "token_binding", text);
+        let Confirmation { certificate, key } = principal.confirmation.unwrap_or_default();
+        // RFC 8705 section 3: the protected resource MUST obtain the certificate and verify that it matches
+        if certificate.is_some_and(|thumbprint| !confirmation::holds_certificate(asking.peer, &thumbprint)) {
+            return Err(bound("the token is bound to a client certificate; connect with that certificate"));
+        }
+        match (key, shown.scheme) {
+            (None, Scheme::Bearer) => Ok(()),
+            (Some(key), Scheme::Dpop) => self.ways.dpop.check(shown.token, key, asking, reply),
+            // RFC 9449 section 7.2: a DPoP-bound token as a bearer token would need no proof
+            (Some(_), Scheme::Bearer) => {
+                Err(bound("the token is bound to a key; send it as `Authorization: DPoP` with a proof in the DPoP header"))
+            }
+            // RFC 9449 section 7.1: the resource MUST check that the token is bound to the proof's key
+            (None, Scheme::Dpop) => {
+                Err(bound("the token is not bound to a DPoP key; send it as `Authorization: Bearer`"))
+            }
+        }
     }
 
     async fn of_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
@@ -127,30 +182,44 @@ impl Identity {
             until: clock::after(verified.expires_at, issuer.settings.rules.leeway),
             ended: key.withdrawn().child_token(),
             roles: None,
+            confirmation: verified.confirmation,
         });
         self.remembered.insert(proof, Arc::new(Remembered { principal: principal.clone(), key }));
         Ok(Authenticated { principal, fresh: true })
     }
 }
 
-/// The one bearer token of a request.
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else {
-        let text = "this needs a bearer token in the Authorization header";
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "no_token", text));
-    };
-    if values.next().is_some() {
-        return Err(Refusal::malformed("two_identities", "send one Authorization header, not several"));
-    }
-    let text = value.to_str().unwrap_or_default();
-    match text.split_once(' ') {
-        // RFC 9110 section 11.1: the scheme's case does not matter
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-        _ => {
-            let text = "the Authorization header must be `Bearer` and a token";
-            Err(Refusal::new(StatusCode::UNAUTHORIZED, "unsupported_scheme", text))
+/// A token on a request and how it was sent.
+struct Shown<'a> {
+    scheme: Scheme,
+    token: &'a str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Bearer,
+    Dpop,
+}
+
+impl<'a> Shown<'a> {
+    /// The one token of a request.
+    fn find(headers: &'a HeaderMap) -> Result<Option<Self>, Refusal> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Refusal::malformed("two_identities", "send one Authorization header, not several"));
         }
+        let (scheme, token) = value.to_str().unwrap_or_default().split_once(' ').unwrap_or_default();
+        // RFC 9110 section 11.1: the scheme's case does not matter
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => Scheme::Bearer,
+            "dpop" => Scheme::Dpop,
+            _ => {
+                let text = "the Authorization header must be `Bearer` or `DPoP` and a token";
+                return Err(Refusal::new(StatusCode::UNAUTHORIZED, "unsupported_scheme", text));
+            }
+        };
+        Ok(Some(Self { scheme, token: token.trim() }))
     }
 }
 

@@ -1,0 +1,173 @@
+//! DPoP (RFC 9449): a token that counts only with a proof, made for this one request, that its sender holds a key.
+//!
+//! Promises: a proof is taken for the method, URL, token and moment that it was made for, once. Where nonces are required
+//! it holds one of ours, so it was not made ahead. What cannot be remembered is refused. After a restart nothing is
+//! remembered: a proof of the last minute could be sent once more then, unless nonces are required.
+
+mod nonce;
+pub mod proof;
+mod replay;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::CACHE_CONTROL,
+};
+
+use self::{
+    nonce::{Known, Nonces},
+    proof::{Expected, FUTURE, ProofError, normal},
+    replay::{Replay, Seen},
+};
+use super::Asking;
+use crate::{clock::Timestamp, refusal::Refusal};
+
+const DPOP: HeaderName = HeaderName::from_static("dpop");
+const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+
+/// The `[dpop]` section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How old a proof may be.
+    pub max_age: Duration,
+    /// Whether a proof must hold a nonce of ours.
+    pub nonces: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(60), nonces: false }
+    }
+}
+
+/// Checks proofs.
+#[derive(Clone)]
+pub struct Dpop {
+    settings: Settings,
+    /// The URL that clients know the gate by, normalised, without a slash at its end.
+    base: Option<String>,
+    memory: Arc<Memory>,
+}
+
+/// What outlives a configuration.
+struct Memory {
+    replay: Replay,
+    nonces: Nonces,
+}
+
+impl Default for Dpop {
+    fn default() -> Self {
+        Self::new(Settings::default(), None, None)
+    }
+}
+
+impl PartialEq for Dpop {
+    fn eq(&self, other: &Self) -> bool {
+        (self.settings, &self.base) == (other.settings, &other.base)
+    }
+}
+
+impl Dpop {
+    /// `url` is what clients know the gate by; without it no proof can be checked. `before` is what checked them so far:
+    /// the proofs that it saw stay seen.
+    #[must_use]
+    pub fn new(settings: Settings, url: Option<&str>, before: Option<&Self>) -> Self {
+        let base = url.and_then(normal).map(|url| url.trim_end_matches('/').to_owned());
+        let kept = before.filter(|before| before.settings.max_age == settings.max_age);
+        let memory = kept.map(|before| before.memory.clone()).unwrap_or_else(|| {
+            // a proof counts from `FUTURE` before its time until `max_age` after; one second more for good measure
+            let window = settings.max_age + FUTURE + Duration::from_secs(1);
+            Arc::new(Memory { replay: Replay::new(window), nonces: Nonces::new() })
+        });
+        Self { settings, base, memory }
+    }
+
+    /// Whether proofs can be checked.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// Checks the request's one proof for `token`, which names `key`. A nonce that the client shall use next goes into
+    /// `reply`.
+    ///
+    /// # Errors
+    /// 401 where there is no proof or it breaks a rule, 503 where it cannot be remembered.
+    pub(super) fn check(
+        &self,
+        token: &str,
+        key: [u8; 32],
+        asking: Asking<'_>,
+        reply: &mut HeaderMap,
+    ) -> Result<(), Refusal> {
+        let Some(base) = &self.base else {
+            let text = "this gate cannot check DPoP proofs: its configuration lacks `url` under [gate]; have it added";
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "dpop_not_configured", text));
+        };
+        let proof = only_proof(asking.headers)?;
+        let url = normal(&format!("{base}{}", asking.path)).ok_or_else(|| broken(ProofError::Url))?;
+        let expected = Expected {
+            method: asking.method.as_str(),
+            url: &url,
+            token,
+            key,
+            max_age: self.settings.max_age,
+            now: asking.now,
+        };
+        let proof = proof::verify(proof, &expected).map_err(broken)?;
+        if self.settings.nonces {
+            self.nonce(proof.nonce.as_deref(), asking.now, reply)?;
+        }
+        // last, so that only what would be taken is remembered
+        match self.memory.replay.seen(proof.id, asking.now) {
+            Seen::Never => Ok(()),
+            Seen::Before => {
+                let text = "this DPoP proof was used before; make one for each request";
+                Err(Refusal::new(StatusCode::UNAUTHORIZED, "dpop_replayed", text))
+            }
+            Seen::Full => {
+                let text = "too many DPoP proofs came lately to remember them all; try again later";
+                Err(Refusal::unavailable("dpop_replay_full", text))
+            }
+        }
+    }
+
+    /// RFC 9449 section 9: a proof without a nonce of ours is answered with one; section 8.2: the next one is given out
+    /// before the last ends.
+    fn nonce(&self, nonce: Option<&str>, now: Timestamp, reply: &mut HeaderMap) -> Result<(), Refusal> {
+        let known = nonce.map_or(Known::No, |nonce| self.memory.nonces.know(nonce, now));
+        if known == Known::Good {
+            return Ok(());
+        }
+        let next = self.memory.nonces.current(now).and_then(|nonce| HeaderValue::try_from(nonce).ok());
+        let next = next.ok_or_else(|| Refusal::unavailable("dpop_no_nonce", "no nonce can be made; try again later"))?;
+        reply.append(DPOP_NONCE, next);
+        // section 8.2: a stored answer would hand out an old nonce
+        reply.append(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if known == Known::Ending {
+            return Ok(());
+        }
+        let text = "the DPoP proof needs the nonce in this answer's DPoP-Nonce header; make a proof with it and come again";
+        Err(Refusal::new(StatusCode::UNAUTHORIZED, "dpop_nonce", text))
+    }
+}
+
+/// RFC 9449 section 4.3, rule 1: not more than one header.
+fn only_proof(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut values = headers.get_all(DPOP).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().map_err(|_| broken(ProofError::Malformed)),
+        (None, _) => {
+            let text = "the token is bound to a key; send a DPoP proof by it in the DPoP header";
+            Err(Refusal::new(StatusCode::UNAUTHORIZED, "dpop_missing", text))
+        }
+        (Some(_), Some(_)) => {
+            Err(Refusal::new(StatusCode::UNAUTHORIZED, "dpop_several", "send one DPoP header, not several"))
+        }
+    }
+}
+
+fn broken(error: ProofError) -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, error.reason(), error.to_string())
+}
