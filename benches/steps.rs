@@ -46,12 +46,12 @@ fn steps(c: &mut Criterion) {
     headers.insert(header::HOST, "gate.example.com".parse().unwrap());
     c.bench_function("target", |b| b.iter(|| Target::parse(&Method::GET, black_box(&uri), &headers).unwrap()));
 
-    let at = Peer { address: ([127, 0, 0, 1], 4242).into(), tls: true, certificate: None };
+    let at = Peer::nameless(([127, 0, 0, 1], 4242).into(), true);
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
     let (kept, telemetry) = (keys.clone(), Telemetry::new());
     runtime.spawn(async move { kept.keep_fresh(&telemetry).await });
-    let identity = Identity::new(Ways { issuers: vec![keys] });
+    let identity = Identity::new(Ways { issuers: vec![keys], ..Ways::default() });
     headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());
     let principal =
         runtime.block_on(identity.authenticate(asking(&at, &headers), &mut HeaderMap::new())).unwrap().principal;

@@ -13,9 +13,10 @@ use crate::{
     config::{Config, ExporterSettings, VertexSettings},
     credentials::{Keeper, Origin},
     http::LocalService,
-    identity::{self, Identity, Issuer, Ways},
-    proxy::{Gate, Metrics},
-    routes::{Exporter, Group, Routes, Vertex},
+    identity::{self, Identity, Issuer, Ways, dpop::Dpop},
+    listen,
+    proxy::{Bindings, Gate, Metrics},
+    routes::{Exporter, Group, Routes, TokenBinding, Vertex},
     secret::CredentialSlot,
     telemetry::Telemetry,
 };
@@ -87,18 +88,34 @@ pub(super) fn build(
         })
         .collect();
     // tokens stay remembered as long as the issuers are the same
-    let same = issuers.len() == known.len() && issuers.iter().zip(known).all(|(a, b)| Arc::ptr_eq(a, b));
+    let known_identity = before.map(|parts| &*parts.identity);
+    let dpop = Dpop::new(config.dpop, config.gate.url.as_deref(), known_identity.map(Identity::dpop));
+    let same = issuers.len() == known.len()
+        && issuers.iter().zip(known).all(|(a, b)| Arc::ptr_eq(a, b))
+        && known_identity.is_some_and(|known| known.certificates() == config.certificates && *known.dpop() == dpop);
     let identity = before.filter(|_| same).map(|parts| parts.identity.clone()).unwrap_or_else(|| {
-        Arc::new(Identity::new(Ways { issuers: issuers.iter().map(|kept| kept.value.clone()).collect() }))
+        Arc::new(Identity::new(Ways {
+            issuers: issuers.iter().map(|kept| kept.value.clone()).collect(),
+            certificates: config.certificates,
+            dpop,
+        }))
     });
 
+    let certificates =
+        config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
     let gate = Gate {
+        bindings: Bindings {
+            dpop: identity.dpop().is_possible(),
+            certificates,
+            required: config.gate.token_binding == TokenBinding::Required,
+        },
         url: config.gate.url,
         routes: Routes::new(
             exporters,
             vertex,
             pipeline.as_ref().map(|pipeline| pipeline.value.clone() as Arc<dyn LocalService>),
             data.map(|data| Arc::new(data.predictions.clone()) as Arc<dyn LocalService>),
+            config.local,
         ),
         identity: identity.clone(),
         policy: config.policy,

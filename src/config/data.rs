@@ -78,6 +78,8 @@ pub(super) fn data(
         }
         return None;
     };
+    // `upstreams::local` reads it
+    let _ = section.has("token_binding");
     let max_body = size(section.number("max_body", MAX_BODY, 1024, 1 << 30));
     let max_decoded = size(section.number("max_decoded", MAX_DECODED, 1024, 4 << 30));
     let keep: Vec<Selector> = section

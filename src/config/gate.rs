@@ -9,28 +9,34 @@ use std::{
 };
 
 use super::{
-    GateSettings, Problem,
+    GateSettings, Problem, binding,
     reader::{Section, Source},
 };
 use crate::{
     audit,
     client::MAX_WORKERS,
-    listen,
+    listen::{self, TlsError},
     policy::{Claim, Policy, PolicyFile, Roles, Rule},
-    routes,
+    routes::{self, TokenBinding},
 };
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
 pub(super) fn gate(top: &Section<'_>) -> GateSettings {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WORKERS);
-    let mut settings =
-        GateSettings { url: None, workers: cores, max_connections: 10_000, drain: Duration::from_secs(30) };
+    let mut settings = GateSettings {
+        url: None,
+        token_binding: TokenBinding::Optional,
+        workers: cores,
+        max_connections: 10_000,
+        drain: Duration::from_secs(30),
+    };
     let Some(section) = top.section("gate") else { return settings };
     settings.url = section.string("url");
     if settings.url.as_deref().is_some_and(|url| !url.starts_with("https://") || url.contains(['"', '\\', '?', '#'])) {
         section.refuse("url", "write the https URL that clients use, such as `https://gate.example.com`");
     }
+    settings.token_binding = binding::token_binding(&section, settings.token_binding);
     settings.workers = size(section.number("workers", cores as u64, 1, MAX_WORKERS as u64));
     settings.max_connections = size(section.number("max_connections", 10_000, 1, 1_000_000));
     settings.drain = section.duration("drain", settings.drain);
@@ -72,7 +78,16 @@ fn tls(section: &Section<'_>) -> Option<listen::Tls> {
         tls.required(key, example);
     }
     let pair = tls.file("certificate").zip(tls.file("key"));
-    let config = pair.and_then(|(certificate, key)| tls.keep("certificate", listen::server_config(&certificate, &key)));
+    let clients = binding::client_certificates(&tls);
+    let config = pair.and_then(|(certificate, key)| {
+        let config = listen::server_config(&certificate, &key, clients.as_ref());
+        let key = match &config {
+            Err(TlsError::Revoked(..)) => "client_crls",
+            Err(TlsError::Bundle(..) | TlsError::Verifier(_)) => "client_ca",
+            _ => "certificate",
+        };
+        tls.keep(key, config)
+    });
     tls.finish();
     config
 }

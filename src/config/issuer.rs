@@ -40,8 +40,8 @@ pub(super) fn issuers(top: &Section<'_>, clients: &Clients) -> Vec<(identity::Se
         issuers.extend(client.map(|client| (settings, client)));
         section.finish();
     }
-    if issuers.is_empty() && !top.has("issuer") {
-        top.refuse("issuer", "missing; without an `[[issuer]]` nobody could be let in");
+    if issuers.is_empty() && !top.has("issuer") && !top.has("certificate") {
+        top.refuse("issuer", "missing; without an `[[issuer]]` or a `[[certificate]]` nobody could be let in");
     }
     issuers
 }

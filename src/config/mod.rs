@@ -3,6 +3,7 @@
 //! Promises: what loading returns can be served as it is: certificates are loaded, policies compiled, URLs parsed. No
 //! network is used. A file that is not right gives no configuration.
 
+mod binding;
 mod data;
 mod gate;
 mod issuer;
@@ -29,7 +30,7 @@ use crate::{
     credentials::Origin,
     identity, listen,
     policy::Policy,
-    routes::{Group, Terms},
+    routes::{Group, LocalTerms, Terms, TokenBinding},
 };
 
 /// A whole configuration, ready to be served.
@@ -46,12 +47,18 @@ pub struct Config {
     pub policy: Policy,
     /// The issuers and the clients that ask them.
     pub issuers: Vec<(identity::Settings, Arc<Client>)>,
+    /// Whose client certificates are principals.
+    pub certificates: Vec<identity::certificate::Rule>,
+    /// How DPoP proofs are taken.
+    pub dpop: identity::dpop::Settings,
     /// The exporters.
     pub exporters: Vec<ExporterSettings>,
     /// Vertex, where it is fronted.
     pub vertex: Option<VertexSettings>,
     /// The data path, where there is one.
     pub data: Option<DataSettings>,
+    /// The terms of what the gate itself answers.
+    pub local: LocalTerms,
     /// The files and folders that all this was read from.
     pub files: Vec<PathBuf>,
     /// When reading began.
@@ -63,6 +70,8 @@ pub struct Config {
 pub struct GateSettings {
     /// The https URL that clients know the gate by.
     pub url: Option<String>,
+    /// Whether routes that do not say take tokens that are bound to nothing.
+    pub token_binding: TokenBinding,
     /// Serving threads.
     pub workers: usize,
     /// Connections served at once, over all workers.
@@ -154,22 +163,38 @@ struct Draft {
     audit: audit::Settings,
     policies: PathBuf,
     issuers: Vec<(identity::Settings, Arc<Client>)>,
+    certificates: Vec<identity::certificate::Rule>,
+    dpop: identity::dpop::Settings,
     exporters: Vec<ExporterSettings>,
     vertex: Option<VertexSettings>,
     data: Option<DataSettings>,
+    local: LocalTerms,
 }
 
 impl Draft {
     fn read(top: &Section<'_>, clients: &Clients) -> Self {
-        let exporters = upstreams::exporters(top, clients);
-        let vertex = upstreams::vertex(top, clients);
+        let gate = gate::gate(top);
+        let listeners = gate::listeners(top);
+        let usual = Terms { token_binding: gate.token_binding, ..Terms::default() };
+        let exporters = upstreams::exporters(top, clients, usual);
+        let vertex = upstreams::vertex(top, clients, usual);
+        let local = upstreams::local(top, usual);
+        let dpop = binding::dpop(top);
+        let issuers = issuer::issuers(top, clients);
+        let names: Vec<&str> = issuers.iter().map(|(settings, _)| settings.name.as_str()).collect();
+        let certificates = binding::certificates(top, &names, &listeners);
+        let required = [usual, local.write].into_iter().chain(exporters.iter().map(|e| e.terms)).chain(vertex.as_ref().map(|v| v.terms));
+        binding::can_be_bound(top, &gate, &listeners, required);
         Self {
-            gate: gate::gate(top),
-            listeners: gate::listeners(top),
+            dpop,
+            local,
+            certificates,
+            gate,
+            listeners,
             admin: gate::admin(top),
             audit: gate::audit(top),
             policies: gate::policy_directory(top),
-            issuers: issuer::issuers(top, clients),
+            issuers,
             data: data::data(top, &exporters, vertex.as_ref()),
             exporters,
             vertex,
@@ -177,11 +202,27 @@ impl Draft {
     }
 
     fn issuer_names(&self) -> Vec<&str> {
-        self.issuers.iter().map(|(settings, _)| settings.name.as_str()).collect()
+        let issuers = self.issuers.iter().map(|(settings, _)| settings.name.as_str());
+        issuers.chain(self.certificates.iter().map(|rule| &*rule.name)).collect()
     }
 
     fn finish(self, policy: Policy, files: Vec<PathBuf>, read_at: Timestamp) -> Config {
-        let Self { gate, listeners, admin, audit, issuers, exporters, vertex, data, .. } = self;
-        Config { gate, listeners, admin, audit, policy, issuers, exporters, vertex, data, files, read_at }
+        let Self { gate, listeners, admin, audit, issuers, certificates, dpop, exporters, vertex, data, local, .. } = self;
+        Config {
+            gate,
+            listeners,
+            admin,
+            audit,
+            policy,
+            issuers,
+            certificates,
+            dpop,
+            exporters,
+            vertex,
+            data,
+            local,
+            files,
+            read_at,
+        }
     }
 }

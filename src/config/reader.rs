@@ -139,6 +139,13 @@ impl<'a> Section<'a> {
         path
     }
 
+    /// Several files that are part of the configuration.
+    pub(crate) fn files(&self, key: &'static str) -> Vec<PathBuf> {
+        let paths: Vec<PathBuf> = self.strings(key).unwrap_or_default().iter().map(|text| self.beside(text)).collect();
+        self.source.files.borrow_mut().extend(paths.clone());
+        paths
+    }
+
     pub(crate) fn beside(&self, text: &str) -> PathBuf {
         self.source.file.parent().unwrap_or(Path::new("")).join(text)
     }

@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{ExporterSettings, VertexSettings, reader::Section};
+use super::{ExporterSettings, VertexSettings, binding::token_binding, reader::Section};
 use crate::{
     client::{BuildError, Clients, Upstream},
     credentials::{Google, GoogleSettings, Origin},
     identity::issuer::may_be_asked,
-    routes::{Group, Terms},
+    routes::{Group, LocalTerms, Terms},
     secret::Source,
 };
 
@@ -17,7 +17,7 @@ const VERTEX_TIMEOUT: Duration = Duration::from_secs(60);
 const STS: &str = "https://sts.googleapis.com/v1/token";
 const IAM: &str = "https://iamcredentials.googleapis.com";
 
-pub(super) fn exporters(top: &Section<'_>, clients: &Clients) -> Vec<ExporterSettings> {
+pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: Terms) -> Vec<ExporterSettings> {
     let mut exporters: Vec<ExporterSettings> = Vec::new();
     for section in top.sections("exporter") {
         let name = section.required("name", "node");
@@ -43,7 +43,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients) -> Vec<ExporterSet
         let labels = section.map("labels");
         let credential = credential(&section);
         let timeout = section.duration("timeout", EXPORTER_TIMEOUT);
-        let terms = terms(&section);
+        let terms = terms(&section, usual);
         exporters.extend(upstream.map(|upstream| ExporterSettings {
             name,
             upstream,
@@ -58,9 +58,21 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients) -> Vec<ExporterSet
     exporters
 }
 
-/// What a section says of its route.
-fn terms(section: &Section<'_>) -> Terms {
-    Terms { end_streams: section.boolean("end_streams", true) }
+/// What a section says of its route; the rest is as `usual`.
+fn terms(section: &Section<'_>, usual: Terms) -> Terms {
+    Terms {
+        end_streams: section.boolean("end_streams", usual.end_streams),
+        token_binding: token_binding(section, usual.token_binding),
+    }
+}
+
+/// The terms of what the gate itself answers: remote write may have its own.
+pub(super) fn local(top: &Section<'_>, usual: Terms) -> LocalTerms {
+    let write = top.table("ingest").map_or(usual, |section| Terms {
+        token_binding: token_binding(&section, usual.token_binding),
+        ..usual
+    });
+    LocalTerms { discover: usual, write, predictions: usual }
 }
 
 fn upstream(
@@ -116,7 +128,7 @@ fn source(section: &Section<'_>, key: &'static str) -> Option<Source> {
     }
 }
 
-pub(super) fn vertex(top: &Section<'_>, clients: &Clients) -> Option<VertexSettings> {
+pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: Terms) -> Option<VertexSettings> {
     let credentials = top.section("google").map(|section| google(&section, clients));
     let Some(section) = top.section("vertex") else {
         if top.has("google") {
@@ -150,7 +162,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients) -> Option<VertexSetti
         upstreams.extend(found.map(|upstream| (location, upstream)));
     }
     let timeout = section.duration("timeout", VERTEX_TIMEOUT);
-    let terms = terms(&section);
+    let terms = terms(&section, usual);
     section.finish();
     Some(VertexSettings { upstreams, timeout, credentials: credentials.unwrap_or_default(), terms })
 }

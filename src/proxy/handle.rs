@@ -11,7 +11,7 @@ use super::{
     headers::{bounded, for_upstream, set_request_id},
     open_page::OpenPage,
     recorded::{Answer, Recorded},
-    refuse::{denied, refuse},
+    refuse::{bound, denied, refuse},
     sd,
     target::authority,
 };
@@ -94,6 +94,7 @@ async fn story(
     let principal = authenticated?.principal;
     record.principal = Some(principal.name.clone());
     record.issuer = Some(principal.issuer.clone());
+    bound(&principal, found.route.terms())?;
 
     let permit = authorize(gate, principal, found, peer, &method, record)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
@@ -105,7 +106,7 @@ async fn story(
             forward(&permit, errand, record).await?
         }
         Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),
-        Route::Discover => sd::list(gate, &permit, peer, authority(&uri, &headers)?).into(),
+        Route::Discover { .. } => sd::list(gate, &permit, peer, authority(&uri, &headers)?).into(),
     };
     Ok(answer.bounded(permit.route.terms(), &permit.principal))
 }

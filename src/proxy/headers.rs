@@ -20,11 +20,14 @@ const HOP_BY_HOP: [&str; 8] =
 
 /// Headers that speak of who the caller is, how it came here, or what Google should take its request for. A client's word
 /// for that is never passed on.
-const CLAIMS: [&str; 20] = [
+const CLAIMS: [&str; 23] = [
     "api-key",
     "authorization",
     "cf-connecting-ip",
+    "client-cert",
+    "client-cert-chain",
     "cookie",
+    "dpop",
     "forwarded",
     "proxy-authenticate",
     "proxy-authorization",
@@ -176,6 +179,9 @@ mod tests {
             "impersonate-user",
             "x-amzn-oidc-data",
             "x-serverless-authorization",
+            "DPoP",
+            "Client-Cert",
+            "client_cert_chain",
         ] {
             check(name, false);
         }

@@ -27,6 +27,8 @@ use crate::{audit, identity::Identity, policy::Policy, routes::Routes};
 pub struct Gate {
     /// The https URL that clients know the gate by, where it is configured.
     pub url: Option<String>,
+    /// How tokens can be bound to their senders.
+    pub bindings: Bindings,
     /// Where requests can go.
     pub routes: Routes,
     /// Who callers are.
@@ -37,4 +39,15 @@ pub struct Gate {
     pub audit: Arc<audit::Log>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+}
+
+/// How tokens can be bound to their senders, as the gate tells its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bindings {
+    /// Whether DPoP proofs can be checked (RFC 9449).
+    pub dpop: bool,
+    /// Whether some listener asks for client certificates (RFC 8705).
+    pub certificates: bool,
+    /// Whether routes that do not say otherwise take no other tokens.
+    pub required: bool,
 }

@@ -2,11 +2,11 @@
 
 use http::{HeaderValue, Method, Response, header::CONTENT_TYPE};
 
-use super::Gate;
+use super::{Bindings, Gate};
 use crate::{
     audit::{Decision, Record},
     http::Body,
-    identity::Asking,
+    identity::{Asking, dpop::proof::ALGORITHMS},
     refusal::Refusal,
 };
 
@@ -50,8 +50,18 @@ fn resource_metadata(gate: &Gate) -> String {
         "bearer_methods_supported": ["header"],
         "resource_name": "wicketgate",
     });
-    if let (Some(url), Some(members)) = (&gate.url, document.as_object_mut()) {
-        members.insert("resource".into(), url.as_str().into());
+    let Bindings { dpop, certificates, required } = gate.bindings;
+    if let Some(members) = document.as_object_mut() {
+        if let Some(url) = &gate.url {
+            members.insert("resource".into(), url.as_str().into());
+        }
+        // RFC 9728 section 2
+        if dpop {
+            members.insert("dpop_signing_alg_values_supported".into(), ALGORITHMS.map(|(name, _)| name).as_slice().into());
+            // with certificates there is another way to bind a token
+            members.insert("dpop_bound_access_tokens_required".into(), (required && !certificates).into());
+        }
+        members.insert("tls_client_certificate_bound_access_tokens".into(), certificates.into());
     }
     document.to_string()
 }

@@ -11,8 +11,11 @@ use super::{Gate, open_page::RESOURCE_METADATA};
 use crate::{
     audit::Record,
     http::Body,
+    identity::dpop::proof::ALGORITHMS,
     policy::{Denial, Resource, Ruling},
+    principal::Principal,
     refusal::Refusal,
+    routes::{Terms, TokenBinding},
 };
 
 /// The refusal's response: `application/problem+json` (RFC 9457) with the stable word and the request's id besides. The
@@ -41,10 +44,9 @@ pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Resp
     if let Some(wait) = refusal.retry_after {
         to.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     }
-    if refusal.status == StatusCode::UNAUTHORIZED
-        && let Ok(challenge) = HeaderValue::from_str(&challenge(&refusal, gate))
-    {
-        to.insert(WWW_AUTHENTICATE, challenge);
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        let challenges = challenges(&refusal, gate);
+        to.extend(challenges.iter().filter_map(|text| Some((WWW_AUTHENTICATE, HeaderValue::from_str(text).ok()?))));
     }
     response
 }
@@ -63,17 +65,49 @@ fn google_error(refusal: &Refusal) -> serde_json::Value {
     serde_json::json!({ "code": refusal.status.as_u16(), "message": refusal.text, "status": status })
 }
 
-/// RFC 6750 section 3: no error code where there was no token; RFC 9728 section 5.1 says where to learn more.
-fn challenge(refusal: &Refusal, gate: &Gate) -> String {
-    let mut text = String::from("Bearer realm=\"wicketgate\"");
-    if !matches!(refusal.reason, "no_token" | "unsupported_scheme") {
-        // the text is this program's own, without quotes or backslashes
-        text.push_str(&format!(", error=\"invalid_token\", error_description=\"{}\"", refusal.text.replace('`', "'")));
+/// How to come again: a challenge for each way to send a token. RFC 6750 section 3: no error code where there was no token;
+/// RFC 9728 section 5.1 says where to learn more; RFC 9449 section 7.1: the algorithms of proofs, and an error of its own
+/// for a proof.
+fn challenges(refusal: &Refusal, gate: &Gate) -> Vec<String> {
+    let of_proof = refusal.reason.starts_with("dpop_");
+    let error = match refusal.reason {
+        "dpop_nonce" => Some("use_dpop_nonce"),
+        reason if is_about_no_token(reason) => None,
+        _ if of_proof => Some("invalid_dpop_proof"),
+        _ => Some("invalid_token"),
+    };
+    // the text is this program's own, without quotes or backslashes
+    let text = refusal.text.replace('`', "'");
+    let error = error.map(|error| format!("error=\"{error}\", error_description=\"{text}\""));
+    let url = gate.url.as_ref();
+    let metadata = url.map(|url| format!("resource_metadata=\"{}{RESOURCE_METADATA}\"", url.trim_end_matches('/')));
+    let challenge = |scheme: &str, parameters: &[Option<&String>]| {
+        let parameters: Vec<&str> = parameters.iter().copied().flatten().map(String::as_str).collect();
+        format!("{scheme} {}", parameters.join(", "))
+    };
+    let (realm, error) = (String::from("realm=\"wicketgate\""), error.as_ref());
+    let mut challenges =
+        vec![challenge("Bearer", &[Some(&realm), error.filter(|_| !of_proof), metadata.as_ref()])];
+    if gate.bindings.dpop {
+        let algorithms = format!("algs=\"{}\"", ALGORITHMS.map(|(name, _)| name).join(" "));
+        challenges.push(challenge("DPoP", &[Some(&realm), error, Some(&algorithms), metadata.as_ref()]));
     }
-    if let Some(url) = &gate.url {
-        text.push_str(&format!(", resource_metadata=\"{}{RESOURCE_METADATA}\"", url.trim_end_matches('/')));
+    challenges
+}
+
+/// Whether the refusal is for want of a token that could be wrong.
+fn is_about_no_token(reason: &str) -> bool {
+    matches!(reason, "no_token" | "unsupported_scheme") || reason.starts_with("certificate_")
+}
+
+/// Refuses a token that whoever has it may use, where the route takes none such.
+pub(super) fn bound(principal: &Principal, terms: Terms) -> Result<(), Refusal> {
+    if terms.token_binding == TokenBinding::Optional || principal.confirmation.is_some() {
+        return Ok(());
     }
-    text
+    let text = "this takes only what is bound to its sender: a token bound to a client certificate (RFC 8705) or to a DPoP key \
+                (RFC 9449), or a client certificate alone; ask your identity provider for such a token";
+    Err(Refusal::new(StatusCode::UNAUTHORIZED, "token_not_bound", text))
 }
 
 /// The refusal that a ruling means.

@@ -42,11 +42,12 @@ pub struct Routes {
 struct Local {
     action: Arc<str>,
     resource: Resource,
+    terms: Terms,
 }
 
 impl Local {
-    fn new(action: &str, name: &str) -> Self {
-        Self { action: action.into(), resource: Resource::Service(name.into()) }
+    fn new(action: &str, name: &str, terms: Terms) -> Self {
+        Self { action: action.into(), resource: Resource::Service(name.into()), terms }
     }
 }
 
@@ -55,12 +56,35 @@ impl Local {
 pub struct Terms {
     /// Whether an answer without a known end is ended when its caller's proof ends.
     pub end_streams: bool,
+    /// Whether it takes tokens that are bound to nothing.
+    pub token_binding: TokenBinding,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { end_streams: true }
+        Self { end_streams: true, token_binding: TokenBinding::Optional }
     }
+}
+
+/// Whether a route takes a token that anybody who has it may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenBinding {
+    /// It does. A token that is bound must still be confirmed.
+    #[default]
+    Optional,
+    /// Only tokens bound to a client certificate (RFC 8705) or a DPoP key (RFC 9449), or a client certificate alone.
+    Required,
+}
+
+/// The terms of what the gate itself answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalTerms {
+    /// Of the list of exporters.
+    pub discover: Terms,
+    /// Of remote write.
+    pub write: Terms,
+    /// Of the forecasts.
+    pub predictions: Terms,
 }
 
 /// A request's way: where it goes, and what policy is asked about it.
@@ -96,13 +120,18 @@ pub enum Route<'r> {
         terms: Terms,
     },
     /// To the list of exporters.
-    Discover,
+    Discover {
+        /// Its terms.
+        terms: Terms,
+    },
     /// To a part of the gate itself.
     Service {
         /// The part.
         service: &'r Arc<dyn LocalService>,
         /// Its name in metrics and audit.
         kind: &'static str,
+        /// Its terms.
+        terms: Terms,
     },
 }
 
@@ -113,18 +142,17 @@ impl Route<'_> {
         match self {
             Self::Exporter { .. } => "exporter",
             Self::Vertex { .. } => "vertex",
-            Self::Discover => "sd",
+            Self::Discover { .. } => "sd",
             Self::Service { kind, .. } => kind,
         }
     }
 
-    /// The route's terms. What the gate itself answers is short, and has the usual ones.
+    /// The route's terms.
     #[must_use]
     pub fn terms(&self) -> Terms {
         match self {
             Self::Exporter { exporter, .. } => exporter.terms,
-            Self::Vertex { terms, .. } => *terms,
-            Self::Discover | Self::Service { .. } => Terms::default(),
+            Self::Vertex { terms, .. } | Self::Discover { terms } | Self::Service { terms, .. } => *terms,
         }
     }
 }
@@ -137,13 +165,14 @@ impl Routes {
         vertex: Option<Vertex>,
         write: Option<Arc<dyn LocalService>>,
         predictions: Option<Arc<dyn LocalService>>,
+        terms: LocalTerms,
     ) -> Self {
         Self {
             exporters: exporters.into_iter().map(|e| (Box::from(&*e.name), e)).collect(),
             vertex,
-            discover: Local::new(DISCOVER, "sd"),
-            write: write.map(|service| (Local::new(REMOTE_WRITE, "write"), service)),
-            predictions: predictions.map(|service| (Local::new(READ_PREDICTIONS, "predictions"), service)),
+            discover: Local::new(DISCOVER, "sd", terms.discover),
+            write: write.map(|service| (Local::new(REMOTE_WRITE, "write", terms.write), service)),
+            predictions: predictions.map(|service| (Local::new(READ_PREDICTIONS, "predictions", terms.predictions), service)),
             scrape: SCRAPE.into(),
         }
     }
@@ -160,7 +189,7 @@ impl Routes {
             "/sd" => {
                 only(method, &[Method::GET])?;
                 Ok(Found {
-                    route: Route::Discover,
+                    route: Route::Discover { terms: self.discover.terms },
                     action: &self.discover.action,
                     resource: Cow::Borrowed(&self.discover.resource),
                 })
@@ -229,7 +258,7 @@ fn service<'r>(
     })?;
     only(method, &[needed])?;
     Ok(Found {
-        route: Route::Service { service, kind },
+        route: Route::Service { service, kind, terms: local.terms },
         action: &local.action,
         resource: Cow::Borrowed(&local.resource),
     })

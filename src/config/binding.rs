@@ -1,0 +1,151 @@
+//! The sections about client certificates and sender-constrained tokens: `[[certificate]]`, `[dpop]`, the client part of a
+//! listener's `tls`, and `token_binding` wherever it may stand.
+
+use std::time::Duration;
+
+use super::{GateSettings, reader::Section};
+use crate::{
+    identity::{
+        certificate::{Names, Rule},
+        dpop,
+    },
+    listen::{self, ClientCertificates},
+    routes::{Terms, TokenBinding},
+};
+
+/// A proof is made for one request, so this is for clocks that differ and for the way here.
+const PROOF_AGE: Duration = Duration::from_secs(60);
+const MOST_PROOF_AGE: Duration = Duration::from_secs(300);
+
+/// `token_binding`, or `usual` where the section does not say.
+pub(super) fn token_binding(section: &Section<'_>, usual: TokenBinding) -> TokenBinding {
+    if !section.has("token_binding") {
+        return usual;
+    }
+    match section.string("token_binding").as_deref() {
+        Some("optional") => TokenBinding::Optional,
+        Some("required") => TokenBinding::Required,
+        Some("") | None => usual,
+        Some(other) => {
+            section.refuse("token_binding", format!("`{other}` is neither `\"optional\"` nor `\"required\"`"));
+            usual
+        }
+    }
+}
+
+/// `client_certificates`, `client_ca` and `client_crls` of a listener's `tls`.
+pub(super) fn client_certificates(tls: &Section<'_>) -> Option<ClientCertificates> {
+    let wanted = tls.string("client_certificates");
+    let ca = tls.file("client_ca");
+    let crls = tls.files("client_crls");
+    if ca.is_none() && tls.has("client_crls") {
+        tls.refuse("client_crls", "revokes certificates of the CAs in `client_ca`, which is missing");
+    }
+    match (wanted.as_deref(), ca) {
+        (None | Some(""), None) => None,
+        (None | Some(""), Some(_)) => {
+            tls.refuse(
+                "client_certificates",
+                "missing; with `client_ca` write `client_certificates = \"optional\"` or `\"required\"`",
+            );
+            None
+        }
+        (Some("optional" | "required"), None) => {
+            tls.refuse("client_ca", "missing; write the CA certificates that clients' chain to: `client_ca = \"clients.pem\"`");
+            None
+        }
+        (Some(wanted @ ("optional" | "required")), Some(ca)) => {
+            Some(ClientCertificates::Verified { ca, crls, required: wanted == "required" })
+        }
+        (Some("any"), None) => Some(ClientCertificates::Any),
+        (Some("any"), Some(_)) => {
+            tls.refuse(
+                "client_certificates",
+                "`\"any\"` verifies no chain, so `client_ca` would have no effect; write `\"optional\"` or `\"required\"`",
+            );
+            None
+        }
+        (Some(other), _) => {
+            tls.refuse(
+                "client_certificates",
+                format!("`{other}` is not known; write `\"optional\"`, `\"required\"` or `\"any\"`"),
+            );
+            None
+        }
+    }
+}
+
+/// The `[[certificate]]` sections.
+pub(super) fn certificates(top: &Section<'_>, issuers: &[&str], listeners: &[listen::Settings]) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for section in top.sections("certificate") {
+        let name = section.required("name", "mesh");
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            section.refuse("name", "write letters, digits, `-`, `_` and `.` only: principals are named `name:subject`");
+        }
+        if issuers.contains(&name.as_str()) || rules.iter().any(|rule| *rule.name == *name) {
+            section.refuse("name", format!("something else is called `{name}` already; principals are named `name:subject`"));
+        }
+        let names = match (section.string("spiffe"), section.string("dns")) {
+            (Some(pattern), None) => section.keep("spiffe", Names::spiffe(&pattern)),
+            (None, Some(pattern)) => section.keep("dns", Names::dns(&pattern)),
+            (Some(_), Some(_)) => {
+                section.refuse("dns", "write `spiffe` or `dns`, not both; another `[[certificate]]` may have the other");
+                None
+            }
+            (None, None) => {
+                let text = "missing; write `spiffe = \"spiffe://example.org/ns/prod/*\"` or `dns = \"*.example.org\"`";
+                section.refuse("spiffe", text);
+                None
+            }
+        };
+        rules.extend(names.map(|names| Rule { name: name.into(), names }));
+        section.finish();
+    }
+    if !rules.is_empty() && !listeners.iter().any(|l| l.tls.as_ref().is_some_and(listen::Tls::verifies)) {
+        top.refuse(
+            "certificate",
+            "no listener verifies client certificates, so this has no effect; write `client_ca` and \
+             `client_certificates = \"optional\"` into the `tls` of a `[[listen]]`",
+        );
+    }
+    rules
+}
+
+/// The `[dpop]` section.
+pub(super) fn dpop(top: &Section<'_>) -> dpop::Settings {
+    let mut settings = dpop::Settings { max_age: PROOF_AGE, nonces: false };
+    let Some(section) = top.section("dpop") else { return settings };
+    settings.max_age = section.duration("max_age", PROOF_AGE);
+    if settings.max_age > MOST_PROOF_AGE {
+        section.refuse("max_age", "at most five minutes: a proof is made for one request");
+    }
+    settings.nonces = match section.string("nonces").as_deref() {
+        Some("required") => true,
+        None | Some("" | "off") => false,
+        Some(other) => {
+            section.refuse("nonces", format!("`{other}` is neither `\"required\"` nor `\"off\"`"));
+            false
+        }
+    };
+    section.finish();
+    settings
+}
+
+/// Refuses terms that nobody could meet.
+pub(super) fn can_be_bound(
+    top: &Section<'_>,
+    gate: &GateSettings,
+    listeners: &[listen::Settings],
+    mut terms: impl Iterator<Item = Terms>,
+) {
+    let required = terms.any(|terms| terms.token_binding == TokenBinding::Required);
+    let certificates = listeners.iter().any(|l| l.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
+    if required && gate.url.is_none() && !certificates {
+        top.refuse(
+            "gate",
+            "`token_binding = \"required\"` needs a way to bind: write `url = \"https://…\"` under [gate], which DPoP \
+             proofs name, or have a listener ask for `client_certificates`",
+        );
+    }
+}
