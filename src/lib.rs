@@ -21,6 +21,7 @@ pub mod routes;
 pub mod secret;
 pub mod series;
 pub mod shape;
+pub mod signing;
 pub mod sinks;
 pub mod spool;
 pub mod telemetry;

@@ -9,7 +9,8 @@ use std::{
 };
 
 /// What everybody may know, and what may know nothing but itself.
-const LEAVES: &[&str] = &["client", "clock", "http", "peer", "principal", "refusal", "secret", "series", "telemetry"];
+const LEAVES: &[&str] =
+    &["client", "clock", "http", "peer", "principal", "refusal", "secret", "series", "signing", "telemetry"];
 
 /// The gate half and the metrics half; neither may name the other.
 const GATE: &[&str] = &["audit", "credentials", "identity", "listen", "policy", "proxy", "routes"];
