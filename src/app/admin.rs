@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Parts, Shared};
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     http::Body,
     listen::{self, Unreadable},
     peer::Peer,
@@ -85,6 +85,9 @@ pub(super) struct Ages {
     credential_age: Seconds<CredentialLabels>,
     credential_expiry: Seconds<CredentialLabels>,
     credential_generation: Family<CredentialLabels, Gauge>,
+    signing_keys: Gauge,
+    signing_key_age: Gauge<f64, std::sync::atomic::AtomicU64>,
+    signing_rotated_at: Gauge,
 }
 
 impl Ages {
@@ -108,6 +111,17 @@ impl Ages {
             "How often a downstream credential has been obtained anew",
             ages.credential_generation.clone(),
         );
+        registry.register("signing_keys", "Keys of the gate's own that it publishes", ages.signing_keys.clone());
+        registry.register(
+            "signing_key_age_seconds",
+            "Age of the key that the gate signs with",
+            ages.signing_key_age.clone(),
+        );
+        registry.register(
+            "signing_last_rotation_timestamp_seconds",
+            "When the newest of the gate's keys was made",
+            ages.signing_rotated_at.clone(),
+        );
         ages
     }
 
@@ -122,6 +136,11 @@ impl Ages {
             }
             self.jwks_keys.get_or_create(&labels).set(i64::try_from(issuer.key_count()).unwrap_or(i64::MAX));
             self.jwks_failing.get_or_create(&labels).set(issuer.is_failing().into());
+        }
+        if let Some(signing) = parts.signing() {
+            self.signing_keys.set(i64::try_from(signing.key_count()).unwrap_or(i64::MAX));
+            self.signing_key_age.set(signing.signing_since().map_or(0.0, |at| clock::seconds_between(at, now)));
+            self.signing_rotated_at.set(signing.rotated_at().map_or(0, Timestamp::as_second));
         }
         for slot in parts.credential_slots() {
             let labels = CredentialLabels { credential: slot.name().to_string() };

@@ -10,14 +10,15 @@ use super::{
 use crate::{
     audit::Log,
     client::Client,
-    config::{Config, ExporterSettings, VertexSettings},
+    config::{Config, ExporterSettings, IssueSettings, VertexSettings},
     credentials::{Keeper, Origin},
     http::LocalService,
-    identity::{self, Identity, Issuer, Ways, dpop::Dpop},
+    identity::{self, Identity, Issuer, Own, Ways, dpop::Dpop},
     listen,
-    proxy::{Bindings, Gate, Metrics},
+    proxy::{Bindings, Gate, Issue, Metrics},
     routes::{Exporter, Group, Routes, TokenBinding, Vertex},
     secret::CredentialSlot,
+    signing::{self, Signing},
     telemetry::Telemetry,
 };
 
@@ -25,6 +26,8 @@ use crate::{
 pub(super) struct Parts {
     identity: Arc<Identity>,
     issuers: Vec<Arc<Kept<Asked, Issuer>>>,
+    signing: Option<Arc<Kept<signing::Settings, Signing>>>,
+    own: Option<Arc<Kept<OwnSettings, Own>>>,
     keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
     pipeline: Option<Arc<Pipeline>>,
 }
@@ -39,7 +42,20 @@ impl PartialEq for Asked {
     }
 }
 
+/// What the gate's own tokens are believed by.
+#[derive(PartialEq)]
+struct OwnSettings {
+    url: String,
+    audience: String,
+    issuers: Vec<Arc<str>>,
+    keys: signing::Settings,
+}
+
 impl Parts {
+    pub(super) fn signing(&self) -> Option<&Signing> {
+        self.signing.as_ref().map(|kept| &*kept.value)
+    }
+
     pub(super) fn issuers(&self) -> impl Iterator<Item = &Issuer> {
         self.issuers.iter().map(|kept| &*kept.value)
     }
@@ -47,7 +63,8 @@ impl Parts {
     /// What readiness calls each of them.
     pub(super) fn names(&self) -> Vec<String> {
         let issuers = self.issuers().map(Issuer::part);
-        issuers.chain(self.keepers.iter().map(|kept| kept.value.part())).collect()
+        let signing = self.signing.iter().map(|_| signing::PART.to_owned());
+        issuers.chain(signing).chain(self.keepers.iter().map(|kept| kept.value.part())).collect()
     }
 
     pub(super) fn credential_slots(&self) -> impl Iterator<Item = &CredentialSlot> {
@@ -87,19 +104,26 @@ pub(super) fn build(
             keep(known, Asked(settings, client), make, |issuer| async move { issuer.keep_fresh(&telemetry).await })
         })
         .collect();
+    let signing = config.issue.as_ref().map(|issue| signing_keys(issue, before, telemetry));
+    let own = config.issue.as_ref().zip(signing.as_ref());
+    let own = own.map(|(issue, signing)| own_tokens(issue, &signing.value, &issuers, before));
     // tokens stay remembered as long as the issuers are the same
     let known_identity = before.map(|parts| &*parts.identity);
     let dpop = Dpop::new(config.dpop, config.gate.url.as_deref(), known_identity.map(Identity::dpop));
     let same = issuers.len() == known.len()
         && issuers.iter().zip(known).all(|(a, b)| Arc::ptr_eq(a, b))
-        && known_identity.is_some_and(|known| known.certificates() == config.certificates && *known.dpop() == dpop);
+        && known_identity.is_some_and(|known| known.certificates() == config.certificates && *known.dpop() == dpop)
+        && same_own(own.as_ref(), before.and_then(|parts| parts.own.as_ref()));
     let identity = before.filter(|_| same).map(|parts| parts.identity.clone()).unwrap_or_else(|| {
         Arc::new(Identity::new(Ways {
             issuers: issuers.iter().map(|kept| kept.value.clone()).collect(),
             certificates: config.certificates,
             dpop,
+            own: own.as_ref().map(|kept| kept.value.clone()),
         }))
     });
+    let issue = config.issue.zip(signing.as_ref());
+    let issue = issue.map(|(issue, keys)| Issue::new(&issue.url, &issue.audiences, issue.lifetime, keys.value.clone()));
 
     let certificates =
         config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
@@ -118,6 +142,7 @@ pub(super) fn build(
             config.local,
         ),
         identity: identity.clone(),
+        issue,
         policy: config.policy,
         audit: audit.clone(),
         metrics: metrics.clone(),
@@ -128,7 +153,48 @@ pub(super) fn build(
         tls,
         files: config.files,
         read_at: config.read_at,
-        parts: Parts { identity, issuers, keepers, pipeline },
+        parts: Parts { identity, issuers, signing, own, keepers, pipeline },
+    }
+}
+
+/// The gate's own keys, and the task that makes and rotates them.
+fn signing_keys(
+    issue: &IssueSettings,
+    before: Option<&Parts>,
+    telemetry: &Arc<Telemetry>,
+) -> Arc<Kept<signing::Settings, Signing>> {
+    let known: Vec<_> = before.and_then(|parts| parts.signing.clone()).into_iter().collect();
+    let (telemetry, pending) = (telemetry.clone(), telemetry.clone());
+    let make = |settings: &signing::Settings| {
+        pending.trouble(signing::PART, true, "they are being read");
+        Signing::new(settings.clone())
+    };
+    keep(&known, issue.keys.clone(), make, |signing| async move { signing.keep(&telemetry).await })
+}
+
+/// The gate's belief in its own tokens, of principals of these issuers.
+fn own_tokens(
+    issue: &IssueSettings,
+    signing: &Arc<Signing>,
+    issuers: &[Arc<Kept<Asked, Issuer>>],
+    before: Option<&Parts>,
+) -> Arc<Kept<OwnSettings, Own>> {
+    let known: Vec<_> = before.and_then(|parts| parts.own.clone()).into_iter().collect();
+    let settings = OwnSettings {
+        url: issue.url.clone(),
+        audience: issue.audiences.first().cloned().unwrap_or_default(),
+        issuers: issuers.iter().map(|kept| kept.value.name.clone()).collect(),
+        keys: issue.keys.clone(),
+    };
+    let make = |s: &OwnSettings| Own::new(&s.url, &s.audience, s.issuers.clone(), signing.clone());
+    keep(&known, settings, make, |own| async move { own.follow().await })
+}
+
+fn same_own(now: Option<&Arc<Kept<OwnSettings, Own>>>, before: Option<&Arc<Kept<OwnSettings, Own>>>) -> bool {
+    match (now, before) {
+        (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+        (None, None) => true,
+        _ => false,
     }
 }
 

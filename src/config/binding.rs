@@ -51,7 +51,10 @@ pub(super) fn client_certificates(tls: &Section<'_>) -> Option<ClientCertificate
             None
         }
         (Some("optional" | "required"), None) => {
-            tls.refuse("client_ca", "missing; write the CA certificates that clients' chain to: `client_ca = \"clients.pem\"`");
+            tls.refuse(
+                "client_ca",
+                "missing; write the CA certificates that clients' chain to: `client_ca = \"clients.pem\"`",
+            );
             None
         }
         (Some(wanted @ ("optional" | "required")), Some(ca)) => {
@@ -84,13 +87,17 @@ pub(super) fn certificates(top: &Section<'_>, issuers: &[&str], listeners: &[lis
             section.refuse("name", "write letters, digits, `-`, `_` and `.` only: principals are named `name:subject`");
         }
         if issuers.contains(&name.as_str()) || rules.iter().any(|rule| *rule.name == *name) {
-            section.refuse("name", format!("something else is called `{name}` already; principals are named `name:subject`"));
+            section.refuse(
+                "name",
+                format!("something else is called `{name}` already; principals are named `name:subject`"),
+            );
         }
         let names = match (section.string("spiffe"), section.string("dns")) {
             (Some(pattern), None) => section.keep("spiffe", Names::spiffe(&pattern)),
             (None, Some(pattern)) => section.keep("dns", Names::dns(&pattern)),
             (Some(_), Some(_)) => {
-                section.refuse("dns", "write `spiffe` or `dns`, not both; another `[[certificate]]` may have the other");
+                section
+                    .refuse("dns", "write `spiffe` or `dns`, not both; another `[[certificate]]` may have the other");
                 None
             }
             (None, None) => {

@@ -17,6 +17,7 @@ use crate::{
     client::MAX_WORKERS,
     listen::{self, TlsError},
     policy::{Claim, Policy, PolicyFile, Roles, Rule},
+    proxy,
     routes::{self, TokenBinding},
 };
 
@@ -148,7 +149,7 @@ pub(super) fn policy(directory: &Path, issuers: &[&str], problems: &mut Vec<Prob
         problems.push(Problem { file: directory.to_owned(), line: 0, key: String::new(), text });
     }
     let policies: Vec<PolicyFile> = files.iter().filter_map(|path| read_file(path, problems)).collect();
-    let compiled = Policy::new(roles?, &schema?, &policies, routes::actions());
+    let compiled = Policy::new(roles?, &schema?, &policies, routes::actions().chain([proxy::EXCHANGE]));
     compiled
         .map_err(|found| {
             problems.extend(found.into_iter().map(|p| Problem {

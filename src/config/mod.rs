@@ -6,6 +6,7 @@
 mod binding;
 mod data;
 mod gate;
+mod issue;
 mod issuer;
 mod reader;
 mod upstreams;
@@ -31,6 +32,7 @@ use crate::{
     identity, listen,
     policy::Policy,
     routes::{Group, LocalTerms, Terms, TokenBinding},
+    signing,
 };
 
 /// A whole configuration, ready to be served.
@@ -51,6 +53,8 @@ pub struct Config {
     pub certificates: Vec<identity::certificate::Rule>,
     /// How DPoP proofs are taken.
     pub dpop: identity::dpop::Settings,
+    /// The gate as an issuer, where it is one.
+    pub issue: Option<IssueSettings>,
     /// The exporters.
     pub exporters: Vec<ExporterSettings>,
     /// Vertex, where it is fronted.
@@ -78,6 +82,19 @@ pub struct GateSettings {
     pub max_connections: usize,
     /// How long open requests may take to end at a stop.
     pub drain: Duration,
+}
+
+/// The `[issue]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssueSettings {
+    /// `iss` of what the gate signs: `[gate] url` without a slash at its end.
+    pub url: String,
+    /// Where its keys are and when they change.
+    pub keys: signing::Settings,
+    /// How long its tokens live at most.
+    pub lifetime: Duration,
+    /// Whom tokens may be asked for; the first is the gate itself.
+    pub audiences: Vec<String>,
 }
 
 /// One `[[exporter]]` section.
@@ -165,6 +182,7 @@ struct Draft {
     issuers: Vec<(identity::Settings, Arc<Client>)>,
     certificates: Vec<identity::certificate::Rule>,
     dpop: identity::dpop::Settings,
+    issue: Option<IssueSettings>,
     exporters: Vec<ExporterSettings>,
     vertex: Option<VertexSettings>,
     data: Option<DataSettings>,
@@ -183,13 +201,18 @@ impl Draft {
         let issuers = issuer::issuers(top, clients);
         let names: Vec<&str> = issuers.iter().map(|(settings, _)| settings.name.as_str()).collect();
         let certificates = binding::certificates(top, &names, &listeners);
-        let required = [usual, local.write].into_iter().chain(exporters.iter().map(|e| e.terms)).chain(vertex.as_ref().map(|v| v.terms));
-        binding::can_be_bound(top, &gate, &listeners, required);
+        let upstreams = exporters.iter().map(|e| e.terms).chain(vertex.as_ref().map(|v| v.terms));
+        binding::can_be_bound(top, &gate, &listeners, [usual, local.write].into_iter().chain(upstreams.clone()));
+        let issue = issue::issue(top, &gate, issuers.iter().map(|(settings, _)| settings));
+        if upstreams.into_iter().any(|terms| terms.assertion) && !top.has("issue") {
+            top.refuse("issue", "missing, and `assertion = true` needs it; write `[issue]` with `keys = \"keys\"`");
+        }
         Self {
             dpop,
             local,
             certificates,
             gate,
+            issue,
             listeners,
             admin: gate::admin(top),
             audit: gate::audit(top),
@@ -207,7 +230,21 @@ impl Draft {
     }
 
     fn finish(self, policy: Policy, files: Vec<PathBuf>, read_at: Timestamp) -> Config {
-        let Self { gate, listeners, admin, audit, issuers, certificates, dpop, exporters, vertex, data, local, .. } = self;
+        let Self {
+            gate,
+            listeners,
+            admin,
+            audit,
+            issuers,
+            certificates,
+            dpop,
+            issue,
+            exporters,
+            vertex,
+            data,
+            local,
+            ..
+        } = self;
         Config {
             gate,
             listeners,
@@ -217,6 +254,7 @@ impl Draft {
             issuers,
             certificates,
             dpop,
+            issue,
             exporters,
             vertex,
             data,

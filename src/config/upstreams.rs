@@ -63,15 +63,16 @@ fn terms(section: &Section<'_>, usual: Terms) -> Terms {
     Terms {
         end_streams: section.boolean("end_streams", usual.end_streams),
         token_binding: token_binding(section, usual.token_binding),
+        assertion: section.boolean("assertion", usual.assertion),
+        identity_headers: section.boolean("identity_headers", usual.identity_headers),
     }
 }
 
 /// The terms of what the gate itself answers: remote write may have its own.
 pub(super) fn local(top: &Section<'_>, usual: Terms) -> LocalTerms {
-    let write = top.table("ingest").map_or(usual, |section| Terms {
-        token_binding: token_binding(&section, usual.token_binding),
-        ..usual
-    });
+    let write = top
+        .table("ingest")
+        .map_or(usual, |section| Terms { token_binding: token_binding(&section, usual.token_binding), ..usual });
     LocalTerms { discover: usual, write, predictions: usual }
 }
 

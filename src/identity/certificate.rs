@@ -51,7 +51,9 @@ pub enum Names {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
 pub enum PatternError {
-    #[error("`{0}` is no SPIFFE id such as `spiffe://example.org/ns/prod/sa/node`; `*` may stand for the end, after a slash")]
+    #[error(
+        "`{0}` is no SPIFFE id such as `spiffe://example.org/ns/prod/sa/node`; `*` may stand for the end, after a slash"
+    )]
     Spiffe(String),
     #[error("`{0}` is no DNS name such as `node.example.org` or `*.example.org`")]
     Dns(String),
@@ -196,9 +198,8 @@ fn is_spiffe_id(text: &str) -> bool {
 
 /// Labels of letters, digits, `-` and `_`, with dots between them (RFC 1035 section 2.3.1, and `_` as it is used).
 fn is_dns_name(text: &str) -> bool {
-    let label = |s: &str| {
-        (1..=63).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
+    let label =
+        |s: &str| (1..=63).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     text.len() <= 253 && text.split('.').all(label)
 }
 

@@ -11,6 +11,7 @@ pub mod dpop;
 pub mod issuer;
 pub mod jwt;
 pub mod keys;
+pub mod own;
 
 use std::sync::Arc;
 
@@ -19,12 +20,15 @@ use quick_cache::sync::Cache;
 
 pub use jsonwebtoken::Algorithm;
 
-pub use self::issuer::{Issuer, KeySource, Settings};
 use self::{
     dpop::Dpop,
     issuer::Lookup,
     jwt::{TokenError, Unverified},
     keys::Key,
+};
+pub use self::{
+    issuer::{Issuer, KeySource, Settings},
+    own::Own,
 };
 use crate::{
     clock::{self, Timestamp},
@@ -45,6 +49,8 @@ pub struct Ways {
     pub certificates: Vec<certificate::Rule>,
     /// How DPoP proofs are checked.
     pub dpop: Dpop,
+    /// The tokens that this gate issues itself, where it does.
+    pub own: Option<Arc<Own>>,
 }
 
 /// All ways in, and the tokens that were verified.
@@ -141,9 +147,9 @@ impl Identity {
             (None, Scheme::Bearer) => Ok(()),
             (Some(key), Scheme::Dpop) => self.ways.dpop.check(shown.token, key, asking, reply),
             // RFC 9449 section 7.2: a DPoP-bound token as a bearer token would need no proof
-            (Some(_), Scheme::Bearer) => {
-                Err(bound("the token is bound to a key; send it as `Authorization: DPoP` with a proof in the DPoP header"))
-            }
+            (Some(_), Scheme::Bearer) => Err(bound(
+                "the token is bound to a key; send it as `Authorization: DPoP` with a proof in the DPoP header",
+            )),
             // RFC 9449 section 7.1: the resource MUST check that the token is bound to the proof's key
             (None, Scheme::Dpop) => {
                 Err(bound("the token is not bound to a DPoP key; send it as `Authorization: Bearer`"))
@@ -151,7 +157,11 @@ impl Identity {
         }
     }
 
-    async fn of_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
+    /// The principal of a token, however it came: the one verifier for bearer tokens and for those that are exchanged.
+    ///
+    /// # Errors
+    /// 401 where it breaks a rule, 503 where its issuer's keys cannot be had.
+    pub async fn of_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
         let proof = *blake3::hash(token.as_bytes()).as_bytes();
         if let Some(known) = self.remembered.get(&proof) {
             if known.principal.until > now && known.key.usable() {
@@ -160,6 +170,10 @@ impl Identity {
             self.remembered.remove(&proof);
         }
         let unverified = Unverified::parse(token).map_err(unauthorized)?;
+        if let Some(own) = self.ways.own.as_ref().filter(|own| own.rules().issuer == unverified.issuer()) {
+            let (principal, key) = own.verify(unverified, proof, now).map_err(unauthorized)?;
+            return Ok(self.remember(principal, key));
+        }
         let issuer = self.ways.issuers.iter().find(|i| i.settings.rules.issuer == unverified.issuer());
         let issuer = issuer.ok_or_else(|| {
             // unverified, so for the log alone; it cuts what is long
@@ -172,7 +186,7 @@ impl Identity {
         };
         let verified = unverified.verify(&key, &issuer.settings.rules, now);
         let verified = verified.map_err(|e| unauthorized(e).with_detail(format!("issuer {}", issuer.name)))?;
-        let principal = Arc::new(Principal {
+        let principal = Principal {
             name: format!("{}:{}", issuer.name, verified.subject).into(),
             issuer: issuer.name.clone(),
             subject: verified.subject.into(),
@@ -183,9 +197,14 @@ impl Identity {
             ended: key.withdrawn().child_token(),
             roles: None,
             confirmation: verified.confirmation,
-        });
-        self.remembered.insert(proof, Arc::new(Remembered { principal: principal.clone(), key }));
-        Ok(Authenticated { principal, fresh: true })
+        };
+        Ok(self.remember(principal, key))
+    }
+
+    fn remember(&self, principal: Principal, key: Arc<Key>) -> Authenticated {
+        let principal = Arc::new(principal);
+        self.remembered.insert(principal.proof, Arc::new(Remembered { principal: principal.clone(), key }));
+        Authenticated { principal, fresh: true }
     }
 }
 

@@ -11,10 +11,7 @@ use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{
-        CertificateDer, CertificateRevocationListDer, UnixTime,
-        pem::PemObject,
-    },
+    pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject},
     server::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -65,8 +62,10 @@ fn lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsE
     }
     let now = clock::now().as_second();
     for list in &lists {
-        let (_, read) = CertificateRevocationList::from_der(list).map_err(|_| wrong("it is no CRL (RFC 5280)".into()))?;
-        let end = read.next_update().ok_or_else(|| wrong("it has no `nextUpdate`, so nobody knows when it is old".into()))?;
+        let (_, read) =
+            CertificateRevocationList::from_der(list).map_err(|_| wrong("it is no CRL (RFC 5280)".into()))?;
+        let end =
+            read.next_update().ok_or_else(|| wrong("it has no `nextUpdate`, so nobody knows when it is old".into()))?;
         if end.timestamp() <= now {
             tracing::warn!(file = %path.display(), "this list of revoked certificates is past its nextUpdate, so the client certificates that it covers are refused: put a new one in its place");
         }

@@ -93,8 +93,7 @@ pub fn server_config(certificate: &Path, key: &Path, clients: Option<&ClientCert
     let chain = certificates(certificate)?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::Key(key.to_owned(), e))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let (builder, clients) = match clients {
         None => (builder.with_no_client_auth(), None),
         Some(ClientCertificates::Any) => {

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 
 use super::{
     Gate, Target,
+    assertion::introduce,
     forward::{Errand, deliver, forward},
     headers::{bounded, for_upstream, set_request_id},
     open_page::OpenPage,
@@ -80,7 +81,7 @@ async fn story(
     bounded(&headers)?;
     let target = Target::parse(&method, &uri, &headers)?;
     let asking = Asking { peer, method: &method, path: target.path, headers: &headers, now };
-    if let Some(page) = OpenPage::find(&method, target.path) {
+    if let Some(page) = OpenPage::find(gate, &method, target.path) {
         return Ok(page.answer(gate, asking, body, record).await?.into());
     }
 
@@ -102,6 +103,7 @@ async fn story(
     let answer = match &permit.route {
         Route::Exporter { .. } | Route::Vertex { .. } => {
             for_upstream(&mut headers, record.id);
+            introduce(gate.issue.as_ref(), &permit, &mut headers, now)?;
             let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now };
             forward(&permit, errand, record).await?
         }

@@ -3,9 +3,12 @@
 //! Promises: nothing is forwarded without a `Permit`, and a permit exists only after principal and policy were asked and
 //! the decision was written down; every way out closes the request's record. Open `handle.rs` first: the story is there.
 
+mod assertion;
+mod exchange;
 mod forward;
 mod handle;
 mod headers;
+mod issue;
 mod metrics;
 mod open_page;
 mod recorded;
@@ -17,6 +20,7 @@ use std::sync::Arc;
 
 pub use self::{
     handle::{handle, unreadable},
+    issue::{EXCHANGE, Issue, JWKS_MAX_AGE},
     metrics::Metrics,
     recorded::Recorded,
     target::Target,
@@ -33,6 +37,8 @@ pub struct Gate {
     pub routes: Routes,
     /// Who callers are.
     pub identity: Arc<Identity>,
+    /// The gate as an issuer of tokens, where it is one.
+    pub issue: Option<Issue>,
     /// What they may do.
     pub policy: Policy,
     /// Where it is written down.

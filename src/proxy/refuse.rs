@@ -86,8 +86,7 @@ fn challenges(refusal: &Refusal, gate: &Gate) -> Vec<String> {
         format!("{scheme} {}", parameters.join(", "))
     };
     let (realm, error) = (String::from("realm=\"wicketgate\""), error.as_ref());
-    let mut challenges =
-        vec![challenge("Bearer", &[Some(&realm), error.filter(|_| !of_proof), metadata.as_ref()])];
+    let mut challenges = vec![challenge("Bearer", &[Some(&realm), error.filter(|_| !of_proof), metadata.as_ref()])];
     if gate.bindings.dpop {
         let algorithms = format!("algs=\"{}\"", ALGORITHMS.map(|(name, _)| name).join(" "));
         challenges.push(challenge("DPoP", &[Some(&realm), error, Some(&algorithms), metadata.as_ref()]));

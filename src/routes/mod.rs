@@ -58,11 +58,15 @@ pub struct Terms {
     pub end_streams: bool,
     /// Whether it takes tokens that are bound to nothing.
     pub token_binding: TokenBinding,
+    /// Whether its upstream is shown a signed statement of who is asking.
+    pub assertion: bool,
+    /// Whether its upstream is told in plain headers who is asking.
+    pub identity_headers: bool,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { end_streams: true, token_binding: TokenBinding::Optional }
+        Self { end_streams: true, token_binding: TokenBinding::Optional, assertion: false, identity_headers: false }
     }
 }
 
@@ -172,7 +176,8 @@ impl Routes {
             vertex,
             discover: Local::new(DISCOVER, "sd", terms.discover),
             write: write.map(|service| (Local::new(REMOTE_WRITE, "write", terms.write), service)),
-            predictions: predictions.map(|service| (Local::new(READ_PREDICTIONS, "predictions", terms.predictions), service)),
+            predictions: predictions
+                .map(|service| (Local::new(READ_PREDICTIONS, "predictions", terms.predictions), service)),
             scrape: SCRAPE.into(),
         }
     }

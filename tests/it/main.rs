@@ -15,6 +15,7 @@ mod check;
 mod crash;
 mod credentials;
 mod edges;
+mod exchange;
 mod exporters;
 mod keys;
 mod listeners;

@@ -10,10 +10,7 @@ mod replay;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::CACHE_CONTROL,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CACHE_CONTROL};
 
 use self::{
     nonce::{Known, Nonces},
@@ -141,14 +138,16 @@ impl Dpop {
             return Ok(());
         }
         let next = self.memory.nonces.current(now).and_then(|nonce| HeaderValue::try_from(nonce).ok());
-        let next = next.ok_or_else(|| Refusal::unavailable("dpop_no_nonce", "no nonce can be made; try again later"))?;
+        let next =
+            next.ok_or_else(|| Refusal::unavailable("dpop_no_nonce", "no nonce can be made; try again later"))?;
         reply.append(DPOP_NONCE, next);
         // section 8.2: a stored answer would hand out an old nonce
         reply.append(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if known == Known::Ending {
             return Ok(());
         }
-        let text = "the DPoP proof needs the nonce in this answer's DPoP-Nonce header; make a proof with it and come again";
+        let text =
+            "the DPoP proof needs the nonce in this answer's DPoP-Nonce header; make a proof with it and come again";
         Err(Refusal::new(StatusCode::UNAUTHORIZED, "dpop_nonce", text))
     }
 }

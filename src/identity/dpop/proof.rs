@@ -145,7 +145,8 @@ pub fn verify(proof: &str, expected: &Expected<'_>) -> Result<Proof, ProofError>
     }
     let algorithm = ALGORITHMS.iter().find(|(name, _)| Some(*name) == header.alg.as_deref());
     let algorithm = algorithm.ok_or(ProofError::Algorithm)?.1;
-    let (thumbprint, key) = header.jwk.filter(|_| !header.fetched).and_then(|jwk| jwk.key(algorithm)).ok_or(ProofError::Key)?;
+    let (thumbprint, key) =
+        header.jwk.filter(|_| !header.fetched).and_then(|jwk| jwk.key(algorithm)).ok_or(ProofError::Key)?;
     if !jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key, algorithm).unwrap_or(false) {
         return Err(ProofError::Signature);
     }
@@ -256,7 +257,8 @@ impl Jwk<'_> {
     fn rsa(&self) -> Option<([u8; 32], DecodingKey)> {
         let (n, e) = self.n.as_deref().zip(self.e.as_deref())?;
         // RFC 7518 section 6.3.1: no leading zeros
-        let number = |text: &str| URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.first().is_some_and(|b| *b != 0));
+        let number =
+            |text: &str| URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.first().is_some_and(|b| *b != 0));
         if !RSA_BYTES.contains(&number(n)?.len()) || number(e)?.len() > 4 {
             return None;
         }

@@ -80,7 +80,7 @@ impl Harness {
         Self { directory, pki, issuer, app, google, file_limit: None, config }
     }
 
-    /// Replaces a section of the configuration: `gate`, `listen`, `admin`, `audit`, `policy`, `issuer`, `exporter`,
+    /// Replaces a section of the configuration: `gate`, `listen`, `admin`, `audit`, `policy`, `issue`, `issuer`, `exporter`,
     /// `vertex`, `google`, `ingest`, `spool` or `forecast`.
     pub(crate) fn section(mut self, name: &'static str, text: impl Into<String>) -> Self {
         self.replace(name, text.into());
@@ -144,6 +144,7 @@ fn sections(issuer: &Issuer, app: &Upstream, google: &Google) -> Vec<(&'static s
         ("admin", "[admin]\naddress = \"127.0.0.1:0\"".into()),
         ("audit", "[audit]\nfile = \"audit.jsonl\"".into()),
         ("policy", "[policy]\ndirectory = \"policies\"".into()),
+        ("issue", String::new()),
         ("issuer", format!("[[issuer]]\nname = \"corp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]", issuer.url())),
         (
             "exporter",

@@ -163,7 +163,12 @@ fn a_bent_key_is_refused() {
     check(ec().jwk("x", text([0; 32])).jwk("y", text([0; 32])), Err(ProofError::Signature));
     check(ed().jwk("crv", "X25519"), Err(ProofError::Key));
     let rsa = |n: &[u8], e: &[u8]| json!({"kty": "RSA", "n": text(n), "e": text(e)});
-    for jwk in [rsa(&[0xff; 128], &[1, 0, 1]), rsa(&[0xff; 1024], &[1, 0, 1]), rsa(&[0xff; 256], &[0xff; 8]), rsa(&[0; 256], &[3])] {
+    for jwk in [
+        rsa(&[0xff; 128], &[1, 0, 1]),
+        rsa(&[0xff; 1024], &[1, 0, 1]),
+        rsa(&[0xff; 256], &[0xff; 8]),
+        rsa(&[0; 256], &[3]),
+    ] {
         check(ec().header("alg", "RS256").header("jwk", jwk), Err(ProofError::Key));
     }
     check(ec().header("alg", "RS256").header("jwk", rsa(&[0xff; 256], &[1, 0, 1])), Err(ProofError::Signature));
@@ -187,7 +192,9 @@ fn a_signature_by_another_or_over_something_else_is_refused() {
 fn what_is_no_jwt_is_refused() {
     let bent = ec();
     let good = bent.sign();
-    for proof in ["", ".", "..", "a.b.c", &good.replace('.', ""), &format!("{good}."), &format!(".{good}"), &"a".repeat(5000)] {
+    for proof in
+        ["", ".", "..", "a.b.c", &good.replace('.', ""), &format!("{good}."), &format!(".{good}"), &"a".repeat(5000)]
+    {
         assert!(found(proof, bent.thumbprint).is_err(), "{proof}");
     }
     let jwk = &bent.header["jwk"];
@@ -217,7 +224,9 @@ fn bent_claims_are_refused() {
     for second in [-60, -61, -3600, 11, 3600] {
         check(ec().claim("iat", NOW + second), Err(ProofError::Time));
     }
-    for hash in [text(sha256("another")), text(sha256("")), TOKEN.into(), String::new(), format!("{}=", text(sha256(TOKEN)))] {
+    for hash in
+        [text(sha256("another")), text(sha256("")), TOKEN.into(), String::new(), format!("{}=", text(sha256(TOKEN)))]
+    {
         check(ec().claim("ath", hash), Err(ProofError::Token));
     }
 }

@@ -1,0 +1,64 @@
+//! The `[issue]` section: the gate as an issuer of tokens.
+
+use std::time::Duration;
+
+use super::{GateSettings, IssueSettings, reader::Section};
+use crate::{
+    identity,
+    proxy::JWKS_MAX_AGE,
+    signing::{self, MAX_LIFETIME, Schedule},
+};
+
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
+const LEAST_LIFETIME: Duration = Duration::from_secs(60);
+const DEFAULT_ROTATE: Duration = Duration::from_secs(30 * 24 * 3600);
+const DEFAULT_OVERLAP: Duration = Duration::from_secs(3600);
+
+/// Reads `[issue]`, which needs the gate's own URL; `issuers` may not claim that.
+pub(super) fn issue<'a>(
+    top: &Section<'_>,
+    gate: &GateSettings,
+    mut issuers: impl Iterator<Item = &'a identity::Settings>,
+) -> Option<IssueSettings> {
+    let section = top.section("issue")?;
+    let url = gate.url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
+    let Some(url) = url else {
+        let text = "needs `url` under [gate]: it is the `iss` of every token that the gate signs";
+        top.refuse("issue", text);
+        return None;
+    };
+    if url::Url::parse(&url).is_ok_and(|url| url.path() != "/") {
+        top.refuse(
+            "issue",
+            format!("`{url}` of [gate] has a path, and discovery is not found below one; leave it out"),
+        );
+    }
+    if let Some(impostor) = issuers.find(|other| other.rules.issuer.trim_end_matches('/') == url) {
+        let text = format!("the issuer `{}` has the gate's own URL as its `iss`; take it out", impostor.name);
+        top.refuse("issuer", text);
+    }
+    let directory = section.path("keys").unwrap_or_else(|| section.beside("keys"));
+    let rotate = section.duration("rotate", DEFAULT_ROTATE);
+    let overlap = section.duration("overlap", DEFAULT_OVERLAP);
+    if overlap < JWKS_MAX_AGE {
+        section.refuse("overlap", format!("at least {} s, for which verifiers keep the keys", JWKS_MAX_AGE.as_secs()));
+    }
+    if rotate < overlap * 2 {
+        section.refuse("rotate", "at least twice `overlap`, or keys would go before their turn has come");
+    }
+    let lifetime = section.duration("lifetime", DEFAULT_LIFETIME);
+    if !(LEAST_LIFETIME..=MAX_LIFETIME).contains(&lifetime) {
+        section.refuse("lifetime", "from one minute to one hour: these tokens cannot be called back");
+    }
+    let own = section.string("audience").unwrap_or_else(|| url.clone());
+    let mut audiences = vec![own];
+    for audience in section.strings("audiences").unwrap_or_default() {
+        if audiences.contains(&audience) {
+            section.refuse("audiences", format!("`{audience}` stands twice, or is the gate's own audience"));
+        }
+        audiences.push(audience);
+    }
+    section.finish();
+    let keys = signing::Settings { directory, schedule: Schedule { rotate, overlap } };
+    Some(IssueSettings { url, keys, lifetime, audiences })
+}
