@@ -1,14 +1,16 @@
 //! The gate between real providers: npm's `oidc-provider` and Debian's `glewlwyd`, each as it is published.
 //!
-//! What a token is, is the provider's to say here; that it is held to the rules all the same is what this shows.
+//! What a token looks like is the provider's to say here; that the gate holds it to the same rules is what this shows.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
 use serde_json::Value;
 
 use crate::support::{
     Answer, Gate, Harness, eventually,
+    glewlwyd::{self, Glewlwyd, Signing},
     peers::{Client, OidcProvider, OidcSettings},
-    person::{Person, post_form},
+    person::{Page, Person, fetch, post_form},
 };
 
 const ROOM: &str = "/exporters/app/metrics";
@@ -20,7 +22,79 @@ const WEB_SECRET: &str = "web-secret-of-this-test-0123456789";
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-fn settings() -> OidcSettings {
+/// What a provider says of itself.
+struct Discovery(Value);
+
+impl Discovery {
+    async fn of(issuer: &str) -> Self {
+        let document = fetch(&format!("{issuer}/.well-known/openid-configuration")).await.json();
+        assert_eq!(document["issuer"], issuer, "{document}");
+        Self(document)
+    }
+
+    fn at(&self, endpoint: &str) -> &str {
+        member(&self.0, endpoint)
+    }
+
+    /// Where a login as the client `web` begins.
+    fn login(&self, scope: &str) -> String {
+        let pairs = [
+            ("client_id", "web"),
+            ("response_type", "code"),
+            ("scope", scope),
+            ("redirect_uri", CALLBACK),
+            ("code_challenge", CHALLENGE),
+            ("code_challenge_method", "S256"),
+            ("state", "state-of-this-test"),
+            ("nonce", "nonce-of-this-test"),
+        ];
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        format!("{}?{query}", self.at("authorization_endpoint"))
+    }
+
+    /// The tokens for the code that a login brought back, after what every login must bring back.
+    async fn redeem(&self, back: &Page) -> Value {
+        assert_eq!(back.parameter("state").as_deref(), Some("state-of-this-test"), "{back:?}");
+        // RFC 9207 section 2
+        assert_eq!(back.parameter("iss").as_deref(), Some(self.at("issuer")), "{back:?}");
+        let code = back.parameter("code").unwrap_or_else(|| panic!("no code: {back:?}"));
+        let form = [
+            ("grant_type", "authorization_code"),
+            ("code", &code),
+            ("redirect_uri", CALLBACK),
+            ("code_verifier", VERIFIER),
+        ];
+        self.token(&form).await.json()
+    }
+
+    /// Asks the token endpoint as the client `web`.
+    async fn token(&self, form: &[(&str, &str)]) -> Answer {
+        post_form(self.at("token_endpoint"), Some(&format!("web:{WEB_SECRET}")), form).await
+    }
+
+    /// Asks for new tokens with this refresh token.
+    async fn refresh(&self, token: &str) -> Answer {
+        self.token(&[("grant_type", "refresh_token"), ("refresh_token", token)]).await
+    }
+
+    /// Waits for the tokens of a device grant that a person has agreed to.
+    async fn device_tokens(&self, device: &Value, more: &[(&str, &str)]) -> Value {
+        let mut poll = vec![
+            ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
+            ("client_id", "terminal"),
+            ("device_code", member(device, "device_code")),
+        ];
+        poll.extend(more);
+        eventually("the device's tokens", || async {
+            let answer = post_form(self.at("token_endpoint"), None, &poll).await;
+            (answer.status == StatusCode::OK).then(|| answer.json())
+        })
+        .await
+    }
+}
+
+/// npm's provider with everybody that these tests need.
+fn npm() -> OidcSettings {
     OidcSettings::new()
         .machine(&SCRAPER)
         .web("web", WEB_SECRET, "https://gate.test")
@@ -28,20 +102,39 @@ fn settings() -> OidcSettings {
         .person("alice", &["scrape"])
 }
 
-/// A gate that takes tokens of this issuer for `wicketgate`, and ID tokens of the client `web`.
-async fn gate(issuer: &str) -> Gate {
-    let section = format!("[[issuer]]\nname = \"idp\"\nissuer = \"{issuer}\"\naudiences = [\"wicketgate\", \"web\"]");
-    Harness::new().await.more("issuer", section).start().await
+/// Debian's, likewise.
+async fn debian(harness: &Harness) -> Glewlwyd {
+    let mut provider = Glewlwyd::start(harness.directory.path()).await;
+    provider.machine(&SCRAPER).await;
+    provider.web("web", WEB_SECRET, "https://gate.test", "http://127.0.0.1:9/").await;
+    provider.terminal("terminal").await;
+    provider.person("alice", "scrape").await;
+    provider
+}
+
+/// With tokens of this issuer for the gate, and ID tokens of the clients `web` and `terminal`.
+fn trusting(harness: Harness, issuer: &str) -> Harness {
+    let audiences = format!("[\"wicketgate\", \"{}\", \"web\", \"terminal\"]", glewlwyd::AUDIENCE);
+    let section = format!("[[issuer]]\nname = \"idp\"\nissuer = \"{issuer}\"\naudiences = {audiences}");
+    // a client of glewlwyd has no claim of its own but its scope
+    let rules = harness.directory.join("policies/roles.toml");
+    let rule = format!(
+        "\n[[rule]]\nrole = \"scrape\"\nissuers = [\"idp\"]\nclaim = \"scope\"\nvalue = \"{}\"\n",
+        glewlwyd::SCOPE
+    );
+    let text = std::fs::read_to_string(&rules).unwrap();
+    std::fs::write(rules, text + &rule).unwrap();
+    harness.more("issuer", section)
 }
 
 async fn scrape(gate: &Gate, token: &str) -> Answer {
     gate.get(ROOM).bearer(token).send().await
 }
 
-async fn let_in(gate: &Gate, token: &str, principal: &str) {
+async fn let_in(gate: &Gate, token: &str, subject: &str) {
     let answer = scrape(gate, token).await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-    assert_eq!(gate.record(&answer.id()).await["principal"], principal);
+    assert_eq!(gate.record(&answer.id()).await["principal"], format!("idp:{subject}"));
 }
 
 async fn refused(gate: &Gate, token: &str, reason: &str) {
@@ -52,99 +145,81 @@ async fn refused(gate: &Gate, token: &str, reason: &str) {
     assert_eq!(gate.app.seen().len(), before, "the exporter was asked");
 }
 
-/// Tokens of a login with code and PKCE, as the client `web` gets them.
-async fn log_in(provider: &OidcProvider, scope: &str) -> Value {
-    let mut person = Person::new(None);
-    let query = url::form_urlencoded::Serializer::new(String::new())
-        .extend_pairs([("client_id", "web"), ("response_type", "code"), ("scope", scope), ("redirect_uri", CALLBACK)])
-        .extend_pairs([
-            ("code_challenge", CHALLENGE),
-            ("code_challenge_method", "S256"),
-            ("state", "s"),
-            ("nonce", "n"),
-        ])
-        .finish();
-    let form = person.visit(&format!("{}/auth?{query}", provider.issuer)).await;
-    let wrong = person.submit(&form, &[("login", "mallory")]).await;
-    assert!(wrong.answer.text().contains("nobody here is called mallory"), "{wrong:?}");
-    let back = person.submit_until(&wrong, &[("login", "alice")], Some(CALLBACK)).await;
-    assert_eq!(back.parameter("iss").as_deref(), Some(&*provider.issuer), "{back:?}");
-    let code = back.parameter("code").unwrap_or_else(|| panic!("no code: {back:?}"));
-    let form = [
-        ("grant_type", "authorization_code"),
-        ("code", &code),
-        ("redirect_uri", CALLBACK),
-        ("code_verifier", VERIFIER),
-    ];
-    let login = format!("web:{WEB_SECRET}");
-    post_form(&format!("{}/token", provider.issuer), Some(&login), &form).await.json()
+fn member<'a>(object: &'a Value, name: &str) -> &'a str {
+    object[name].as_str().unwrap_or_else(|| panic!("no `{name}`: {object}"))
 }
 
-fn member<'a>(tokens: &'a Value, name: &str) -> &'a str {
-    tokens[name].as_str().unwrap_or_else(|| panic!("no `{name}`: {tokens}"))
+/// The claims of a token, unverified.
+fn claims(token: &str) -> Value {
+    let claims = token.split('.').nth(1).unwrap_or_else(|| panic!("not a JWT: {token}"));
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
 }
 
 #[tokio::test]
 async fn access_tokens_of_oidc_provider_are_taken_until_its_keys_are_withdrawn() {
-    let provider = settings().start(None).await;
-    let gate = gate(&provider.issuer).await;
+    let provider = npm().start(None).await;
+    let gate = trusting(Harness::new().await, &provider.issuer).start().await;
     let old = provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await;
-    let_in(&gate, &old, "idp:scraper").await;
+    let_in(&gate, &old, "scraper").await;
 
     provider.rotate(false).await;
-    let fresh = provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await;
-    let_in(&gate, &fresh, "idp:scraper").await;
+    let_in(&gate, &provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await, "scraper").await;
     // the refresh that found the new key showed that the old one is gone
     refused(&gate, &old, "token_unknown_key").await;
 }
 
 #[tokio::test]
 async fn a_key_that_oidc_provider_keeps_through_a_rotation_counts_on() {
-    let provider = settings().set("algorithm", "ES256").start(None).await;
-    let gate = gate(&provider.issuer).await;
+    let provider = npm().set("algorithm", "ES256").start(None).await;
+    let gate = trusting(Harness::new().await, &provider.issuer).start().await;
     let old = provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await;
-    let_in(&gate, &old, "idp:scraper").await;
+    let_in(&gate, &old, "scraper").await;
     provider.rotate(true).await;
-    let_in(&gate, &provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await, "idp:scraper").await;
-    let_in(&gate, &old, "idp:scraper").await;
+    let_in(&gate, &provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await, "scraper").await;
+    let_in(&gate, &old, "scraper").await;
 }
 
 #[tokio::test]
-async fn an_id_token_of_a_login_at_oidc_provider_is_taken() {
-    let provider = settings().start(None).await;
-    let gate = gate(&provider.issuer).await;
-    let tokens = log_in(&provider, "openid email profile").await;
-    let_in(&gate, member(&tokens, "id_token"), "idp:alice").await;
+async fn id_tokens_of_a_login_at_oidc_provider_and_of_its_refresh_are_taken() {
+    let provider = npm().start(None).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = trusting(Harness::new().await, &provider.issuer).start().await;
+    let mut person = Person::new(None);
+    let form = person.visit(&discovery.login("openid email profile")).await;
+    let wrong = person.submit(&form, &[("login", "mallory")]).await;
+    assert!(wrong.answer.text().contains("nobody here is called mallory"), "{wrong:?}");
+    let back = person.submit_until(&wrong, &[("login", "alice")], Some(CALLBACK)).await;
+    let tokens = discovery.redeem(&back).await;
+    let_in(&gate, member(&tokens, "id_token"), "alice").await;
 
     // a refresh gives another, and the refresh token is used up by it
     let old = member(&tokens, "refresh_token");
-    let refresh = [("grant_type", "refresh_token"), ("refresh_token", old)];
-    let (endpoint, login) = (format!("{}/token", provider.issuer), format!("web:{WEB_SECRET}"));
-    let renewed = post_form(&endpoint, Some(&login), &refresh).await.json();
-    let_in(&gate, member(&renewed, "id_token"), "idp:alice").await;
-    assert_eq!(post_form(&endpoint, Some(&login), &refresh).await.status, StatusCode::BAD_REQUEST);
+    let renewed = discovery.refresh(old).await.json();
+    let_in(&gate, member(&renewed, "id_token"), "alice").await;
+    assert_eq!(discovery.refresh(old).await.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
 async fn the_gate_starts_before_oidc_provider_answers() {
-    let provider = settings().start(None).await;
+    let provider = npm().start(None).await;
     let token = provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await;
     provider.stop().await;
-    let section = format!("[[issuer]]\nname = \"idp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]", provider.issuer);
-    let gate = Harness::new().await.more("issuer", section).start_unready().await;
+    let gate = trusting(Harness::new().await, &provider.issuer).start_unready().await;
     let answer = scrape(&gate, &token).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"issuer_unavailable".into()), "{answer:?}");
     provider.go_on().await;
     gate.ready().await;
-    let_in(&gate, &token, "idp:scraper").await;
+    let_in(&gate, &token, "scraper").await;
 }
 
 #[tokio::test]
 async fn a_device_grant_at_oidc_provider_ends_in_a_token_that_is_taken() {
-    let provider = settings().start(None).await;
-    let gate = gate(&provider.issuer).await;
-    let ask = [("client_id", "terminal"), ("scope", "openid"), ("resource", OidcProvider::RESOURCE)];
-    let device = post_form(&format!("{}/device/auth", provider.issuer), None, &ask).await.json();
+    let provider = npm().start(None).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = trusting(Harness::new().await, &provider.issuer).start().await;
+    let resource = ("resource", OidcProvider::RESOURCE);
+    let ask = [("client_id", "terminal"), ("scope", "openid"), resource];
+    let device = post_form(discovery.at("device_authorization_endpoint"), None, &ask).await.json();
     let mut person = Person::new(None);
     let confirm = person.visit(member(&device, "verification_uri_complete")).await;
     let form = person.submit(&confirm, &[]).await;
@@ -152,16 +227,58 @@ async fn a_device_grant_at_oidc_provider_ends_in_a_token_that_is_taken() {
     let consent = person.submit(&form, &[("login", "alice")]).await;
     let done = person.submit(&consent, &[]).await;
     assert!(done.answer.text().contains("You can close this page"), "{done:?}");
-    let poll = [
-        ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
-        ("client_id", "terminal"),
-        ("device_code", member(&device, "device_code")),
-        ("resource", OidcProvider::RESOURCE),
-    ];
-    let tokens = eventually("the device's token", || async {
-        let answer = post_form(&format!("{}/token", provider.issuer), None, &poll).await;
-        (answer.status == StatusCode::OK).then(|| answer.json())
-    })
-    .await;
-    let_in(&gate, member(&tokens, "access_token"), "idp:alice").await;
+    let tokens = discovery.device_tokens(&device, &[resource]).await;
+    let_in(&gate, member(&tokens, "access_token"), "alice").await;
+}
+
+#[tokio::test]
+async fn access_tokens_of_glewlwyd_are_taken_until_its_keys_are_withdrawn() {
+    let harness = Harness::new().await;
+    let mut provider = debian(&harness).await;
+    let gate = trusting(harness, &provider.issuer).start().await;
+    let old = provider.client_token(&SCRAPER).await;
+    let_in(&gate, &old, "scraper").await;
+
+    provider.rotate(Signing::Es256).await;
+    let_in(&gate, &provider.client_token(&SCRAPER).await, "scraper").await;
+    refused(&gate, &old, "token_unknown_key").await;
+}
+
+#[tokio::test]
+async fn tokens_of_a_login_at_glewlwyd_are_taken_and_its_refresh_token_is_not() {
+    let harness = Harness::new().await;
+    let provider = debian(&harness).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = trusting(harness, &provider.issuer).start().await;
+    let mut person = Person::new(None);
+    let login = format!("{}&resource={}", discovery.login("openid metrics"), glewlwyd::AUDIENCE);
+    let back = provider.log_in(&mut person, &login, "alice", CALLBACK).await;
+    let tokens = discovery.redeem(&back).await;
+    let id_token = member(&tokens, "id_token");
+    let subject = claims(id_token)["sub"].as_str().unwrap().to_owned();
+    let_in(&gate, id_token, &subject).await;
+    let_in(&gate, member(&tokens, "access_token"), &subject).await;
+
+    let old = member(&tokens, "refresh_token");
+    refused(&gate, old, "token_malformed").await;
+    let renewed = discovery.refresh(old).await.json();
+    let_in(&gate, member(&renewed, "access_token"), &subject).await;
+    assert_eq!(discovery.refresh(old).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_device_grant_at_glewlwyd_ends_in_a_token_that_is_taken() {
+    let harness = Harness::new().await;
+    let provider = debian(&harness).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = trusting(harness, &provider.issuer).start().await;
+    let ask = [("client_id", "terminal"), ("scope", "openid metrics"), ("resource", glewlwyd::AUDIENCE)];
+    let device = post_form(discovery.at("device_authorization_endpoint"), None, &ask).await.json();
+    let mut person = Person::new(None);
+    let at = member(&device, "verification_uri_complete");
+    let done = provider.log_in(&mut person, at, "alice", "nowhere").await;
+    assert_eq!(done.parameter("prompt").as_deref(), Some("deviceComplete"), "{done:?}");
+    let tokens = discovery.device_tokens(&device, &[]).await;
+    let token = member(&tokens, "access_token");
+    let_in(&gate, token, claims(token)["sub"].as_str().unwrap()).await;
 }

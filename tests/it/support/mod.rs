@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod gate;
+pub(crate) mod glewlwyd;
 pub(crate) mod google;
 pub(crate) mod harness;
 pub(crate) mod issuer;

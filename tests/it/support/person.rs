@@ -8,6 +8,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use http::{Method, StatusCode};
 use rustls::ClientConfig;
+use serde_json::Value;
 use url::Url;
 
 use super::{
@@ -95,6 +96,23 @@ impl Person {
     pub(crate) async fn log_in(&mut self, url: &str, name: &str) -> Page {
         let form = self.visit(url).await;
         self.submit(&form, &[("login", name)]).await
+    }
+
+    /// What a script on a page of the same origin does: sends JSON, with the cookies.
+    pub(crate) async fn json(&mut self, method: Method, url: &str, body: Option<&Value>) -> Answer {
+        let url = Url::parse(url).unwrap();
+        let mut call = Call::new(door(&url, self.tls.as_ref()), method, target(&url))
+            .header("host", &authority(&url))
+            .header("cookie", &self.cookies_for(&url, true))
+            .header("origin", &url.origin().ascii_serialization())
+            .header("sec-fetch-mode", "cors")
+            .header("sec-fetch-site", "same-origin");
+        if let Some(body) = body {
+            call = call.header("content-type", "application/json").body(body.to_string());
+        }
+        let answer = call.send().await;
+        self.keep(&url, &answer);
+        answer
     }
 
     /// The cookie of this name, whichever host set it.
@@ -231,6 +249,12 @@ impl Page {
         }
         Step { method: Method::POST, url, body }
     }
+}
+
+/// Gets a URL as a program does. In clear.
+pub(crate) async fn fetch(url: &str) -> Answer {
+    let url = Url::parse(url).unwrap();
+    Call::new(door(&url, None), Method::GET, target(&url)).header("host", &authority(&url)).send().await
 }
 
 /// Posts a form as a program does, with HTTP Basic as `login` (`id:secret`) where there is one. In clear.
