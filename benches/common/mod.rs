@@ -4,7 +4,8 @@ use std::{fs, path::PathBuf, process};
 
 use aws_lc_rs::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+    rsa::KeySize,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 
@@ -27,32 +28,71 @@ impl Drop for Folder {
 
 /// An issuer: its JWKS, and tokens.
 pub(crate) struct Issuer {
-    key: EcdsaKeyPair,
+    key: Key,
+}
+
+enum Key {
+    Ec(EcdsaKeyPair),
+    Rsa(Box<RsaKeyPair>),
 }
 
 impl Issuer {
+    /// One that signs with ES256.
     pub(crate) fn new() -> Self {
-        Self { key: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap() }
+        Self { key: Key::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()) }
+    }
+
+    /// One that signs with RS256 and 2048 bits.
+    pub(crate) fn rs256() -> Self {
+        Self { key: Key::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())) }
+    }
+
+    pub(crate) fn algorithm(&self) -> &'static str {
+        match &self.key {
+            Key::Ec(_) => "ES256",
+            Key::Rsa(_) => "RS256",
+        }
     }
 
     pub(crate) fn jwks(&self) -> String {
-        // an uncompressed point: 04, x, y
-        let point = self.key.public_key().as_ref();
-        let (x, y) = (B64.encode(&point[1..33]), B64.encode(&point[33..65]));
-        format!(r#"{{"keys":[{{"kty":"EC","crv":"P-256","use":"sig","alg":"ES256","kid":"k","x":"{x}","y":"{y}"}}]}}"#)
+        let material = match &self.key {
+            Key::Ec(key) => {
+                // an uncompressed point: 04, x, y
+                let point = key.public_key().as_ref();
+                let (x, y) = (B64.encode(&point[1..33]), B64.encode(&point[33..65]));
+                format!(r#""kty":"EC","crv":"P-256","x":"{x}","y":"{y}""#)
+            }
+            Key::Rsa(key) => {
+                let n = B64.encode(key.public_key().modulus().big_endian_without_leading_zero());
+                let e = B64.encode(key.public_key().exponent().big_endian_without_leading_zero());
+                format!(r#""kty":"RSA","n":"{n}","e":"{e}""#)
+            }
+        };
+        format!(r#"{{"keys":[{{{material},"use":"sig","alg":"{}","kid":"k"}}]}}"#, self.algorithm())
     }
 
     /// About what a real identity provider puts in an access token.
     pub(crate) fn token(&self, subject: &str, role: &str) -> String {
         let now = wicketgate::clock::now().as_second();
-        let header = B64.encode(r#"{"alg":"ES256","typ":"at+jwt","kid":"k"}"#);
+        let header = B64.encode(format!(r#"{{"alg":"{}","typ":"at+jwt","kid":"k"}}"#, self.algorithm()));
         let claims = format!(
             r#"{{"iss":"https://idp.test","aud":"bench","sub":"{subject}","iat":{now},"nbf":{now},"exp":{},"jti":"6f1c9a52-7e0b-4d0e-9f7d-0c3b1d6f2a11","azp":"grafana","scope":"openid profile email","preferred_username":"user","email":"user@example.test","name":"User","roles":["{role}","offline_access"]}}"#,
             now + 3600
         );
         let message = format!("{header}.{}", B64.encode(claims));
-        let signature = self.key.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
-        format!("{message}.{}", B64.encode(signature.as_ref()))
+        let signature = self.sign(message.as_bytes());
+        format!("{message}.{}", B64.encode(signature))
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        match &self.key {
+            Key::Ec(key) => key.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec(),
+            Key::Rsa(key) => {
+                let mut signature = vec![0; key.public_modulus_len()];
+                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
+                signature
+            }
+        }
     }
 }
 
