@@ -11,13 +11,17 @@ use crate::support::{
     glewlwyd::{self, Glewlwyd, Signing},
     peers::{Client, OidcProvider, OidcSettings},
     person::{Page, Person, fetch, post_form},
+    upstream::{self, Upstream},
 };
 
 const ROOM: &str = "/exporters/app/metrics";
 const SCRAPER: Client = Client { id: "scraper", secret: "scraper-secret-of-this-test", role: "scrape" };
 /// Where the login client's codes go; nobody listens there, and the person stops before.
 const CALLBACK: &str = "https://gate.test/callback";
+const HOME: &str = "https://gate.test/";
 const WEB_SECRET: &str = "web-secret-of-this-test-0123456789";
+/// Where nobody listens.
+const NOBODY: &str = "http://127.0.0.1:9/";
 /// RFC 7636 appendix B.
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
@@ -36,10 +40,10 @@ impl Discovery {
         member(&self.0, endpoint)
     }
 
-    /// Where a login as the client `web` begins.
-    fn login(&self, scope: &str) -> String {
+    /// Where a login as this client begins.
+    fn login(&self, client: &str, scope: &str) -> String {
         let pairs = [
-            ("client_id", "web"),
+            ("client_id", client),
             ("response_type", "code"),
             ("scope", scope),
             ("redirect_uri", CALLBACK),
@@ -52,8 +56,8 @@ impl Discovery {
         format!("{}?{query}", self.at("authorization_endpoint"))
     }
 
-    /// The tokens for the code that a login brought back, after what every login must bring back.
-    async fn redeem(&self, back: &Page) -> Value {
+    /// The tokens for the code that a login as this client brought back, after what every login must bring back.
+    async fn redeem(&self, client: &str, back: &Page) -> Value {
         assert_eq!(back.parameter("state").as_deref(), Some("state-of-this-test"), "{back:?}");
         // RFC 9207 section 2
         assert_eq!(back.parameter("iss").as_deref(), Some(self.at("issuer")), "{back:?}");
@@ -64,17 +68,24 @@ impl Discovery {
             ("redirect_uri", CALLBACK),
             ("code_verifier", VERIFIER),
         ];
-        self.token(&form).await.json()
+        self.token(client, &form).await.json()
     }
 
-    /// Asks the token endpoint as the client `web`.
-    async fn token(&self, form: &[(&str, &str)]) -> Answer {
-        post_form(self.at("token_endpoint"), Some(&format!("web:{WEB_SECRET}")), form).await
+    /// Asks the token endpoint as this client.
+    async fn token(&self, client: &str, form: &[(&str, &str)]) -> Answer {
+        post_form(self.at("token_endpoint"), Some(&format!("{client}:{WEB_SECRET}")), form).await
     }
 
     /// Asks for new tokens with this refresh token.
     async fn refresh(&self, token: &str) -> Answer {
-        self.token(&[("grant_type", "refresh_token"), ("refresh_token", token)]).await
+        self.token("web", &[("grant_type", "refresh_token"), ("refresh_token", token)]).await
+    }
+
+    /// Where a logout of this ID token's session begins (RP-Initiated Logout section 2).
+    fn logout(&self, id_token: &str) -> String {
+        let pairs = [("id_token_hint", id_token), ("post_logout_redirect_uri", HOME), ("state", "out")];
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        format!("{}?{query}", self.at("end_session_endpoint"))
     }
 
     /// Waits for the tokens of a device grant that a person has agreed to.
@@ -102,11 +113,11 @@ fn npm() -> OidcSettings {
         .person("alice", &["scrape"])
 }
 
-/// Debian's, likewise.
-async fn debian(harness: &Harness) -> Glewlwyd {
+/// Debian's, likewise; it says at `backchannel` who has logged out.
+async fn debian(harness: &Harness, backchannel: &str) -> Glewlwyd {
     let mut provider = Glewlwyd::start(harness.directory.path()).await;
     provider.machine(&SCRAPER).await;
-    provider.web("web", WEB_SECRET, "https://gate.test", "http://127.0.0.1:9/").await;
+    provider.web("web", WEB_SECRET, "https://gate.test", backchannel).await;
     provider.terminal("terminal").await;
     provider.person("alice", "scrape").await;
     provider
@@ -149,6 +160,21 @@ fn member<'a>(object: &'a Value, name: &str) -> &'a str {
     object[name].as_str().unwrap_or_else(|| panic!("no `{name}`: {object}"))
 }
 
+/// Somebody who takes logout tokens.
+async fn listener() -> Upstream {
+    Upstream::start(|_| upstream::reply(StatusCode::OK, "text/plain", "")).await
+}
+
+/// The logout token that it was sent.
+async fn logout_token(listener: &Upstream) -> String {
+    eventually("the provider's logout token", || async {
+        let seen = listener.seen().into_iter().next()?;
+        let mut pairs = url::form_urlencoded::parse(&seen.body).into_owned();
+        pairs.find_map(|(name, value)| (name == "logout_token").then_some(value))
+    })
+    .await
+}
+
 /// The claims of a token, unverified.
 fn claims(token: &str) -> Value {
     let claims = token.split('.').nth(1).unwrap_or_else(|| panic!("not a JWT: {token}"));
@@ -185,11 +211,11 @@ async fn id_tokens_of_a_login_at_oidc_provider_and_of_its_refresh_are_taken() {
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = trusting(Harness::new().await, &provider.issuer).start().await;
     let mut person = Person::new(None);
-    let form = person.visit(&discovery.login("openid email profile")).await;
+    let form = person.visit(&discovery.login("web", "openid email profile")).await;
     let wrong = person.submit(&form, &[("login", "mallory")]).await;
     assert!(wrong.answer.text().contains("nobody here is called mallory"), "{wrong:?}");
     let back = person.submit_until(&wrong, &[("login", "alice")], Some(CALLBACK)).await;
-    let tokens = discovery.redeem(&back).await;
+    let tokens = discovery.redeem("web", &back).await;
     let_in(&gate, member(&tokens, "id_token"), "alice").await;
 
     // a refresh gives another, and the refresh token is used up by it
@@ -197,6 +223,37 @@ async fn id_tokens_of_a_login_at_oidc_provider_and_of_its_refresh_are_taken() {
     let renewed = discovery.refresh(old).await.json();
     let_in(&gate, member(&renewed, "id_token"), "alice").await;
     assert_eq!(discovery.refresh(old).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn what_oidc_provider_gives_for_another_purpose_lets_nobody_in() {
+    let listener = listener().await;
+    let mut web = OidcSettings::web_client("web", WEB_SECRET, "https://gate.test");
+    web["backchannel_logout_uri"] = listener.url().into();
+    let settings = OidcSettings::new().client(web).web("stranger", WEB_SECRET, "https://gate.test");
+    let provider = settings.person("alice", &["scrape"]).start(None).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = trusting(Harness::new().await, &provider.issuer).start().await;
+
+    let mut person = Person::new(None);
+    let form = person.visit(&discovery.login("web", "openid")).await;
+    let back = person.submit_until(&form, &[("login", "alice")], Some(CALLBACK)).await;
+    refused(&gate, &back.parameter("code").unwrap(), "token_malformed").await;
+    let tokens = discovery.redeem("web", &back).await;
+    refused(&gate, member(&tokens, "refresh_token"), "token_malformed").await;
+    // without a resource it is for the provider's own userinfo, and opaque
+    refused(&gate, member(&tokens, "access_token"), "token_malformed").await;
+
+    // a login at another client of the same provider, which the person need not type anything for
+    let elsewhere = person.visit_until(&discovery.login("stranger", "openid"), CALLBACK).await;
+    let foreign = discovery.redeem("stranger", &elsewhere).await;
+    refused(&gate, member(&foreign, "id_token"), "token_audience").await;
+
+    // signed with the same key, for the same audience and about the same person
+    let confirm = person.visit(&discovery.logout(member(&tokens, "id_token"))).await;
+    let home = person.submit_until(&confirm, &[("logout", "yes")], Some(HOME)).await;
+    assert_eq!(home.parameter("state").as_deref(), Some("out"), "{home:?}");
+    refused(&gate, &logout_token(&listener).await, "token_type").await;
 }
 
 #[tokio::test]
@@ -234,7 +291,7 @@ async fn a_device_grant_at_oidc_provider_ends_in_a_token_that_is_taken() {
 #[tokio::test]
 async fn access_tokens_of_glewlwyd_are_taken_until_its_keys_are_withdrawn() {
     let harness = Harness::new().await;
-    let mut provider = debian(&harness).await;
+    let mut provider = debian(&harness, NOBODY).await;
     let gate = trusting(harness, &provider.issuer).start().await;
     let old = provider.client_token(&SCRAPER).await;
     let_in(&gate, &old, "scraper").await;
@@ -247,13 +304,13 @@ async fn access_tokens_of_glewlwyd_are_taken_until_its_keys_are_withdrawn() {
 #[tokio::test]
 async fn tokens_of_a_login_at_glewlwyd_are_taken_and_its_refresh_token_is_not() {
     let harness = Harness::new().await;
-    let provider = debian(&harness).await;
+    let provider = debian(&harness, NOBODY).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = trusting(harness, &provider.issuer).start().await;
     let mut person = Person::new(None);
-    let login = format!("{}&resource={}", discovery.login("openid metrics"), glewlwyd::AUDIENCE);
+    let login = format!("{}&resource={}", discovery.login("web", "openid metrics"), glewlwyd::AUDIENCE);
     let back = provider.log_in(&mut person, &login, "alice", CALLBACK).await;
-    let tokens = discovery.redeem(&back).await;
+    let tokens = discovery.redeem("web", &back).await;
     let id_token = member(&tokens, "id_token");
     let subject = claims(id_token)["sub"].as_str().unwrap().to_owned();
     let_in(&gate, id_token, &subject).await;
@@ -269,7 +326,7 @@ async fn tokens_of_a_login_at_glewlwyd_are_taken_and_its_refresh_token_is_not() 
 #[tokio::test]
 async fn a_device_grant_at_glewlwyd_ends_in_a_token_that_is_taken() {
     let harness = Harness::new().await;
-    let provider = debian(&harness).await;
+    let provider = debian(&harness, NOBODY).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = trusting(harness, &provider.issuer).start().await;
     let ask = [("client_id", "terminal"), ("scope", "openid metrics"), ("resource", glewlwyd::AUDIENCE)];
@@ -281,4 +338,25 @@ async fn a_device_grant_at_glewlwyd_ends_in_a_token_that_is_taken() {
     let tokens = discovery.device_tokens(&device, &[]).await;
     let token = member(&tokens, "access_token");
     let_in(&gate, token, claims(token)["sub"].as_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_logout_token_of_glewlwyd_lets_nobody_in() {
+    let (harness, listener) = (Harness::new().await, listener().await);
+    let provider = debian(&harness, &listener.url()).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = trusting(harness, &provider.issuer).start().await;
+    let mut person = Person::new(None);
+    let back = provider.log_in(&mut person, &discovery.login("web", "openid metrics"), "alice", CALLBACK).await;
+    let tokens = discovery.redeem("web", &back).await;
+    let id_token = member(&tokens, "id_token");
+    let_in(&gate, id_token, member(&claims(id_token), "sub")).await;
+
+    let page = person.visit(&discovery.logout(id_token)).await;
+    let home = provider.log_out(&mut person, &page).await.expect("it leads nowhere");
+    assert!(home.starts_with(HOME), "{home}");
+    // it has no `exp` and its `typ` is that of an ID token: Back-Channel Logout as draft 06 has it
+    let logout = logout_token(&listener).await;
+    assert_eq!(claims(&logout)["sid"], claims(id_token)["sid"]);
+    refused(&gate, &logout, "token_claims").await;
 }

@@ -81,14 +81,19 @@ impl OidcSettings {
     /// A confidential web client that people log in to, with refresh tokens and back-channel logout: what the gate is.
     /// `gate` is its URL, without a path; the other URLs are the gate's own.
     pub(crate) fn web(self, id: &str, secret: &str, gate: &str) -> Self {
-        self.client(json!({
+        self.client(Self::web_client(id, secret, gate))
+    }
+
+    /// The metadata of such a client, to be changed first.
+    pub(crate) fn web_client(id: &str, secret: &str, gate: &str) -> Value {
+        json!({
             "client_id": id, "client_secret": secret,
             "grant_types": ["authorization_code", "refresh_token"],
             "redirect_uris": [format!("{gate}/callback")],
             "post_logout_redirect_uris": [format!("{gate}/")],
             "backchannel_logout_uri": format!("{gate}/backchannel-logout"),
             "backchannel_logout_session_required": true,
-        }))
+        })
     }
 
     /// A public client at a terminal: device grant, and PKCE to any port of 127.0.0.1 (RFC 8252 section 7.3).
