@@ -28,6 +28,7 @@ import * as http from 'node:http';
 import * as https from 'node:https';
 import { createInterface } from 'node:readline';
 import Provider from 'oidc-provider';
+import { createMemoryAdapter } from 'oidc-provider/lib/adapters/memory_adapter.js';
 import { interactions, pages } from './pages.js';
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
@@ -51,6 +52,7 @@ const keyPair = (type, options, alg) => {
 };
 const newKeys = () => [keyPair('rsa', { modulusLength: 2048 }, 'RS256'), keyPair('ec', { namedCurve: 'P-256' }, 'ES256')];
 let keys = newKeys();
+const adapter = createMemoryAdapter();
 
 const { tls } = settings;
 const server = tls
@@ -86,6 +88,7 @@ const grantAll = async (ctx) => {
 };
 
 const configuration = () => ({
+  adapter,
   jwks: { keys },
   clients: settings.clients.map(({ roles, ...metadata }) => metadata),
   clientDefaults: { id_token_signed_response_alg: 'RS256', grant_types: ['authorization_code'], response_types: ['code'] },
@@ -149,7 +152,8 @@ const configuration = () => ({
   },
 });
 
-// What answers now. Sessions, grants and tokens outlive it: oidc-provider keeps them in one place for the process.
+// What answers now. Sessions, grants and tokens outlive it: they are kept in one place for the process, not in one for
+// each provider, as oidc-provider would of itself.
 let answer;
 const build = () => {
   const provider = new Provider(issuer, configuration());
