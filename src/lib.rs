@@ -25,5 +25,6 @@ pub mod signing;
 pub mod sinks;
 pub mod spool;
 pub mod telemetry;
+pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -5,7 +5,11 @@
 mod audit;
 mod check;
 mod demo;
+mod login;
+mod logout;
+mod profile;
 mod serve;
+mod token;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -40,6 +44,12 @@ enum Command {
         #[command(subcommand)]
         command: audit::Command,
     },
+    /// Log in at an identity provider, in a browser or with a code.
+    Login(Box<login::Options>),
+    /// Print a valid token of a login, for programs: `curl -H "Authorization: Bearer $(wicketgate token)"`.
+    Token(token::Options),
+    /// End a login: revoke it at its provider and remove it from this machine.
+    Logout(logout::Options),
     /// Print the version.
     Version,
 }
@@ -56,6 +66,9 @@ pub fn run() -> ExitCode {
         Command::Serve { config } => serve::serve(&config),
         Command::Check { config } => check::check(&config),
         Command::Audit { command } => audit::run(command),
+        Command::Login(options) => login::login(&options),
+        Command::Token(options) => token::token(&options),
+        Command::Logout(options) => logout::logout(&options),
         Command::Version => {
             say(&format!("wicketgate {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

@@ -1,0 +1,206 @@
+//! The cache's own promises, on a real file system.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use super::*;
+use crate::{
+    clock::Timestamp,
+    secret::Secret,
+    terminal::login::{Kept, Settings, Tokens},
+};
+
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("wicketgate-cache-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.0.join("state/wicketgate")
+    }
+
+    fn make(&self) -> Cache {
+        Cache::make(&self.cache()).unwrap()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn login(token: &str) -> Login {
+    let kept = |text: String| Kept(Secret::new(text));
+    Login {
+        settings: Settings {
+            issuer: "https://idp.test".into(),
+            client_id: "cli".into(),
+            scopes: vec!["openid".into()],
+            resource: None,
+            audience: None,
+            ca: None,
+        },
+        tokens: Tokens {
+            access: kept(token.to_owned()),
+            expires_at: Some(Timestamp::from_second(1_800_000_000).unwrap()),
+            refresh: Some(kept(format!("{token}-refresh"))),
+            id: None,
+        },
+    }
+}
+
+async fn keep(cache: &Cache, token: &str) {
+    cache.lock("default").await.unwrap().reserve().unwrap().fill(&login(token)).unwrap();
+}
+
+fn token(cache: &Cache) -> Option<String> {
+    cache.read("default").unwrap().map(|login| login.tokens.access.0.expose().to_owned())
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+#[tokio::test]
+async fn a_login_is_kept_where_only_its_owner_reads_it() {
+    let directory = Directory::new();
+    let cache = directory.make();
+    assert!(cache.read("default").unwrap().is_none());
+    keep(&cache, "one").await;
+    keep(&cache, "two").await;
+    assert_eq!(token(&cache).as_deref(), Some("two"));
+    let again = Cache::existing(&directory.cache()).unwrap().unwrap();
+    let read = again.read("default").unwrap().unwrap();
+    assert_eq!(read.settings, login("two").settings);
+    assert_eq!(read.tokens.expires_at, login("two").tokens.expires_at);
+    assert_eq!(read.tokens.refresh.unwrap().0.expose(), "two-refresh");
+    assert_eq!(mode(&directory.cache()), 0o700);
+    for entry in std::fs::read_dir(directory.cache()).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        assert_ne!(path.extension().unwrap(), "new", "what was written first is still there");
+    }
+    assert_eq!(cache.names().unwrap(), ["default"]);
+    cache.lock("default").await.unwrap().remove().unwrap();
+    assert!(cache.read("default").unwrap().is_none());
+    assert!(cache.names().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_others_can_read_is_not_trusted() {
+    let directory = Directory::new();
+    let cache = directory.make();
+    keep(&cache, "one").await;
+    let file = directory.cache().join("default.json");
+    for open in [0o604, 0o640, 0o620, 0o602, 0o610] {
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(open)).unwrap();
+        assert!(matches!(cache.read("default"), Err(CacheError::Open(_))), "{open:o}");
+    }
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(token(&cache).as_deref(), Some("one"));
+    std::fs::set_permissions(directory.cache(), PermissionsExt::from_mode(0o750)).unwrap();
+    assert!(matches!(Cache::existing(&directory.cache()), Err(CacheError::Open(_))));
+    assert!(matches!(Cache::make(&directory.cache()), Err(CacheError::Open(_))));
+}
+
+#[tokio::test]
+async fn no_link_is_followed() {
+    let directory = Directory::new();
+    let cache = directory.make();
+    keep(&cache, "one").await;
+    let (file, elsewhere) = (directory.cache().join("default.json"), directory.0.join("elsewhere"));
+    std::fs::rename(&file, &elsewhere).unwrap();
+    symlink(&elsewhere, &file).unwrap();
+    assert!(matches!(cache.read("default"), Err(CacheError::Kind(_))));
+    // a login in its place replaces the link, not what it points to
+    keep(&cache, "two").await;
+    assert_eq!(token(&cache).as_deref(), Some("two"));
+    assert!(std::fs::read_to_string(&elsewhere).unwrap().contains("one"));
+
+    let lock = directory.cache().join("default.lock");
+    std::fs::remove_file(&lock).unwrap();
+    symlink(&elsewhere, &lock).unwrap();
+    assert!(matches!(cache.lock("default").await, Err(CacheError::Kind(_))));
+
+    let link = directory.0.join("link");
+    symlink(directory.cache(), &link).unwrap();
+    assert!(matches!(Cache::existing(&link), Err(CacheError::Kind(_))));
+    assert!(matches!(Cache::make(&link), Err(CacheError::Kind(_))));
+}
+
+#[tokio::test]
+async fn a_link_at_the_place_of_the_next_content_is_not_written_through() {
+    let directory = Directory::new();
+    let cache = directory.make();
+    let elsewhere = directory.0.join("elsewhere");
+    std::fs::write(&elsewhere, "untouched").unwrap();
+    symlink(&elsewhere, directory.cache().join("default.new")).unwrap();
+    keep(&cache, "one").await;
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "untouched");
+    assert_eq!(token(&cache).as_deref(), Some("one"));
+}
+
+#[tokio::test]
+async fn what_was_kept_stays_until_the_next_is_whole() {
+    let directory = Directory::new();
+    let cache = directory.make();
+    keep(&cache, "one").await;
+    let locked = cache.lock("default").await.unwrap();
+    let place = locked.reserve().unwrap();
+    assert_eq!(token(&cache).as_deref(), Some("one"), "the room for the next content hides the last");
+    drop(place);
+    assert_eq!(token(&cache).as_deref(), Some("one"));
+    assert!(!directory.cache().join("default.new").exists());
+}
+
+#[tokio::test]
+async fn one_process_at_a_time_changes_a_login() {
+    let directory = Directory::new();
+    let (cache, other) = (directory.make(), directory.make());
+    let first = cache.lock("default").await.unwrap();
+    other.lock("another").await.unwrap();
+    let mut second = Box::pin(other.lock("default"));
+    let waited = tokio::time::timeout(Duration::from_millis(100), &mut second).await;
+    assert!(waited.is_err(), "two hold the lock");
+    drop(first);
+    second.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_not_repeated() {
+    let directory = Directory::new();
+    let cache = directory.make();
+    keep(&cache, "one").await;
+    let file = directory.cache().join("default.json");
+    let good = std::fs::read_to_string(&file).unwrap();
+    for bad in ["", "the-secret", &good.replace("\"format\":1", "\"format\":2"), &good.replace("\"one\"", "7")] {
+        std::fs::write(&file, bad).unwrap();
+        let error = cache.read("default").unwrap_err();
+        assert!(matches!(error, CacheError::Content(_)), "{bad}: {error}");
+        assert!(!crate::telemetry::chain(&error).contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_name_cannot_leave_the_directory() {
+    for (name, good) in [
+        ("default", true),
+        ("a-b_c.9", true),
+        ("", false),
+        (".", false),
+        ("..", false),
+        (".hidden", false),
+        ("a/b", false),
+        ("../a", false),
+        ("a\0b", false),
+        ("a b", false),
+        ("é", false),
+    ] {
+        assert_eq!(is_name(name), good, "{name:?}");
+    }
+    assert!(is_name(&"x".repeat(64)) && !is_name(&"x".repeat(65)));
+}

@@ -1,0 +1,316 @@
+//! The messages between a public client and its provider's token endpoint, and what is believed of the answers.
+//!
+//! Promises: a token that is not a bearer token is refused; an ID token counts only once its signature, `iss`, `aud`,
+//! `exp`, and where they apply `azp`, `nonce` and `sub`, were checked. A provider's answer is never repeated in an error,
+//! except its error code and description.
+
+use bytes::Bytes;
+use http::{
+    Request,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use oauth2::{
+    AuthType, AuthUrl, AuthorizationCode, ClientId, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, ErrorResponse,
+    ExtraTokenFields, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardRevocableToken,
+    StandardTokenResponse, TokenResponse, TokenUrl,
+    basic::{BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType},
+};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::{
+    Problem,
+    login::{IdToken, Kept, Settings, Tokens},
+    printable,
+    provider::Provider,
+};
+use crate::{
+    client::{ClientError, oauth::Messenger},
+    clock::{self, Timestamp},
+    http::Body,
+    identity::{
+        Algorithm,
+        jwt::{Rules, TokenError, Unverified},
+        keys::parse_jwks,
+    },
+    secret::Secret,
+};
+
+/// Clock difference allowed on an ID token.
+const LEEWAY: std::time::Duration = std::time::Duration::from_secs(60);
+/// A provider's answer to a revocation, which nobody reads.
+const REVOCATION_LIMIT: usize = 64 << 10;
+const REVOCATION_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+/// Every asymmetric one: which of them the provider uses, its keys say.
+const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+/// A token endpoint's answer, with the ID token that OpenID Connect adds.
+pub(super) type Answer = StandardTokenResponse<WithIdToken, BasicTokenType>;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct WithIdToken {
+    id_token: Option<Kept>,
+}
+
+impl ExtraTokenFields for WithIdToken {}
+
+/// The crate's client, and which of its endpoints are known.
+pub(super) type OAuth<Device, Token> = oauth2::Client<
+    BasicErrorResponse,
+    Answer,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+    EndpointNotSet,
+    Device,
+    EndpointNotSet,
+    EndpointNotSet,
+    Token,
+>;
+
+/// A public client of one provider.
+pub(super) struct Client<'a> {
+    provider: &'a Provider,
+    settings: &'a Settings,
+    oauth: OAuth<EndpointNotSet, EndpointSet>,
+}
+
+/// What an ID token has to fit besides its issuer and its client.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Expected<'a> {
+    /// The nonce that was sent with the request for it (OpenID Connect Core 1.0 section 3.1.3.7, 11).
+    pub(super) nonce: Option<&'a str>,
+    /// Who logged in (section 12.2: it stays the same when tokens are renewed).
+    pub(super) subject: Option<&'a str>,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(provider: &'a Provider, settings: &'a Settings) -> Self {
+        // RFC 6749 section 2.3.1: a client without a secret says who it is in the body
+        let oauth = oauth2::Client::new(ClientId::new(settings.client_id.clone()))
+            .set_auth_type(AuthType::RequestBody)
+            .set_token_uri(TokenUrl::from_url(provider.token.clone()));
+        Self { provider, settings, oauth }
+    }
+
+    pub(super) fn scopes(&self) -> impl Iterator<Item = Scope> {
+        self.settings.scopes.iter().cloned().map(Scope::new)
+    }
+
+    /// What the token is for: RFC 8707 section 2 and 2.2, and `audience` as Auth0 and others have it.
+    pub(super) fn target(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let Settings { resource, audience, .. } = self.settings;
+        [("resource", resource), ("audience", audience)].into_iter().filter_map(|(name, v)| Some((name, v.clone()?)))
+    }
+
+    /// The URL that asks for a code (RFC 6749 section 4.1.1), and the state in it.
+    pub(super) fn authorization(
+        &self,
+        endpoint: &Url,
+        redirect: &str,
+        challenge: oauth2::PkceCodeChallenge,
+        nonce: &str,
+    ) -> Result<(Url, Secret), Problem> {
+        let oauth = self.oauth.clone().set_auth_uri(AuthUrl::from_url(endpoint.clone()));
+        let mut request = oauth
+            .authorize_url(oauth2::CsrfToken::new_random)
+            .set_redirect_uri(std::borrow::Cow::Owned(redirect_url(redirect)?))
+            .set_pkce_challenge(challenge)
+            .add_scopes(self.scopes());
+        if self.asks_for("openid") {
+            request = request.add_extra_param("nonce", nonce.to_owned());
+        }
+        // OpenID Connect Core 1.0 section 11: without it the scope is ignored
+        if self.asks_for("offline_access") {
+            request = request.add_extra_param("prompt", "consent");
+        }
+        for (name, value) in self.target() {
+            request = request.add_extra_param(name, value);
+        }
+        let (url, state) = request.url();
+        Ok((url, Secret::new(state.into_secret())))
+    }
+
+    fn asks_for(&self, scope: &str) -> bool {
+        self.settings.scopes.iter().any(|asked| asked == scope)
+    }
+
+    /// Exchanges a code (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
+    pub(super) async fn code(
+        &self,
+        code: Secret,
+        redirect: &str,
+        verifier: PkceCodeVerifier,
+        nonce: &str,
+    ) -> Result<Tokens, Problem> {
+        let redirect = redirect_url(redirect)?;
+        let mut request = self
+            .oauth
+            .exchange_code(AuthorizationCode::new(code.expose().to_owned()))
+            .set_redirect_uri(std::borrow::Cow::Borrowed(&redirect))
+            .set_pkce_verifier(verifier);
+        for (name, value) in self.target() {
+            request = request.add_extra_param(name, value);
+        }
+        let answer = request.request_async(&Messenger(&self.provider.client)).await;
+        let answer = answer.map_err(|e| self.problem(e))?;
+        // an ID token without the nonce could be another login's
+        let nonce = self.asks_for("openid").then_some(nonce);
+        self.believe(answer, Expected { nonce, subject: None }).await
+    }
+
+    /// The client with the provider's device authorization endpoint.
+    pub(super) fn with_device(&self, endpoint: &Url) -> OAuth<EndpointSet, EndpointSet> {
+        self.oauth.clone().set_device_authorization_url(DeviceAuthorizationUrl::from_url(endpoint.clone()))
+    }
+
+    /// Fetches new tokens (RFC 6749 section 6).
+    pub(super) async fn refresh(&self, old: &Tokens) -> Result<Tokens, Problem> {
+        let none = || Problem::Refused("there is no refresh token".into());
+        let token = RefreshToken::new(old.refresh.as_ref().ok_or_else(none)?.0.expose().to_owned());
+        let mut request = self.oauth.exchange_refresh_token(&token);
+        for (name, value) in self.target() {
+            request = request.add_extra_param(name, value);
+        }
+        let answer = request.request_async(&Messenger(&self.provider.client)).await;
+        let answer = answer.map_err(|e| self.problem(e))?;
+        let subject = old.id.as_ref().map(|id| id.subject.as_str());
+        let new = self.believe(answer, Expected { nonce: None, subject }).await?;
+        // RFC 6749 section 6: a new refresh token, where there is one, takes the old one's place
+        Ok(Tokens {
+            refresh: new.refresh.or_else(|| old.refresh.clone()),
+            id: new.id.or_else(|| old.id.clone()),
+            ..new
+        })
+    }
+
+    /// Has the provider forget the grant (RFC 7009 section 2.1): the refresh token, else the access token.
+    pub(super) async fn revoke(&self, tokens: &Tokens) -> Result<(), Problem> {
+        let Some(url) = &self.provider.revocation else {
+            return Err(Problem::Lacks("revocation endpoint", "its own pages to end the session there"));
+        };
+        let (token, hint) = match &tokens.refresh {
+            Some(refresh) => (refresh, "refresh_token"),
+            None => (&tokens.access, "access_token"),
+        };
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("token", token.0.expose())
+            .append_pair("token_type_hint", hint)
+            .append_pair("client_id", &self.settings.client_id)
+            .finish();
+        let request = Request::post(url.as_str())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .body(Body::Full(Bytes::from(form)))
+            .map_err(|_| Problem::Address(url.to_string()))?;
+        let answer = self.provider.client.fetch(request, REVOCATION_LIMIT, REVOCATION_DEADLINE).await;
+        let answer = answer.map_err(|e| Problem::Unreachable(url.to_string(), e))?;
+        // RFC 7009 section 2.2: 200 also where the token was not valid any more
+        if answer.status().is_success() { Ok(()) } else { Err(Problem::Status(url.to_string(), answer.status())) }
+    }
+
+    /// Takes what the token endpoint said, once it is checked.
+    pub(super) async fn believe(&self, answer: Answer, expected: Expected<'_>) -> Result<Tokens, Problem> {
+        let now = clock::now();
+        // RFC 6749 section 7.1: a token of a type that is not understood must not be used
+        if *answer.token_type() != BasicTokenType::Bearer {
+            return Err(Problem::Answer("its token is not a bearer token".into()));
+        }
+        let secret = |text: &str| Kept(Secret::new(text.to_owned()));
+        if !is_bearer(answer.access_token().secret()) {
+            return Err(Problem::Answer("its token holds what no header may hold".into()));
+        }
+        let id = match &answer.extra_fields().id_token {
+            None => None,
+            Some(token) => Some(self.id_token(token, expected, now).await?),
+        };
+        Ok(Tokens {
+            access: secret(answer.access_token().secret()),
+            expires_at: answer.expires_in().map(|span| clock::after(now, span)),
+            refresh: answer.refresh_token().map(|token| secret(token.secret())),
+            id,
+        })
+    }
+
+    async fn id_token(&self, token: &Kept, expected: Expected<'_>, now: Timestamp) -> Result<IdToken, Problem> {
+        let jwks = self.provider.jwks().await?;
+        let rules = Rules {
+            issuer: self.provider.issuer.clone(),
+            audiences: vec![self.settings.client_id.clone()],
+            algorithms: ALGORITHMS.to_vec(),
+            leeway: LEEWAY,
+        };
+        verify(token, &jwks, &rules, expected, now).map_err(Problem::IdToken)
+    }
+
+    /// What went wrong, without what was sent or received.
+    pub(super) fn problem<E: ErrorResponse>(&self, error: RequestTokenError<ClientError, E>) -> Problem {
+        match error {
+            RequestTokenError::ServerResponse(said) => Problem::Refused(printable(&said.to_string())),
+            RequestTokenError::Request(error) => Problem::Unreachable(self.provider.issuer.clone(), error),
+            // the cause repeats what it found, which may be a token
+            RequestTokenError::Parse(at, _) => Problem::Answer(format!("at `{}`", printable(&at.path().to_string()))),
+            RequestTokenError::Other(text) => Problem::Answer(printable(&text)),
+        }
+    }
+}
+
+fn redirect_url(text: &str) -> Result<RedirectUrl, Problem> {
+    RedirectUrl::new(text.to_owned()).map_err(|_| Problem::Address(text.to_owned()))
+}
+
+/// RFC 6750 section 2.1: the characters of a bearer token.
+fn is_bearer(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b))
+}
+
+/// OpenID Connect Core 1.0 section 3.1.3.7.
+fn verify(token: &Kept, jwks: &[u8], rules: &Rules, expected: Expected<'_>, now: Timestamp) -> Result<IdToken, String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        nonce: Option<String>,
+        azp: Option<String>,
+        aud: serde_json::Value,
+    }
+    let keys = parse_jwks(jwks).map_err(|e| e.to_string())?;
+    let mut last = TokenError::UnknownKey;
+    let mut verified = None;
+    // whichever of the issuer's keys it is: all of them are the issuer's
+    for key in &keys {
+        let unverified = Unverified::parse(token.0.expose()).map_err(|e| e.to_string())?;
+        match unverified.verify(key, rules, now) {
+            Ok(token) => verified = Some(token),
+            Err(TokenError::Signature) => last = TokenError::Signature,
+            // a key of another kind; one that fits says more
+            Err(TokenError::Algorithm) if last != TokenError::Signature => last = TokenError::Algorithm,
+            Err(TokenError::Algorithm) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    let verified = verified.ok_or_else(|| last.to_string())?;
+    let claims: Claims = serde_json::from_str(&verified.claims).map_err(|_| TokenError::Claims.to_string())?;
+    let ours = rules.audiences.first().map(String::as_str);
+    // steps 3 to 5: where it is for others too, it must have been made for this client
+    let shared = claims.aud.as_array().is_some_and(|all| all.len() > 1);
+    if (shared || claims.azp.is_some()) && claims.azp.as_deref() != ours {
+        return Err("it was made for another client".into());
+    }
+    // step 11
+    if expected.nonce.is_some() && claims.nonce.as_deref() != expected.nonce {
+        return Err("it belongs to another login (its nonce differs)".into());
+    }
+    if expected.subject.is_some_and(|subject| subject != verified.subject) {
+        return Err("it is of another person than the login".into());
+    }
+    Ok(IdToken { token: token.clone(), expires_at: verified.expires_at, subject: verified.subject })
+}

@@ -1,0 +1,241 @@
+//! Logins of people at a shell: how one begins, what is kept of it, how a valid token comes of it, how it ends.
+//!
+//! Promises: a token that is handed out is valid now; of several processes that need a new one, one asks; a refresh token
+//! that the provider has replaced is on disk before the token that came with it is handed out. Never: a secret in an
+//! argument, a log line or an error; a word of the provider's on the terminal that could steer it.
+
+pub mod browser;
+pub mod cache;
+pub mod device;
+mod exchange;
+pub mod login;
+mod loopback;
+pub mod provider;
+
+use std::time::Duration;
+
+use self::{
+    cache::{Cache, CacheError},
+    exchange::Client,
+    login::{Login, Settings, Tokens},
+    provider::Provider,
+};
+use crate::{
+    client::{BuildError, ClientError},
+    clock,
+    secret::Secret,
+};
+
+/// Why there is no login, or no token of it.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says it")]
+pub enum Problem {
+    #[error("`{0}` is not an https URL (http is taken to loopback addresses only)")]
+    Address(String),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("`{0}` cannot be asked")]
+    Unreachable(String, #[source] ClientError),
+    #[error("`{0}` answered {1}")]
+    Status(String, http::StatusCode),
+    #[error("`{0}` {1}")]
+    Document(String, String),
+    #[error("the provider has no {0}; try {1}")]
+    Lacks(&'static str, &'static str),
+    #[error("the provider refused: {0}")]
+    Refused(String),
+    #[error("the provider's answer cannot be understood: {0}")]
+    Answer(String),
+    #[error("the login was refused at the provider")]
+    Denied,
+    #[error("nobody logged in within {0:?}; run `wicketgate login` again")]
+    TooLate(Duration),
+    #[error("the provider's ID token is not accepted: {0}")]
+    IdToken(String),
+    #[error("the address for the browser's answer cannot be listened on")]
+    Listen(#[source] std::io::Error),
+    #[error("no login is kept as `{0}`; run `wicketgate login --issuer URL --client-id ID`")]
+    NoLogin(String),
+    #[error("the login `{0}` is over: {1}; run `wicketgate login` again")]
+    Over(String, String),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+/// Which of a login's tokens is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What an API is shown.
+    Access,
+    /// What says who logged in (OpenID Connect Core 1.0 section 2).
+    Id,
+}
+
+/// A token to hand out.
+#[derive(Debug)]
+pub struct Handed {
+    /// Its text.
+    pub token: Secret,
+    /// What stood in the way of a fresher one, for whoever is told.
+    pub warning: Option<String>,
+}
+
+/// What became of a login at its provider when it was ended here.
+#[derive(Debug)]
+pub enum Revoked {
+    /// The provider has revoked it (RFC 7009).
+    Yes,
+    /// The provider was not told, or did not agree; its tokens live until they expire.
+    No(Problem),
+}
+
+/// A valid token of the login `name`: the one kept while it has more than a minute left, else a new one.
+///
+/// # Errors
+/// When there is no such login, when it is over, or when its provider cannot be asked and nothing kept is valid.
+pub async fn token(cache: &Cache, name: &str, kind: Kind) -> Result<Handed, Problem> {
+    let read = || cache.read(name)?.ok_or_else(|| Problem::NoLogin(name.to_owned()));
+    if let Some(token) = read()?.tokens.fresh(kind, clock::now()) {
+        return Ok(Handed { token, warning: None });
+    }
+    let locked = cache.lock(name).await?;
+    // who held the lock before may have fetched it
+    let login = read()?;
+    if let Some(token) = login.tokens.fresh(kind, clock::now()) {
+        return Ok(Handed { token, warning: None });
+    }
+    // RFC 9700 section 4.14.2: a refresh token that rotates is used once, so the place for the next one comes first
+    let place = locked.reserve()?;
+    match refresh(name, &login).await {
+        Ok(tokens) => {
+            let login = Login { settings: login.settings, tokens };
+            place.fill(&login)?;
+            let token = login.tokens.unexpired(kind, clock::now());
+            Ok(Handed { token: token.ok_or_else(|| none_came(name, kind))?, warning: None })
+        }
+        Err(problem) => match login.tokens.unexpired(kind, clock::now()) {
+            // not fresh, but still valid
+            Some(token) => Ok(Handed { token, warning: Some(crate::telemetry::chain(&problem)) }),
+            None => Err(problem),
+        },
+    }
+}
+
+async fn refresh(name: &str, login: &Login) -> Result<Tokens, Problem> {
+    let over = |why: &str| Problem::Over(name.to_owned(), why.to_owned());
+    if login.tokens.refresh.is_none() {
+        return Err(over("its token expires and the provider gave no refresh token (ask with `--scope` for one)"));
+    }
+    let provider = Provider::discover(&login.settings.issuer, login.settings.ca.as_deref()).await?;
+    match Client::new(&provider, &login.settings).refresh(&login.tokens).await {
+        Err(Problem::Refused(why)) if why.starts_with("invalid_grant") => {
+            Err(over(&format!("the provider refused to renew it ({why})")))
+        }
+        tokens => tokens,
+    }
+}
+
+fn none_came(name: &str, kind: Kind) -> Problem {
+    let why = match kind {
+        Kind::Access => "the provider gave a token that has already expired",
+        Kind::Id => "the provider gave no ID token that is still valid (it needs the scope `openid`)",
+    };
+    Problem::Over(name.to_owned(), why.to_owned())
+}
+
+/// Keeps a login under `name`, in place of what was kept there.
+///
+/// # Errors
+/// When the cache cannot be written.
+pub async fn keep(cache: &Cache, name: &str, login: &Login) -> Result<(), Problem> {
+    Ok(cache.lock(name).await?.reserve()?.fill(login)?)
+}
+
+/// Ends the login `name`: revokes it at its provider, and removes what is kept of it whatever the provider said.
+///
+/// # Errors
+/// When there is no such login, or its file cannot be removed.
+pub async fn logout(cache: &Cache, name: &str) -> Result<Revoked, Problem> {
+    let locked = cache.lock(name).await?;
+    let revoked = match cache.read(name) {
+        Ok(None) => return Err(Problem::NoLogin(name.to_owned())),
+        Ok(Some(login)) => revoke(&login).await,
+        // a file that cannot be trusted or read goes all the same
+        Err(unread) => Err(unread.into()),
+    };
+    locked.remove()?;
+    Ok(revoked.map_or_else(Revoked::No, |()| Revoked::Yes))
+}
+
+async fn revoke(login: &Login) -> Result<(), Problem> {
+    let provider = Provider::discover(&login.settings.issuer, login.settings.ca.as_deref()).await?;
+    Client::new(&provider, &login.settings).revoke(&login.tokens).await
+}
+
+/// A login that waits for its person.
+#[derive(Debug)]
+pub enum Waiting {
+    /// A code is to be entered on any device.
+    Device(Box<device::Device>),
+    /// A browser on this machine is to open a URL.
+    Browser(Box<browser::Browser>),
+}
+
+impl Waiting {
+    /// Begins a login by device authorization (RFC 8628).
+    ///
+    /// # Errors
+    /// When the provider has none, cannot be asked or refuses.
+    pub async fn for_device(provider: Provider, settings: Settings) -> Result<Self, Problem> {
+        Ok(Self::Device(Box::new(device::Device::begin(provider, settings).await?)))
+    }
+
+    /// Begins a login in a browser on this machine (RFC 8252).
+    ///
+    /// # Errors
+    /// When the provider has no authorization endpoint, or nothing can be listened on.
+    pub async fn for_browser(provider: Provider, settings: Settings) -> Result<Self, Problem> {
+        Ok(Self::Browser(Box::new(browser::Browser::begin(provider, settings).await?)))
+    }
+
+    /// Waits for the person, and fetches the tokens.
+    ///
+    /// # Errors
+    /// When the login is refused or too late, or what comes of it breaks a rule.
+    pub async fn finish(self) -> Result<Login, Problem> {
+        match self {
+            Self::Device(device) => device.finish().await,
+            Self::Browser(browser) => browser.finish().await,
+        }
+    }
+}
+
+/// What a provider says, made safe to print: no control characters, no end.
+fn printable(text: &str) -> String {
+    const MOST: usize = 300;
+    // what is neither a letter nor seen reorders or hides what stands beside it (Unicode bidirectional controls)
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().filter(|c| !hidden(*c)).take(MOST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn a_provider_cannot_steer_the_terminal() {
+        for (said, shown) in [
+            ("BCDF-GHJK", "BCDF-GHJK"),
+            ("\x1b[2Jgone\r\n", "[2Jgone"),
+            ("\u{9b}31m", "31m"),
+            ("a\u{202e}b\u{2066}c\u{feff}", "abc"),
+            ("zugänglich", "zugänglich"),
+        ] {
+            assert_eq!(printable(said), shown, "{said:?}");
+        }
+        assert_eq!(printable(&"x".repeat(10_000)).len(), 300);
+    }
+}
