@@ -25,5 +25,7 @@ mod refusals;
 mod reload;
 mod streams;
 mod support;
+mod terminal;
+mod terminal_faults;
 mod vertex;
 mod vertex_sdk;

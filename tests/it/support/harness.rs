@@ -25,7 +25,7 @@ pub(crate) const PASSWORD: &str = "the-exporter-password";
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(uuid::Uuid::now_v7().to_string());
         std::fs::create_dir_all(&path).unwrap();
         Self(path)

@@ -11,6 +11,7 @@ pub(crate) mod peers;
 pub(crate) mod person;
 pub(crate) mod pki;
 pub(crate) mod program;
+pub(crate) mod shell;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 

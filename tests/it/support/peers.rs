@@ -35,7 +35,7 @@ fn source(path: &str) -> PathBuf {
 }
 
 /// A port that nobody listens on now: for peers that cannot be told to choose one and say which.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

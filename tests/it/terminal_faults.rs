@@ -1,0 +1,353 @@
+//! What goes wrong with a login at a shell: each failure is said, ends the command with 1, and hands out nothing.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::{
+    support::{
+        eventually,
+        issuer::{Issuer, Key, Token},
+        peers::OidcProvider,
+        person::{Person, post_form},
+        program::Program,
+        shell::{Said, Shell, device_to_open, url_to_open},
+        upstream,
+    },
+    terminal::{at, settings},
+};
+
+/// A login that ends without one; gives what it said.
+async fn fails(login: &mut Program) -> String {
+    let code = login.ended().await.code();
+    assert_eq!(code, Some(1), "{}", login.lines().join("\n"));
+    // the last line is read after the end
+    let last = || async { login.lines().last().filter(|line| !line.starts_with("Waiting")).cloned() };
+    eventually("why there is no login", last).await
+}
+
+/// Nothing on standard output, one line that says why, no secret in it.
+fn hands_out_nothing(said: &Said, why: &str) {
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
+    assert!(said.err.contains(why), "not `{why}`: {said:?}");
+}
+
+#[tokio::test]
+async fn without_a_login_the_program_says_what_to_run() {
+    let shell = Shell::new();
+    hands_out_nothing(&shell.run("token").await, "run `wicketgate login --issuer URL --client-id ID`");
+    hands_out_nothing(&shell.run("token --name work").await, "no login is kept as `work`");
+    hands_out_nothing(&shell.run("logout").await, "no login is kept");
+    assert!(!shell.directory.join("wicketgate").exists(), "asking made a directory");
+    for (arguments, why) in [
+        ("login", "write `--issuer URL` or `--gate URL`"),
+        ("login --issuer https://idp.test", "write `--client-id ID`"),
+        ("login --issuer http://idp.test --client-id x", "`http://idp.test` is not an https URL"),
+        ("login --gate http://gate.test --client-id x", "`http://gate.test` is not an https URL"),
+        ("login --issuer https://idp.test --client-id x --name ../x", "`../x` is no name for a login"),
+        ("login --issuer https://idp.test --client-id x --ca nowhere.pem", "cannot read the CA file"),
+    ] {
+        let said = shell.run(arguments).await;
+        assert_eq!((said.code, said.out.as_str()), (2, ""), "{arguments}: {said:?}");
+        assert!(said.err.contains(why), "{arguments}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_is_refused_at_the_provider_leaves_nothing() {
+    let provider = settings().start(None).await;
+    let shell = Shell::new();
+
+    let mut login = shell.begin(&format!("--device {}", at(&provider)));
+    let (url, _) = device_to_open(&mut login).await;
+    let mut person = Person::new(None);
+    let confirm = person.visit(&url).await;
+    person.submit(&confirm, &[("abort", "yes")]).await;
+    assert_eq!(fails(&mut login).await, "the login was refused at the provider");
+
+    let mut login = shell.begin(&format!("--browser {}", at(&provider)));
+    let url = url_to_open(&mut login).await;
+    let mut person = Person::new(None);
+    let form = person.visit(&url).await;
+    let page = person.submit(&form, &[("abort", "yes")]).await;
+    assert!(page.answer.text().contains("The login was refused"), "{page:?}");
+    assert_eq!(fails(&mut login).await, "the login was refused at the provider");
+    assert!(!shell.file("default").exists());
+}
+
+#[tokio::test]
+async fn a_code_that_nobody_enters_in_time_expires() {
+    let provider = settings().set("ttl", json!({"DeviceCode": 2})).start(None).await;
+    let shell = Shell::new();
+    let mut login = shell.begin(&format!("--device {}", at(&provider)));
+    device_to_open(&mut login).await;
+    let said = fails(&mut login).await;
+    assert!(said.starts_with("nobody logged in within 2s"), "{said}");
+    assert!(!shell.file("default").exists());
+}
+
+#[tokio::test]
+async fn a_login_that_is_given_up_leaves_nothing() {
+    let provider = settings().start(None).await;
+    let shell = Shell::new();
+    for way in ["--device", "--browser"] {
+        let mut login = shell.begin(&format!("{way} {}", at(&provider)));
+        login.until("that it waits", |lines| lines.iter().any(|line| line.starts_with("Waiting")).then_some(())).await;
+        login.signal("INT").await;
+        assert_eq!(fails(&mut login).await, "given up; nothing was kept", "{way}");
+    }
+    assert!(!shell.file("default").exists());
+}
+
+#[tokio::test]
+async fn what_the_provider_refuses_is_said() {
+    let provider = settings().start(None).await;
+    let shell = Shell::new();
+    let at = |client: &str, resource: &str| {
+        format!("login --device --issuer {} --client-id {client} --resource {resource}", provider.issuer)
+    };
+    let stranger = shell.run(&at("stranger", OidcProvider::RESOURCE)).await;
+    hands_out_nothing(&stranger, "the provider refused: invalid_client");
+    hands_out_nothing(
+        &shell.run(&format!("login --issuer {}/else --client-id x", provider.issuer)).await,
+        "is not there",
+    );
+    provider.stop().await;
+    hands_out_nothing(&shell.run(&at("terminal", OidcProvider::RESOURCE)).await, "cannot be asked");
+}
+
+#[tokio::test]
+async fn an_outage_costs_only_what_has_expired() {
+    let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
+    let shell = Shell::new();
+    shell.log_in(&at(&provider)).await;
+    let token = shell.secrets("default")[0].clone();
+    provider.stop().await;
+    // under a minute is left, which is not fresh, but valid
+    let still = shell.run("token").await;
+    assert_eq!((still.code, &still.out), (0, &token), "{still:?}");
+    assert!(still.err.contains("this token ends within a minute"), "{still:?}");
+
+    expire(&shell);
+    let over = shell.run("token").await;
+    hands_out_nothing(&over, "cannot be asked");
+    assert!(shell.secrets("default").iter().all(|secret| !over.err.contains(secret)), "it shows a token");
+    provider.go_on().await;
+    let renewed = shell.run("token").await;
+    assert_eq!(renewed.code, 0, "{renewed:?}");
+}
+
+/// Has the kept access token have expired.
+fn expire(shell: &Shell) {
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(shell.file("default")).unwrap()).unwrap();
+    kept["login"]["tokens"]["expires_at"] = "2020-01-01T00:00:00Z".into();
+    std::fs::write(shell.file("default"), kept.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn a_login_that_is_over_at_the_provider_says_so() {
+    let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
+    let shell = Shell::new();
+    shell.log_in(&at(&provider)).await;
+    let form = [("token", &*shell.refresh_token("default")), ("client_id", "terminal")];
+    let revoked = post_form(&format!("{}/token/revocation", provider.issuer), None, &form).await;
+    assert_eq!(revoked.status, StatusCode::OK);
+    expire(&shell);
+    let over = shell.run("token").await;
+    hands_out_nothing(&over, "the login `default` is over: the provider refused to renew it (invalid_grant");
+    assert!(over.err.contains("run `wicketgate login` again"), "{over:?}");
+}
+
+#[tokio::test]
+async fn tokens_that_others_could_have_read_or_put_there_are_not_used() {
+    let provider = settings().start(None).await;
+    let shell = Shell::new();
+    shell.log_in(&at(&provider)).await;
+    let (file, refresh) = (shell.file("default"), shell.refresh_token("default"));
+    let chmod = |mode| std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+    chmod(0o644);
+    hands_out_nothing(&shell.run("token").await, "is open to other users");
+    chmod(0o600);
+    assert_eq!(shell.run("token").await.code, 0);
+
+    let elsewhere = shell.directory.join("elsewhere");
+    std::fs::rename(&file, &elsewhere).unwrap();
+    symlink(&elsewhere, &file).unwrap();
+    hands_out_nothing(&shell.run("token").await, "is a symbolic link");
+    // a logout removes what cannot be used, and says that the provider knows nothing of it
+    let out = shell.run("logout").await;
+    assert_eq!(out.code, 1, "{out:?}");
+    assert!(out.err.contains("was not revoked") && !out.err.contains(&refresh), "{out:?}");
+    assert!(std::fs::symlink_metadata(&file).is_err(), "the link is still there");
+    assert!(elsewhere.exists(), "what it points to is somebody else's");
+
+    std::fs::set_permissions(shell.directory.join("wicketgate"), PermissionsExt::from_mode(0o755)).unwrap();
+    hands_out_nothing(&shell.run("token").await, "is open to other users");
+    hands_out_nothing(&shell.run(&format!("login --device {}", at(&provider))).await, "is open to other users");
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_no_login() {
+    let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
+    let shell = Shell::new();
+    shell.log_in(&at(&provider)).await;
+    let (token, refresh) = (shell.secrets("default")[0].clone(), shell.refresh_token("default"));
+    // no file may grow beyond 16 KiB: what was kept would fit, the room that is made sure of does not
+    let full = shell.sh("trap '' XFSZ; ulimit -f 32; exec \"$WICKETGATE\" token", &[]).await;
+    assert_eq!((full.code, full.out.as_str()), (1, ""), "{full:?}");
+    assert!(full.err.contains("cannot be written"), "{full:?}");
+    assert_eq!((shell.secrets("default")[0].clone(), shell.refresh_token("default")), (token.clone(), refresh));
+    let renewed = shell.run("token").await;
+    assert!(renewed.code == 0 && renewed.err.is_empty() && renewed.out != token, "the grant is spent: {renewed:?}");
+}
+
+/// A provider whose ID token for the client `terminal` is bent like this; what the login then ends with.
+async fn with_id_token(bend: impl for<'a> Fn(Token<'a>, &str) -> String) -> (i32, String, Shell) {
+    let issuer = Issuer::start().await;
+    let at = issuer.url();
+    let document = json!({
+        "issuer": at, "jwks_uri": format!("{at}/jwks"), "token_endpoint": format!("{at}/token"),
+        "authorization_endpoint": format!("{at}/auth"),
+    });
+    let jwks = json!({"keys": issuer.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>()});
+    let pages = move |token: String| {
+        let (document, jwks) = (document.clone(), jwks.clone());
+        move |seen: &upstream::Seen| match seen.target.as_str() {
+            "/.well-known/openid-configuration" => upstream::json(&document),
+            "/jwks" => upstream::json(&jwks),
+            "/token" => upstream::json(&json!({
+                "access_token": "opaque", "token_type": "Bearer", "expires_in": 300, "id_token": token,
+            })),
+            _ => upstream::reply(StatusCode::NOT_FOUND, "text/plain", ""),
+        }
+    };
+    issuer.server.answer(pages(String::new()));
+    let shell = Shell::new();
+    let mut login = shell.begin(&format!("--browser --issuer {} --client-id terminal --scope openid", issuer.url()));
+    let url = url::Url::parse(&url_to_open(&mut login).await).unwrap();
+    let parameter = |name: &str| url.query_pairs().find(|(known, _)| known == name).unwrap().1.into_owned();
+    let good = issuer.token("alice", &[]).header("typ", "JWT").claim("aud", "terminal");
+    let token = bend(good.claim("nonce", parameter("nonce")), &issuer.url());
+    issuer.server.answer(pages(token));
+    let back = format!("{}?code=c&state={}", parameter("redirect_uri"), parameter("state"));
+    assert_eq!(Person::new(None).visit(&back).await.answer.status, StatusCode::OK);
+    let code = login.ended().await.code().unwrap();
+    let told =
+        |all: Vec<String>| all.into_iter().find(|line| line.starts_with("logged in") || line.contains("ID token"));
+    let last = eventually("what became of the login", || async { told(login.lines()) }).await;
+    (code, last, shell)
+}
+
+#[tokio::test]
+async fn an_id_token_that_is_not_of_this_login_is_refused() {
+    let (code, said, shell) = with_id_token(|token, _| token.mint()).await;
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(shell.kept("default")["tokens"]["id"]["subject"], "alice");
+
+    type Bend = Box<dyn for<'a> Fn(Token<'a>, &str) -> String>;
+    let past = wicketgate::clock::now().as_second() - 3600;
+    let stranger: &'static Key = Box::leak(Box::new(Key::rsa("rsa")));
+    let cases: Vec<(&str, Bend)> = vec![
+        ("its nonce differs", Box::new(|token, _| token.claim("nonce", "another").mint())),
+        ("its nonce differs", Box::new(|token, _| token.claim("nonce", Value::Null).mint())),
+        ("for another audience", Box::new(|token, _| token.claim("aud", "another").mint())),
+        ("made for another client", Box::new(|token, _| token.claim("aud", json!(["terminal", "other"])).mint())),
+        ("made for another client", Box::new(|token, _| token.claim("azp", "other").mint())),
+        ("issuer", Box::new(|token, at| token.claim("iss", format!("{at}/")).mint())),
+        ("has expired", Box::new(move |token, _| token.claim("exp", past).mint())),
+        ("lacks a required claim", Box::new(|token, _| token.claim("exp", Value::Null).mint())),
+        ("signature", Box::new(|token, _| token.signed_by(stranger, "RS256").mint())),
+        ("algorithm", Box::new(|token, _| token.mint_unsigned())),
+        ("algorithm", Box::new(|token, _| token.mint_hs256(b"secret"))),
+        ("not a signed JWT", Box::new(|_, _| "opaque".into())),
+    ];
+    for (why, bend) in cases {
+        let (code, said, shell) = with_id_token(bend).await;
+        assert_eq!(code, 1, "{why}: {said}");
+        assert!(said.starts_with("the provider's ID token is not accepted") && said.contains(why), "{why}: {said}");
+        assert!(!shell.file("default").exists(), "{why}: something is kept");
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_leads_astray_is_not_followed() {
+    let issuer = Issuer::start().await;
+    let at = issuer.url();
+    let shell = Shell::new();
+    let good = json!({"issuer": at, "token_endpoint": format!("{at}/token"), "jwks_uri": format!("{at}/jwks"),
+        "device_authorization_endpoint": format!("{at}/device")});
+    let with = |name: &str, value: &str| {
+        let mut document = good.clone();
+        document[name] = value.into();
+        document
+    };
+    for (document, why) in [
+        (with("issuer", "https://other.test"), "is of the issuer `https://other.test`"),
+        (with("token_endpoint", "http://other.test/token"), "names `http://other.test/token`, which is not https"),
+        (with("revocation_endpoint", "ftp://other.test"), "which is not https"),
+        (with("issuer", "\u{1b}[2J"), "is of the issuer `[2J`"),
+        (json!([]), "cannot be read"),
+    ] {
+        let text = document.to_string();
+        issuer.server.answer(move |seen| match seen.target.as_str() {
+            "/.well-known/openid-configuration" => upstream::reply(StatusCode::OK, "application/json", text.clone()),
+            _ => upstream::reply(StatusCode::NOT_FOUND, "text/plain", ""),
+        });
+        let asked = issuer.server.requests();
+        let said = shell.run(&format!("login --device --issuer {at} --client-id terminal")).await;
+        hands_out_nothing(&said, why);
+        assert_eq!(issuer.server.requests(), asked + 1, "{document}: it was asked further");
+    }
+
+    // what only RFC 8414 knows is found, and a page in clear is not shown to anybody
+    let text = good.to_string();
+    let device =
+        json!({"device_code": "d", "user_code": "AB", "verification_uri": "http://other.test", "expires_in": 9});
+    issuer.server.answer(move |seen| match seen.target.as_str() {
+        "/.well-known/oauth-authorization-server" => upstream::reply(StatusCode::OK, "application/json", text.clone()),
+        "/device" => upstream::json(&device),
+        _ => upstream::reply(StatusCode::NOT_FOUND, "text/plain", ""),
+    });
+    let said = shell.run(&format!("login --device --issuer {at} --client-id terminal")).await;
+    hands_out_nothing(&said, "leads to `http://other.test");
+}
+
+#[tokio::test]
+async fn a_provider_that_is_slow_down_is_asked_less_often() {
+    // RFC 8628 section 3.5: five seconds more with each `slow_down`
+    let issuer = Issuer::start().await;
+    let at = issuer.url();
+    let document = json!({"issuer": at, "token_endpoint": format!("{at}/token"),
+        "device_authorization_endpoint": format!("{at}/device")});
+    let device = json!({"device_code": "d", "user_code": "AB-CD", "verification_uri": format!("{at}/enter"),
+        "expires_in": 60, "interval": 1});
+    let polls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = polls.clone();
+    issuer.server.answer(move |seen| match seen.target.as_str() {
+        "/.well-known/openid-configuration" => upstream::json(&document),
+        "/device" => upstream::json(&device),
+        "/token" => {
+            let error = ["authorization_pending", "slow_down"];
+            match error.get(count.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) {
+                Some(error) => {
+                    let body = json!({"error": error}).to_string();
+                    upstream::reply(StatusCode::BAD_REQUEST, "application/json", body)
+                }
+                None => upstream::json(&json!({"access_token": "a-token", "token_type": "bearer"})),
+            }
+        }
+        _ => upstream::reply(StatusCode::NOT_FOUND, "text/plain", ""),
+    });
+    let shell = Shell::new();
+    let begun = wicketgate::clock::monotonic();
+    let mut login = shell.begin(&format!("--device --issuer {at} --client-id terminal --scope metrics"));
+    let (url, code) = device_to_open(&mut login).await;
+    assert_eq!((url, code.as_str()), (format!("{at}/enter"), "AB-CD"), "without a complete address");
+    assert!(login.ended().await.success(), "{}", login.lines().join("\n"));
+    assert!(begun.elapsed().as_secs() >= 7, "1 s, then 1 + 5 s");
+    assert_eq!(polls.load(std::sync::atomic::Ordering::SeqCst), 3);
+    // no end is known and there is nothing to renew it with: it is what there is
+    assert_eq!(shell.run("token").await.out, "a-token");
+    hands_out_nothing(&shell.run("token --id-token").await, "the provider gave no refresh token");
+}
