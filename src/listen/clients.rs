@@ -33,9 +33,10 @@ impl Bundle<'_> {
     /// Builds the verifier. With lists of revoked certificates every certificate of a chain must be covered by one that is
     /// not past its `nextUpdate` (RFC 5280 section 6.3.3): nobody knows what was revoked since.
     pub(super) fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let unusable = |why: String| TlsError::Bundle(self.ca.to_owned(), why);
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(self.ca)? {
-            roots.add(certificate).map_err(|e| TlsError::Bundle(self.ca.to_owned(), e))?;
+        for certificate in certificates(self.ca).map_err(|e| unusable(e.to_string()))? {
+            roots.add(certificate).map_err(|e| unusable(e.to_string()))?;
         }
         let mut crls = Vec::new();
         for path in self.crls {

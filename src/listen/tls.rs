@@ -77,8 +77,8 @@ pub enum TlsError {
     Key(PathBuf, PemError),
     #[error("certificate and key cannot be used together: {0}")]
     Pair(#[from] rustls::Error),
-    #[error("`{path}` holds what is no CA certificate: {problem}", path = .0.display(), problem = .1)]
-    Bundle(PathBuf, rustls::Error),
+    #[error("cannot use the CA certificates `{path}`: {problem}", path = .0.display(), problem = .1)]
+    Bundle(PathBuf, String),
     #[error("cannot read the list of revoked certificates `{path}`: {problem}", path = .0.display(), problem = .1)]
     Revoked(PathBuf, String),
     #[error("client certificates cannot be verified: {0}")]
