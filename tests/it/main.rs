@@ -11,6 +11,8 @@
 )]
 
 mod audit;
+mod binding;
+mod certificates;
 mod check;
 mod crash;
 mod credentials;

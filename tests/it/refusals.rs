@@ -23,6 +23,7 @@ const OWN_HEADERS: &[&str] = &[
     "content-length",
     "content-type",
     "date",
+    "dpop-nonce",
     "retry-after",
     "www-authenticate",
     "x-content-type-options",
@@ -30,7 +31,7 @@ const OWN_HEADERS: &[&str] = &[
 ];
 
 /// How many requests and connections each upstream has seen.
-fn seen(gate: &Gate) -> (usize, usize, usize) {
+pub(crate) fn seen(gate: &Gate) -> (usize, usize, usize) {
     (gate.app.requests(), gate.app.connections(), vertex_requests(&gate.google))
 }
 
@@ -39,7 +40,7 @@ fn vertex_requests(google: &Google) -> usize {
 }
 
 /// Sends `call` and holds the gate to a whole refusal; gives its record.
-async fn refused(gate: &Gate, call: Call, status: u16, reason: &str) -> (Answer, Value) {
+pub(crate) async fn refused(gate: &Gate, call: Call, status: u16, reason: &str) -> (Answer, Value) {
     let before = seen(gate);
     let answer = call.send().await;
     let record = is_refusal(gate, &answer, status, reason).await;
@@ -48,7 +49,7 @@ async fn refused(gate: &Gate, call: Call, status: u16, reason: &str) -> (Answer,
 }
 
 /// Checks the answer and the audit record of a refusal; gives the record.
-async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason: &str) -> Value {
+pub(crate) async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason: &str) -> Value {
     assert_eq!(answer.status.as_u16(), status, "{answer:?}");
     assert_eq!(answer.header("content-type"), "application/problem+json", "{answer:?}");
     let strange: Vec<_> = answer.headers.keys().filter(|name| !OWN_HEADERS.contains(&name.as_str())).collect();

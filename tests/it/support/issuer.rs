@@ -60,7 +60,7 @@ impl Key {
         Self { kid: kid.into(), jwk, signer: Signer::Ed(pair) }
     }
 
-    fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.signer {
             Signer::Rsa(pair) => {
@@ -198,7 +198,7 @@ impl<'a> Token<'a> {
     }
 }
 
-fn set(object: &mut Value, name: &str, value: Value) {
+pub(crate) fn set(object: &mut Value, name: &str, value: Value) {
     let object = object.as_object_mut().unwrap();
     if value.is_null() {
         object.remove(name);
@@ -207,6 +207,6 @@ fn set(object: &mut Value, name: &str, value: Value) {
     }
 }
 
-fn text(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn text(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }

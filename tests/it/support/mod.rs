@@ -1,6 +1,7 @@
 //! What the promises are tested with: one [`Harness`] that starts the real program between real sockets.
 
 pub(crate) mod call;
+pub(crate) mod clients;
 pub(crate) mod gate;
 pub(crate) mod glewlwyd;
 pub(crate) mod google;
@@ -11,6 +12,7 @@ pub(crate) mod peers;
 pub(crate) mod person;
 pub(crate) mod pki;
 pub(crate) mod program;
+pub(crate) mod proof;
 pub(crate) mod shell;
 pub(crate) mod upstream;
 pub(crate) mod wire;
