@@ -128,6 +128,26 @@ impl Identity {
         Ok(authenticated)
     }
 
+    /// The principal of a token that came to be exchanged (RFC 8693 section 2.1, `subject_token`). One that is bound is
+    /// confirmed here as it would be on a request: whoever stole it must not get another for it. The proof by its key is
+    /// that of a request for a token (RFC 9449 section 5).
+    ///
+    /// # Errors
+    /// As [`Identity::authenticate`].
+    pub async fn of_subject(
+        &self,
+        token: &str,
+        asking: Asking<'_>,
+        reply: &mut HeaderMap,
+    ) -> Result<Authenticated, Refusal> {
+        certificate::stands(asking.peer)?;
+        let authenticated = self.of_token(token, asking.now).await?;
+        let Confirmation { certificate, key } = authenticated.principal.confirmation.unwrap_or_default();
+        held(certificate, asking.peer)?;
+        key.map_or(Ok(()), |key| self.ways.dpop.check(None, key, asking, reply))?;
+        Ok(authenticated)
+    }
+
     /// Checks on each request that whoever sends a bound token holds what it is bound to. A signature that was checked
     /// before says nothing about that.
     fn confirm(
@@ -137,15 +157,11 @@ impl Identity {
         asking: Asking<'_>,
         reply: &mut HeaderMap,
     ) -> Result<(), Refusal> {
-        let bound = |text: &'static str| Refusal::new(StatusCode::UNAUTHORIZED, "token_binding", text);
         let Confirmation { certificate, key } = principal.confirmation.unwrap_or_default();
-        // RFC 8705 section 3: the protected resource MUST obtain the certificate and verify that it matches
-        if certificate.is_some_and(|thumbprint| !confirmation::holds_certificate(asking.peer, &thumbprint)) {
-            return Err(bound("the token is bound to a client certificate; connect with that certificate"));
-        }
+        held(certificate, asking.peer)?;
         match (key, shown.scheme) {
             (None, Scheme::Bearer) => Ok(()),
-            (Some(key), Scheme::Dpop) => self.ways.dpop.check(shown.token, key, asking, reply),
+            (Some(key), Scheme::Dpop) => self.ways.dpop.check(Some(shown.token), key, asking, reply),
             // RFC 9449 section 7.2: a DPoP-bound token as a bearer token would need no proof
             (Some(_), Scheme::Bearer) => Err(bound(
                 "the token is bound to a key; send it as `Authorization: DPoP` with a proof in the DPoP header",
@@ -157,11 +173,9 @@ impl Identity {
         }
     }
 
-    /// The principal of a token, however it came: the one verifier for bearer tokens and for those that are exchanged.
-    ///
-    /// # Errors
-    /// 401 where it breaks a rule, 503 where its issuer's keys cannot be had.
-    pub async fn of_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
+    /// The principal of a token, however it came: the one verifier for bearer tokens and for those that are exchanged. What
+    /// it is bound to is the caller's to confirm.
+    async fn of_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
         let proof = *blake3::hash(token.as_bytes()).as_bytes();
         if let Some(known) = self.remembered.get(&proof) {
             if known.principal.until > now && known.key.usable() {
@@ -240,6 +254,18 @@ impl<'a> Shown<'a> {
         };
         Ok(Some(Self { scheme, token: token.trim() }))
     }
+}
+
+/// RFC 8705 section 3: the protected resource MUST obtain the client's certificate and verify that it matches.
+fn held(certificate: Option<[u8; 32]>, peer: &Peer) -> Result<(), Refusal> {
+    if certificate.is_none_or(|thumbprint| confirmation::holds_certificate(peer, &thumbprint)) {
+        return Ok(());
+    }
+    Err(bound("the token is bound to a client certificate; connect with that certificate"))
+}
+
+fn bound(text: &'static str) -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, "token_binding", text)
 }
 
 fn unauthorized(error: TokenError) -> Refusal {

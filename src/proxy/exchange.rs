@@ -44,13 +44,15 @@ pub(super) async fn exchange(
     body: Body,
     record: &mut Record,
 ) -> Response<Body> {
-    let answer = match exchanged(gate, issue, asking, body, record).await {
+    let mut reply = HeaderMap::new();
+    let answer = match exchanged(gate, issue, asking, body, record, &mut reply).await {
         Ok(token) => Answer { status: StatusCode::OK, body: token, retry_after: None },
         Err(failure) => failure.written(record),
     };
     let mut response = Response::new(Body::from(answer.body.to_string()));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
+    headers.extend(reply);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // RFC 6749 section 5.1
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -66,6 +68,7 @@ async fn exchanged(
     asking: Asking<'_>,
     body: Body,
     record: &mut Record,
+    reply: &mut HeaderMap,
 ) -> Result<Value, Failure> {
     let form = form(asking.headers, body).await?;
     let wish = Wish::read(&form)?;
@@ -76,7 +79,7 @@ async fn exchanged(
     record.action = Some(issue.action.clone());
     record.resource = Some(resource.id().clone());
 
-    let authenticated = gate.identity.of_token(wish.subject_token, asking.now).await;
+    let authenticated = gate.identity.of_subject(wish.subject_token, asking, reply).await;
     gate.metrics.token(&authenticated);
     let principal = authenticated.map_err(Failure::subject)?.principal;
     record.principal = Some(principal.name.clone());
@@ -267,10 +270,12 @@ impl Failure {
     }
 
     fn subject(refusal: Refusal) -> Self {
-        if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
-            Self::unavailable(refusal)
-        } else {
-            Self::request(refusal)
+        // RFC 9449 sections 5 and 8: proofs have errors of their own
+        match refusal.reason {
+            _ if refusal.status == StatusCode::SERVICE_UNAVAILABLE => Self::unavailable(refusal),
+            "dpop_nonce" => Self::new("use_dpop_nonce", refusal),
+            reason if reason.starts_with("dpop_") => Self::new("invalid_dpop_proof", refusal),
+            _ => Self::request(refusal),
         }
     }
 

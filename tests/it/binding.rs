@@ -1,5 +1,6 @@
 //! Tokens that are bound to their sender: to a client certificate (RFC 8705) or to a DPoP key (RFC 9449).
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -8,11 +9,12 @@ use crate::{
     refusals::{refused, seen},
     support::{
         Answer, Gate, Harness,
-        call::Call,
+        call::{Call, Door},
         clients::{Authority, Draft},
         eventually,
         harness::PAGE,
         issuer::Key,
+        peers::{Client, OidcSettings},
         program::run,
         proof::{Prover, URL},
     },
@@ -393,4 +395,56 @@ async fn one_proof_sent_many_times_at_once_counts_once() {
     let answers = calls.join_all().await;
     let good = answers.iter().filter(|answer| answer.status == StatusCode::OK).count();
     assert_eq!((good, seen(&gate).0 - before.0), (1, 1), "{answers:?}");
+}
+
+/// What a real provider binds is what the gate checks: `oidc-provider` over TLS, which knows both ways.
+#[tokio::test]
+async fn tokens_that_oidc_provider_binds_are_taken_from_their_holder_alone() {
+    let harness = harness("").await.section("listen", listen("client_certificates = \"any\""));
+    let (certificate, key) = (harness.directory.join("gate.pem"), harness.directory.join("gate.key"));
+    let provider = OidcSettings::new()
+        .set("tls", json!({"certificate": certificate, "key": key}))
+        .machine(&Client { id: "prover", secret: "a-secret-of-prover", role: "scrape" })
+        .client(json!({
+            "client_id": "holder", "client_secret": "a-secret-of-holder", "roles": ["scrape"],
+            "grant_types": ["client_credentials"], "redirect_uris": [], "response_types": [],
+            "tls_client_certificate_bound_access_tokens": true,
+        }))
+        .start(None)
+        .await;
+    let issuer = format!(
+        "[[issuer]]\nname = \"real\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]\nca = \"ca.pem\"",
+        provider.issuer
+    );
+    let gate = harness.section("issuer", issuer).start().await;
+    let (own, prover) = (Draft::new().self_signed(), Prover::ec());
+    let port: u16 = provider.issuer.rsplit(':').next().unwrap().parse().unwrap();
+    let at_provider = |door: Door, client: &str, proof: Option<String>| {
+        let login = STANDARD.encode(format!("{client}:a-secret-of-{client}"));
+        let door = Door { address: ([127, 0, 0, 1], port).into(), ..door };
+        let call = Call::new(door, Method::POST, "/token")
+            .header("authorization", &format!("Basic {login}"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("grant_type=client_credentials&resource=https%3A%2F%2Fgate.example");
+        let call = proof.iter().fold(call, |call, proof| call.header("dpop", proof));
+        async move { call.send().await.json() }
+    };
+
+    let proof = prover.proof("/token", "").claim("htm", "POST").claim("ath", Value::Null);
+    let proof = proof.claim("htu", format!("https://127.0.0.1:{port}/token")).sign();
+    let given = at_provider(gate.door(0, b"http/1.1"), "prover", Some(proof)).await;
+    assert_eq!(given["token_type"], "DPoP", "{given}");
+    let token = given["access_token"].as_str().unwrap();
+    let answer = shown(&gate, token, &[&prover.proof(ROOM, token).sign()]).send().await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(gate.record(&answer.id()).await["principal"], "real:prover");
+    let thief = Prover::ec();
+    refused(&gate, shown(&gate, token, &[&thief.proof(ROOM, token).sign()]), 401, "dpop_other_key").await;
+    refused(&gate, gate.get(ROOM).bearer(token), 401, "token_binding").await;
+
+    let given = at_provider(own.door(&gate, b"http/1.1"), "holder", None).await;
+    let token = given["access_token"].as_str().unwrap_or_else(|| panic!("{given}"));
+    let room = |door| Call::new(door, Method::GET, ROOM).bearer(token);
+    assert_eq!(room(own.door(&gate, b"http/1.1")).send().await.status, StatusCode::OK);
+    refused(&gate, room(gate.door(0, b"http/1.1")), 401, "token_binding").await;
 }

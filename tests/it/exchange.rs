@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Gate, Harness, call::Call, issuer::Key};
+use crate::support::{Answer, Gate, Harness, call::Call, clients::Draft, issuer::Key, proof::Prover};
 
 const ROOM: &str = "/exporters/app/metrics";
 const URL: &str = "https://gate.example";
@@ -104,13 +104,55 @@ async fn a_token_of_the_gate_is_exchanged_without_gaining_anything() {
 }
 
 #[tokio::test]
-async fn what_the_subject_must_hold_the_new_token_asks_for_too() {
+async fn what_the_subject_must_hold_is_shown_for_the_exchange_and_the_new_token_asks_for_it_too() {
     let gate = harness().await.start().await;
-    let bound = gate.bent_token("scrape").claim("cnf", json!({"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}));
-    let (_, given) = exchanged(&gate, &bound.mint(), "ledger").await;
+    let (prover, thief) = (Prover::ec(), Prover::ec());
+    let bound = prover.token(&gate, "scrape");
+    let proof = |by: &Prover| by.proof("/oauth2/token", &bound).claim("htm", "POST").claim("ath", Value::Null).sign();
+    let ask = |proof: Option<&str>| {
+        proof.iter().fold(ask(&gate, &good(&bound, "ledger")), |call, proof| call.header("dpop", proof))
+    };
+    for (proof, reason) in [
+        (None, "dpop_missing"),
+        (Some(proof(&thief)), "dpop_other_key"),
+        (Some(prover.proof("/oauth2/token", &bound).sign()), "dpop_method"),
+        (Some(prover.proof(ROOM, &bound).claim("htm", "POST").sign()), "dpop_url"),
+    ] {
+        let answer = ask(proof.as_deref()).send().await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["error"]),
+            (400, &"invalid_dpop_proof".into()),
+            "{answer:?}"
+        );
+        let record = gate.record(&answer.id()).await;
+        assert_eq!((&record["reason"], &record["decision"]), (&reason.into(), &"deny".into()), "{record}");
+        assert!(!gate.permitted(&answer.id()), "{record}");
+    }
+    let good = proof(&prover);
+    let given = ask(Some(&good)).send().await.json();
     assert_eq!(given["token_type"], "DPoP", "{given}");
     let claims = claims(given["access_token"].as_str().unwrap());
-    assert_eq!(claims["cnf"]["jkt"], "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I", "{claims}");
+    assert_eq!(claims["cnf"]["jkt"], prover.thumbprint(), "{claims}");
+    assert_eq!(ask(Some(&good)).send().await.json()["reason"], "dpop_replayed");
+}
+
+#[tokio::test]
+async fn a_token_bound_to_a_certificate_is_exchanged_on_its_connections_alone() {
+    let harness = harness().await.section("listen", crate::certificates::listen("client_certificates = \"any\""));
+    let gate = harness.start().await;
+    let own = Draft::new().self_signed();
+    let bound = gate.bent_token("scrape").claim("cnf", json!({"x5t#S256": own.thumbprint()})).mint();
+    let ask = |door| {
+        let call = Call::new(door, Method::POST, "/oauth2/token").header("content-type", FORM);
+        call.body(form(&good(&bound, "ledger"))).send()
+    };
+    let given = ask(own.door(&gate, b"http/1.1")).await.json();
+    let claims = claims(given["access_token"].as_str().unwrap());
+    assert_eq!(claims["cnf"]["x5t#S256"], own.thumbprint(), "{claims}");
+    for door in [gate.door(0, b"http/1.1"), Draft::new().self_signed().door(&gate, b"http/1.1")] {
+        let answer = ask(door).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (400, &"token_binding".into()), "{answer:?}");
+    }
 }
 
 /// Everything that is asked wrongly or by the wrong one: OAuth's error, the gate's reason, a record, and no permit.

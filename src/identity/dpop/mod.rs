@@ -86,14 +86,15 @@ impl Dpop {
         self.base.is_some()
     }
 
-    /// Checks the request's one proof for `token`, which names `key`. A nonce that the client shall use next goes into
+    /// Checks the request's one proof for `token`, which names `key`; without `token` as one that goes with a request for
+    /// another token (RFC 9449 section 5). A nonce that the client shall use next goes into
     /// `reply`.
     ///
     /// # Errors
     /// 401 where there is no proof or it breaks a rule, 503 where it cannot be remembered.
     pub(super) fn check(
         &self,
-        token: &str,
+        token: Option<&str>,
         key: [u8; 32],
         asking: Asking<'_>,
         reply: &mut HeaderMap,

@@ -41,8 +41,9 @@ pub struct Expected<'a> {
     pub method: &'a str,
     /// The request's URL as [`normal`] gives it.
     pub url: &'a str,
-    /// The access token.
-    pub token: &'a str,
+    /// The access token that the proof must name (`ath`). `None` where a proof goes with a request for a token (RFC 9449
+    /// section 5), which names none.
+    pub token: Option<&'a str>,
     /// The thumbprint that the token names (`cnf.jkt`).
     pub key: [u8; 32],
     /// How old the proof may be.
@@ -158,7 +159,9 @@ pub fn verify(proof: &str, expected: &Expected<'_>) -> Result<Proof, ProofError>
     let id = claims.jti.filter(|jti| (1..=MAX_ID).contains(&jti.len())).ok_or(ProofError::Claims)?;
     let (method, url) = claims.htm.zip(claims.htu).ok_or(ProofError::Claims)?;
     let made = claims.iat.and_then(instant).ok_or(ProofError::Claims)?;
-    let hash = claims.ath.ok_or(ProofError::Claims)?;
+    if expected.token.is_some() && claims.ath.is_none() {
+        return Err(ProofError::Claims);
+    }
     if method != expected.method {
         return Err(ProofError::Method);
     }
@@ -168,7 +171,9 @@ pub fn verify(proof: &str, expected: &Expected<'_>) -> Result<Proof, ProofError>
     if clock::after(made, expected.max_age) <= expected.now || made > clock::after(expected.now, FUTURE) {
         return Err(ProofError::Time);
     }
-    if URL_SAFE_NO_PAD.decode(hash).ok().as_deref() != Some(digest(&SHA256, expected.token.as_bytes()).as_ref()) {
+    if let Some((token, hash)) = expected.token.zip(claims.ath)
+        && URL_SAFE_NO_PAD.decode(hash).ok().as_deref() != Some(digest(&SHA256, token.as_bytes()).as_ref())
+    {
         return Err(ProofError::Token);
     }
     let mut hasher = blake3::Hasher::new();

@@ -97,7 +97,7 @@ impl Bent {
 fn found(proof: &str, key: [u8; 32]) -> Result<(), ProofError> {
     let url = normal("https://gate.example/exporters/app/metrics").unwrap();
     let (max_age, now) = (Duration::from_secs(60), Timestamp::from_second(NOW).unwrap());
-    verify(proof, &Expected { method: "GET", url: &url, token: TOKEN, key, max_age, now }).map(drop)
+    verify(proof, &Expected { method: "GET", url: &url, token: Some(TOKEN), key, max_age, now }).map(drop)
 }
 
 fn check(bent: Bent, expected: Result<(), ProofError>) {
@@ -263,6 +263,16 @@ fn another_url_is_refused() {
     ] {
         check(ec().claim("htu", url), Err(ProofError::Url));
     }
+}
+
+#[test]
+fn a_proof_beside_a_request_for_a_token_names_none() {
+    let bent = ec().claim("ath", Value::Null);
+    let url = normal("https://gate.example/exporters/app/metrics").unwrap();
+    let (max_age, now) = (Duration::from_secs(60), Timestamp::from_second(NOW).unwrap());
+    let expected = Expected { method: "GET", url: &url, token: None, key: bent.thumbprint, max_age, now };
+    assert!(verify(&bent.sign(), &expected).is_ok());
+    assert_eq!(verify(&bent.sign(), &Expected { token: Some(TOKEN), ..expected }).err(), Some(ProofError::Claims));
 }
 
 #[test]
