@@ -4,12 +4,15 @@
 //! that there is one. A [`Credential`] is replaced whole, never changed. This module never writes a secret
 //! anywhere, a log line included.
 
+mod callers;
+
 use std::{fmt, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
+pub use self::callers::{CallerSlots, Shown, Wanted};
 use crate::clock::Timestamp;
 
 /// A value that must not be shown. `expose` is the only way to its text.

@@ -85,6 +85,7 @@ pub(super) struct Ages {
     credential_age: Seconds<CredentialLabels>,
     credential_expiry: Seconds<CredentialLabels>,
     credential_generation: Family<CredentialLabels, Gauge>,
+    caller_credentials: Family<CredentialLabels, Gauge>,
     signing_keys: Gauge,
     signing_key_age: Gauge<f64, std::sync::atomic::AtomicU64>,
     signing_rotated_at: Gauge,
@@ -110,6 +111,11 @@ impl Ages {
             "credential_generation",
             "How often a downstream credential has been obtained anew",
             ages.credential_generation.clone(),
+        );
+        registry.register(
+            "caller_credentials",
+            "Callers that a downstream credential is held for",
+            ages.caller_credentials.clone(),
         );
         registry.register("signing_keys", "Keys of the gate's own that it publishes", ages.signing_keys.clone());
         registry.register(
@@ -137,6 +143,10 @@ impl Ages {
             self.jwks_keys.get_or_create(&labels).set(i64::try_from(issuer.key_count()).unwrap_or(i64::MAX));
             self.jwks_failing.get_or_create(&labels).set(issuer.is_failing().into());
         }
+        for (credential, callers) in parts.caller_counts() {
+            let labels = CredentialLabels { credential: credential.to_owned() };
+            self.caller_credentials.get_or_create(&labels).set(i64::try_from(callers).unwrap_or(i64::MAX));
+        }
         if let Some(signing) = parts.signing() {
             self.signing_keys.set(i64::try_from(signing.key_count()).unwrap_or(i64::MAX));
             self.signing_key_age.set(signing.signing_since().map_or(0.0, |at| clock::seconds_between(at, now)));
@@ -161,5 +171,6 @@ impl Ages {
         self.credential_age.clear();
         self.credential_expiry.clear();
         self.credential_generation.clear();
+        self.caller_credentials.clear();
     }
 }

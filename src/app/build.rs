@@ -5,19 +5,20 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     Serving,
     data::{DataPath, Pipeline},
+    issue::Issuing,
     kept::{Kept, keep},
 };
 use crate::{
     audit::Log,
     client::Client,
-    config::{Config, ExporterSettings, IssueSettings, VertexSettings},
-    credentials::{Keeper, Origin},
+    config::{Config, ExporterSettings, VertexSettings},
+    credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Minter, Origin},
     http::LocalService,
-    identity::{self, Identity, Issuer, Own, Ways, dpop::Dpop},
+    identity::{self, Identity, Issuer, Ways, dpop::Dpop},
     listen,
-    proxy::{Bindings, Gate, Issue, Metrics},
+    proxy::{Bindings, Gate, Metrics},
     routes::{Exporter, Group, Routes, TokenBinding, Vertex},
-    secret::CredentialSlot,
+    secret::{CredentialSlot, Shown},
     signing::{self, Signing},
     telemetry::Telemetry,
 };
@@ -26,11 +27,15 @@ use crate::{
 pub(super) struct Parts {
     identity: Arc<Identity>,
     issuers: Vec<Arc<Kept<Asked, Issuer>>>,
-    signing: Option<Arc<Kept<signing::Settings, Signing>>>,
-    own: Option<Arc<Kept<OwnSettings, Own>>>,
+    issuing: Option<Issuing>,
     keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
+    callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
+    caller_metrics: CallerMetrics,
     pipeline: Option<Arc<Pipeline>>,
 }
+
+/// The gate's own name for the predictions that it asks for on nobody's behalf.
+const FORECAST: &str = "wicketgate:forecast";
 
 /// What an issuer is asked, and by which client: it is another one when the CA file holds something else, and keys that
 /// came by the old one's trust are fetched again.
@@ -42,18 +47,9 @@ impl PartialEq for Asked {
     }
 }
 
-/// What the gate's own tokens are believed by.
-#[derive(PartialEq)]
-struct OwnSettings {
-    url: String,
-    audience: String,
-    issuers: Vec<Arc<str>>,
-    keys: signing::Settings,
-}
-
 impl Parts {
     pub(super) fn signing(&self) -> Option<&Signing> {
-        self.signing.as_ref().map(|kept| &*kept.value)
+        self.issuing.as_ref().map(|issuing| &*issuing.signing.value)
     }
 
     pub(super) fn issuers(&self) -> impl Iterator<Item = &Issuer> {
@@ -63,8 +59,14 @@ impl Parts {
     /// What readiness calls each of them.
     pub(super) fn names(&self) -> Vec<String> {
         let issuers = self.issuers().map(Issuer::part);
-        let signing = self.signing.iter().map(|_| signing::PART.to_owned());
-        issuers.chain(signing).chain(self.keepers.iter().map(|kept| kept.value.part())).collect()
+        let signing = self.issuing.iter().map(|_| signing::PART.to_owned());
+        let callers = self.callers.iter().map(|kept| kept.value.part());
+        issuers.chain(signing).chain(callers).chain(self.keepers.iter().map(|kept| kept.value.part())).collect()
+    }
+
+    /// Names of credentials that each caller has its own of, and of how many callers.
+    pub(super) fn caller_counts(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.callers.iter().map(|kept| (&**kept.value.slots.name(), kept.value.slots.callers()))
     }
 
     pub(super) fn credential_slots(&self) -> impl Iterator<Item = &CredentialSlot> {
@@ -81,10 +83,16 @@ pub(super) fn build(
     audit: &Arc<Log>,
     data: Option<&DataPath>,
 ) -> Serving {
-    let mut keepers = Keepers { before, now: Vec::new(), telemetry };
+    let names = config.issuers.iter().map(|(settings, _)| settings.name.as_str().into()).collect();
+    let issuing_before = before.and_then(|parts| parts.issuing.as_ref());
+    let issuing = config.issue.map(|settings| Issuing::new(settings, names, issuing_before, telemetry));
+    let minter = issuing.as_ref().map(Issuing::minter);
+
+    let mut keepers = Keepers::new(before, telemetry);
     let exporters: Vec<_> = config.exporters.into_iter().map(|settings| exporter(settings, &mut keepers)).collect();
-    let vertex = config.vertex.map(|settings| vertex(settings, &mut keepers));
-    let keepers = keepers.now;
+    let forecasts = config.data.as_ref().is_some_and(|data| !data.forecasts.is_empty());
+    let vertex = config.vertex.map(|settings| vertex(settings, &mut keepers, minter.as_ref(), forecasts));
+    let Keepers { now: keepers, callers, caller_metrics, .. } = keepers;
     let running = before.and_then(|parts| parts.pipeline.as_ref());
     let pipeline =
         data.zip(config.data).map(|(data, settings)| data.pipeline(running, settings, &exporters, vertex.as_ref()));
@@ -104,27 +112,21 @@ pub(super) fn build(
             keep(known, Asked(settings, client), make, |issuer| async move { issuer.keep_fresh(&telemetry).await })
         })
         .collect();
-    let signing = config.issue.as_ref().map(|issue| signing_keys(issue, before, telemetry));
-    let own = config.issue.as_ref().zip(signing.as_ref());
-    let own = own.map(|(issue, signing)| own_tokens(issue, &signing.value, &issuers, before));
     // tokens stay remembered as long as the issuers are the same
     let known_identity = before.map(|parts| &*parts.identity);
     let dpop = Dpop::new(config.dpop, config.gate.url.as_deref(), known_identity.map(Identity::dpop));
     let same = issuers.len() == known.len()
         && issuers.iter().zip(known).all(|(a, b)| Arc::ptr_eq(a, b))
         && known_identity.is_some_and(|known| known.certificates() == config.certificates && *known.dpop() == dpop)
-        && same_own(own.as_ref(), before.and_then(|parts| parts.own.as_ref()));
+        && Issuing::same_belief(issuing.as_ref(), issuing_before);
     let identity = before.filter(|_| same).map(|parts| parts.identity.clone()).unwrap_or_else(|| {
         Arc::new(Identity::new(Ways {
             issuers: issuers.iter().map(|kept| kept.value.clone()).collect(),
             certificates: config.certificates,
             dpop,
-            own: own.as_ref().map(|kept| kept.value.clone()),
+            own: issuing.as_ref().map(|issuing| issuing.own.value.clone()),
         }))
     });
-    let issue = config.issue.zip(signing.as_ref());
-    let issue = issue.map(|(issue, keys)| Issue::new(&issue.url, &issue.audiences, issue.lifetime, keys.value.clone()));
-
     let certificates =
         config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
     let gate = Gate {
@@ -142,7 +144,7 @@ pub(super) fn build(
             config.local,
         ),
         identity: identity.clone(),
-        issue,
+        issue: issuing.as_ref().map(Issuing::issue),
         policy: config.policy,
         audit: audit.clone(),
         metrics: metrics.clone(),
@@ -153,48 +155,7 @@ pub(super) fn build(
         tls,
         files: config.files,
         read_at: config.read_at,
-        parts: Parts { identity, issuers, signing, own, keepers, pipeline },
-    }
-}
-
-/// The gate's own keys, and the task that makes and rotates them.
-fn signing_keys(
-    issue: &IssueSettings,
-    before: Option<&Parts>,
-    telemetry: &Arc<Telemetry>,
-) -> Arc<Kept<signing::Settings, Signing>> {
-    let known: Vec<_> = before.and_then(|parts| parts.signing.clone()).into_iter().collect();
-    let (telemetry, pending) = (telemetry.clone(), telemetry.clone());
-    let make = |settings: &signing::Settings| {
-        pending.trouble(signing::PART, true, "they are being read");
-        Signing::new(settings.clone())
-    };
-    keep(&known, issue.keys.clone(), make, |signing| async move { signing.keep(&telemetry).await })
-}
-
-/// The gate's belief in its own tokens, of principals of these issuers.
-fn own_tokens(
-    issue: &IssueSettings,
-    signing: &Arc<Signing>,
-    issuers: &[Arc<Kept<Asked, Issuer>>],
-    before: Option<&Parts>,
-) -> Arc<Kept<OwnSettings, Own>> {
-    let known: Vec<_> = before.and_then(|parts| parts.own.clone()).into_iter().collect();
-    let settings = OwnSettings {
-        url: issue.url.clone(),
-        audience: issue.audiences.first().cloned().unwrap_or_default(),
-        issuers: issuers.iter().map(|kept| kept.value.name.clone()).collect(),
-        keys: issue.keys.clone(),
-    };
-    let make = |s: &OwnSettings| Own::new(&s.url, &s.audience, s.issuers.clone(), signing.clone());
-    keep(&known, settings, make, |own| async move { own.follow().await })
-}
-
-fn same_own(now: Option<&Arc<Kept<OwnSettings, Own>>>, before: Option<&Arc<Kept<OwnSettings, Own>>>) -> bool {
-    match (now, before) {
-        (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-        (None, None) => true,
-        _ => false,
+        parts: Parts { identity, issuers, issuing, keepers, callers, caller_metrics, pipeline },
     }
 }
 
@@ -202,10 +163,29 @@ fn same_own(now: Option<&Arc<Kept<OwnSettings, Own>>>, before: Option<&Arc<Kept<
 struct Keepers<'a> {
     before: Option<&'a Parts>,
     now: Vec<Arc<Kept<(String, Origin), Keeper>>>,
+    callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
+    caller_metrics: CallerMetrics,
     telemetry: &'a Arc<Telemetry>,
 }
 
-impl Keepers<'_> {
+impl<'a> Keepers<'a> {
+    fn new(before: Option<&'a Parts>, telemetry: &'a Arc<Telemetry>) -> Self {
+        let counted = before.map(|parts| parts.caller_metrics.clone());
+        let caller_metrics = counted.unwrap_or_else(|| telemetry.register(CallerMetrics::register));
+        Self { before, now: Vec::new(), callers: Vec::new(), caller_metrics, telemetry }
+    }
+
+    /// A slot for each caller.
+    fn callers(&mut self, name: String, origin: CallerOrigin) -> Shown {
+        let known = self.before.map(|parts| parts.callers.as_slice()).unwrap_or_default();
+        let (telemetry, metrics) = (self.telemetry.clone(), self.caller_metrics.clone());
+        let make = |(name, origin): &(String, CallerOrigin)| CallerKeeper::new(name, origin.clone(), metrics);
+        let kept = keep(known, (name, origin), make, |keeper| keeper.keep(telemetry));
+        let shown = Shown::Caller(kept.value.slots.clone());
+        self.callers.push(kept);
+        shown
+    }
+
     fn slot(&mut self, name: String, origin: Origin) -> CredentialSlot {
         let known = self.before.map(|parts| parts.keepers.as_slice()).unwrap_or_default();
         let telemetry = self.telemetry.clone();
@@ -231,9 +211,37 @@ fn exporter(settings: ExporterSettings, keepers: &mut Keepers<'_>) -> Arc<Export
     Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels, terms })
 }
 
-fn vertex(settings: VertexSettings, keepers: &mut Keepers<'_>) -> Vertex {
-    let slot = |(group, origin): (Group, Origin)| (group, keepers.slot(format!("google/{}", group.name()), origin));
-    let credentials: HashMap<Group, _> = settings.credentials.into_iter().map(slot).collect();
+/// Google is asked as the gate, or as each caller; then the gate's own predictions (`forecasts`) are a caller's too.
+fn vertex(settings: VertexSettings, keepers: &mut Keepers<'_>, minter: Option<&Minter>, forecasts: bool) -> Vertex {
+    let mut credentials = HashMap::new();
+    let mut own = None;
+    for (group, origin) in settings.credentials {
+        let name = format!("google/{}", group.name());
+        let for_callers = match (&origin, minter) {
+            (Origin::Google { google, account }, Some(minter)) if google.is_for_callers() => {
+                let (google, account, minter) = (google.clone(), account.clone(), minter.clone());
+                Some(CallerOrigin { google, account, group: group.name(), minter })
+            }
+            _ => None,
+        };
+        let shown = match for_callers {
+            Some(origin) => {
+                if group == Group::Infer && forecasts {
+                    let origin = Origin::GoogleAs { principal: FORECAST, origin: origin.clone() };
+                    own = Some(keepers.slot("google/forecast".to_owned(), origin));
+                }
+                keepers.callers(name, origin)
+            }
+            None => {
+                let slot = keepers.slot(name, origin);
+                if group == Group::Infer {
+                    own = Some(slot.clone());
+                }
+                Shown::Gate(slot)
+            }
+        };
+        credentials.insert(group, shown);
+    }
     let upstreams = settings.upstreams.into_iter().map(|(location, upstream)| (location.into(), upstream)).collect();
-    Vertex { upstreams, credentials, timeout: settings.timeout, terms: settings.terms }
+    Vertex { upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms }
 }

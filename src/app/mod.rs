@@ -11,6 +11,7 @@
 mod admin;
 mod build;
 mod data;
+mod issue;
 mod kept;
 mod reload;
 mod worker;

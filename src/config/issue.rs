@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{GateSettings, IssueSettings, reader::Section};
+use super::{ExporterSettings, GateSettings, IssueSettings, VertexSettings, reader::Section};
 use crate::{
+    credentials::Origin,
     identity,
     proxy::JWKS_MAX_AGE,
     signing::{self, MAX_LIFETIME, Schedule},
@@ -14,11 +15,14 @@ const LEAST_LIFETIME: Duration = Duration::from_secs(60);
 const DEFAULT_ROTATE: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEFAULT_OVERLAP: Duration = Duration::from_secs(3600);
 
+/// The issuer's name in principals of the gate's own, such as `wicketgate:forecast`.
+const OWN_NAME: &str = "wicketgate";
+
 /// Reads `[issue]`, which needs the gate's own URL; `issuers` may not claim that.
 pub(super) fn issue<'a>(
     top: &Section<'_>,
     gate: &GateSettings,
-    mut issuers: impl Iterator<Item = &'a identity::Settings>,
+    issuers: impl Iterator<Item = &'a identity::Settings>,
 ) -> Option<IssueSettings> {
     let section = top.section("issue")?;
     let url = gate.url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
@@ -33,9 +37,14 @@ pub(super) fn issue<'a>(
             format!("`{url}` of [gate] has a path, and discovery is not found below one; leave it out"),
         );
     }
-    if let Some(impostor) = issuers.find(|other| other.rules.issuer.trim_end_matches('/') == url) {
-        let text = format!("the issuer `{}` has the gate's own URL as its `iss`; take it out", impostor.name);
-        top.refuse("issuer", text);
+    for issuer in issuers {
+        if issuer.rules.issuer.trim_end_matches('/') == url {
+            let text = format!("the issuer `{}` has the gate's own URL as its `iss`; take it out", issuer.name);
+            top.refuse("issuer", text);
+        }
+        if issuer.name == OWN_NAME {
+            top.refuse("issuer", format!("`{OWN_NAME}` is what the gate calls itself; give this issuer another name"));
+        }
     }
     let directory = section.path("keys").unwrap_or_else(|| section.beside("keys"));
     let rotate = section.duration("rotate", DEFAULT_ROTATE);
@@ -61,4 +70,22 @@ pub(super) fn issue<'a>(
     section.finish();
     let keys = signing::Settings { directory, schedule: Schedule { rotate, overlap } };
     Some(IssueSettings { url, keys, lifetime, audiences })
+}
+
+/// Says where `[issue]` is missing though something needs the gate's signature.
+pub(super) fn needed(top: &Section<'_>, exporters: &[ExporterSettings], vertex: Option<&VertexSettings>) {
+    if top.has("issue") {
+        return;
+    }
+    let refuse = |what: &str| {
+        top.refuse("issue", format!("missing, and {what} needs it; write `[issue]` with `keys = \"keys\"`"));
+    };
+    let mut terms = exporters.iter().map(|exporter| exporter.terms).chain(vertex.map(|vertex| vertex.terms));
+    if terms.any(|terms| terms.assertion) {
+        refuse("`assertion = true`");
+    }
+    let for_callers = |origin: &Origin| matches!(origin, Origin::Google { google, .. } if google.is_for_callers());
+    if vertex.is_some_and(|vertex| vertex.credentials.iter().any(|(_, origin)| for_callers(origin))) {
+        refuse("`subject = \"caller\"` of [google]");
+    }
 }

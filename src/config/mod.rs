@@ -202,11 +202,9 @@ impl Draft {
         let names: Vec<&str> = issuers.iter().map(|(settings, _)| settings.name.as_str()).collect();
         let certificates = binding::certificates(top, &names, &listeners);
         let upstreams = exporters.iter().map(|e| e.terms).chain(vertex.as_ref().map(|v| v.terms));
-        binding::can_be_bound(top, &gate, &listeners, [usual, local.write].into_iter().chain(upstreams.clone()));
+        binding::can_be_bound(top, &gate, &listeners, [usual, local.write].into_iter().chain(upstreams));
         let issue = issue::issue(top, &gate, issuers.iter().map(|(settings, _)| settings));
-        if upstreams.into_iter().any(|terms| terms.assertion) && !top.has("issue") {
-            top.refuse("issue", "missing, and `assertion = true` needs it; write `[issue]` with `keys = \"keys\"`");
-        }
+        issue::needed(top, &exporters, vertex.as_ref());
         Self {
             dpop,
             local,

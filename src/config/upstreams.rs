@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use super::{ExporterSettings, VertexSettings, binding::token_binding, reader::Section};
 use crate::{
     client::{BuildError, Clients, Upstream},
-    credentials::{Google, GoogleSettings, Origin},
+    credentials::{Google, GoogleSettings, GoogleSubject, Origin},
     identity::issuer::may_be_asked,
     routes::{Group, LocalTerms, Terms},
     secret::Source,
@@ -179,7 +179,7 @@ fn public_host(location: &str) -> String {
 
 fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, Origin)> {
     let audience = section.required("audience", "//iam.googleapis.com/projects/…/providers/…");
-    let subject_token = source(section, "subject_token");
+    let subject = subject(section);
     let token_url = section.string("token_url").unwrap_or_else(|| STS.into());
     let iam_url = section.string("iam_url").unwrap_or_else(|| IAM.into());
     for (key, url) in [("token_url", &token_url), ("iam_url", &iam_url)] {
@@ -190,10 +190,28 @@ fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, Origin)> {
     let shared = section.boolean("shared", false);
     let accounts = accounts(section, shared);
     let client = section.keep::<_, BuildError>("audience", clients.trusting(None));
-    let (Some(subject_token), Some(client)) = (subject_token, client) else { return Vec::new() };
-    let settings = GoogleSettings { audience, subject_token, token_url, iam_url };
+    let (Some(subject), Some(client)) = (subject, client) else { return Vec::new() };
+    let settings = GoogleSettings { audience, subject, token_url, iam_url };
     let google = Arc::new(Google::new(settings, client));
     accounts.into_iter().map(|(group, account)| (group, Origin::Google { google: google.clone(), account })).collect()
+}
+
+/// As whom Google is asked.
+fn subject(section: &Section<'_>) -> Option<GoogleSubject> {
+    let word = section.string("subject");
+    match word.as_deref() {
+        None | Some("token") => source(section, "subject_token").map(GoogleSubject::Gate),
+        Some("caller") => {
+            if section.has("subject_token") {
+                section.refuse("subject_token", "leave it out: with `subject = \"caller\"` the gate signs its own");
+            }
+            Some(GoogleSubject::Callers)
+        }
+        Some(_) => {
+            section.refuse("subject", "write `subject = \"caller\"`, or `subject = \"token\"` with a `subject_token`");
+            None
+        }
+    }
 }
 
 fn accounts(section: &Section<'_>, shared: bool) -> Vec<(Group, String)> {

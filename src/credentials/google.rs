@@ -17,7 +17,7 @@ use google_cloud_auth::{
 };
 use http::{Extensions, HeaderValue, Request, header};
 
-use super::{CredentialError, Fresh, bearer};
+use super::{CredentialError, Fresh, bearer, callers::Minter};
 use crate::{
     client::Client,
     clock::Timestamp,
@@ -40,12 +40,21 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub struct Settings {
     /// The workload identity pool provider: `//iam.googleapis.com/projects/…/providers/…`.
     pub audience: String,
-    /// Where the gate's own OIDC token is.
-    pub subject_token: Source,
+    /// As whom Google is asked.
+    pub subject: Subject,
     /// The security token service's URL.
     pub token_url: String,
     /// The IAM Credentials service's base URL.
     pub iam_url: String,
+}
+
+/// As whom Google is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// As the gate, with the OIDC token that is here.
+    Gate(Source),
+    /// As each caller, with tokens that the gate signs.
+    Callers,
 }
 
 /// Google, as this gate is known to it.
@@ -70,15 +79,39 @@ impl Google {
         Self { settings, client }
     }
 
+    /// Whether it is asked as each caller.
+    #[must_use]
+    pub fn is_for_callers(&self) -> bool {
+        self.settings.subject == Subject::Callers
+    }
+
+    /// A token of the service account, as the gate.
     pub(super) async fn access_token(&self, account: &str) -> Result<Fresh, CredentialError> {
-        let federated = tokio::time::timeout(DEADLINE, self.federated_token())
+        match &self.settings.subject {
+            Subject::Gate(source) => self.exchange(source.read().await?, account).await,
+            Subject::Callers => Err(CredentialError::NoKey),
+        }
+    }
+
+    /// A token of the service account, as this principal.
+    pub(super) async fn access_token_as(
+        &self,
+        minter: &Minter,
+        principal: &str,
+        group: &str,
+        account: &str,
+    ) -> Result<Fresh, CredentialError> {
+        self.exchange(minter.mint(principal, &self.settings.audience, group)?, account).await
+    }
+
+    async fn exchange(&self, subject: Secret, account: &str) -> Result<Fresh, CredentialError> {
+        let federated = tokio::time::timeout(DEADLINE, self.federated_token(subject))
             .await
             .map_err(|_| CredentialError::Sts(format!("no answer within {DEADLINE:?}")))??;
         self.impersonate(account, federated).await
     }
 
-    async fn federated_token(&self) -> Result<HeaderValue, CredentialError> {
-        let token = self.settings.subject_token.read().await?;
+    async fn federated_token(&self, token: Secret) -> Result<HeaderValue, CredentialError> {
         let failed = |e: &dyn std::error::Error| CredentialError::Sts(without(&token, &chain(e)));
         let credentials = ProgrammaticBuilder::new(Arc::new(OwnToken(token.clone())))
             .with_audience(&self.settings.audience)

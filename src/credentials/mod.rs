@@ -4,13 +4,17 @@
 //! last good one serves until its own expiry, then the slot is empty and requests are refused. They are kept in memory
 //! only and no log or metric holds a value.
 
+mod callers;
 mod google;
 
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-pub use self::google::{Google, Settings as GoogleSettings};
+pub use self::{
+    callers::{CallerKeeper, CallerMetrics, CallerOrigin, Minter},
+    google::{Google, Settings as GoogleSettings, Subject as GoogleSubject},
+};
 use crate::{
     clock::{self, Timestamp},
     secret::{self, Credential, CredentialSlot, Secret, Source},
@@ -41,6 +45,13 @@ pub enum Origin {
         /// The service account's e-mail address.
         account: String,
     },
+    /// The same as a principal of the gate's own, for what the gate does on nobody's behalf.
+    GoogleAs {
+        /// The principal.
+        principal: &'static str,
+        /// Whom to ask, and who signs for the principal.
+        origin: CallerOrigin,
+    },
 }
 
 /// Why a credential could not be obtained. Holds no value.
@@ -55,6 +66,10 @@ pub enum CredentialError {
     Username,
     #[error("the security token service refused or could not be asked: {0}")]
     Sts(String),
+    #[error("the gate has no key to sign a subject token with")]
+    NoKey,
+    #[error("the principal's name has {0} bytes, and Google takes subjects of at most 127")]
+    Subject(usize),
     #[error("the IAM Credentials service refused or could not be asked: {0}")]
     Iam(String),
 }
@@ -94,7 +109,7 @@ impl Keeper {
                 Ok(fresh) => {
                     telemetry.well(&part);
                     retry = RETRY_FIRST;
-                    self.place(fresh)
+                    place(&self.slot, fresh)
                 }
                 Err(error) => {
                     let error = chain(&error);
@@ -114,26 +129,27 @@ impl Keeper {
             Origin::Basic { username, password } => basic(username, &password.read().await?),
             Origin::Bearer(source) => bearer(source.read().await?.expose(), None),
             Origin::Google { google, account } => google.access_token(account).await,
+            Origin::GoogleAs { principal, origin } => origin.obtain(principal).await,
         }
     }
+}
 
-    /// Puts a fresh value into the slot and says when to look again.
-    fn place(&self, fresh: Fresh) -> Duration {
-        let now = clock::now();
-        let before = self.slot.latest();
-        let same =
-            before.as_ref().is_some_and(|b| b.authorization == fresh.authorization && b.expires_at == fresh.expires_at);
-        if !same {
-            let generation = before.map_or(1, |b| b.generation + 1);
-            tracing::info!(credential = %self.slot.name(), generation, "renewed");
-            let Fresh { authorization, expires_at } = fresh;
-            self.slot.replace(Credential { authorization, generation, obtained_at: now, expires_at });
-        }
-        match self.slot.latest().and_then(|held| held.expires_at) {
-            // three quarters of its life: the last quarter is for retries
-            Some(end) => Duration::from_secs_f64(clock::seconds_between(now, end) * 0.75).max(RETRY_FIRST),
-            None => REREAD,
-        }
+/// Puts a fresh value into the slot and says when to look again.
+fn place(slot: &CredentialSlot, fresh: Fresh) -> Duration {
+    let now = clock::now();
+    let before = slot.latest();
+    let same =
+        before.as_ref().is_some_and(|b| b.authorization == fresh.authorization && b.expires_at == fresh.expires_at);
+    if !same {
+        let generation = before.map_or(1, |b| b.generation + 1);
+        tracing::info!(credential = %slot.name(), generation, "renewed");
+        let Fresh { authorization, expires_at } = fresh;
+        slot.replace(Credential { authorization, generation, obtained_at: now, expires_at });
+    }
+    match slot.latest().and_then(|held| held.expires_at) {
+        // three quarters of its life: the last quarter is for retries
+        Some(end) => Duration::from_secs_f64(clock::seconds_between(now, end) * 0.75).max(RETRY_FIRST),
+        None => REREAD,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sending a permitted request on.
 
+use std::sync::Arc;
+
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT_ENCODING, AUTHORIZATION},
@@ -18,7 +20,7 @@ use crate::{
     principal::Caller,
     refusal::Refusal,
     routes::{Group, Route},
-    secret::CredentialSlot,
+    secret::Credential,
     telemetry::chain,
 };
 
@@ -38,13 +40,13 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
     let (upstream, path, timeout, trail): (&Upstream, _, _, _) = match &permit.route {
         Route::Exporter { exporter, path } => {
             if let Some(slot) = &exporter.credential {
-                show(slot, &mut to, now, record)?;
+                show(slot.name(), slot.usable(now), &mut to, record)?;
             }
             (&exporter.upstream, *path, exporter.timeout, Trail::None)
         }
         Route::Vertex { upstream, credential, group, timeout, .. } => {
-            let slot = credential.ok_or_else(|| no_credential(group.name()))?;
-            show(slot, &mut to, now, record)?;
+            let shown = credential.ok_or_else(|| no_credential(group.name()))?;
+            show(shown.name(), shown.usable(&permit.principal.name, now).await, &mut to, record)?;
             let trail = if *group == Group::Infer { model_trail(&mut to) } else { Trail::None };
             (*upstream, path_and_query, *timeout, trail)
         }
@@ -82,9 +84,14 @@ pub(super) async fn deliver(
 }
 
 /// Puts the credential on the request in place of whatever stood there, or refuses: never a bare request.
-fn show(slot: &CredentialSlot, to: &mut HeaderMap, now: Timestamp, record: &mut Record) -> Result<(), Refusal> {
-    record.credential = Some(slot.name().clone());
-    let credential = slot.usable(now).ok_or_else(|| no_credential(slot.name()))?;
+fn show(
+    name: &Arc<str>,
+    usable: Option<Arc<Credential>>,
+    to: &mut HeaderMap,
+    record: &mut Record,
+) -> Result<(), Refusal> {
+    record.credential = Some(name.clone());
+    let credential = usable.ok_or_else(|| no_credential(name))?;
     record.credential_generation = Some(credential.generation);
     to.insert(AUTHORIZATION, credential.authorization.clone());
     Ok(())

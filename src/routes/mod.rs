@@ -15,7 +15,7 @@ pub use self::{
     exporter::Exporter,
     vertex::{Group, Vertex, actions as vertex_actions},
 };
-use crate::{client::Upstream, http::LocalService, policy::Resource, refusal::Refusal, secret::CredentialSlot};
+use crate::{client::Upstream, http::LocalService, policy::Resource, refusal::Refusal, secret::Shown};
 
 /// The actions of routes that are not Vertex methods; the schema must have them besides those.
 const SCRAPE: &str = "Exporter.Scrape";
@@ -115,7 +115,7 @@ pub enum Route<'r> {
         /// The server for the request's location.
         upstream: &'r Upstream,
         /// The credential of the method's group; `None` where none is configured.
-        credential: Option<&'r CredentialSlot>,
+        credential: Option<&'r Shown>,
         /// The group of the method.
         group: Group,
         /// How long the answer's head may take.

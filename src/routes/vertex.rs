@@ -8,7 +8,12 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc, sync::LazyLock, time::Du
 use http::{Method, StatusCode};
 
 use super::{Found, Route, Terms};
-use crate::{client::Upstream, policy::Resource, refusal::Refusal, secret::CredentialSlot};
+use crate::{
+    client::Upstream,
+    policy::Resource,
+    refusal::Refusal,
+    secret::{CredentialSlot, Shown},
+};
 
 /// The generated table; `src/routes/generate.py` says how it is made.
 const TABLE: &str = include_str!("vertex_methods.tsv");
@@ -55,7 +60,9 @@ pub struct Vertex {
     /// The server of each location that may be asked.
     pub upstreams: HashMap<Box<str>, Upstream>,
     /// What Google is shown, by group.
-    pub credentials: HashMap<Group, CredentialSlot>,
+    pub credentials: HashMap<Group, Shown>,
+    /// What the gate's own predictions are shown with.
+    pub own: Option<CredentialSlot>,
     /// How long the head of an answer may take.
     pub timeout: Duration,
     /// Its terms.

@@ -10,9 +10,11 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod assertion;
 mod audit;
 mod binding;
 mod certificates;
+mod callers;
 mod check;
 mod crash;
 mod credentials;

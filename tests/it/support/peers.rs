@@ -186,6 +186,34 @@ impl OidcProvider {
         let what = format!("oidc-provider to obey {command}; it said:\n{}", self.program.lines().join("\n"));
         eventually(&what, || async { (done() > before).then_some(()) }).await;
     }
+
+    /// An access token by client credentials (RFC 6749 section 4.4), as Prometheus gets it.
+    pub(crate) async fn client_credentials(&self, client: &Client) -> String {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let address = self.issuer.strip_prefix("http://").unwrap().parse().unwrap();
+        let basic = STANDARD.encode(format!("{}:{}", client.id, client.secret));
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("grant_type", "client_credentials"), ("resource", Self::RESOURCE)])
+            .finish();
+        let answer = Call::new(Door { address, tls: None }, http::Method::POST, "/token")
+            .header("authorization", &format!("Basic {basic}"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form)
+            .send()
+            .await;
+        answer.json()["access_token"].as_str().unwrap_or_else(|| panic!("no token: {answer:?}")).to_owned()
+    }
+}
+
+/// What a token says to `jose`, a JWT library that shares nothing with the gate; a token that it does not verify against
+/// this key set, for this audience and of this type, fails the test.
+pub(crate) async fn jose(token: &str, jwks: &Value, issuer: &str, audience: &str, typ: &str) -> Value {
+    let asked = json!({"token": token, "jwks": jwks, "issuer": issuer, "audience": audience, "typ": typ});
+    let mut command = Command::new("node");
+    command.arg(source("oidc/verify.mjs")).stdin(Stdio::piped());
+    let mut program = Program::start("jose", &mut command, HINT);
+    program.stdin().write_all(format!("{asked}\n").as_bytes()).await.unwrap();
+    program.until("what it verified", |lines| lines.iter().find_map(|line| serde_json::from_str(line).ok())).await
 }
 
 fn issuer_of(line: &str) -> Option<String> {

@@ -39,6 +39,7 @@ impl Seen {
 
 pub(crate) type Reply = Response<Full<Bytes>>;
 type Answers = Arc<Mutex<Box<dyn Fn(&Seen) -> Reply + Send>>>;
+type Intercepts = Arc<Mutex<Box<dyn Fn(&Seen) -> Option<Reply> + Send>>>;
 
 /// A recording HTTP/1.1 server in clear on a loopback port of its own; it ends when dropped.
 pub(crate) struct Upstream {
@@ -46,6 +47,7 @@ pub(crate) struct Upstream {
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
     answers: Answers,
+    intercepts: Intercepts,
     _tasks: JoinSet<()>,
 }
 
@@ -55,9 +57,15 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let (seen, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
         let answers: Answers = Arc::new(Mutex::new(Box::new(answer)));
+        let intercepts: Intercepts = Arc::new(Mutex::new(Box::new(|_| None)));
+        let (first, then) = (Arc::clone(&intercepts), Arc::clone(&answers));
+        let both: Answers = Arc::new(Mutex::new(Box::new(move |seen| {
+            let intercepted = first.lock().unwrap()(seen);
+            intercepted.unwrap_or_else(|| then.lock().unwrap()(seen))
+        })));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, Arc::clone(&seen), Arc::clone(&connections), Arc::clone(&answers)));
-        Self { address, seen, connections, answers, _tasks: tasks }
+        tasks.spawn(accept(listener, Arc::clone(&seen), Arc::clone(&connections), both));
+        Self { address, seen, connections, answers, intercepts, _tasks: tasks }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -67,6 +75,11 @@ impl Upstream {
     /// From here on it answers like this.
     pub(crate) fn answer(&self, answer: impl Fn(&Seen) -> Reply + Send + 'static) {
         *self.answers.lock().unwrap() = Box::new(answer);
+    }
+
+    /// From here on it answers like this where `answer` gives something, and as before where not.
+    pub(crate) fn intercept(&self, answer: impl Fn(&Seen) -> Option<Reply> + Send + 'static) {
+        *self.intercepts.lock().unwrap() = Box::new(answer);
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {

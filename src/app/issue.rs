@@ -1,0 +1,75 @@
+//! Composes the gate as an issuer: its keys, its belief in its own tokens, and what needs its signature.
+
+use std::sync::Arc;
+
+use super::kept::{Kept, keep};
+use crate::{
+    config::IssueSettings,
+    credentials::Minter,
+    identity::Own,
+    proxy::Issue,
+    signing::{self, Signing},
+    telemetry::Telemetry,
+};
+
+/// The long-lived parts of `[issue]`.
+pub(super) struct Issuing {
+    settings: IssueSettings,
+    pub(super) signing: Arc<Kept<signing::Settings, Signing>>,
+    pub(super) own: Arc<Kept<OwnSettings, Own>>,
+}
+
+/// What the gate's own tokens are believed by.
+#[derive(PartialEq)]
+pub(super) struct OwnSettings {
+    url: String,
+    audience: String,
+    issuers: Vec<Arc<str>>,
+    keys: signing::Settings,
+}
+
+impl Issuing {
+    /// Carries over from `before` what did not change. Tokens of the gate are believed of principals of these `issuers`.
+    pub(super) fn new(
+        settings: IssueSettings,
+        issuers: Vec<Arc<str>>,
+        before: Option<&Self>,
+        telemetry: &Arc<Telemetry>,
+    ) -> Self {
+        let (telemetry, pending) = (telemetry.clone(), telemetry.clone());
+        let make = |settings: &signing::Settings| {
+            pending.trouble(signing::PART, true, "they are being read");
+            Signing::new(settings.clone())
+        };
+        let known: Vec<_> = before.map(|before| before.signing.clone()).into_iter().collect();
+        let task = |signing: Arc<Signing>| async move { signing.keep(&telemetry).await };
+        let signing = keep(&known, settings.keys.clone(), make, task);
+
+        let wanted = OwnSettings {
+            url: settings.url.clone(),
+            audience: settings.audiences.first().cloned().unwrap_or_default(),
+            issuers,
+            keys: settings.keys.clone(),
+        };
+        let make = |own: &OwnSettings| Own::new(&own.url, &own.audience, own.issuers.clone(), signing.value.clone());
+        let known: Vec<_> = before.map(|before| before.own.clone()).into_iter().collect();
+        let own = keep(&known, wanted, make, |own| async move { own.follow().await });
+        Self { settings, signing, own }
+    }
+
+    /// What a request sees of it.
+    pub(super) fn issue(&self) -> Issue {
+        let IssueSettings { url, audiences, lifetime, .. } = &self.settings;
+        Issue::new(url, audiences, *lifetime, self.signing.value.clone())
+    }
+
+    /// Who signs the subject tokens that Google is shown.
+    pub(super) fn minter(&self) -> Minter {
+        Minter { url: self.settings.url.clone(), signing: self.signing.value.clone() }
+    }
+
+    /// Whether both believe the gate's own tokens in the same way.
+    pub(super) fn same_belief(now: Option<&Self>, before: Option<&Self>) -> bool {
+        now.map(|now| Arc::as_ptr(&now.own)) == before.map(|before| Arc::as_ptr(&before.own))
+    }
+}
