@@ -32,8 +32,11 @@ const SERVES: Duration = Duration::from_secs(60);
 /// Assertions remembered at once; the least used make room.
 const REMEMBERED: usize = 10_000;
 
-/// Assertions that were signed lately, by proof and exporter (none for Vertex).
-pub(super) struct Assertions(Cache<([u8; 32], Option<Arc<str>>), Arc<Signed>>);
+/// Assertions that were signed lately.
+pub(super) struct Assertions(Cache<Whom, Arc<Signed>>);
+
+/// Proof and exporter; no exporter is Vertex.
+type Whom = ([u8; 32], Option<Arc<str>>);
 
 struct Signed {
     value: HeaderValue,

@@ -3,7 +3,15 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Gate, Harness, call::Call, clients::Draft, issuer::Key, proof::Prover};
+use crate::support::{
+    Answer, Gate, Harness,
+    call::Call,
+    clients::Draft,
+    google::claims,
+    issuer::Key,
+    peers::{Client, OidcProvider, jose},
+    proof::Prover,
+};
 
 const ROOM: &str = "/exporters/app/metrics";
 const URL: &str = "https://gate.example";
@@ -38,12 +46,6 @@ async fn exchanged(gate: &Gate, token: &str, audience: &str) -> (Answer, Value) 
     assert_eq!(answer.status, 200, "{answer:?}");
     let body = answer.json();
     (answer, body)
-}
-
-/// The claims of a token, unverified.
-fn claims(token: &str) -> Value {
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
 }
 
 #[tokio::test]
@@ -155,12 +157,9 @@ async fn a_token_bound_to_a_certificate_is_exchanged_on_its_connections_alone() 
     }
 }
 
-/// Everything that is asked wrongly or by the wrong one: OAuth's error, the gate's reason, a record, and no permit.
-#[tokio::test]
-async fn what_cannot_be_honoured_is_refused() {
-    let gate = harness().await.start().await;
+/// Everything that is asked wrongly or by the wrong one: OAuth's error, the gate's reason, the form.
+fn hostile(gate: &Gate, token: &str) -> Vec<(&'static str, &'static str, String)> {
     let now = wicketgate::clock::now().as_second();
-    let token = gate.token("scrape");
     let impostor = Key::rsa("rsa");
     let both = gate.issuer.token("both", &["ingest", "infer"]).mint();
     let nobody = gate.issuer.token("nobody", &[]).mint();
@@ -172,13 +171,13 @@ async fn what_cannot_be_honoured_is_refused() {
     let stranger = gate.bent_token("scrape").claim("iss", "https://stranger.example").mint();
     let unsigned = gate.bent_token("scrape").mint_unsigned();
     let early = gate.bent_token("scrape").claim("nbf", now + 300).mint();
-    let all = good(&token, URL);
+    let all = good(token, URL);
     let without = |name: &str| all.iter().copied().filter(|(known, _)| *known != name).collect::<Vec<_>>();
     let with = |name: &'static str, value: &'static str| [without(name), vec![(name, value)]].concat();
     let twice = |name: &'static str, value: &'static str| [all.clone(), vec![(name, value)]].concat();
     let of = |token: &str| form(&good(token, URL));
     let saml = "urn:ietf:params:oauth:token-type:saml2";
-    let table: Vec<(&str, &str, String)> = vec![
+    vec![
         ("invalid_request", "parameter_missing", form(&without("grant_type"))),
         ("invalid_request", "parameter_missing", form(&without("subject_token"))),
         ("invalid_request", "parameter_missing", form(&without("subject_token_type"))),
@@ -211,7 +210,14 @@ async fn what_cannot_be_honoured_is_refused() {
         ("invalid_request", "token_audience", of(&elsewhere)),
         ("invalid_request", "token_issuer", of(&stranger)),
         ("invalid_request", "token_unknown_key", of(&own("rsa"))),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn what_cannot_be_honoured_is_refused() {
+    let gate = harness().await.start().await;
+    let token = gate.token("scrape");
+    let all = good(&token, URL);
     let refused = async |answer: Answer, error: &str, reason: &str, status: u16| {
         assert_eq!(answer.status.as_u16(), status, "{reason}: {answer:?}");
         assert_eq!((answer.header("cache-control"), answer.header("content-type")), ("no-store", "application/json"));
@@ -224,7 +230,7 @@ async fn what_cannot_be_honoured_is_refused() {
         assert!(!gate.permitted(&answer.id()), "{reason}: a refused exchange has a permit");
         assert!(!record.to_string().contains(&token), "{reason}: the record holds the token");
     };
-    for (error, reason, body) in table {
+    for (error, reason, body) in hostile(&gate, &token) {
         let answer = gate.post("/oauth2/token").header("content-type", FORM).body(body).send().await;
         refused(answer, error, reason, 400).await;
     }
@@ -355,4 +361,67 @@ async fn discovery_says_what_google_asks_for() {
     assert_eq!(members, ["alg", "crv", "kid", "kty", "use", "x", "y"], "the key shows more than its public half");
     let resource = gate.get("/.well-known/oauth-protected-resource").send().await.json();
     assert!(resource["authorization_servers"].as_array().unwrap().contains(&URL.into()), "{resource}");
+}
+
+#[tokio::test]
+async fn a_client_that_can_only_do_oauth_brings_its_own_providers_token_and_others_can_verify_the_gates() {
+    const CLIENT: Client = Client { id: "batch", secret: "secret-of-this-test", role: "scrape" };
+    let provider = OidcProvider::start(&[CLIENT]).await;
+    let issuer = format!("[[issuer]]\nname = \"idp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]", provider.issuer);
+    let gate = harness().await.more("issuer", issuer).start().await;
+    let shown = provider.client_credentials(&CLIENT).await;
+    let (_, here) = exchanged(&gate, &shown, URL).await;
+    assert_eq!(gate.get(ROOM).bearer(here["access_token"].as_str().unwrap()).send().await.status, 200);
+
+    let (_, there) = exchanged(&gate, &shown, "ledger").await;
+    let jwks = gate.get("/.well-known/jwks.json").send().await.json();
+    let said = jose(there["access_token"].as_str().unwrap(), &jwks, URL, "ledger", "at+jwt").await;
+    assert_eq!(
+        (&said["payload"]["sub"], &said["payload"]["roles"]),
+        (&"idp:batch".into(), &json!(["scrape"])),
+        "{said}"
+    );
+    assert_eq!(said["payload"]["client_id"], "batch", "{said}");
+    assert_eq!(said["header"]["kid"], jwks["keys"][0]["kid"], "{said}");
+}
+
+#[tokio::test]
+async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory() {
+    let first = harness().await.start().await;
+    let second = harness().await;
+    // the two trust the same issuer and share the keys
+    let (keys, issuer) = (first.directory.join("keys"), first.issuer.url());
+    let trusted = format!("[[issuer]]\nname = \"corp\"\nissuer = \"{issuer}\"\naudiences = [\"wicketgate\"]");
+    let shared = format!("[issue]\nkeys = \"{}\"", keys.display());
+    let second = second.section("issue", shared).section("issuer", trusted);
+    let second = second.start().await;
+    let (_, given) = exchanged(&first, &first.token("scrape"), URL).await;
+    let answer = second.get(ROOM).bearer(given["access_token"].as_str().unwrap()).send().await;
+    assert_eq!(answer.status, 200, "another gate does not know the token: {answer:?}");
+    let jwks = |gate: &Gate| gate.get("/.well-known/jwks.json");
+    assert_eq!(jwks(&first).send().await.json(), jwks(&second).send().await.json());
+
+    // the next key, as a gate that rotates makes it: published at once, and not yet signed with
+    for entry in std::fs::read_dir(&keys).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let kid = name.split_once('-').unwrap().1;
+        // grown old enough for the next to be due
+        std::fs::rename(&path, keys.join(format!("20260101T000000Z-{kid}"))).unwrap();
+    }
+    let both = crate::support::eventually("a second key", || async {
+        let found = jwks(&second).send().await.json();
+        (found["keys"].as_array().unwrap().len() == 2).then_some(found)
+    })
+    .await;
+    let kid = both["keys"][0]["kid"].as_str().unwrap().to_owned();
+    crate::support::eventually("the first gate to publish both", || async {
+        (jwks(&first).send().await.json() == both).then_some(())
+    })
+    .await;
+    let (_, given) = exchanged(&first, &first.token("scrape"), URL).await;
+    let token = given["access_token"].as_str().unwrap();
+    let said = jose(token, &both, URL, URL, "at+jwt").await;
+    assert_eq!(said["header"]["kid"], kid, "the new key signs before its time");
+    assert_eq!(second.get(ROOM).bearer(token).send().await.status, 200);
 }

@@ -13,8 +13,8 @@
 mod assertion;
 mod audit;
 mod binding;
-mod certificates;
 mod callers;
+mod certificates;
 mod check;
 mod crash;
 mod credentials;
