@@ -7,11 +7,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
     header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Gate, issue::Issue, refuse::denied};
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     http::{Body, read_bounded},
     identity::Asking,
     policy::{Denial, Question},
-    principal::Principal,
+    principal::{Confirmation, Principal},
     refusal::Refusal,
 };
 
@@ -222,16 +223,27 @@ impl Given {
             "roles": roles,
         });
         let mut kind = "Bearer";
-        if let (Some(cnf), Some(members)) = (shown.get("cnf"), claims.as_object_mut()) {
-            // RFC 7800 section 3.1: whoever holds the new token must prove the same key (RFC 9449 section 5 for its kind)
-            members.insert("cnf".into(), cnf.clone());
-            if cnf.get("jkt").is_some() {
+        if let (Some(held), Some(members)) = (principal.confirmation, claims.as_object_mut()) {
+            members.insert("cnf".into(), confirmation(held));
+            if held.key.is_some() {
                 kind = "DPoP";
             }
         }
         let text = issue.sign(TYP, &claims).map_err(Failure::unavailable)?;
         Ok(Self { text, kind, lives: end - iat })
     }
+}
+
+/// `cnf` (RFC 7800 section 3.1): whoever uses the new token must hold what the old one was bound to. For RFC 9449 section 5
+/// a key makes it a token of the type `DPoP`.
+fn confirmation(held: Confirmation) -> Value {
+    let mut cnf = Map::new();
+    let mut member = |name: &str, digest: Option<[u8; 32]>| {
+        cnf.extend(digest.map(|digest| (name.to_owned(), URL_SAFE_NO_PAD.encode(digest).into())));
+    };
+    member("x5t#S256", held.certificate);
+    member("jkt", held.key);
+    cnf.into()
 }
 
 /// Why no token is given: OAuth's word for it and the gate's own.

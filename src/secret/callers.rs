@@ -165,3 +165,84 @@ impl Wanted {
         used
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn credential(value: &'static str, expires_at: Option<Timestamp>) -> Credential {
+        let authorization = http::HeaderValue::from_static(value);
+        Credential { authorization, generation: 1, obtained_at: clock::now(), expires_at }
+    }
+
+    fn shown(credential: Option<Arc<Credential>>) -> Option<String> {
+        credential.map(|credential| credential.authorization.to_str().unwrap().to_owned())
+    }
+
+    #[tokio::test]
+    async fn however_many_wait_a_caller_is_wanted_once_and_shown_with_its_own_alone() {
+        let (slots, mut wanted) = CallerSlots::new("google/infer");
+        let (alice, bob) = (Arc::from("corp:alice"), Arc::from("corp:bob"));
+        let now = clock::now();
+        let keeper = async {
+            for _ in 0..2 {
+                let next: Wanted = wanted.recv().await.unwrap();
+                let value = if *next.principal == *"corp:alice" { "of alice" } else { "of bob" };
+                next.slot().unwrap().replace(credential(value, None));
+                next.settle(true);
+            }
+        };
+        let asked =
+            async { tokio::join!(slots.usable(&alice, now), slots.usable(&bob, now), slots.usable(&alice, now)) };
+        let (found, ()) = tokio::join!(asked, keeper);
+        assert_eq!(shown(found.0).as_deref(), Some("of alice"));
+        assert_eq!(shown(found.1).as_deref(), Some("of bob"));
+        assert_eq!(shown(found.2).as_deref(), Some("of alice"));
+        assert!(wanted.try_recv().is_err(), "somebody was wanted twice");
+        assert_eq!(slots.callers(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_failure_and_an_end_are_nothing_and_what_is_not_used_is_forgotten() {
+        let (slots, mut wanted) = CallerSlots::new("google/infer");
+        let alice = Arc::from("corp:alice");
+        let now = clock::now();
+        let (found, next) = tokio::join!(slots.usable(&alice, now), async {
+            let next: Wanted = wanted.recv().await.unwrap();
+            next.settle(false);
+            next
+        });
+        assert!(found.is_none() && slots.usable(&alice, now).await.is_none(), "a failure is something");
+        next.slot().unwrap().replace(credential("short", Some(clock::after(now, Duration::from_secs(60)))));
+        next.settle(true);
+        assert_eq!(shown(slots.usable(&alice, now).await).as_deref(), Some("short"));
+        assert!(
+            slots.usable(&alice, clock::after(now, Duration::from_secs(60))).await.is_none(),
+            "it outlived its end"
+        );
+        assert!(next.still_used() && !next.gone.is_cancelled());
+        assert!(!next.still_used(), "nobody asked since");
+        assert!(next.gone.is_cancelled() && slots.callers() == 0, "it is held still");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_pushed_out_is_dropped_and_a_keeper_that_has_ended_makes_nobody_wait_for_ever() {
+        let (slots, mut wanted) = CallerSlots::new("google/infer");
+        let mut tasks = Vec::new();
+        for number in 0..3 * CALLERS {
+            let principal: Arc<str> = format!("corp:{number}").into();
+            let held = slots.held.get_or_insert_with(&principal, || slots.want(&principal)).unwrap();
+            drop(held);
+            let next = wanted.recv().await.unwrap();
+            tasks.push(next.gone);
+        }
+        assert!(slots.callers() <= CALLERS, "{} are held", slots.callers());
+        let running = tasks.iter().filter(|gone| !gone.is_cancelled()).count();
+        assert_eq!(running, slots.callers(), "what was pushed out is kept fresh still");
+        // nobody reads any longer, but the place is still there
+        assert!(slots.usable(&Arc::from("corp:late"), clock::now()).await.is_none());
+        drop(wanted);
+        assert!(slots.usable(&Arc::from("corp:later"), clock::now()).await.is_none());
+    }
+}
