@@ -61,11 +61,14 @@ struct Ring {
 }
 
 impl Signing {
-    /// Has no key yet; [`Signing::keep`] reads or makes them.
+    /// Reads the keys, and makes the first; what goes wrong shows when [`Signing::keep`] tries it again. It blocks, for as
+    /// long as a few small files take: whoever changes a setting of the keys must not be without them for a moment.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn open(settings: Settings) -> Self {
         let ring = Ring { jwks: jwks([]), ..Ring::default() };
-        Self { settings, ring: ArcSwap::from_pointee(ring), changes: watch::Sender::new(0) }
+        let signing = Self { settings, ring: ArcSwap::from_pointee(ring), changes: watch::Sender::new(0) };
+        signing.look(clock::now());
+        signing
     }
 
     /// Signs a JWT with these claims, which are a JSON object; nothing where there is no key.

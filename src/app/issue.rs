@@ -36,11 +36,8 @@ impl Issuing {
         before: Option<&Self>,
         telemetry: &Arc<Telemetry>,
     ) -> Self {
-        let (telemetry, pending) = (telemetry.clone(), telemetry.clone());
-        let make = |settings: &signing::Settings| {
-            pending.trouble(signing::PART, true, "they are being read");
-            Signing::new(settings.clone())
-        };
+        let telemetry = telemetry.clone();
+        let make = |settings: &signing::Settings| Signing::open(settings.clone());
         let known: Vec<_> = before.map(|before| before.signing.clone()).into_iter().collect();
         let task = |signing: Arc<Signing>| async move { signing.keep(&telemetry).await };
         let signing = keep(&known, settings.keys.clone(), make, task);

@@ -177,29 +177,4 @@ fn unwrapped(text: &str) -> Option<Zeroizing<Vec<u8>>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{clock, testing::Directory};
-
-    #[test]
-    fn a_key_comes_back_from_its_file_and_only_under_its_own_name() {
-        let directory = Directory::new("signing-key");
-        std::fs::create_dir_all(&directory.0).unwrap();
-        let made = SigningKey::make(&directory.0, clock::now()).unwrap();
-        assert!(names(&directory.0).unwrap().iter().eq([&made]));
-        let path = directory.0.join(file_name(&made));
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(SigningKey::read(&directory.0, &made).unwrap().kid, made.kid);
-
-        let other = KeyName { kid: "A".repeat(43), ..made.clone() };
-        std::fs::copy(&path, directory.0.join(file_name(&other))).unwrap();
-        assert!(matches!(SigningKey::read(&directory.0, &other), Err(KeyError::Misnamed(_))));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(SigningKey::read(&directory.0, &made), Err(KeyError::Open(_))));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        std::fs::write(&path, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
-        let error = SigningKey::read(&directory.0, &made).err().unwrap();
-        assert!(matches!(error, KeyError::Malformed(_)) && !error.to_string().contains("AAAA"));
-        assert!(name("20261122T201452Z-short.pem").is_none() && name("notes.txt").is_none());
-    }
-}
+mod tests;

@@ -106,6 +106,57 @@ async fn a_token_of_the_gate_is_exchanged_without_gaining_anything() {
 }
 
 #[tokio::test]
+async fn no_subject_makes_itself_another_issuers_principal() {
+    let gate = harness().await.start().await;
+    let sly = gate.issuer.token("idp:root", &["scrape"]).mint();
+    let (_, given) = exchanged(&gate, &sly, URL).await;
+    let answer = gate.get(ROOM).bearer(given["access_token"].as_str().unwrap()).send().await;
+    let record = gate.record(&answer.id()).await;
+    assert_eq!((&record["principal"], &record["issuer"]), (&"corp:idp:root".into(), &"corp".into()), "{record}");
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_written_are_told_of_and_keys_that_are_not_there_refuse() {
+    let harness = harness().await;
+    // a file stands where the directory should be
+    harness.directory.write("keys", "");
+    let gate = harness.start_unready().await;
+    let told = crate::support::eventually("readiness to tell of the keys", || async {
+        let answer = gate.admin("/readyz").await;
+        answer.text().contains("trouble: signing keys").then_some(answer)
+    })
+    .await;
+    assert_eq!(told.status, 503, "{told:?}");
+    let refused = crate::support::eventually("the issuer's keys", || async {
+        let answer = ask(&gate, &good(&gate.token("scrape"), URL)).send().await;
+        (answer.json()["reason"] != "issuer_unavailable").then_some(answer)
+    })
+    .await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["reason"]), (503, &"no_signing_key".into()), "{refused:?}");
+    assert!(!gate.permitted(&refused.id()), "a token that could not be signed has a permit");
+    std::fs::remove_file(gate.directory.join("keys")).unwrap();
+    gate.ready().await;
+    exchanged(&gate, &gate.token("scrape"), URL).await;
+}
+
+#[tokio::test]
+async fn a_reload_that_changes_the_rotation_leaves_tokens_as_they_are() {
+    let gate = harness().await.start().await;
+    let (_, given) = exchanged(&gate, &gate.token("scrape"), URL).await;
+    let token = given["access_token"].as_str().unwrap();
+    let file = gate.directory.join("wicketgate.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replace("keys = \"keys\"", "keys = \"keys\"\nrotate = \"48h\"")).unwrap();
+    gate.program.signal("HUP").await;
+    crate::support::eventually("the reload", || async {
+        assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200, "a token was refused in between");
+        gate.program.lines().iter().any(|line| line.contains("was reloaded")).then_some(())
+    })
+    .await;
+    assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200);
+}
+
+#[tokio::test]
 async fn what_the_subject_must_hold_is_shown_for_the_exchange_and_the_new_token_asks_for_it_too() {
     let gate = harness().await.start().await;
     let (prover, thief) = (Prover::ec(), Prover::ec());
