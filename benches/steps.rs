@@ -50,7 +50,7 @@ fn steps(c: &mut Criterion) {
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
     let (kept, telemetry) = (keys.clone(), Telemetry::new());
-    runtime.spawn(async move { kept.keep_fresh(&telemetry).await });
+    runtime.spawn(async move { kept.keep(&telemetry).await });
     let identity = Identity::new(Ways { issuers: vec![keys], ..Ways::default() });
     headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());
     let principal =

@@ -63,7 +63,7 @@ fn measure(issuer: &common::Issuer, many: &[HeaderMap], threads: usize, rounds: 
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
     let (kept, telemetry) = (keys.clone(), Telemetry::new());
-    runtime.spawn(async move { kept.keep_fresh(&telemetry).await });
+    runtime.spawn(async move { kept.keep(&telemetry).await });
 
     let count = many.len();
     let one = vec![many[0].clone(); count];

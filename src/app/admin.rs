@@ -1,12 +1,12 @@
 //! The admin listener: `/metrics`, `/livez`, `/readyz`, nothing else, and nobody is asked who they are.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use super::{Parts, Shared};
 use crate::{
     clock::{self, Timestamp},
     http::Body,
+    identity::Issuer,
     listen::{self, Unreadable},
     peer::Peer,
 };
@@ -54,7 +55,7 @@ impl listen::Service for Admin {
             }
             (&Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, plain, "alive\n".into()),
             (&Method::GET | &Method::HEAD, "/readyz") => {
-                let (ready, why) = self.0.telemetry.readiness();
+                let (ready, why) = readiness(&self.0);
                 text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, plain, why)
             }
             _ => text(StatusCode::NOT_FOUND, plain, "there are /metrics, /livez and /readyz\n".into()),
@@ -62,6 +63,25 @@ impl listen::Service for Admin {
     }
 
     fn unreadable(&self, _: &Peer, _: Unreadable) {}
+}
+
+/// Whether the gate is ready, and why not. An issuer that cannot be reached is a warning as long as another one lets
+/// people in: one issuer's trouble is not another's.
+fn readiness(shared: &Shared) -> (bool, String) {
+    let (ready, why) = shared.telemetry.readiness();
+    let serving = shared.serving.load();
+    let mut issuers = serving.parts.issuers().peekable();
+    if ready && issuers.peek().is_some() && !issuers.any(Issuer::can_verify) {
+        let why = why.trim_start_matches("ready\n");
+        return (false, format!("not ready\ntrouble: issuers: none of them has keys\n{why}"));
+    }
+    (ready, why)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FetchLabels {
+    issuer: String,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,12 +96,15 @@ struct CredentialLabels {
 
 type Seconds<L> = Family<L, Gauge<f64, std::sync::atomic::AtomicU64>>;
 
-/// The gauges that are read off at each exposition: ages of keys and credentials.
+/// The gauges that are read off at each exposition: ages of keys and credentials, and what issuers count.
 #[derive(Clone, Default)]
 pub(super) struct Ages {
-    jwks_age: Seconds<IssuerLabels>,
-    jwks_keys: Family<IssuerLabels, Gauge>,
-    jwks_failing: Family<IssuerLabels, Gauge>,
+    issuer_age: Seconds<IssuerLabels>,
+    issuer_keys: Family<IssuerLabels, Gauge>,
+    issuer_failing: Family<IssuerLabels, Gauge>,
+    issuer_grace: Seconds<IssuerLabels>,
+    issuer_fetches: Family<FetchLabels, Counter>,
+    issuer_wanted: Family<IssuerLabels, Counter>,
     credential_age: Seconds<CredentialLabels>,
     credential_expiry: Seconds<CredentialLabels>,
     credential_generation: Family<CredentialLabels, Gauge>,
@@ -94,9 +117,16 @@ pub(super) struct Ages {
 impl Ages {
     pub(super) fn register(registry: &mut prometheus_client::registry::Registry) -> Self {
         let ages = Self::default();
-        registry.register("jwks_age_seconds", "Time since an issuer's keys were last confirmed", ages.jwks_age.clone());
-        registry.register("jwks_keys", "Keys that an issuer publishes", ages.jwks_keys.clone());
-        registry.register("jwks_failing", "1 while an issuer's keys cannot be refreshed", ages.jwks_failing.clone());
+        let age = "Time since an issuer's keys were last confirmed";
+        registry.register("issuer_keys_age_seconds", age, ages.issuer_age.clone());
+        registry.register("issuer_keys", "Keys that an issuer publishes", ages.issuer_keys.clone());
+        let failing = "1 while an issuer's keys cannot be refreshed";
+        registry.register("issuer_failing", failing, ages.issuer_failing.clone());
+        let grace = "How long an issuer's last keys would serve if it could not be reached from now on";
+        registry.register("issuer_grace_left_seconds", grace, ages.issuer_grace.clone());
+        registry.register("issuer_fetches", "Fetches of an issuer's keys, by result", ages.issuer_fetches.clone());
+        let wanted = "Fetches of an issuer's keys that tokens with unknown keys caused";
+        registry.register("issuer_unknown_key_fetches", wanted, ages.issuer_wanted.clone());
         registry.register(
             "credential_age_seconds",
             "Time since a downstream credential was obtained",
@@ -136,12 +166,7 @@ impl Ages {
         let now = clock::now();
         self.clear();
         for issuer in parts.issuers() {
-            let labels = IssuerLabels { issuer: issuer.name.to_string() };
-            if let Some(at) = issuer.fresh_at() {
-                self.jwks_age.get_or_create(&labels).set(clock::seconds_between(at, now));
-            }
-            self.jwks_keys.get_or_create(&labels).set(i64::try_from(issuer.key_count()).unwrap_or(i64::MAX));
-            self.jwks_failing.get_or_create(&labels).set(issuer.is_failing().into());
+            self.read_issuer(issuer);
         }
         for (credential, callers) in parts.caller_counts() {
             let labels = CredentialLabels { credential: credential.to_owned() };
@@ -164,10 +189,29 @@ impl Ages {
         }
     }
 
+    fn read_issuer(&self, issuer: &Issuer) {
+        let labels = IssuerLabels { issuer: issuer.name.to_string() };
+        if let (Some(age), Some(left)) = (issuer.age(), issuer.grace_left()) {
+            self.issuer_age.get_or_create(&labels).set(age.as_secs_f64());
+            self.issuer_grace.get_or_create(&labels).set(left.as_secs_f64());
+        }
+        self.issuer_keys.get_or_create(&labels).set(i64::try_from(issuer.key_count()).unwrap_or(i64::MAX));
+        self.issuer_failing.get_or_create(&labels).set(issuer.is_failing().into());
+        let counts = issuer.counts();
+        for (result, count) in [("success", &counts.fetched), ("failure", &counts.failed)] {
+            let labels = FetchLabels { issuer: labels.issuer.clone(), result };
+            self.issuer_fetches.get_or_create(&labels).inc_by(count.load(Relaxed));
+        }
+        self.issuer_wanted.get_or_create(&labels).inc_by(counts.wanted.load(Relaxed));
+    }
+
     fn clear(&self) {
-        self.jwks_age.clear();
-        self.jwks_keys.clear();
-        self.jwks_failing.clear();
+        self.issuer_age.clear();
+        self.issuer_keys.clear();
+        self.issuer_failing.clear();
+        self.issuer_grace.clear();
+        self.issuer_fetches.clear();
+        self.issuer_wanted.clear();
         self.credential_age.clear();
         self.credential_expiry.clear();
         self.credential_generation.clear();

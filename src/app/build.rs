@@ -58,7 +58,7 @@ impl Parts {
 
     /// What readiness calls each of them.
     pub(super) fn names(&self) -> Vec<String> {
-        let issuers = self.issuers().map(Issuer::part);
+        let issuers = self.issuers().flat_map(Issuer::parts);
         let signing = self.issuing.iter().map(|_| signing::PART.to_owned());
         let callers = self.callers.iter().map(|kept| kept.value.part());
         issuers.chain(signing).chain(callers).chain(self.keepers.iter().map(|kept| kept.value.part())).collect()
@@ -98,6 +98,7 @@ pub(super) fn build(
         data.zip(config.data).map(|(data, settings)| data.pipeline(running, settings, &exporters, vertex.as_ref()));
 
     let known = before.map(|parts| parts.issuers.as_slice()).unwrap_or_default();
+    let starts = before.is_none();
     let issuers: Vec<_> = config
         .issuers
         .into_iter()
@@ -106,10 +107,11 @@ pub(super) fn build(
             let pending = telemetry.clone();
             let make = |Asked(settings, client): &Asked| {
                 let issuer = Issuer::new(settings.clone(), client.clone());
-                pending.trouble(&issuer.part(), true, "its keys are being fetched");
+                // a gate that serves already goes on serving: one more issuer is not everybody's trouble
+                pending.trouble(&issuer.part(), starts, "its keys are being fetched");
                 issuer
             };
-            keep(known, Asked(settings, client), make, |issuer| async move { issuer.keep_fresh(&telemetry).await })
+            keep(known, Asked(settings, client), make, |issuer| async move { issuer.keep(&telemetry).await })
         })
         .collect();
     // tokens stay remembered as long as the issuers are the same

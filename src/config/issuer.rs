@@ -2,15 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::reader::Section;
+use serde_json::Value;
+
+use super::{reader::Section, upstreams::source};
 use crate::{
     client::{Client, Clients},
-    identity::{self, Algorithm, KeySource, issuer::may_be_asked, jwt::Rules, keys::parse_jwks},
+    identity::{
+        self, Algorithm, KeySource, introspection, issuer::may_be_asked, jwt::Rules, keys::parse_jwks, live,
+        token_review,
+    },
 };
 
 /// Prometheus' OAuth client renews about 10 s before `exp`; a clock that is off by more would lose its samples.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
 const MOST_LEEWAY: Duration = Duration::from_secs(300);
+/// How long an issuer's word on one token counts.
+const DEFAULT_CACHE: Duration = Duration::from_secs(60);
+/// A token that was revoked lives on for as long.
+const MOST_CACHE: Duration = Duration::from_secs(600);
 const DEFAULT_ALGORITHMS: [Algorithm; 4] = [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
 const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
@@ -60,7 +69,38 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
     if leeway > MOST_LEEWAY {
         section.refuse("leeway", "at most five minutes: a longer one keeps expired tokens alive");
     }
+    let live = live(section);
+    let keys = keys(section, live.as_ref(), &issuer);
+    let grace = section.duration("grace", Duration::from_secs(24 * 3600));
+    let algorithms = algorithms(section);
+    let rules = Rules {
+        issuer,
+        audiences,
+        algorithms,
+        leeway,
+        access_tokens_only: access_tokens_only(section),
+        required: required_claims(section),
+    };
+    let credential = section.has("credential").then(|| source(section, "credential")).flatten();
+    if credential.is_some() && matches!(keys, KeySource::File(_) | KeySource::None) {
+        section.refuse("credential", "it is shown when keys are fetched, and this issuer's are not; leave it out");
+    }
+    identity::Settings { name, rules, keys, grace, ca: section.file("ca"), credential, live }
+}
+
+/// Where the keys come from; nowhere, where the issuer is asked about each token.
+fn keys(section: &Section<'_>, live: Option<&live::Settings>, issuer: &str) -> KeySource {
+    let reviewed = matches!(live, Some(live::Settings { judge: live::Judge::TokenReview(_), .. }));
+    let none = section.is_false("jwks");
+    if section.has("jwks") && !none {
+        section.refuse("jwks", "write `jwks = false`, or leave it out: keys are found by discovery");
+    }
+    if none && live.is_none() {
+        section
+            .refuse("jwks", "without keys an issuer has to be asked about its tokens: write `introspection = …` too");
+    }
     let keys = match (section.string("jwks_url"), section.file("jwks_file")) {
+        (None, None) if none || reviewed => KeySource::None,
         (Some(_), Some(_)) => {
             section.refuse("jwks_file", "write `jwks_url` or `jwks_file`, not both");
             KeySource::Discovery
@@ -79,16 +119,86 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
         KeySource::Url(url) if !may_be_asked(url) => {
             section.refuse("jwks_url", "write an https URL (http is allowed to loopback addresses only)");
         }
-        KeySource::Discovery if !issuer.is_empty() && !may_be_asked(&issuer) => {
+        KeySource::Url(_) | KeySource::File(_) if none || reviewed => {
+            let key = if matches!(keys, KeySource::Url(_)) { "jwks_url" } else { "jwks_file" };
+            section.refuse(key, "this issuer is asked about each of its tokens, so its keys would have no effect");
+        }
+        KeySource::Discovery if !issuer.is_empty() && !may_be_asked(issuer) => {
             section
                 .refuse("issuer", "discovery needs an https URL; with another `iss` write `jwks_url` or `jwks_file`");
         }
         _ => {}
     }
-    let grace = section.duration("grace", Duration::from_secs(24 * 3600));
-    let algorithms = algorithms(section);
-    let rules = Rules { issuer, audiences, algorithms, leeway };
-    identity::Settings { name, rules, keys, grace, ca: section.file("ca") }
+    if let Some(live::Settings { judge: live::Judge::Introspection(introspection), .. }) = live
+        && introspection.url.is_none()
+        && keys != KeySource::Discovery
+    {
+        section.refuse("introspection", "`url` is missing; it is found by discovery only where the keys are, too");
+    }
+    keys
+}
+
+fn access_tokens_only(section: &Section<'_>) -> bool {
+    let kind = section.string("token_type");
+    if kind.as_ref().is_some_and(|kind| kind != "at+jwt") {
+        section.refuse("token_type", "write `at+jwt` (RFC 9068), or leave it out to take ID tokens and others too");
+    }
+    kind.is_some()
+}
+
+/// Claims and their values; `"*"` is any value.
+fn required_claims(section: &Section<'_>) -> Vec<(String, Option<Value>)> {
+    let wanted = |(name, value): (String, Value)| {
+        // checked anyway, and by rules of their own
+        if matches!(name.as_str(), "iss" | "aud" | "exp" | "nbf") {
+            section.refuse("required_claims", format!("`{name}` has a rule of its own; leave it out here"));
+        }
+        let any = value == "*";
+        (name, (!any).then_some(value))
+    };
+    section.values("required_claims").into_iter().map(wanted).collect()
+}
+
+/// How the issuer is asked about its tokens, where it is.
+fn live(section: &Section<'_>) -> Option<live::Settings> {
+    let (introspection, review) = (section.section("introspection"), section.section("token_review"));
+    if introspection.is_some() && review.is_some() {
+        section
+            .refuse("token_review", "write `introspection` or `token_review`, not both; two issuers may have one each");
+    }
+    if let Some(table) = introspection {
+        let url = table.string("url");
+        if url.as_deref().is_some_and(|url| !may_be_asked(url)) {
+            table.refuse("url", "write an https URL (http is allowed to loopback addresses only)");
+        }
+        let client_id = table.required("client_id", "wicketgate");
+        let client_secret = source(&table, "client_secret");
+        let audience_optional = table.boolean("audience_optional", false);
+        let subject_claim = table.string("subject_claim").unwrap_or_else(|| "sub".into());
+        let cache = cache(&table);
+        table.finish();
+        let client_secret = client_secret?;
+        let asked = introspection::Settings { url, client_id, client_secret, audience_optional, subject_claim };
+        return Some(live::Settings { judge: live::Judge::Introspection(asked), cache });
+    }
+    let table = review?;
+    let url = table.required("url", "https://kubernetes.default.svc");
+    if !url.is_empty() && !may_be_asked(&url) {
+        table.refuse("url", "write an https URL (http is allowed to loopback addresses only)");
+    }
+    let credential = source(&table, "credential");
+    let cache = cache(&table);
+    table.finish();
+    let asked = token_review::Settings { url, credential: credential? };
+    Some(live::Settings { judge: live::Judge::TokenReview(asked), cache })
+}
+
+fn cache(table: &Section<'_>) -> Duration {
+    let cache = table.duration("cache", DEFAULT_CACHE);
+    if cache > MOST_CACHE || cache < Duration::from_secs(1) {
+        table.refuse("cache", "from one second to ten minutes: a revoked token lives on for as long");
+    }
+    cache
 }
 
 fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {

@@ -207,6 +207,28 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A table of strings, whole numbers and booleans, such as `required_claims = { tenant = "t-1", verified = true }`.
+    pub(crate) fn values(&self, key: &'static str) -> Vec<(String, serde_json::Value)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let pair = |(k, v): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+            let value = match v.get_ref() {
+                DeValue::String(text) => text.to_string().into(),
+                DeValue::Boolean(truth) => (*truth).into(),
+                DeValue::Integer(number) => number.as_str().replace('_', "").parse::<i64>().ok()?.into(),
+                _ => return None,
+            };
+            Some((k.get_ref().to_string(), value))
+        };
+        let pairs = value.get_ref().as_table().and_then(|table| table.iter().map(pair).collect::<Option<Vec<_>>>());
+        pairs.filter(|pairs| !pairs.is_empty()).unwrap_or_else(|| {
+            self.refuse(
+                key,
+                format!("write a table of strings, numbers or booleans: `{key} = {{ name = \"value\" }}`"),
+            );
+            Vec::new()
+        })
+    }
+
     /// A list of lists of strings, such as `static = [["a", "b"]]`.
     pub(crate) fn lists(&self, key: &'static str) -> Vec<Vec<String>> {
         let Some(value) = self.value(key) else { return Vec::new() };

@@ -108,7 +108,7 @@ fn credential(section: &Section<'_>) -> Option<Origin> {
 }
 
 /// A place that a secret is read from.
-fn source(section: &Section<'_>, key: &'static str) -> Option<Source> {
+pub(super) fn source(section: &Section<'_>, key: &'static str) -> Option<Source> {
     let how = "write `{ file = \"PATH\" }`, `{ env = \"NAME\" }` or `{ command = [\"PROGRAM\", \"ARGUMENT\"] }`; \
                a secret is never written here itself";
     let Some(inner) = section.table(key) else {

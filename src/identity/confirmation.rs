@@ -8,7 +8,7 @@ use std::fmt;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::jwt::{TokenError, members};
+use super::{claims::members, jwt::TokenError};
 use crate::{peer::Peer, principal::Confirmation};
 
 /// A `cnf` claim as it stands in a token or in an introspection answer (RFC 8705 sections 3.1 and 3.2).

@@ -4,31 +4,42 @@
 //! `kid` causes one fetch more, at most every 30 s, whoever asks; a key that is no longer published is refused with the
 //! refresh that shows it; while the issuer cannot be reached its last keys serve for a bounded grace, then none. Answers
 //! are bounded, and only https is spoken, or http to this machine itself. Starting needs no issuer.
+//!
+//! A key is called unknown (401) only on proof: a fetch that succeeded, began after the token was there, and did not show
+//! the key; or showed that a key which was there before is gone. Without that (the issuer is away, or the last look is younger than 30 s but older than the token) the answer is
+//! 503 with the time of the next look, since senders drop what is answered with 401, and a rotation may just have
+//! happened. That a token was there is known when it arrives; that it was there before, its `iat` says, with the leeway
+//! added. A caller may bend `iat`, which changes the answer to itself alone and causes no fetch.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
-use http::Request;
 use jsonwebtoken::Algorithm;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+pub use super::fetch::may_be_asked;
 use super::{
+    fetch::{FETCH_DEADLINE, Fetched, fetch},
     jwt::Rules,
-    keys::{Key, MAX_JWKS_BYTES, parse_jwks},
+    keys::{Key, MAX_JWKS_KEYS},
+    live::{self, Live},
 };
 use crate::{
     client::Client,
-    clock::{self, Timestamp},
-    http::Body,
-    telemetry::Telemetry,
+    clock::{self, Instant, Timestamp},
+    secret::Source,
+    telemetry::{Telemetry, chain},
 };
 
-const REFRESH_LEAST: Duration = Duration::from_secs(60);
-const REFRESH_MOST: Duration = Duration::from_secs(3600);
-const REFRESH_DEFAULT: Duration = Duration::from_secs(300);
 /// Between two fetches that unknown keys cause.
 const UNKNOWN_KEY_FLOOR: Duration = Duration::from_secs(30);
-const FETCH_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
@@ -41,6 +52,8 @@ pub enum KeySource {
     Url(String),
     /// This file, read when the configuration is loaded and at each refresh.
     File(PathBuf),
+    /// Nowhere: it is asked about each of its tokens.
+    None,
 }
 
 /// One `[[issuer]]` section.
@@ -56,6 +69,10 @@ pub struct Settings {
     pub grace: Duration,
     /// The roots its server's certificate must chain to; `None` for the system's.
     pub ca: Option<PathBuf>,
+    /// The bearer token that is shown when discovery and keys are fetched; Kubernetes' API server wants one.
+    pub credential: Option<Source>,
+    /// How it is asked about tokens that only it can judge.
+    pub live: Option<live::Settings>,
 }
 
 /// An issuer with its keys. Lives on over reloads that do not change its settings.
@@ -66,52 +83,72 @@ pub struct Issuer {
     pub name: Arc<str>,
     client: Arc<Client>,
     keys: ArcSwap<Keys>,
-    /// Counts finished fetches; whoever waits for one watches it.
-    fetches: watch::Sender<u64>,
-    wanted: Notify,
+    progress: watch::Sender<Progress>,
+    counts: Counts,
+    pub(super) live: Option<Arc<Live>>,
 }
 
 #[derive(Default)]
 struct Keys {
     keys: Vec<Arc<Key>>,
+    /// The `kid`s of keys that were published once and then no longer, the latest last.
+    withdrawn: Vec<String>,
     /// The last fetch that succeeded.
-    fresh_at: Option<Timestamp>,
-    /// The last fetch that an unknown key caused.
-    wanted_at: Option<Timestamp>,
+    confirmed: Option<Confirmed>,
     failing: bool,
+}
+
+/// When a fetch that succeeded began: by the wall clock, to compare with claims, and by the monotonic one, to measure.
+#[derive(Clone, Copy)]
+struct Confirmed {
+    began: Timestamp,
+    at: Instant,
+}
+
+/// How far the task is with its fetches. One lock, held for a few instructions, makes asking for one atomic.
+#[derive(Default)]
+struct Progress {
+    /// Fetches begun and finished; they differ while one is under way.
+    begun: u64,
+    finished: u64,
+    /// Whether a token with an unknown key waits for a fetch that has not begun.
+    wanted: bool,
+    /// When the last fetch that an unknown key caused was asked for, or began.
+    wanted_at: Option<Instant>,
+}
+
+/// What happened since the start, for `/metrics`.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Fetches that gave keys.
+    pub fetched: AtomicU64,
+    /// Fetches that gave none.
+    pub failed: AtomicU64,
+    /// Fetches that unknown keys caused.
+    pub wanted: AtomicU64,
 }
 
 /// What is known of a key that a token names.
 pub(super) enum Lookup {
     Found(Arc<Key>),
+    /// The issuer publishes it, but not for this algorithm.
+    Unfit,
+    /// The token names none, and several would fit.
+    Ambiguous,
     /// The issuer does not publish it.
     Unknown,
-    /// The issuer cannot be asked, so nobody can say.
-    Unavailable,
-}
-
-/// Why keys could not be fetched.
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("{0}")]
-    Client(String),
-    #[error("`{0}` answered {1}")]
-    Status(String, http::StatusCode),
-    #[error("the discovery document at `{0}` {1}")]
-    Discovery(String, String),
-    #[error("cannot read `{path}`: {problem}", path = .0.display(), problem = .1)]
-    File(PathBuf, std::io::Error),
-    #[error(transparent)]
-    Jwks(#[from] super::keys::JwksError),
+    /// Nobody can say for now; when to ask again, where that is known.
+    Unavailable(Option<Duration>),
 }
 
 impl Issuer {
-    /// An issuer without keys yet; [`Issuer::keep_fresh`] fetches them.
+    /// An issuer without keys yet; [`Issuer::keep`] fetches them.
     #[must_use]
     pub fn new(settings: Settings, client: Arc<Client>) -> Self {
-        let name = settings.name.as_str().into();
-        let fetches = watch::Sender::new(0);
-        Self { settings, name, client, keys: ArcSwap::default(), fetches, wanted: Notify::new() }
+        let name: Arc<str> = settings.name.as_str().into();
+        let live = settings.live.clone().map(|live| Live::new(live, &settings, name.clone(), client.clone()));
+        let (keys, progress) = (ArcSwap::default(), watch::Sender::new(Progress::default()));
+        Self { settings, name, client, keys, progress, counts: Counts::default(), live }
     }
 
     /// What readiness calls it.
@@ -120,36 +157,78 @@ impl Issuer {
         format!("issuer {}", self.name)
     }
 
-    /// The key for a token's `kid` and algorithm, asking the issuer once more where it is not known.
-    pub(super) async fn key(&self, kid: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Lookup {
-        let keys = self.keys.load_full();
-        if let Some(key) = keys.find(kid, algorithm) {
-            return Lookup::Found(key);
+    /// The same, and what readiness calls its answers about tokens.
+    pub fn parts(&self) -> impl Iterator<Item = String> {
+        std::iter::once(self.part()).chain(self.live.as_ref().map(|live| live.part()))
+    }
+
+    /// The key for a token's `kid` and algorithm, asking the issuer once more where it is not known. `issued_at` is what
+    /// the token says of itself.
+    pub(super) async fn key(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        issued_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Lookup {
+        match self.keys.load().find(kid, algorithm) {
+            Lookup::Unknown => {}
+            known => return known,
         }
-        let asked_lately = keys.wanted_at.is_some_and(|at| now < clock::after(at, UNKNOWN_KEY_FLOOR));
-        if keys.fresh_at.is_some() && asked_lately && !keys.failing {
-            return Lookup::Unknown;
-        }
-        let mut told = true;
-        if !asked_lately {
-            let mut fetches = self.fetches.subscribe();
-            self.wanted.notify_one();
-            // the task answers each notification with a fetch or with the one that is under way
-            told = tokio::time::timeout(FETCH_DEADLINE, fetches.changed()).await.is_ok();
+        let (awaited, floor_left) = self.want();
+        if let Some(number) = awaited {
+            let mut progress = self.progress.subscribe();
+            let finished = progress.wait_for(|progress| progress.finished >= number);
+            if tokio::time::timeout(FETCH_DEADLINE, finished).await.is_err() {
+                return Lookup::Unavailable(None);
+            }
         }
         let keys = self.keys.load();
         match keys.find(kid, algorithm) {
-            Some(key) => Lookup::Found(key),
-            // a key that nobody looked for may well be there, and senders drop their data on 401
-            None if !told || keys.fresh_at.is_none() || keys.failing => Lookup::Unavailable,
-            None => Lookup::Unknown,
+            Lookup::Unknown => {}
+            known => return known,
+        }
+        let was_withdrawn = kid.is_some_and(|kid| keys.withdrawn.iter().any(|gone| gone == kid));
+        // it was there when it arrived, or earlier where it says so
+        let there_at = issued_at.map_or(now, |at| clock::after(at, self.settings.rules.leeway).min(now));
+        match keys.confirmed {
+            Some(confirmed) if !keys.failing && (was_withdrawn || confirmed.began >= there_at) => Lookup::Unknown,
+            _ => Lookup::Unavailable(floor_left.filter(|_| !keys.failing)),
         }
     }
 
-    /// When the keys were last confirmed.
+    /// Asks the task for a fetch where the floor allows one. Gives the number of the fetch to wait for: the one asked for,
+    /// else one under way; and how long the floor holds.
+    fn want(&self) -> (Option<u64>, Option<Duration>) {
+        let now = clock::monotonic();
+        let (mut awaited, mut floor_left) = (None, None);
+        self.progress.send_if_modified(|progress| {
+            let next = progress.wanted_at.map(|at| at + UNKNOWN_KEY_FLOOR);
+            floor_left = next.and_then(|next| next.checked_duration_since(now)).filter(|left| !left.is_zero());
+            let may_ask = !progress.wanted && floor_left.is_none();
+            if may_ask {
+                (progress.wanted, progress.wanted_at) = (true, Some(now));
+            }
+            awaited = if progress.wanted {
+                Some(progress.begun + 1)
+            } else {
+                (progress.begun > progress.finished).then_some(progress.begun)
+            };
+            may_ask
+        });
+        (awaited, floor_left)
+    }
+
+    /// How long ago the keys were last confirmed.
     #[must_use]
-    pub fn fresh_at(&self) -> Option<Timestamp> {
-        self.keys.load().fresh_at
+    pub fn age(&self) -> Option<Duration> {
+        self.keys.load().confirmed.map(|confirmed| clock::monotonic().duration_since(confirmed.at))
+    }
+
+    /// How long the keys would serve from here on if the issuer could not be reached.
+    #[must_use]
+    pub fn grace_left(&self) -> Option<Duration> {
+        self.age().map(|age| self.settings.grace.saturating_sub(age))
     }
 
     /// How many keys there are now.
@@ -164,170 +243,166 @@ impl Issuer {
         self.keys.load().failing
     }
 
+    /// Whether it can let anybody in: it has keys, or needs none.
+    #[must_use]
+    pub fn can_verify(&self) -> bool {
+        self.settings.keys == KeySource::None || self.key_count() > 0
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// Withdraws every key: tokens of this issuer, remembered ones among them, are refused from here on.
     pub fn close(&self) {
         self.keys.rcu(|keys| {
             keys.keys.iter().for_each(|k| k.withdraw());
-            Keys { keys: Vec::new(), fresh_at: None, ..**keys }
+            let Keys { withdrawn, failing, .. } = &**keys;
+            Keys { keys: Vec::new(), withdrawn: withdrawn.clone(), confirmed: None, failing: *failing }
         });
     }
 
-    /// Fetches the keys now and then, for as long as it is polled.
-    pub async fn keep_fresh(&self, telemetry: &Telemetry) {
+    /// Does its work for as long as it is polled: keeps the keys fresh, and asks about tokens that only the issuer can
+    /// judge.
+    pub async fn keep(&self, telemetry: &Telemetry) {
+        let live = async {
+            match &self.live {
+                Some(live) => live.serve(telemetry).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(self.keep_fresh(telemetry), live);
+    }
+
+    /// Fetches the keys now and then.
+    async fn keep_fresh(&self, telemetry: &Telemetry) {
         let part = self.part();
         let mut retry = RETRY_FIRST;
-        let mut wanted = false;
+        let mut progress = self.progress.subscribe();
         loop {
-            let now = clock::now();
-            let wait = match self.fetch().await {
-                Ok((keys, refresh)) => {
-                    self.publish(keys, now, wanted);
-                    telemetry.well(&part);
+            let confirmed = Confirmed { began: clock::now(), at: clock::monotonic() };
+            self.begin(confirmed.at);
+            let wait = match fetch(&self.settings, &self.client).await {
+                Ok(fetched) => {
                     retry = RETRY_FIRST;
-                    refresh
+                    telemetry.well(&part);
+                    self.publish(fetched, confirmed)
                 }
                 Err(error) => {
-                    let error = crate::telemetry::chain(&error);
+                    let error = chain(&error);
                     tracing::warn!(issuer = %self.name, error, "its keys cannot be refreshed");
-                    self.failed(now, wanted);
-                    telemetry.trouble(
-                        &part,
-                        self.fresh_at().is_none(),
-                        format!("its keys cannot be refreshed: {error}"),
-                    );
                     retry = (retry * 2).min(RETRY_MOST);
-                    retry
+                    let left = self.failed();
+                    telemetry.trouble(&part, false, in_words(&error, left));
+                    // not a moment longer than the grace
+                    left.map_or(retry, |left| retry.min(left))
                 }
             };
-            self.fetches.send_modify(|n| *n += 1);
-            wanted = tokio::time::timeout(wait, self.wanted.notified()).await.is_ok();
+            self.progress.send_modify(|progress| progress.finished = progress.begun);
+            let _ = tokio::time::timeout(wait, progress.wait_for(|progress| progress.wanted)).await;
         }
     }
 
-    fn publish(&self, fetched: Vec<Key>, now: Timestamp, wanted: bool) {
+    fn begin(&self, now: Instant) {
+        self.progress.send_modify(|progress| {
+            progress.begun += 1;
+            if std::mem::take(&mut progress.wanted) {
+                progress.wanted_at = Some(now);
+                self.counts.wanted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Puts what was fetched in place; gives the time until the next fetch.
+    fn publish(&self, fetched: Fetched, confirmed: Confirmed) -> Duration {
+        self.counts.fetched.fetch_add(1, Ordering::Relaxed);
         let before = self.keys.load_full();
         // a key that is still published stays the same value, so tokens that it verified stay remembered
-        let keys: Vec<Arc<Key>> = fetched
-            .into_iter()
-            .map(|key| before.keys.iter().find(|old| old.same_as(&key)).cloned().unwrap_or_else(|| Arc::new(key)))
-            .collect();
+        let same =
+            |key: Key| before.keys.iter().find(|old| old.same_as(&key)).cloned().unwrap_or_else(|| Arc::new(key));
+        let keys: Vec<Arc<Key>> = fetched.keys.into_iter().map(same).collect();
+        let mut withdrawn = before.withdrawn.clone();
         for old in &before.keys {
             if !keys.iter().any(|key| Arc::ptr_eq(key, old)) {
                 tracing::info!(issuer = %self.name, kid = old.kid(), "a key was withdrawn");
                 old.withdraw();
+                withdrawn.extend(old.kid().map(str::to_owned));
             }
         }
-        let wanted_at = if wanted { Some(now) } else { before.wanted_at };
-        self.keys.store(Arc::new(Keys { keys, fresh_at: Some(now), wanted_at, failing: false }));
+        withdrawn.retain(|kid| !keys.iter().any(|key| key.kid() == Some(kid)));
+        withdrawn.drain(..withdrawn.len().saturating_sub(MAX_JWKS_KEYS));
+        self.keys.store(Arc::new(Keys { keys, withdrawn, confirmed: Some(confirmed), failing: false }));
+        if let (Some(live), Some(url)) = (&self.live, fetched.introspection) {
+            live.found_at(url);
+        }
+        fetched.refresh
     }
 
-    fn failed(&self, now: Timestamp, wanted: bool) {
+    /// Notes that a fetch failed; gives the grace that is left, nothing where there are no keys (any longer).
+    fn failed(&self) -> Option<Duration> {
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
         let before = self.keys.load_full();
-        let wanted_at = if wanted { Some(now) } else { before.wanted_at };
-        let over = before.fresh_at.is_some_and(|at| clock::after(at, self.settings.grace) <= now);
-        if over {
+        let left = self.grace_left();
+        if left == Some(Duration::ZERO) {
             tracing::error!(issuer = %self.name, "its keys are too old to be trusted any longer");
             before.keys.iter().for_each(|k| k.withdraw());
         }
-        let (keys, fresh_at) = if over { (Vec::new(), None) } else { (before.keys.clone(), before.fresh_at) };
-        self.keys.store(Arc::new(Keys { keys, fresh_at, wanted_at, failing: true }));
+        let left = left.filter(|left| !left.is_zero());
+        let keys = if left.is_some() { before.keys.clone() } else { Vec::new() };
+        let confirmed = before.confirmed.filter(|_| left.is_some());
+        self.keys.store(Arc::new(Keys { keys, withdrawn: before.withdrawn.clone(), confirmed, failing: true }));
+        left
     }
+}
 
-    async fn fetch(&self) -> Result<(Vec<Key>, Duration), FetchError> {
-        let url = match &self.settings.keys {
-            KeySource::File(path) => {
-                let text = tokio::fs::read(path).await.map_err(|e| FetchError::File(path.clone(), e))?;
-                return Ok((parse_jwks(&text)?, REFRESH_LEAST));
-            }
-            KeySource::Url(url) => url.clone(),
-            KeySource::Discovery => self.discover().await?,
-        };
-        let (text, refresh) = self.get(&url).await?;
-        Ok((parse_jwks(&text)?, refresh))
-    }
-
-    /// Section 4.3 of OpenID Connect Discovery: the document's `issuer` must be the one that was asked.
-    async fn discover(&self) -> Result<String, FetchError> {
-        #[derive(serde::Deserialize)]
-        struct Document {
-            issuer: String,
-            jwks_uri: String,
+/// What readiness says while an issuer cannot be reached.
+fn in_words(error: &str, grace_left: Option<Duration>) -> String {
+    match grace_left {
+        None => format!("its keys cannot be fetched, so its tokens are answered with 503: {error}"),
+        Some(left) => {
+            let minutes = left.as_secs().div_ceil(60);
+            format!("its keys cannot be refreshed; the last ones serve for {minutes} min more: {error}")
         }
-        let url = format!("{}/.well-known/openid-configuration", self.settings.rules.issuer.trim_end_matches('/'));
-        let (text, _) = self.get(&url).await?;
-        let wrong = |why: String| FetchError::Discovery(url.clone(), why);
-        let document: Document = serde_json::from_slice(&text).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-        if document.issuer != self.settings.rules.issuer {
-            return Err(wrong(format!("is of the issuer `{}`", document.issuer)));
-        }
-        if !may_be_asked(&document.jwks_uri) {
-            return Err(wrong(format!("names `{}`, which is not https", document.jwks_uri)));
-        }
-        Ok(document.jwks_uri)
-    }
-
-    async fn get(&self, url: &str) -> Result<(bytes::Bytes, Duration), FetchError> {
-        let request = Request::get(url).header("accept", "application/json").body(Body::Empty);
-        let request = request.map_err(|e| FetchError::Client(format!("`{url}`: {e}")))?;
-        let answer = self.client.fetch(request, MAX_JWKS_BYTES, FETCH_DEADLINE).await;
-        let answer = answer.map_err(|e| FetchError::Client(format!("`{url}`: {}", crate::telemetry::chain(&e))))?;
-        if answer.status() != http::StatusCode::OK {
-            return Err(FetchError::Status(url.to_owned(), answer.status()));
-        }
-        let refresh = max_age(answer.headers()).unwrap_or(REFRESH_DEFAULT).clamp(REFRESH_LEAST, REFRESH_MOST);
-        Ok((answer.into_body(), refresh))
     }
 }
 
 impl Keys {
-    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<Arc<Key>> {
-        let mut fitting = self.keys.iter().filter(|k| k.fits(algorithm) && (kid.is_none() || k.kid() == kid));
-        let first = fitting.next()?;
-        // a token without `kid` is for the one key that fits; between two it would be a guess
-        (kid.is_some() || fitting.next().is_none()).then(|| first.clone())
+    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
+        let named = || self.keys.iter().filter(|k| kid.is_none() || k.kid() == kid);
+        let mut fitting = named().filter(|k| k.fits(algorithm));
+        match (fitting.next(), fitting.next()) {
+            // a token without `kid` is for the one key that fits; between two it would be a guess
+            (Some(_), Some(_)) if kid.is_none() => Lookup::Ambiguous,
+            (Some(key), _) => Lookup::Found(key.clone()),
+            (None, _) if kid.is_some() && named().next().is_some() => Lookup::Unfit,
+            (None, _) => Lookup::Unknown,
+        }
     }
-}
-
-/// Whether keys may be fetched from `url`: https, or http to this machine itself.
-#[must_use]
-pub fn may_be_asked(url: &str) -> bool {
-    let Ok(url) = url::Url::parse(url) else { return false };
-    match (url.scheme(), url.host()) {
-        ("https", Some(_)) => true,
-        ("http", Some(url::Host::Ipv4(ip))) => ip.is_loopback(),
-        ("http", Some(url::Host::Ipv6(ip))) => ip.is_loopback(),
-        ("http", Some(url::Host::Domain(name))) => name == "localhost",
-        _ => false,
-    }
-}
-
-/// `max-age` of `Cache-Control` (RFC 9111 section 5.2.2.1).
-fn max_age(headers: &http::HeaderMap) -> Option<Duration> {
-    let value = headers.get(http::header::CACHE_CONTROL)?.to_str().ok()?;
-    let seconds = value.split(',').find_map(|d| d.trim().strip_prefix("max-age="))?;
-    seconds.trim_matches('"').parse().ok().map(Duration::from_secs)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_key_that_could_not_be_asked_for_in_time_is_not_called_unknown() {
-        let rules = Rules {
-            issuer: "https://idp.test".into(),
-            audiences: vec!["wicketgate".into()],
-            algorithms: vec![Algorithm::RS256],
-            leeway: Duration::ZERO,
-        };
-        let keys = KeySource::Url("https://idp.test/jwks".into());
-        let settings = Settings { name: "corp".into(), rules, keys, grace: Duration::ZERO, ca: None };
-        let issuer = Issuer::new(settings, Arc::new(Client::new(None).unwrap()));
-        let now = clock::now();
-        issuer.publish(Vec::new(), now, false);
-        // nobody fetches: an issuer that is slower than whoever waits for it
-        assert!(matches!(issuer.key(Some("new"), Algorithm::RS256, now).await, Lookup::Unavailable));
-        issuer.publish(Vec::new(), now, true);
-        assert!(matches!(issuer.key(Some("new"), Algorithm::RS256, now).await, Lookup::Unknown));
+impl Settings {
+    /// Settings for the tests of pure parts.
+    pub(super) fn test() -> Self {
+        Self {
+            name: "corp".into(),
+            rules: Rules {
+                issuer: "https://idp.test".into(),
+                audiences: vec!["wicketgate".into()],
+                algorithms: vec![Algorithm::RS256, Algorithm::ES256],
+                leeway: Duration::from_secs(60),
+                ..Rules::default()
+            },
+            keys: KeySource::Discovery,
+            grace: Duration::from_secs(24 * 3600),
+            ca: None,
+            credential: None,
+            live: None,
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,15 @@
 //! Reading and checking one signed token. Pure: no I/O, no clock.
 //!
-//! Promises: a [`Verified`] exists only where signature, algorithm, `iss`, `aud`, `exp` and `nbf` were all checked; a
-//! member that stands twice in the header or in the claims refuses the token, since two readers could disagree on it.
-//! Never: a symmetric algorithm, `none`, a key that the token itself brings (`jwk`, `jku`, `x5u`, `x5c`), or a header
-//! extension that is critical (RFC 7515 section 4.1.11).
+//! Promises: a [`Verified`] exists only where signature, algorithm, `typ`, `iss`, `aud`, `exp`, `nbf`, `iat`, `sub` and
+//! the claims that its issuer's section requires were all checked (RFC 8725 section 3, RFC 9068 section 4); a member
+//! that stands twice in the header or in the claims refuses the token, since two readers could disagree on it.
+//! Never: a symmetric algorithm, `none`, a key that the token itself brings or points to (`jwk`, `jku`, `x5u`, `x5c`:
+//! RFC 8725 section 3.10), a JWT within the JWT, or a header extension that is critical (RFC 7515 section 4.1.11).
+//!
+//! ECDSA signatures are malleable: whoever has (r, s) can make (r, n-s), and half of all honest signatures have the
+//! higher s, since RFC 7518 section 3.4 asks for no other. So both are taken, as every library does, and nothing in this
+//! program takes a token's bytes for its identity where that would matter: what ends a token ends its key, its session
+//! or its `jti`. Encodings, though, have one form only: 64 or 96 bytes, r and s below the order, no spare base64 bits.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -11,20 +17,17 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::{confirmation::Cnf, keys::Key};
-use crate::{
-    clock::{self, Timestamp},
-    principal::Confirmation,
+use super::{
+    claims::{Claims, Text, is_too_deep, members, required, stands_twice, subject},
+    keys::Key,
 };
+use crate::{clock::Timestamp, principal::Confirmation};
 
 /// Longest token that is looked at, in bytes. Larger ones do not fit the header limits of most servers either.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
-/// Most members of a header or a claims set. Each is compared with those before it, before any signature is looked at.
-const MAX_MEMBERS: usize = 128;
-
 /// What an issuer's tokens must satisfy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// The exact `iss`.
     pub issuer: String,
@@ -32,8 +35,12 @@ pub struct Rules {
     pub audiences: Vec<String>,
     /// The algorithms that its tokens may use; asymmetric only.
     pub algorithms: Vec<Algorithm>,
-    /// Clock difference allowed on `exp` and `nbf`.
+    /// Clock difference allowed on `exp`, `nbf` and `iat`.
     pub leeway: Duration,
+    /// Whether `typ` must be `at+jwt` (RFC 9068 section 4), so that no ID token passes for an access token.
+    pub access_tokens_only: bool,
+    /// Claims that must be there, exactly so; any value will do where there is none here.
+    pub required: Vec<(String, Option<serde_json::Value>)>,
 }
 
 /// Why a token is not accepted.
@@ -42,6 +49,18 @@ pub enum TokenError {
     /// Not three base64url parts with JSON objects in the first two.
     #[error("the token is not a signed JWT")]
     Malformed,
+    /// No JWT at all: only its issuer can tell what it is.
+    #[error("the token is not a signed JWT, and no issuer here can be asked about others")]
+    Opaque,
+    /// Five parts: a JWE (RFC 7516 section 7.1).
+    #[error("the token is encrypted; this gate reads signed ones")]
+    Encrypted,
+    /// More than [`MAX_TOKEN`] bytes.
+    #[error("the token is longer than 16 KiB")]
+    TooLong,
+    /// A member of its header or its claims stands twice.
+    #[error("a member of the token's header or claims stands twice")]
+    Duplicate,
     /// `alg` is missing, `none`, symmetric, or not in the issuer's list.
     #[error("the token's algorithm is not accepted for its issuer")]
     Algorithm,
@@ -57,6 +76,9 @@ pub enum TokenError {
     /// No key of the issuer has this `kid` and algorithm.
     #[error("the token is signed with a key that its issuer does not publish")]
     UnknownKey,
+    /// It names no key, and several of its issuer's would fit.
+    #[error("the token names no key, and its issuer publishes several that fit")]
+    AmbiguousKey,
     /// The signature does not fit.
     #[error("the token's signature is wrong")]
     Signature,
@@ -75,6 +97,15 @@ pub enum TokenError {
     /// `cnf` binds it to something that cannot be checked here.
     #[error("the token is bound (`cnf`) to something that this gate cannot check; it checks `x5t#S256` and `jkt`")]
     Binding,
+    /// `sub` is one that a log or a policy could misread.
+    #[error("the token's subject is too long or holds control characters")]
+    Subject,
+    /// A claim that the issuer's section requires is missing or different.
+    #[error("the token lacks a claim that this gate requires of its issuer")]
+    RequiredClaim,
+    /// Its issuer was asked and does not stand by it.
+    #[error("the token's issuer says that it is not active")]
+    Inactive,
 }
 
 impl TokenError {
@@ -82,18 +113,25 @@ impl TokenError {
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Malformed => "token_malformed",
+            Self::Malformed | Self::Opaque => "token_malformed",
+            Self::Encrypted => "token_encrypted",
+            Self::TooLong => "token_too_long",
+            Self::Duplicate => "token_duplicate_member",
             Self::Algorithm => "token_algorithm",
             Self::Type => "token_type",
             Self::Critical => "token_critical",
             Self::Issuer => "token_issuer",
             Self::UnknownKey => "token_unknown_key",
+            Self::AmbiguousKey => "token_ambiguous_key",
             Self::Signature => "token_signature",
             Self::Audience => "token_audience",
             Self::Expired => "token_expired",
             Self::NotYet => "token_not_yet_valid",
             Self::Claims => "token_claims",
             Self::Binding => "token_binding",
+            Self::Subject => "token_subject",
+            Self::RequiredClaim => "token_required_claim",
+            Self::Inactive => "token_inactive",
         }
     }
 }
@@ -102,9 +140,10 @@ impl TokenError {
 pub struct Unverified<'a> {
     message: &'a str,
     signature: &'a str,
-    payload: Vec<u8>,
+    payload: String,
     pub(super) algorithm: Algorithm,
     pub(super) kid: Option<String>,
+    is_access_token: bool,
     claims: Claims,
 }
 
@@ -127,36 +166,59 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// When it is no JWS in compact form, or its header asks for what is never accepted.
     pub fn parse(token: &'a str) -> Result<Self, TokenError> {
-        if token.len() > MAX_TOKEN {
-            return Err(TokenError::Malformed);
-        }
-        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
-        let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Malformed)?;
-        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Malformed)?;
-        let header: Header = serde_json::from_slice(&header).map_err(|_| TokenError::Malformed)?;
+        let (message, signature, header, payload) = parts(token)?;
+        let header: Header<'_> = serde_json::from_str(&header)
+            .map_err(|e| if stands_twice(&e) { TokenError::Duplicate } else { TokenError::Malformed })?;
         if header.critical {
             return Err(TokenError::Critical);
         }
         // RFC 8725 section 3.11; RFC 9068 section 2.1: `at+jwt` and `application/at+jwt` are the same
         let kind = header.typ.map(|t| t.to_ascii_lowercase());
-        if !matches!(
-            kind.as_deref().map(|t| t.strip_prefix("application/").unwrap_or(t)),
-            None | Some("jwt" | "at+jwt")
-        ) {
+        let kind = kind.as_deref().map(|t| t.strip_prefix("application/").unwrap_or(t));
+        if !matches!(kind, None | Some("jwt" | "at+jwt")) || header.nested {
             return Err(TokenError::Type);
         }
+        let is_access_token = kind == Some("at+jwt");
         let algorithm = header.alg.parse().map_err(|_| TokenError::Algorithm)?;
+        // RFC 8725 section 3.1: what its issuer signs with no caller can know; HMAC and `none` anybody can
         if matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
             return Err(TokenError::Algorithm);
         }
-        let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::Claims)?;
-        Ok(Self { message, signature, kid: header.kid.map(Cow::into_owned), algorithm, claims, payload })
+        let claims = Claims::read(&payload)?;
+        let kid = header.kid.map(Cow::into_owned);
+        Ok(Self { message, signature, kid, algorithm, is_access_token, claims, payload })
     }
 
     /// The `iss` that the token claims.
     pub(super) fn issuer(&self) -> &str {
-        &self.claims.iss
+        self.claims.iss.as_deref().unwrap_or_default()
+    }
+
+    /// The `iat` that the token claims.
+    pub(super) fn issued_at(&self) -> Option<Timestamp> {
+        self.claims.issued_at()
+    }
+
+    /// The `exp` that the token claims.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        self.claims.exp.and_then(super::claims::instant)
+    }
+
+    /// Checks what needs no key: algorithm and type, as the issuer's section has them. A token that fails here costs its
+    /// issuer no fetch.
+    ///
+    /// # Errors
+    /// When the issuer's tokens are never like this.
+    pub fn fits(&self, rules: &Rules) -> Result<(), TokenError> {
+        // RFC 8725 section 3.1: the algorithms are the issuer's, not the token's
+        if !rules.algorithms.contains(&self.algorithm) {
+            return Err(TokenError::Algorithm);
+        }
+        // RFC 9068 section 4: any other `typ` is rejected where access tokens are of this profile
+        if rules.access_tokens_only && !self.is_access_token {
+            return Err(TokenError::Type);
+        }
+        Ok(())
     }
 
     /// Checks the token against its issuer's rules and one of its keys.
@@ -164,7 +226,8 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// The first rule that the token breaks; the signature is looked at before any claim.
     pub fn verify(self, key: &Key, rules: &Rules, now: Timestamp) -> Result<Verified, TokenError> {
-        if !rules.algorithms.contains(&self.algorithm) || !key.fits(self.algorithm) {
+        self.fits(rules)?;
+        if !key.fits(self.algorithm) {
             return Err(TokenError::Algorithm);
         }
         let genuine =
@@ -172,118 +235,63 @@ impl<'a> Unverified<'a> {
         if !genuine.unwrap_or(false) {
             return Err(TokenError::Signature);
         }
-        let claims = self.claims;
-        if claims.iss != rules.issuer {
+        // RFC 8725 section 3.8: the key is the issuer's, so the token must be too
+        if self.issuer() != rules.issuer {
             return Err(TokenError::Issuer);
         }
-        if !claims.aud.iter().any(|aud| rules.audiences.iter().any(|ours| ours == aud)) {
+        // RFC 9068 section 4, RFC 9700 section 2.3: meant for this gate
+        if !self.claims.is_for(&rules.audiences) {
             return Err(TokenError::Audience);
         }
-        let expires_at = claims.exp.and_then(instant).ok_or(TokenError::Claims)?;
-        if clock::after(expires_at, rules.leeway) <= now {
-            return Err(TokenError::Expired);
-        }
-        if let Some(nbf) = claims.nbf
-            && instant(nbf).ok_or(TokenError::Claims)? > clock::after(now, rules.leeway)
-        {
-            return Err(TokenError::NotYet);
-        }
-        let subject = claims.sub.filter(|s| !s.is_empty()).ok_or(TokenError::Claims)?;
-        let confirmation = claims.cnf.confirmation()?;
-        let claims = String::from_utf8(self.payload).map_err(|_| TokenError::Claims)?.into();
-        Ok(Verified { subject, expires_at, claims, confirmation })
+        let expires_at = self.claims.timely(rules.leeway, now)?.ok_or(TokenError::Claims)?;
+        let subject = subject(self.claims.sub)?;
+        required(&self.payload, rules)?;
+        let confirmation = self.claims.cnf.confirmation()?;
+        Ok(Verified { subject, expires_at, claims: self.payload.into(), confirmation })
     }
 }
 
-/// A NumericDate (RFC 7519 section 2): seconds since 1970, perhaps with a fraction.
-pub(super) fn instant(seconds: f64) -> Option<Timestamp> {
-    #[allow(clippy::cast_possible_truncation, reason = "the range is checked first")]
-    (seconds.is_finite() && (0.0..253_402_300_800.0).contains(&seconds))
-        .then(|| Timestamp::from_second(seconds as i64).ok())
-        .flatten()
+/// Message, signature, header and payload of a JWS in compact form (RFC 7515 section 7.1), the last two decoded.
+fn parts(token: &str) -> Result<(&str, &str, String, String), TokenError> {
+    if token.len() > MAX_TOKEN {
+        return Err(TokenError::TooLong);
+    }
+    // RFC 6750 section 2.1: what is no `b64token` was issued by nobody
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b)) {
+        return Err(TokenError::Malformed);
+    }
+    let decode = |part: &str| {
+        // RFC 8725 section 3.7: UTF-8 and nothing else
+        let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
+        String::from_utf8(bytes).ok().filter(|text| !is_too_deep(text))
+    };
+    let (first, rest) = token.split_once('.').ok_or(TokenError::Opaque)?;
+    // `{"` in base64: what begins so means to be a JWT, and is refused as one where it fails
+    let means_to_be = first.starts_with("eyJ");
+    let is_object =
+        |text: &String| means_to_be || text.starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok();
+    let not_one = if means_to_be { TokenError::Malformed } else { TokenError::Opaque };
+    let header = decode(first).filter(is_object).ok_or(not_one)?;
+    let dots = rest.bytes().filter(|b| *b == b'.').count();
+    let (message, signature) = match (dots, token.rsplit_once('.')) {
+        (1, Some(parts)) => parts,
+        // RFC 7516 section 7.1
+        (3, _) => return Err(TokenError::Encrypted),
+        _ => return Err(TokenError::Malformed),
+    };
+    let payload = rest.split('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let payload = String::from_utf8(payload.ok_or(TokenError::Malformed)?).map_err(|_| TokenError::Claims)?;
+    Ok((message, signature, header, payload))
 }
 
 struct Header<'a> {
     alg: Cow<'a, str>,
     kid: Option<Cow<'a, str>>,
     typ: Option<Cow<'a, str>>,
+    /// `crit`, or `b64`, which is nothing without `crit` (RFC 7797 section 6) and the payload's other reading with it.
     critical: bool,
-}
-
-#[derive(Default)]
-struct Claims {
-    iss: String,
-    sub: Option<String>,
-    aud: Vec<String>,
-    exp: Option<f64>,
-    nbf: Option<f64>,
-    cnf: Cnf,
-}
-
-/// Reads a JSON object member by member: each name at most once, and no more than anybody needs.
-pub(super) fn members<'de, A: MapAccess<'de>>(
-    map: &mut A,
-    mut member: impl FnMut(&str, &mut A) -> Result<bool, A::Error>,
-) -> Result<(), A::Error> {
-    let mut seen: Vec<Text<'de>> = Vec::with_capacity(16);
-    while let Some(name) = map.next_key::<Text<'de>>()? {
-        if seen.len() == MAX_MEMBERS || seen.iter().any(|other| other.0 == name.0) {
-            return Err(serde::de::Error::custom("a member stands twice, or there are too many"));
-        }
-        if !member(&name.0, map)? {
-            map.next_value::<IgnoredAny>()?;
-        }
-        seen.push(name);
-    }
-    Ok(())
-}
-
-/// A string, borrowed where it has no escapes.
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Borrow;
-        impl<'de> Visitor<'de> for Borrow {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        from.deserialize_str(Borrow)
-    }
-}
-
-/// `aud`: one string or a list of strings (RFC 7519 section 4.1.3).
-struct Audience(Vec<String>);
-
-impl<'de> Deserialize<'de> for Audience {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Audience;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Audience, E> {
-                Ok(Audience(vec![text.to_owned()]))
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Audience, A::Error> {
-                let mut all = Vec::new();
-                while let Some(text) = seq.next_element()? {
-                    all.push(text);
-                }
-                Ok(Audience(all))
-            }
-        }
-        from.deserialize_any(OneOrMany)
-    }
+    /// `cty` is there: the payload is not claims but another token (RFC 7519 section 5.2).
+    nested: bool,
 }
 
 impl<'de> Deserialize<'de> for Header<'de> {
@@ -295,48 +303,20 @@ impl<'de> Deserialize<'de> for Header<'de> {
                 f.write_str("a JOSE header")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
-                let (mut alg, mut kid, mut typ, mut critical) = (None, None, None, false);
+                let (mut alg, mut kid, mut typ, mut critical, mut nested) = (None, None, None, false, false);
                 members(&mut map, |name, map| {
                     match name {
                         "alg" => alg = Some(map.next_value::<Text<'de>>()?.0),
                         "kid" => kid = Some(map.next_value::<Text<'de>>()?.0),
                         "typ" => typ = Some(map.next_value::<Text<'de>>()?.0),
-                        "crit" => critical = true,
+                        "crit" | "b64" => critical = true,
+                        "cty" => nested = true,
                         _ => {}
                     }
                     Ok(matches!(name, "alg" | "kid" | "typ"))
                 })?;
                 let alg = alg.ok_or_else(|| serde::de::Error::missing_field("alg"))?;
-                Ok(Header { alg, kid, typ, critical })
-            }
-        }
-        from.deserialize_map(Members)
-    }
-}
-
-impl<'de> Deserialize<'de> for Claims {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Claims;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a claims set")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
-                let mut claims = Claims::default();
-                members(&mut map, |name, map| {
-                    match name {
-                        "iss" => claims.iss = map.next_value()?,
-                        "sub" => claims.sub = Some(map.next_value()?),
-                        "aud" => claims.aud = map.next_value::<Audience>()?.0,
-                        "exp" => claims.exp = Some(map.next_value()?),
-                        "nbf" => claims.nbf = Some(map.next_value()?),
-                        "cnf" => claims.cnf = map.next_value()?,
-                        _ => return Ok(false),
-                    }
-                    Ok(true)
-                })?;
-                Ok(claims)
+                Ok(Header { alg, kid, typ, critical, nested })
             }
         }
         from.deserialize_map(Members)
@@ -346,6 +326,7 @@ impl<'de> Deserialize<'de> for Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::claims::MAX_MEMBERS;
 
     fn check(count: usize, expected: Result<(), TokenError>) {
         let members: Vec<String> = (0..count).map(|n| format!("\"{n}\":0")).collect();

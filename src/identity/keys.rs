@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
@@ -69,9 +70,18 @@ impl Key {
                 use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
                 vec![RS256, RS384, RS512, PS256, PS384, PS512]
             }
-            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => vec![Algorithm::ES256],
-            AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => vec![Algorithm::ES384],
-            AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => vec![Algorithm::EdDSA],
+            // RFC 7518 sections 6.2.1.2 and 6.2.1.3: a coordinate has the length of its curve, leading zeros and all. That
+            // the point is on the curve (RFC 8725 section 3.4) is checked with each signature
+            AlgorithmParameters::EllipticCurve(ec) => match (&ec.curve, bytes(&ec.x)?.len(), bytes(&ec.y)?.len()) {
+                (EllipticCurve::P256, 32, 32) => vec![Algorithm::ES256],
+                (EllipticCurve::P384, 48, 48) => vec![Algorithm::ES384],
+                _ => return None,
+            },
+            AlgorithmParameters::OctetKeyPair(okp)
+                if okp.curve == EllipticCurve::Ed25519 && bytes(&okp.x)?.len() == 32 =>
+            {
+                vec![Algorithm::EdDSA]
+            }
             _ => return None,
         };
         if let Some(only) = jwk.common.key_algorithm {
@@ -119,7 +129,10 @@ impl Key {
 
 /// Length of an RSA modulus in bytes, without leading zeros.
 fn rsa_bytes(n: &str) -> Option<usize> {
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    let bytes = URL_SAFE_NO_PAD.decode(n).ok()?;
+    let bytes = bytes(n)?;
     Some(bytes.len() - bytes.iter().take_while(|b| **b == 0).count())
+}
+
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
 }

@@ -6,14 +6,19 @@
 //! on one request, or a token's text in a log.
 
 pub mod certificate;
+mod claims;
 pub mod confirmation;
 pub mod dpop;
+mod fetch;
+pub mod introspection;
 pub mod issuer;
 pub mod jwt;
 pub mod keys;
+pub mod live;
 pub mod own;
+pub mod token_review;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION};
 use quick_cache::sync::Cache;
@@ -25,6 +30,7 @@ use self::{
     issuer::Lookup,
     jwt::{TokenError, Unverified},
     keys::Key,
+    live::Verdict,
 };
 pub use self::{
     issuer::{Issuer, KeySource, Settings},
@@ -183,7 +189,10 @@ impl Identity {
             }
             self.remembered.remove(&proof);
         }
-        let unverified = Unverified::parse(token).map_err(unauthorized)?;
+        let unverified = match Unverified::parse(token) {
+            Err(TokenError::Opaque) => return self.of_opaque_token(token, proof, now).await,
+            parsed => parsed.map_err(unauthorized)?,
+        };
         if let Some(own) = self.ways.own.as_ref().filter(|own| own.rules().issuer == unverified.issuer()) {
             let (principal, key) = own.verify(unverified, proof, now).map_err(unauthorized)?;
             return Ok(self.remember(principal, key));
@@ -193,13 +202,24 @@ impl Identity {
             // unverified, so for the log alone; it cuts what is long
             unauthorized(TokenError::Issuer).with_detail(format!("the token says it is of `{}`", unverified.issuer()))
         })?;
-        let key = match issuer.key(unverified.kid.as_deref(), unverified.algorithm, now).await {
+        let refused = |error| unauthorized(error).with_detail(format!("issuer {}", issuer.name));
+        if let (Some(live), KeySource::None) = (&issuer.live, &issuer.settings.keys) {
+            return match live.ask(token, proof, now).await {
+                Verdict::Active(principal, fresh) => Ok(Authenticated { principal, fresh }),
+                Verdict::Refused(error) => Err(refused(error)),
+                Verdict::Unavailable => Err(unavailable(issuer, None)),
+            };
+        }
+        unverified.fits(&issuer.settings.rules).map_err(refused)?;
+        let (kid, issued_at) = (unverified.kid.as_deref(), unverified.issued_at());
+        let key = match issuer.key(kid, unverified.algorithm, issued_at, now).await {
             Lookup::Found(key) => key,
-            Lookup::Unknown => return Err(unauthorized(TokenError::UnknownKey)),
-            Lookup::Unavailable => return Err(unavailable(issuer)),
+            Lookup::Unfit => return Err(refused(TokenError::Algorithm)),
+            Lookup::Ambiguous => return Err(refused(TokenError::AmbiguousKey)),
+            Lookup::Unknown => return Err(refused(TokenError::UnknownKey)),
+            Lookup::Unavailable(wait) => return Err(unavailable(issuer, wait)),
         };
-        let verified = unverified.verify(&key, &issuer.settings.rules, now);
-        let verified = verified.map_err(|e| unauthorized(e).with_detail(format!("issuer {}", issuer.name)))?;
+        let verified = unverified.verify(&key, &issuer.settings.rules, now).map_err(refused)?;
         let principal = Principal {
             name: format!("{}:{}", issuer.name, verified.subject).into(),
             issuer: issuer.name.clone(),
@@ -213,6 +233,25 @@ impl Identity {
             confirmation: verified.confirmation,
         };
         Ok(self.remember(principal, key))
+    }
+
+    /// Asks the issuers that can be asked about tokens that are no JWTs, in the configuration's order.
+    async fn of_opaque_token(&self, token: &str, digest: [u8; 32], now: Timestamp) -> Result<Authenticated, Refusal> {
+        let mut silent = None;
+        let mut refusal = unauthorized(TokenError::Opaque);
+        for issuer in &self.ways.issuers {
+            let Some(live) = issuer.live.as_ref().filter(|live| live.takes_opaque_tokens()) else { continue };
+            match live.ask(token, digest, now).await {
+                Verdict::Active(principal, fresh) => return Ok(Authenticated { principal, fresh }),
+                Verdict::Unavailable => silent = silent.or(Some(issuer)),
+                // what an issuer says of a token that is not its own tells less than what its own issuer says
+                Verdict::Refused(TokenError::Inactive) if refusal.reason != TokenError::Opaque.reason() => {}
+                Verdict::Refused(error) => {
+                    refusal = unauthorized(error).with_detail(format!("issuer {}", issuer.name));
+                }
+            }
+        }
+        Err(silent.map_or(refusal, |issuer| unavailable(issuer, None)))
     }
 
     fn remember(&self, principal: Principal, key: Arc<Key>) -> Authenticated {
@@ -272,7 +311,9 @@ fn unauthorized(error: TokenError) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, error.reason(), error.to_string())
 }
 
-fn unavailable(issuer: &Issuer) -> Refusal {
+/// Nobody can say for now; `wait` is when somebody can, where that is known.
+fn unavailable(issuer: &Issuer, wait: Option<Duration>) -> Refusal {
     let text = "the token's issuer cannot be reached to check it; try again later";
-    Refusal::unavailable("issuer_unavailable", text).with_detail(format!("issuer {}", issuer.name))
+    let refusal = Refusal::unavailable("issuer_unavailable", text).with_detail(format!("issuer {}", issuer.name));
+    Refusal { retry_after: wait.map(|wait| wait + Duration::from_secs(1)).or(refusal.retry_after), ..refusal }
 }

@@ -57,6 +57,7 @@ impl Own {
             audiences: vec![audience.to_owned()],
             algorithms: vec![Algorithm::ES256],
             leeway: LEEWAY,
+            ..Rules::default()
         };
         Self { rules, issuers, signing, known: Mutex::default() }
     }

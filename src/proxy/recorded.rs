@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{Gate, Metrics};
 use crate::{
@@ -33,11 +33,9 @@ pub(super) struct Answer {
     pub(super) bound: Option<Bound>,
 }
 
-/// What an open stream stands on: it ends with its principal's proof.
-pub(super) struct Bound {
-    until: Timestamp,
-    ended: CancellationToken,
-}
+/// What an open stream stands on: it ends with its principal's proof. Holding the principal tells `identity` that somebody
+/// stands on it, so that an issuer which has to be asked is asked again.
+pub(super) struct Bound(Arc<Principal>);
 
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
@@ -48,9 +46,9 @@ impl From<Response<Body>> for Answer {
 impl Answer {
     /// Ends the answer with the principal's proof, where it is a stream and its route wants that. An answer whose length
     /// is known is finite: it may come to its end.
-    pub(super) fn bounded(mut self, terms: Terms, principal: &Principal) -> Self {
+    pub(super) fn bounded(mut self, terms: Terms, principal: &Arc<Principal>) -> Self {
         if terms.end_streams && self.response.body().size_hint().exact().is_none() {
-            self.bound = Some(Bound { until: principal.until, ended: principal.ended.clone() });
+            self.bound = Some(Bound(principal.clone()));
         }
         self
     }
@@ -184,12 +182,14 @@ struct End {
     until: Pin<Box<Sleep>>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     grpc: bool,
+    _principal: Arc<Principal>,
 }
 
 impl End {
-    fn new(bound: Bound, grpc: bool, now: Timestamp) -> Self {
-        let left = bound.until.duration_since(now).try_into().unwrap_or_default();
-        Self { until: Box::pin(tokio::time::sleep(left)), ended: Box::pin(bound.ended.cancelled_owned()), grpc }
+    fn new(Bound(principal): Bound, grpc: bool, now: Timestamp) -> Self {
+        let left = principal.until.duration_since(now).try_into().unwrap_or_default();
+        let (until, ended) = (tokio::time::sleep(left), principal.ended.clone().cancelled_owned());
+        Self { until: Box::pin(until), ended: Box::pin(ended), grpc, _principal: principal }
     }
 
     /// Ready with the record's reason once the stream must end.

@@ -245,6 +245,8 @@ impl<'a> Client<'a> {
     async fn id_token(&self, token: &Kept, expected: Expected<'_>, now: Timestamp) -> Result<IdToken, Problem> {
         let jwks = self.provider.jwks().await?;
         let rules = Rules {
+            access_tokens_only: false,
+            required: Vec::new(),
             issuer: self.provider.issuer.clone(),
             audiences: vec![self.settings.client_id.clone()],
             algorithms: ALGORITHMS.to_vec(),

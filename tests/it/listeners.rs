@@ -78,7 +78,7 @@ async fn metrics_tell_what_happened_and_name_nobody() {
         "wicketgate_request_duration_seconds_bucket",
         "wicketgate_decisions_total",
         "wicketgate_tokens_total",
-        "wicketgate_jwks_age_seconds",
+        "wicketgate_issuer_keys_age_seconds",
         "wicketgate_credential_age_seconds",
         "wicketgate_spool_bytes",
         "wicketgate_spool_batches",

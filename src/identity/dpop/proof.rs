@@ -13,7 +13,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::{
     clock::{self, Timestamp},
-    identity::jwt::{Text, instant, members},
+    identity::claims::{Text, instant, members},
 };
 
 /// Longest proof that is looked at, in bytes: an RSA key of 4096 bits and its signature fit twice.
