@@ -265,6 +265,7 @@ async fn the_gate_starts_before_oidc_provider_answers() {
     let answer = scrape(&gate, &token).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"issuer_unavailable".into()), "{answer:?}");
     provider.go_on().await;
+    // a gate with another issuer is ready before: one's trouble is not the other's
     let there = || async { (scrape(&gate, &token).await.status == StatusCode::OK).then_some(()) };
     eventually("the provider's keys", there).await;
     let_in(&gate, &token, "scraper").await;

@@ -60,6 +60,27 @@ impl Key {
         Self { kid: kid.into(), jwk, signer: Signer::Ed(pair) }
     }
 
+    /// P-384; it signs ES384 whatever the header says.
+    pub(crate) fn ec384(kid: &str) -> Self {
+        let pair = EcdsaKeyPair::generate(&signature::ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(48);
+        let jwk = json!({"kty": "EC", "use": "sig", "crv": "P-384", "kid": kid, "x": text(x), "y": text(y)});
+        Self { kid: kid.into(), jwk, signer: Signer::Ec(pair) }
+    }
+
+    /// The same key, published with this member changed.
+    pub(crate) fn published_with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        set(&mut self.jwk, name, value.into());
+        self
+    }
+
+    /// A token of exactly these bytes for header and payload, signed.
+    pub(crate) fn token_of(&self, algorithm: &str, header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
+        let message = format!("{}.{}", text(header), text(payload));
+        let made = self.sign(algorithm, message.as_bytes());
+        format!("{message}.{}", text(made))
+    }
+
     pub(crate) fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match &self.signer {
@@ -123,6 +144,11 @@ impl Issuer {
     /// Answers every request with 502 while `down`.
     pub(crate) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Publishes this text, whatever it is.
+    pub(crate) fn publish_jwks(&self, jwks: Value) {
+        *self.published.lock().unwrap() = jwks;
     }
 
     /// Publishes these keys and no others.
@@ -193,6 +219,11 @@ impl<'a> Token<'a> {
         format!("{message}.{}", text(tag))
     }
 
+    /// Header and claims as JSON.
+    pub(crate) fn parts(&self) -> (String, String) {
+        (self.header.to_string(), self.claims.to_string())
+    }
+
     fn message(&self) -> String {
         format!("{}.{}", text(self.header.to_string()), text(self.claims.to_string()))
     }
@@ -207,6 +238,7 @@ pub(crate) fn set(object: &mut Value, name: &str, value: Value) {
     }
 }
 
+/// In base64url, as JOSE writes it.
 pub(crate) fn text(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
