@@ -22,6 +22,7 @@ mod edges;
 mod exchange;
 mod exporters;
 mod faults;
+mod fuzz;
 mod hostile;
 mod introspection;
 mod keys;
