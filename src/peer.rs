@@ -4,10 +4,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::clock::Timestamp;
 
 /// The other end of one connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// Its address. An IPv4 client of an IPv6 listener has its IPv4 address here, not `::ffff:…`, which Cedar cannot read
     /// and which no policy means.
@@ -18,13 +20,15 @@ pub struct Peer {
     pub certificate: Option<Arc<Certificate>>,
     /// Why nothing is done for this connection any longer, whatever its requests bring. `listen` looks at each request.
     pub lapse: Option<Lapse>,
+    /// Cancelled when that is so of the connection as a whole. For those who wait.
+    pub lapsed: CancellationToken,
 }
 
 impl Peer {
     /// A client that showed no certificate.
     #[must_use]
     pub fn nameless(address: SocketAddr, tls: bool) -> Self {
-        Self { address, tls, certificate: None, lapse: None }
+        Self { address, tls, certificate: None, lapse: None, lapsed: CancellationToken::new() }
     }
 }
 

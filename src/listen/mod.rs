@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::idle::{Activity, Watched};
 pub use self::tls::{ClientCertificates, Tls, TlsError, server_config};
-use crate::{http::BodyError, peer::Peer};
+use crate::{clock, http::BodyError, peer::Peer};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -36,6 +36,8 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const HEAD_DEADLINE: Duration = Duration::from_secs(75);
 /// hyper refuses larger heads by itself; the story refuses those over [`MAX_HEAD`] with a record and a reason.
 const HEAD_BUFFER: usize = 128 * 1024;
+/// How soon an open stream ends that its client's certificate no longer covers.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
 const STREAMS: u32 = 256;
 /// Half-open resets that a peer may have at once (HTTP/2 rapid reset, CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
@@ -142,15 +144,33 @@ async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, service:
             let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificate = certificate::read(shown, tls.verifies());
             let peer = Peer { certificate, ..Peer::nameless(address, true) };
-            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                http2(stream, peer, service, stop).await;
-            } else {
-                http1(stream, peer, service, stop).await;
+            let (watched, watcher) = (peer.clone(), service.clone());
+            let served = async {
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    http2(stream, peer, service, stop).await;
+                } else {
+                    http1(stream, peer, service, stop).await;
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = watch(watcher, watched) => {}
             }
         }
         Ok(Err(error)) => tracing::debug!(peer = %address, %error, "a TLS handshake failed"),
         Err(_) => tracing::debug!(peer = %address, "a TLS handshake took too long"),
     }
+}
+
+/// Looks after a connection's certificate while answers stream: each request is looked at by itself. Never ends.
+async fn watch<S: Service>(service: S, peer: Peer) {
+    while peer.certificate.is_some() && !peer.lapsed.is_cancelled() {
+        tokio::time::sleep(LOOK_AFTER).await;
+        if service.tls().is_some_and(|tls| tls.has_lapsed(&peer, clock::now())) {
+            peer.lapsed.cancel();
+        }
+    }
+    std::future::pending().await
 }
 
 async fn http1<S: Service, T>(stream: T, peer: Peer, service: S, stop: CancellationToken)

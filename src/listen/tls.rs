@@ -136,6 +136,13 @@ impl Tls {
         self.clients.as_ref().is_some_and(|clients| clients.verifier.is_some())
     }
 
+    /// Whether what the handshake proved of this peer counts no longer.
+    pub(super) fn has_lapsed(&self, peer: &Peer, now: Timestamp) -> bool {
+        let trusted = |peer: &Peer| peer.certificate.as_ref().is_some_and(|certificate| certificate.trusted);
+        let judged = self.judge(peer.clone(), now);
+        judged.lapse.is_some() || (trusted(peer) && !trusted(&judged))
+    }
+
     /// What this peer proves now, by what is configured now. `self` may be newer than the handshake was.
     #[must_use]
     pub fn judge(&self, peer: Peer, now: Timestamp) -> Peer {

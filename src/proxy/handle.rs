@@ -110,7 +110,7 @@ async fn story(
         Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),
         Route::Discover { .. } => sd::list(gate, &permit, peer, authority(&uri, &headers)?).into(),
     };
-    Ok(answer.bounded(permit.route.terms(), &permit.principal))
+    Ok(answer.bounded(permit.route.terms(), &permit.principal, peer))
 }
 
 /// Asks policy. Deny is the answer to every doubt.

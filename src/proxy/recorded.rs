@@ -12,13 +12,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Gate, Metrics};
 use crate::{
     audit::{Log, Record, cut},
     clock::Timestamp,
     http::{Body, BodyError},
+    peer::Peer,
     principal::Principal,
     routes::Terms,
 };
@@ -33,9 +34,12 @@ pub(super) struct Answer {
     pub(super) bound: Option<Bound>,
 }
 
-/// What an open stream stands on: it ends with its principal's proof. Holding the principal tells `identity` that somebody
-/// stands on it, so that an issuer which has to be asked is asked again.
-pub(super) struct Bound(Arc<Principal>);
+/// What an open stream stands on: it ends with its principal's proof, and with its connection's certificate. Holding the
+/// principal tells `identity` that somebody stands on it, so that an issuer which has to be asked is asked again.
+pub(super) struct Bound {
+    principal: Arc<Principal>,
+    lapsed: CancellationToken,
+}
 
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
@@ -44,11 +48,11 @@ impl From<Response<Body>> for Answer {
 }
 
 impl Answer {
-    /// Ends the answer with the principal's proof, where it is a stream and its route wants that. An answer whose length
-    /// is known is finite: it may come to its end.
-    pub(super) fn bounded(mut self, terms: Terms, principal: &Arc<Principal>) -> Self {
+    /// Ends the answer with the principal's proof and the peer's certificate, where it is a stream and its route wants that.
+    /// An answer whose length is known is finite: it may come to its end.
+    pub(super) fn bounded(mut self, terms: Terms, principal: &Arc<Principal>, peer: &Peer) -> Self {
         if terms.end_streams && self.response.body().size_hint().exact().is_none() {
-            self.bound = Some(Bound(principal.clone()));
+            self.bound = Some(Bound { principal: principal.clone(), lapsed: peer.lapsed.clone() });
         }
         self
     }
@@ -181,21 +185,26 @@ impl Drop for Recorded {
 struct End {
     until: Pin<Box<Sleep>>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    lapsed: Pin<Box<WaitForCancellationFutureOwned>>,
     grpc: bool,
     _principal: Arc<Principal>,
 }
 
 impl End {
-    fn new(Bound(principal): Bound, grpc: bool, now: Timestamp) -> Self {
+    fn new(Bound { principal, lapsed }: Bound, grpc: bool, now: Timestamp) -> Self {
         let left = principal.until.duration_since(now).try_into().unwrap_or_default();
-        let (until, ended) = (tokio::time::sleep(left), principal.ended.clone().cancelled_owned());
-        Self { until: Box::pin(until), ended: Box::pin(ended), grpc, _principal: principal }
+        let until = Box::pin(tokio::time::sleep(left));
+        let (ended, lapsed) = (principal.ended.clone().cancelled_owned(), lapsed.cancelled_owned());
+        Self { until, ended: Box::pin(ended), lapsed: Box::pin(lapsed), grpc, _principal: principal }
     }
 
     /// Ready with the record's reason once the stream must end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
         if self.ended.as_mut().poll(cx).is_ready() {
             return Poll::Ready("proof_withdrawn");
+        }
+        if self.lapsed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready("certificate_lapsed");
         }
         self.until.as_mut().poll(cx).map(|()| "proof_expired")
     }
@@ -208,7 +217,10 @@ impl End {
         }
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("16"));
-        trailers.insert("grpc-message", HeaderValue::from_static("the token has ended; come back with a new one"));
+        trailers.insert(
+            "grpc-message",
+            HeaderValue::from_static("the proof of who you are has ended; come back with a new one"),
+        );
         Ok(Frame::trailers(trailers))
     }
 }

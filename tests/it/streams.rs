@@ -25,7 +25,15 @@ use tokio::{
 };
 use wicketgate::clock;
 
-use crate::support::{Gate, Harness, PATIENCE, eventually, issuer::Key};
+use crate::{
+    certificates::listen,
+    support::{
+        Gate, Harness, PATIENCE,
+        clients::{Authority, Draft},
+        eventually,
+        issuer::Key,
+    },
+};
 
 /// Says something every now and then, for ever.
 struct Endless {
@@ -148,6 +156,34 @@ async fn a_stream_ends_when_the_key_of_its_token_is_withdrawn() {
     assert!(!text.ends_with("0\r\n\r\n"), "it ends as if it were whole: {text:?}");
     stream.ends().await;
     assert_eq!(gate.record(&id).await["reason"], "proof_withdrawn");
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_clients_certificate_is_revoked() {
+    let stream = Stream::start("text/event-stream").await;
+    let authority = Authority::new();
+    let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"", stream.address);
+    let clients = "client_certificates = \"optional\", client_ca = \"clients.pem\", client_crls = [\"clients.crl\"]";
+    let harness = Harness::new().await.section("exporter", exporter).section("listen", listen(clients));
+    authority.write(&harness.directory, "clients.pem");
+    authority.revoke(&harness.directory, "clients.crl", &[], 3600);
+    let gate = harness.start().await;
+    let shown = authority.issue(Draft::new());
+    // a token of its own does not keep the stream
+    let token = gate.token("scrape");
+    let head = format!(
+        "GET /exporters/stream/events HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    );
+    let revoked = async {
+        eventually("the stream to be open", || async { (stream.open() > 0).then_some(()) }).await;
+        authority.revoke(&gate.directory, "clients.crl", &[&shown], 3600);
+    };
+    let door = shown.door(&gate, b"http/1.1");
+    let (answer, ()) = tokio::join!(door.raw(head.as_bytes()), revoked);
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(!answer.text().ends_with("0\r\n\r\n"), "it ends as if it were whole: {answer:?}");
+    stream.ends().await;
+    assert_eq!(gate.record(&answer.id()).await["reason"], "certificate_lapsed");
 }
 
 #[tokio::test]
