@@ -146,6 +146,12 @@ async fn by_gate(gate: &str, options: &Options) -> Result<(String, Option<String
             return Err(End::Wrong(format!("the gate `{gate}` trusts several providers; choose one of:{}", list())));
         }
     };
+    if resource.is_none() && options.resource.is_none() && options.audience.is_none() {
+        complain(
+            "the gate does not say what a token for it is called (its `[gate] url` is not set): write `--resource` or \
+                  `--audience` where its provider needs one",
+        );
+    }
     Ok((issuer, resource))
 }
 

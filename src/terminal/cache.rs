@@ -185,6 +185,12 @@ impl Cache {
 }
 
 impl Locked<'_> {
+    /// The login's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Makes room for the next content, so that a full disk shows before anything is asked for.
     ///
     /// # Errors

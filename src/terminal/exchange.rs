@@ -174,24 +174,15 @@ impl<'a> Client<'a> {
         self.oauth.clone().set_device_authorization_url(DeviceAuthorizationUrl::from_url(endpoint.clone()))
     }
 
-    /// Fetches new tokens (RFC 6749 section 6).
-    pub(super) async fn refresh(&self, old: &Tokens) -> Result<Tokens, Problem> {
-        let none = || Problem::Refused("there is no refresh token".into());
-        let token = RefreshToken::new(old.refresh.as_ref().ok_or_else(none)?.0.expose().to_owned());
+    /// Asks for new tokens (RFC 6749 section 6). Nothing in the answer is checked yet, but the refresh token that was
+    /// sent may be used up.
+    pub(super) async fn renew(&self, old: &Kept) -> Result<Answer, Problem> {
+        let token = RefreshToken::new(old.0.expose().to_owned());
         let mut request = self.oauth.exchange_refresh_token(&token);
         for (name, value) in self.target() {
             request = request.add_extra_param(name, value);
         }
-        let answer = request.request_async(&Messenger(&self.provider.client)).await;
-        let answer = answer.map_err(|e| self.problem(e))?;
-        let subject = old.id.as_ref().map(|id| id.subject.as_str());
-        let new = self.believe(answer, Expected { nonce: None, subject }).await?;
-        // RFC 6749 section 6: a new refresh token, where there is one, takes the old one's place
-        Ok(Tokens {
-            refresh: new.refresh.or_else(|| old.refresh.clone()),
-            id: new.id.or_else(|| old.id.clone()),
-            ..new
-        })
+        request.request_async(&Messenger(&self.provider.client)).await.map_err(|e| self.problem(e))
     }
 
     /// Has the provider forget the grant (RFC 7009 section 2.1): the refresh token, else the access token.
@@ -226,7 +217,6 @@ impl<'a> Client<'a> {
         if *answer.token_type() != BasicTokenType::Bearer {
             return Err(Problem::Answer("its token is not a bearer token".into()));
         }
-        let secret = |text: &str| Kept(Secret::new(text.to_owned()));
         if !is_bearer(answer.access_token().secret()) {
             return Err(Problem::Answer("its token holds what no header may hold".into()));
         }
@@ -235,9 +225,9 @@ impl<'a> Client<'a> {
             Some(token) => Some(self.id_token(token, expected, now).await?),
         };
         Ok(Tokens {
-            access: secret(answer.access_token().secret()),
+            access: kept(answer.access_token().secret()),
             expires_at: answer.expires_in().map(|span| clock::after(now, span)),
-            refresh: answer.refresh_token().map(|token| secret(token.secret())),
+            refresh: refresh_token(&answer),
             id,
         })
     }
@@ -265,6 +255,15 @@ impl<'a> Client<'a> {
             RequestTokenError::Other(text) => Problem::Answer(printable(&text)),
         }
     }
+}
+
+/// The refresh token of an answer.
+pub(super) fn refresh_token(answer: &Answer) -> Option<Kept> {
+    answer.refresh_token().map(|token| kept(token.secret()))
+}
+
+fn kept(text: &str) -> Kept {
+    Kept(Secret::new(text.to_owned()))
 }
 
 fn redirect_url(text: &str) -> Result<RedirectUrl, Problem> {

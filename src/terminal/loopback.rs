@@ -225,6 +225,20 @@ mod tests {
         check(false, "code=c&state=the-state&state=the-state", None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn without_the_state_nothing_is_an_answer(query in "[a-z=&%0-9+.:/;?-]{0,80}", code in "\\PC{0,20}") {
+            let expecting = gatekeeper(false).expecting;
+            proptest::prop_assert!(expecting.find(&query).is_none(), "{query}");
+            let state = url::form_urlencoded::Serializer::new(String::new())
+                .append_pair("code", &code)
+                .append_pair("state", "the-state")
+                .finish();
+            let found = expecting.find(&state).map(|answer| answer.unwrap().expose().to_owned());
+            proptest::prop_assert_eq!(found, Some(code).filter(|code| !code.is_empty()));
+        }
+    }
+
     #[test]
     fn what_is_no_answer_changes_nothing_and_one_answer_is_all() {
         let keeper = gatekeeper(false);

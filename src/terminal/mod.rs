@@ -14,9 +14,11 @@ pub mod provider;
 
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use self::{
-    cache::{Cache, CacheError},
-    exchange::Client,
+    cache::{Cache, CacheError, Locked},
+    exchange::{Client, Expected},
     login::{Login, Settings, Tokens},
     provider::Provider,
 };
@@ -54,6 +56,8 @@ pub enum Problem {
     IdToken(String),
     #[error("the address for the browser's answer cannot be listened on")]
     Listen(#[source] std::io::Error),
+    #[error("interruptions cannot be held back while a token is renewed")]
+    Signals(#[source] std::io::Error),
     #[error("no login is kept as `{0}`; run `wicketgate login --issuer URL --client-id ID`")]
     NoLogin(String),
     #[error("the login `{0}` is over: {1}; run `wicketgate login` again")]
@@ -100,39 +104,61 @@ pub async fn token(cache: &Cache, name: &str, kind: Kind) -> Result<Handed, Prob
     }
     let locked = cache.lock(name).await?;
     // who held the lock before may have fetched it
-    let login = read()?;
+    let mut login = read()?;
     if let Some(token) = login.tokens.fresh(kind, clock::now()) {
         return Ok(Handed { token, warning: None });
     }
-    // RFC 9700 section 4.14.2: a refresh token that rotates is used once, so the place for the next one comes first
-    let place = locked.reserve()?;
-    match refresh(name, &login).await {
-        Ok(tokens) => {
-            let login = Login { settings: login.settings, tokens };
-            place.fill(&login)?;
-            let token = login.tokens.unexpired(kind, clock::now());
-            Ok(Handed { token: token.ok_or_else(|| none_came(name, kind))?, warning: None })
-        }
-        Err(problem) => match login.tokens.unexpired(kind, clock::now()) {
-            // not fresh, but still valid
-            Some(token) => Ok(Handed { token, warning: Some(crate::telemetry::chain(&problem)) }),
-            None => Err(problem),
-        },
+    let renewed = renew(&locked, &mut login).await;
+    match (renewed, login.tokens.unexpired(kind, clock::now())) {
+        (Ok(()), Some(token)) => Ok(Handed { token, warning: None }),
+        (Ok(()), None) => Err(none_came(name, kind)),
+        // not fresh, but still valid
+        (Err(problem), Some(token)) => Ok(Handed { token, warning: Some(crate::telemetry::chain(&problem)) }),
+        (Err(problem), None) => Err(problem),
     }
 }
 
-async fn refresh(name: &str, login: &Login) -> Result<Tokens, Problem> {
-    let over = |why: &str| Problem::Over(name.to_owned(), why.to_owned());
-    if login.tokens.refresh.is_none() {
-        return Err(over("its token expires and the provider gave no refresh token (ask with `--scope` for one)"));
-    }
-    let provider = Provider::discover(&login.settings.issuer, login.settings.ca.as_deref()).await?;
-    match Client::new(&provider, &login.settings).refresh(&login.tokens).await {
-        Err(Problem::Refused(why)) if why.starts_with("invalid_grant") => {
-            Err(over(&format!("the provider refused to renew it ({why})")))
+/// Has the provider renew a login. It stays as it was where that fails, but for a refresh token that takes the old one's
+/// place.
+async fn renew(locked: &Locked<'_>, login: &mut Login) -> Result<(), Problem> {
+    let over = |why: String| Problem::Over(locked.name().to_owned(), why);
+    let Some(refresh) = login.tokens.refresh.clone() else {
+        return Err(over("the provider gave no refresh token to renew it with (a `--scope` may be missing)".into()));
+    };
+    let settings = login.settings.clone();
+    let provider = Provider::discover(&settings.issuer, settings.ca.as_deref()).await?;
+    let client = Client::new(&provider, &settings);
+    // RFC 9700 section 4.14.2: a refresh token that rotates can be used once. So the room for the next one comes first,
+    // nobody interrupts, and it is on disk before anything else of the answer is looked at
+    let place = locked.reserve()?;
+    uninterrupted()?;
+    let answer = client.renew(&refresh).await.map_err(|problem| match problem {
+        Problem::Refused(why) if why.starts_with("invalid_grant") => {
+            over(format!("the provider refused to renew it ({why})"))
         }
-        tokens => tokens,
+        problem => problem,
+    })?;
+    // RFC 6749 section 6: a new one, where there is one, takes the old one's place
+    login.tokens.refresh = exchange::refresh_token(&answer).or(Some(refresh));
+    place.fill(login)?;
+    let subject = login.tokens.id.as_ref().map(|id| id.subject.as_str());
+    let new = client.believe(answer, Expected { nonce: None, subject }).await?;
+    login.tokens = Tokens {
+        refresh: login.tokens.refresh.take(),
+        // section 12.2 of OpenID Connect Core 1.0: a renewal need not bring another
+        id: new.id.or_else(|| login.tokens.id.take()),
+        ..new
+    };
+    Ok(locked.reserve()?.fill(login)?)
+}
+
+/// From here on Ctrl-C and its like wait until the program ends of itself: the exchange has a deadline.
+fn uninterrupted() -> Result<(), Problem> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()] {
+        // the handler that takes the place of the default action stays when this value goes
+        let _ = signal(kind).map_err(Problem::Signals)?;
     }
+    Ok(())
 }
 
 fn none_came(name: &str, kind: Kind) -> Problem {
@@ -156,9 +182,13 @@ pub async fn keep(cache: &Cache, name: &str, login: &Login) -> Result<(), Proble
 /// # Errors
 /// When there is no such login, or its file cannot be removed.
 pub async fn logout(cache: &Cache, name: &str) -> Result<Revoked, Problem> {
+    let none = || Problem::NoLogin(name.to_owned());
+    if let Ok(None) = cache.read(name) {
+        return Err(none());
+    }
     let locked = cache.lock(name).await?;
     let revoked = match cache.read(name) {
-        Ok(None) => return Err(Problem::NoLogin(name.to_owned())),
+        Ok(None) => return Err(none()),
         Ok(Some(login)) => revoke(&login).await,
         // a file that cannot be trusted or read goes all the same
         Err(unread) => Err(unread.into()),
