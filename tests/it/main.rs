@@ -35,5 +35,6 @@ mod streams;
 mod support;
 mod terminal;
 mod terminal_faults;
+mod terminal_renewal;
 mod vertex;
 mod vertex_sdk;

@@ -8,6 +8,8 @@ use crate::support::{
     Gate, Harness, eventually,
     peers::{OidcProvider, OidcSettings, free_address},
     person::{Person, post_form},
+    pki::Pki,
+    program::Program,
     shell::{Shell, device_to_open, feed, mode, url_to_open},
 };
 
@@ -128,7 +130,8 @@ async fn in_a_browser_the_answer_comes_by_loopback() {
 
     // whoever else finds the port changes nothing
     let mut stranger = Person::new(None);
-    for (target, status) in [("?code=stolen&state=guessed", 400), ("/else", 404), ("", 400)] {
+    let guessed = format!("?code=stolen&state=guessed&iss={}", provider.issuer);
+    for (target, status) in [(&*guessed, 400), ("/else", 404), ("", 400)] {
         assert_eq!(stranger.visit(&format!("{redirect}{target}")).await.answer.status, status, "{target}");
     }
 
@@ -269,4 +272,52 @@ async fn a_login_is_repeated_as_it_was() {
     assert_eq!(mode(&elsewhere.join("default.json")), 0o600);
     let token = feed(&mut shell.command(&format!("token --cache {}", elsewhere.display())), "").await;
     assert_eq!(token.code, 0, "{token:?}");
+}
+
+#[tokio::test]
+async fn where_there_is_a_screen_a_browser_opens() {
+    let provider = settings().start(None).await;
+    let shell = Shell::new();
+    let (bin, opened) = (shell.directory.join("bin"), shell.directory.join("opened"));
+    std::fs::create_dir(&bin).unwrap();
+    let opener = bin.join("xdg-open");
+    std::fs::write(&opener, "#!/bin/sh\nprintf '%s' \"$1\" > \"$XDG_STATE_HOME/opened\"\n").unwrap();
+    std::fs::set_permissions(&opener, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let begin = |ssh: bool| {
+        let mut command = shell.command(&format!("login {}", at(&provider)));
+        command.env("DISPLAY", ":0").env("PATH", &path);
+        if ssh {
+            command.env("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22");
+        }
+        Program::start("wicketgate login", &mut command, "build it first")
+    };
+    let url = url_to_open(&mut begin(false)).await;
+    let read = || async { std::fs::read_to_string(&opened).ok().filter(|text| !text.is_empty()) };
+    assert_eq!(eventually("the browser to open", read).await, url);
+    // over SSH the screen is somebody else's
+    device_to_open(&mut begin(true)).await;
+}
+
+#[tokio::test]
+async fn a_provider_with_a_certificate_of_its_own_is_trusted_by_that_alone() {
+    let shell = Shell::new();
+    let pki = Pki::write(shell.directory.path());
+    let files = |name: &str| shell.directory.join(name).display().to_string();
+    let tls = json!({"certificate": files("gate.pem"), "key": files("gate.key")});
+    let provider = settings().set("tls", tls).set("ttl", json!({"AccessToken": 50})).start(None).await;
+    assert!(provider.issuer.starts_with("https://"), "{}", provider.issuer);
+    let stranger = shell.run(&format!("login --device {}", at(&provider))).await;
+    assert_eq!(stranger.code, 1, "{stranger:?}");
+    assert!(stranger.err.contains("cannot be asked") && stranger.err.contains("certificate"), "{stranger:?}");
+
+    let person = Person::new(Some(pki.client(b"http/1.1")));
+    shell.log_in_by(person, &format!("{} --ca ca.pem", at(&provider))).await;
+    // the file is found again from elsewhere, for the renewal and for the revocation
+    let first = shell.secrets("default");
+    let mut token = shell.command("token");
+    let renewed = feed(token.current_dir("/"), "").await;
+    assert!(renewed.code == 0 && renewed.err.is_empty() && !first.contains(&renewed.out), "{renewed:?}");
+    let out = feed(shell.command("logout").current_dir("/"), "").await;
+    assert_eq!(out.code, 0, "{out:?}");
 }

@@ -140,9 +140,7 @@ async fn an_outage_costs_only_what_has_expired() {
 
 /// Has the kept access token have expired.
 fn expire(shell: &Shell) {
-    let mut kept: Value = serde_json::from_slice(&std::fs::read(shell.file("default")).unwrap()).unwrap();
-    kept["login"]["tokens"]["expires_at"] = "2020-01-01T00:00:00Z".into();
-    std::fs::write(shell.file("default"), kept.to_string()).unwrap();
+    shell.change("default", |tokens| tokens["expires_at"] = "2020-01-01T00:00:00Z".into());
 }
 
 #[tokio::test]
@@ -194,10 +192,13 @@ async fn a_full_disk_costs_no_login() {
     shell.log_in(&at(&provider)).await;
     let (token, refresh) = (shell.secrets("default")[0].clone(), shell.refresh_token("default"));
     // no file may grow beyond 16 KiB: what was kept would fit, the room that is made sure of does not
-    let full = shell.sh("trap '' XFSZ; ulimit -f 32; exec \"$WICKETGATE\" token", &[]).await;
-    assert_eq!((full.code, full.out.as_str()), (1, ""), "{full:?}");
-    assert!(full.err.contains("cannot be written"), "{full:?}");
-    assert_eq!((shell.secrets("default")[0].clone(), shell.refresh_token("default")), (token.clone(), refresh));
+    let full = "trap '' XFSZ; ulimit -f 32; exec \"$WICKETGATE\" token";
+    let said = shell.sh(full, &[]).await;
+    assert_eq!((said.code, &said.out), (0, &token), "what is still valid is handed out: {said:?}");
+    assert!(said.err.contains("cannot be written"), "{said:?}");
+    expire(&shell);
+    hands_out_nothing(&shell.sh(full, &[]).await, "cannot be written");
+    assert_eq!(shell.refresh_token("default"), refresh);
     let renewed = shell.run("token").await;
     assert!(renewed.code == 0 && renewed.err.is_empty() && renewed.out != token, "the grant is spent: {renewed:?}");
 }

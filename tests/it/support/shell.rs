@@ -64,9 +64,13 @@ impl Shell {
 
     /// Logs `alice` in with a browser on this machine; gives the last page that the browser shows.
     pub(crate) async fn log_in(&self, arguments: &str) -> Page {
+        self.log_in_by(Person::new(None), arguments).await
+    }
+
+    /// Like `log_in`, with this person's browser.
+    pub(crate) async fn log_in_by(&self, mut person: Person, arguments: &str) -> Page {
         let mut login = self.begin(&format!("--browser {arguments}"));
         let url = url_to_open(&mut login).await;
-        let mut person = Person::new(None);
         let consent = person.log_in(&url, "alice").await;
         let page = person.submit(&consent, &[]).await;
         let status = login.ended().await;
@@ -83,6 +87,13 @@ impl Shell {
     pub(crate) fn kept(&self, name: &str) -> Value {
         let text = std::fs::read(self.file(name)).unwrap();
         serde_json::from_slice::<Value>(&text).unwrap()["login"].take()
+    }
+
+    /// Changes what that file holds of the login's tokens.
+    pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut content: Value = serde_json::from_slice(&std::fs::read(self.file(name)).unwrap()).unwrap();
+        change(&mut content["login"]["tokens"]);
+        std::fs::write(self.file(name), content.to_string()).unwrap();
     }
 
     /// The refresh token in that file.
