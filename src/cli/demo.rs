@@ -181,6 +181,8 @@ fn instructions(world: &World, gate: SocketAddr, admin: SocketAddr, forecast: bo
          {ingest} {predict}\n\n\
          Who may infer gets a prediction from Vertex, and never sees a Google credential:\n  \
          {infer} {predict}\n\n\
+         Google's own log names the caller, not the gate:\n  \
+         grep 'Vertex was asked' {log} | tail -n 2\n\n\
          Every request is in the audit log, each line chained to the one before:\n  \
          tail -n 4 {audit}\n\n\
          The forecast of the live metric for the next minute, as metrics{late}:\n  \
@@ -194,6 +196,7 @@ fn instructions(world: &World, gate: SocketAddr, admin: SocketAddr, forecast: bo
         infer = as_role("infer"),
         ca = file("ca.pem"),
         audit = file("audit.jsonl"),
+        log = file("wicketgate.log"),
     )
 }
 
@@ -255,13 +258,18 @@ mod tests {
         let path = Directory::temporary().await.unwrap().path().to_owned();
         for run in ["first", "second"] {
             let directory = Directory::at(&path).await.unwrap();
-            let (world, app) = start(directory, &Options { port: 0, admin_port: 0, dir: None }).await.unwrap();
+            // the second knows its port, and so its URL, in advance
+            let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+            let port = if run == "first" { 0 } else { free };
+            let (world, app) = start(directory, &Options { port, admin_port: 0, dir: None }).await.unwrap();
             let caller = Caller::new(&world, app.gate_addresses()[0].0).unwrap();
             assert!(caller.first_forecast(&world, PATIENCE).await, "no forecast within {PATIENCE:?} in the {run} run");
             let asked = world.google.server().seen();
             let predict = asked.iter().find(|seen| seen.path.ends_with("/endpoints/1001:predict")).unwrap();
             let token = predict.header("authorization").unwrap().trim_start_matches("Bearer ");
             assert_eq!(world.google.account_of(token).unwrap(), "wicketgate-infer@demo.iam.gserviceaccount.com");
+            let named = if run == "first" { "wicketgate" } else { "wicketgate:forecast" };
+            assert_eq!(world.google.subject_of(token).unwrap(), named);
             app.stop().await;
             world.stop().await;
         }

@@ -56,6 +56,9 @@ pub enum DemoError {
     /// Symmetric algorithms have no public keys.
     #[error("the issuer makes no `{0:?}` keys")]
     Algorithm(jsonwebtoken::Algorithm),
+    /// What asks the gate for its keys.
+    #[error("cannot trust the demo's own certificate authority")]
+    Client(#[from] crate::client::BuildError),
     /// No randomness.
     #[error("the system has no random bytes to give")]
     Random,

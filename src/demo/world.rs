@@ -48,6 +48,13 @@ pub struct Ports {
     pub admin: u16,
 }
 
+impl Ports {
+    /// The URL of a gate whose port is known in advance.
+    fn url(self) -> Option<String> {
+        (self.gate != 0).then(|| format!("https://127.0.0.1:{}", self.gate))
+    }
+}
+
 impl World {
     /// Starts every emulator on a free loopback port and fills the directory.
     ///
@@ -62,7 +69,11 @@ impl World {
         directory.write_policies().await?;
 
         let issuer = Issuer::builder().tls(pki.loopback()?).start().await?;
-        let google = Google::builder(issuer.url(), issuer.keys()).start().await?;
+        let mut google = Google::builder(issuer.url(), issuer.keys());
+        if let Some(url) = ports.url() {
+            google = google.discovers(&url, &directory.join("ca.pem"))?;
+        }
+        let google = google.start().await?;
         let password = random_text(18)?;
         directory.write_secret("exporter.password", &password).await?;
         let exporter = Exporter::start(0, Some(&password)).await?;
@@ -134,10 +145,21 @@ impl Wallet {
     }
 }
 
+const ISSUE: &str = "
+# The gate signs too: it exchanges tokens at /oauth2/token, and shows Google one for each caller.
+[issue]
+keys = \"keys\"
+";
+
 fn configuration(ports: Ports, issuer: &Issuer, google: &Google, exporter: &Exporter) -> String {
     let accounts = [Class::Ingest, Class::Infer, Class::Train, Class::Observe, Class::Administer];
     let accounts = accounts.map(|class| format!("{} = \"{}\"", class.name(), google::account(class))).join(", ");
-    let url = if ports.gate == 0 { String::new() } else { format!("url = \"https://127.0.0.1:{}\"\n", ports.gate) };
+    // a gate that knows its URL signs for its callers, and the emulator's log names them
+    let (url, subject) = match ports.url() {
+        Some(url) => (format!("url = \"{url}\"\n"), "subject = \"caller\""),
+        None => (String::new(), "subject_token = { file = \"subject.jwt\" }"),
+    };
+    let issue = if ports.gate == 0 { "" } else { ISSUE };
     format!(
         r#"# It fits the emulators of that one run; while they run, `wicketgate serve` can use a copy of it with other ports.
 # Every key is explained in wicketgate.example.toml.
@@ -164,7 +186,7 @@ name = "demo"
 issuer = "{issuer}"
 audiences = ["wicketgate"]
 ca = "ca.pem"
-
+{issue}
 # It asks for a password, which the gate knows and no caller does.
 [[exporter]]
 name = "{EXPORTER}"
@@ -178,7 +200,7 @@ url = "{google}"
 
 [google]
 audience = "{AUDIENCE}"
-subject_token = {{ file = "subject.jwt" }}
+{subject}
 token_url = "{google}/v1/token"
 iam_url = "{google}"
 service_accounts = {{ {accounts} }}

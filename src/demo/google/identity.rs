@@ -2,12 +2,13 @@
 
 use std::{str::FromStr, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{Response, StatusCode};
-use jsonwebtoken::{Algorithm, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AUDIENCE, Grant, Shared, denied, invalid, not_found, unauthenticated};
+use super::{AUDIENCE, Discovered, Grant, Shared, denied, invalid, not_found, unauthenticated};
 use crate::{
     clock,
     demo::{
@@ -23,11 +24,14 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const SUBJECT_TYPES: [&str; 2] = ["urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"];
 /// Google: the subject token's `iat` is in the past and at most this old.
 const MAX_AGE: i64 = 24 * 60 * 60;
+/// How long an issuer's documents may take, and how many bytes they may have.
+const DISCOVERY: Duration = Duration::from_secs(5);
+const MAX_DOCUMENT: usize = 64 * 1024;
 /// generateAccessToken without the organisation policy that extends it.
 const MAX_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// `POST /v1/token`: RFC 8693, as a form or as JSON in camel case.
-pub(super) fn exchange(google: &Shared, call: &Call) -> Response<Body> {
+pub(super) async fn exchange(google: &Shared, call: &Call) -> Response<Body> {
     let fields = fields(call);
     let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
     let refused = |error: &str, description: &str| oauth_error(StatusCode::BAD_REQUEST, error, description);
@@ -43,12 +47,12 @@ pub(super) fn exchange(google: &Shared, call: &Call) -> Response<Body> {
     if !SUBJECT_TYPES.contains(&field("subject_token_type")) {
         return refused("invalid_request", "Invalid value for \"subjectTokenType\".");
     }
-    let subject = match verified_subject(google, field("subject_token")) {
+    let subject = match verified_subject(google, field("subject_token")).await {
         Ok(subject) => subject,
         Err(problem) => return refused("invalid_grant", &problem),
     };
     let lifetime = google.lock().federated_lifetime;
-    let Some(token) = give(google, subject, lifetime, Kind::Federated) else {
+    let Some(token) = give(google, subject.clone(), subject, lifetime, Kind::Federated) else {
         return oauth_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "no randomness");
     };
     json(
@@ -82,19 +86,23 @@ struct Claims {
 }
 
 /// The principal that a subject token proves, or what is wrong with it in the words that Google uses.
-fn verified_subject(google: &Shared, token: &str) -> Result<String, String> {
+async fn verified_subject(google: &Shared, token: &str) -> Result<String, String> {
     let header = jsonwebtoken::decode_header(token).map_err(|_| "Error parsing the ID Token.".to_owned())?;
     if !matches!(header.alg, Algorithm::RS256 | Algorithm::ES256) {
         return Err("The ID Token must be signed with RS256 or ES256.".to_owned());
     }
-    let (algorithm, key) = header
-        .kid
-        .and_then(|kid| google.keys.verifier(&kid))
-        .ok_or("Error connecting to the given credential's issuer: no key for the token's kid.")?;
+    let kid = header.kid.unwrap_or_default();
+    let other = google.discovered.as_ref().filter(|other| claimed_issuer(token).as_deref() == Some(&other.issuer));
+    let (issuer, found) = match other {
+        Some(other) => (&other.issuer, other.key(&kid).await.map(|key| (Algorithm::ES256, key))),
+        None => (&google.issuer, google.keys.verifier(&kid)),
+    };
+    let (algorithm, key) =
+        found.ok_or("Error connecting to the given credential's issuer: no key for the token's kid.")?;
     let mut rules = Validation::new(algorithm);
     rules.leeway = 0;
     rules.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
-    rules.set_issuer(&[&google.issuer]);
+    rules.set_issuer(&[issuer]);
     // Google's default allowed audiences: the provider's name, with and without https:
     rules.set_audience(&[AUDIENCE.to_owned(), format!("https:{AUDIENCE}")]);
     let claims = jsonwebtoken::decode::<Claims>(token, &key, &rules)
@@ -105,6 +113,29 @@ fn verified_subject(google: &Shared, token: &str) -> Result<String, String> {
         return Err(format!("ID Token issued at {} is stale to sign-in.", claims.iat));
     }
     Ok(claims.sub)
+}
+
+/// Whose token it says it is, unverified: which keys are asked follows from it.
+fn claimed_issuer(token: &str) -> Option<String> {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    Some(serde_json::from_slice::<Value>(&payload).ok()?.get("iss")?.as_str()?.to_owned())
+}
+
+impl Discovered {
+    /// The key with this id, from the key set that the issuer publishes now.
+    async fn key(&self, kid: &str) -> Option<DecodingKey> {
+        let document = self.get(&format!("{}/.well-known/openid-configuration", self.issuer)).await?;
+        let is_its_own = document.get("issuer")?.as_str()? == self.issuer;
+        let keys = self.get(document.get("jwks_uri")?.as_str().filter(|_| is_its_own)?).await?;
+        let keys: JwkSet = serde_json::from_value(keys).ok()?;
+        DecodingKey::from_jwk(keys.find(kid)?).ok()
+    }
+
+    async fn get(&self, url: &str) -> Option<Value> {
+        let request = http::Request::get(url).body(Body::Empty).ok()?;
+        let answer = self.client.fetch(request, MAX_DOCUMENT, DISCOVERY).await.ok()?;
+        serde_json::from_slice(answer.body()).ok().filter(|_| answer.status() == StatusCode::OK)
+    }
 }
 
 #[derive(Deserialize)]
@@ -118,9 +149,9 @@ struct Wish {
 pub(super) fn impersonate(google: &Shared, segment: &str, call: &Call) -> Response<Body> {
     let segment = segment.replace("%40", "@").replace("%3A", ":");
     let Some(account) = segment.strip_suffix(":generateAccessToken") else { return not_found(&call.path) };
-    if call.bearer().and_then(|token| holder(google, token, Kind::Federated)).is_none() {
+    let Some(Grant { subject, .. }) = call.bearer().and_then(|token| holder(google, token, Kind::Federated)) else {
         return unauthenticated();
-    }
+    };
     if !google.accounts.contains_key(account) {
         return denied("Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).");
     }
@@ -135,7 +166,7 @@ pub(super) fn impersonate(google: &Shared, segment: &str, call: &Call) -> Respon
     };
     let lifetime = google.lock().access_lifetime.unwrap_or(asked);
     let expires_at = clock::after(clock::now(), lifetime);
-    let Some(token) = give(google, account.to_owned(), lifetime, Kind::Access) else {
+    let Some(token) = give(google, account.to_owned(), subject, lifetime, Kind::Access) else {
         return invalid("no randomness");
     };
     json(
@@ -155,20 +186,20 @@ pub(super) enum Kind {
     Access,
 }
 
-fn give(google: &Shared, name: String, lifetime: Duration, kind: Kind) -> Option<String> {
+fn give(google: &Shared, name: String, subject: String, lifetime: Duration, kind: Kind) -> Option<String> {
     let prefix = if kind == Kind::Federated { "ya29.d." } else { "ya29.c." };
     let token = format!("{prefix}{}", random_text(96).ok()?);
     let now = clock::now();
     let mut state = google.lock();
     let given = if kind == Kind::Federated { &mut state.federated } else { &mut state.access };
     given.retain(|_, grant| now < grant.expires_at);
-    given.insert(token.clone(), Grant { name, expires_at: clock::after(now, lifetime) });
+    given.insert(token.clone(), Grant { name, subject, expires_at: clock::after(now, lifetime) });
     Some(token)
 }
 
 /// Who an unexpired token of this kind stands for.
-pub(super) fn holder(google: &Shared, token: &str, kind: Kind) -> Option<String> {
+pub(super) fn holder(google: &Shared, token: &str, kind: Kind) -> Option<Grant> {
     let state = google.lock();
     let given = if kind == Kind::Federated { &state.federated } else { &state.access };
-    given.get(token).filter(|grant| clock::now() < grant.expires_at).map(|grant| grant.name.clone())
+    given.get(token).filter(|grant| clock::now() < grant.expires_at).cloned()
 }

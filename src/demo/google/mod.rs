@@ -10,6 +10,7 @@ mod vertex;
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,6 +24,7 @@ use super::{
     server::{Answer, Call, Server, json},
 };
 use crate::{
+    client::Client,
     clock::Timestamp,
     http::{Body, BoxFuture},
 };
@@ -50,14 +52,17 @@ pub struct Builder {
     port: u16,
     issuer: String,
     keys: KeyRing,
+    discovered: Option<Discovered>,
     accounts: Vec<(String, Class)>,
 }
 
 /// What all of it shares.
 struct Shared {
-    /// The one issuer whose subject tokens are exchanged.
+    /// The issuer whose subject tokens are exchanged.
     issuer: String,
     keys: KeyRing,
+    /// One more, whose keys are found as Google finds them.
+    discovered: Option<Discovered>,
     /// Service account → the one class of methods it may call.
     accounts: HashMap<String, Class>,
     state: Mutex<State>,
@@ -76,10 +81,19 @@ struct State {
     last_id: u64,
 }
 
+/// An issuer whose keys are found by discovery, at each exchange.
+struct Discovered {
+    issuer: String,
+    client: Client,
+}
+
 /// Who a token stands for, and how long.
 #[derive(Clone)]
 struct Grant {
+    /// The service account; for a federated token the subject.
     name: String,
+    /// Whose subject token it was got with: what an audit log names.
+    subject: String,
     expires_at: Timestamp,
 }
 
@@ -89,7 +103,7 @@ impl Google {
     pub fn builder(issuer: &str, keys: &KeyRing) -> Builder {
         let accounts = [Class::Ingest, Class::Infer, Class::Train, Class::Observe, Class::Administer];
         let accounts = accounts.map(|class| (account(class), class)).to_vec();
-        Builder { port: 0, issuer: issuer.to_owned(), keys: keys.clone(), accounts }
+        Builder { port: 0, issuer: issuer.to_owned(), keys: keys.clone(), discovered: None, accounts }
     }
 
     /// Its base URL; STS is at `{url}/v1/token`, the rest below it.
@@ -132,6 +146,12 @@ impl Google {
         self.shared.lock().access.get(token).map(|grant| grant.name.clone())
     }
 
+    /// The subject whose token this access token was got with: whom Google's audit log names.
+    #[must_use]
+    pub fn subject_of(&self, token: &str) -> Option<String> {
+        self.shared.lock().access.get(token).map(|grant| grant.subject.clone())
+    }
+
     /// Closes the socket and every connection.
     pub async fn stop(self) {
         self.server.stop().await;
@@ -152,6 +172,15 @@ impl Builder {
         self
     }
 
+    /// Trusts one more issuer, whose keys it finds by discovery below this URL; its server's certificate must chain to `ca`.
+    ///
+    /// # Errors
+    /// When the file holds no certificate.
+    pub fn discovers(mut self, issuer: &str, ca: &Path) -> Result<Self, DemoError> {
+        self.discovered = Some(Discovered { issuer: issuer.to_owned(), client: Client::new(Some(ca))? });
+        Ok(self)
+    }
+
     /// One more service account, which may call the methods of this class.
     #[must_use]
     pub fn account(mut self, email: &str, class: Class) -> Self {
@@ -167,6 +196,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             issuer: self.issuer,
             keys: self.keys,
+            discovered: self.discovered,
             accounts: self.accounts.into_iter().collect(),
             state: Mutex::new(State {
                 federated: HashMap::new(),
@@ -195,7 +225,7 @@ impl Answer for Shared {
             let path = call.path.clone();
             let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
             match (&call.method, segments.as_slice()) {
-                (&Method::POST, ["v1", "token"]) => identity::exchange(&self, &call),
+                (&Method::POST, ["v1", "token"]) => identity::exchange(&self, &call).await,
                 (&Method::POST, ["v1", "projects", "-", "serviceAccounts", account]) => {
                     identity::impersonate(&self, account, &call)
                 }

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    ENDPOINT, LOCATION, PROJECT, Shared, denied, error, forecast,
+    ENDPOINT, Grant, LOCATION, PROJECT, Shared, denied, error, forecast,
     identity::{self, Kind},
     invalid, not_found, unauthenticated,
 };
@@ -85,7 +85,8 @@ pub(super) async fn answer(
     call: &Call,
 ) -> Response<Body> {
     let Some(token) = call.bearer() else { return unauthenticated() };
-    let Some(account) = identity::holder(google, token, Kind::Access) else { return unauthenticated() };
+    let Some(grant) = identity::holder(google, token, Kind::Access) else { return unauthenticated() };
+    let Grant { name: account, subject, .. } = grant;
     let Some(task) = task(&call.method, rest) else { return not_found(&call.path) };
     if google.accounts.get(&account) != Some(&task.class()) {
         return denied(&format!(
@@ -95,6 +96,8 @@ pub(super) async fn answer(
             rest.join("/")
         ));
     }
+    // what Google's audit log says: the principal, and the service account that it acted through
+    tracing::info!(service = "google", principal = subject, account, class = task.class().name(), "Vertex was asked");
     if project != PROJECT || location != LOCATION {
         return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The project or the location does not exist.");
     }
