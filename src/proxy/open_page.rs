@@ -53,9 +53,10 @@ impl<'g> OpenPage<'g> {
         body: Body,
         record: &mut Record,
     ) -> Result<Response<Body>, Refusal> {
-        record.route = Some("open");
         // the exchange alone has something to decide
-        record.decision = if matches!(self, Self::TokenExchange(_)) { Decision::Deny } else { Decision::Allow };
+        let decides = matches!(self, Self::TokenExchange(_));
+        record.route = Some(if decides { "exchange" } else { "open" });
+        record.decision = if decides { Decision::Deny } else { Decision::Allow };
         Ok(match self {
             Self::ResourceMetadata => document(resource_metadata(gate), None),
             Self::IssuerMetadata(issue) => document(issue.metadata(), Some(JWKS_MAX_AGE)),

@@ -9,7 +9,7 @@ use crate::support::{
     clients::Draft,
     google::claims,
     issuer::Key,
-    peers::{Client, OidcProvider, jose},
+    peers::{Client, OidcProvider, jose, vertex_sdk},
     proof::Prover,
 };
 
@@ -434,6 +434,17 @@ async fn a_client_that_can_only_do_oauth_brings_its_own_providers_token_and_othe
     );
     assert_eq!(said["payload"]["client_id"], "batch", "{said}");
     assert_eq!(said["header"]["kid"], jwks["keys"][0]["kid"], "{said}");
+}
+
+#[tokio::test]
+async fn a_client_that_knows_the_standard_and_not_the_gate_gets_its_token() {
+    let gate = harness().await.start().await;
+    let (at, ca) = (format!("https://localhost:{}/oauth2/token", gate.address().port()), gate.directory.join("ca.pem"));
+    let given = vertex_sdk("exchange.py", &ca, &[&at, &gate.token("scrape"), URL]).await;
+    let token = given["access_token"].as_str().unwrap_or_else(|| panic!("{given}"));
+    assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200);
+    let refused = vertex_sdk("exchange.py", &ca, &[&at, &gate.token("scrape"), "vault"]).await;
+    assert!(refused["error"].as_str().is_some_and(|text| text.contains("invalid_target")), "{refused}");
 }
 
 #[tokio::test]
