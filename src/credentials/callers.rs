@@ -230,3 +230,6 @@ impl Drop for Trouble<'_> {
         self.over();
     }
 }
+
+#[cfg(test)]
+mod tests;

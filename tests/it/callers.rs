@@ -160,11 +160,17 @@ async fn what_the_gate_asks_on_nobodys_behalf_is_asked_in_its_own_name() {
 
 #[tokio::test]
 async fn check_tells_what_asking_as_callers_needs() {
-    let harness = harness().await.section("issue", "");
-    harness.directory.write("wicketgate.toml", harness.config());
-    let file = harness.directory.join("wicketgate.toml");
-    let output = crate::support::program::run(&["check", "--config", file.to_str().unwrap()]).await;
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("`subject = \"caller\"` of [google] needs it"), "{said}");
+    for (from, to, told) in [
+        ("[issue]\nkeys = \"keys\"", "", "`subject = \"caller\"` of [google] needs it"),
+        ("subject = \"caller\"", "subject = \"gate\"", "write `subject = \"caller\"`"),
+        ("subject = \"caller\"", "subject = \"caller\"\nsubject_token = { file = \"x\" }", "leave it out"),
+    ] {
+        let harness = harness().await;
+        harness.directory.write("wicketgate.toml", harness.config().replace(from, to));
+        let file = harness.directory.join("wicketgate.toml");
+        let output = crate::support::program::run(&["check", "--config", file.to_str().unwrap()]).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(told), "{said}");
+    }
 }

@@ -1,5 +1,7 @@
 //! The gate as an issuer: any token that it takes for a short one of its own, and that one taken again.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 
@@ -46,6 +48,11 @@ async fn exchanged(gate: &Gate, token: &str, audience: &str) -> (Answer, Value) 
     assert_eq!(answer.status, 200, "{answer:?}");
     let body = answer.json();
     (answer, body)
+}
+
+/// The header of a token.
+fn header(token: &str) -> Value {
+    claims(&format!(".{token}"))
 }
 
 #[tokio::test]
@@ -375,6 +382,10 @@ async fn check_tells_what_an_issuer_needs() {
     let output =
         checked(&harness, |config| config.replace("keys = \"keys\"", "lifetime = \"2h\"\noverlap = \"1m\"")).await;
     assert!(output.contains("lifetime") && output.contains("overlap"), "{output}");
+    let output = checked(&harness, |config| config.replace(URL, "https://gate.example/below")).await;
+    assert!(output.contains("has a path"), "{output}");
+    let output = checked(&harness, |config| config.replace("name = \"corp\"", "name = \"wicketgate\"")).await;
+    assert!(output.contains("what the gate calls itself"), "{output}");
     let asserting = Harness::new().await.section("issue", "").more("vertex", "assertion = true");
     let output = checked(&asserting, |config| config).await;
     assert!(output.contains("`assertion = true` needs it"), "{output}");
@@ -486,4 +497,21 @@ async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory
     let said = jose(token, &both, URL, URL, "at+jwt").await;
     assert_eq!(said["header"]["kid"], kid, "the new key signs before its time");
     assert_eq!(second.get(ROOM).bearer(token).send().await.status, 200);
+
+    // an overlap later the new one signs, and what the old one signed still counts
+    let names = std::fs::read_dir(&keys).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let newest = names.filter(|name| name.ends_with(".pem")).max().unwrap();
+    let then = wicketgate::clock::now() - Duration::from_secs(2 * 3600);
+    let ripe = format!("{}-{}", then.strftime("%Y%m%dT%H%M%SZ"), newest.split_once('-').unwrap().1);
+    std::fs::rename(keys.join(&newest), keys.join(ripe)).unwrap();
+    for gate in [&first, &second] {
+        crate::support::eventually("the new key to sign", || async {
+            let (_, given) = exchanged(gate, &first.token("scrape"), URL).await;
+            let said = header(given["access_token"].as_str().unwrap());
+            (said["kid"] == both["keys"][1]["kid"]).then_some(())
+        })
+        .await;
+        assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200, "the old key's token is refused");
+        assert_eq!(jwks(gate).send().await.json(), both, "the old key is withdrawn too early");
+    }
 }
