@@ -34,6 +34,7 @@ mod reload;
 mod streams;
 mod support;
 mod terminal;
+mod terminal_glewlwyd;
 mod terminal_faults;
 mod terminal_renewal;
 mod vertex;

@@ -40,6 +40,8 @@ pub(crate) enum Signing {
 pub(crate) struct Glewlwyd {
     pub(crate) issuer: String,
     base: String,
+    /// Of access tokens and ID tokens, in seconds.
+    lifetime: u32,
     administrator: Person,
     _program: Program,
 }
@@ -60,7 +62,7 @@ impl Glewlwyd {
 
         let base = format!("http://{address}");
         let issuer = format!("{base}/api/oidc");
-        let mut this = Self { issuer, base, administrator: Person::new(None), _program: program };
+        let mut this = Self { issuer, base, lifetime: 300, administrator: Person::new(None), _program: program };
         // the first administrator of the shipped schema
         let login = json!({"username": "admin", "password": "password"});
         this.administer(Method::POST, "/auth/", Some(login)).await;
@@ -80,6 +82,12 @@ impl Glewlwyd {
         let plugin = self.plugin(signing);
         self.administer(Method::PUT, "/mod/plugin/oidc", Some(plugin)).await;
         self.administer(Method::PUT, "/mod/plugin/oidc/reset", None).await;
+    }
+
+    /// How long access tokens and ID tokens last from here on. It signs with a new key, too.
+    pub(crate) async fn set_lifetime(&mut self, seconds: u32) {
+        self.lifetime = seconds;
+        self.rotate(Signing::Rs256).await;
     }
 
     /// A client that logs in as itself (client credentials). Its role is for the gate's rules to give.
@@ -181,6 +189,7 @@ impl Glewlwyd {
         };
         let mut parameters: Value = serde_json::from_str(include_str!("../../peers/glewlwyd/oidc.json")).unwrap();
         parameters["iss"] = self.issuer.as_str().into();
+        parameters["access-token-duration"] = self.lifetime.into();
         parameters["jwt-type"] = kind.into();
         parameters["key"] = key.serialize_pem().into();
         parameters["cert"] = key.public_key_pem().into();

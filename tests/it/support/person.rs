@@ -21,6 +21,7 @@ use super::{
 const REDIRECTS: usize = 20;
 
 /// One person with one browser.
+#[derive(Clone)]
 pub(crate) struct Person {
     /// How https is spoken: what the person's browser trusts.
     tls: Option<Arc<ClientConfig>>,
