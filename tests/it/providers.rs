@@ -123,14 +123,19 @@ async fn debian(harness: &Harness, backchannel: &str) -> Glewlwyd {
     provider
 }
 
-/// With tokens of this issuer for the gate, and ID tokens of the clients `web` and `terminal`.
+/// With tokens of this issuer, called `idp`, for the gate, and ID tokens of the clients `web` and `terminal`.
 fn trusting(harness: Harness, issuer: &str) -> Harness {
+    trusting_as("idp", harness, issuer)
+}
+
+/// The same by another name.
+fn trusting_as(name: &str, harness: Harness, issuer: &str) -> Harness {
     let audiences = format!("[\"wicketgate\", \"{}\", \"web\", \"terminal\"]", glewlwyd::AUDIENCE);
-    let section = format!("[[issuer]]\nname = \"idp\"\nissuer = \"{issuer}\"\naudiences = {audiences}");
+    let section = format!("[[issuer]]\nname = \"{name}\"\nissuer = \"{issuer}\"\naudiences = {audiences}");
     // a client of glewlwyd has no claim of its own but its scope
     let rules = harness.directory.join("policies/roles.toml");
     let rule = format!(
-        "\n[[rule]]\nrole = \"scrape\"\nissuers = [\"idp\"]\nclaim = \"scope\"\nvalue = \"{}\"\n",
+        "\n[[rule]]\nrole = \"scrape\"\nissuers = [\"{name}\"]\nclaim = \"scope\"\nvalue = \"{}\"\n",
         glewlwyd::SCOPE
     );
     let text = std::fs::read_to_string(&rules).unwrap();
@@ -361,4 +366,31 @@ async fn a_logout_token_of_glewlwyd_lets_nobody_in() {
     let logout = logout_token(&listener).await;
     assert_eq!(claims(&logout)["sid"], claims(id_token)["sid"]);
     refused(&gate, &logout, "token_claims").await;
+}
+
+#[tokio::test]
+async fn two_providers_at_once_keep_their_names_apart_and_their_troubles_to_themselves() {
+    let harness = Harness::new().await;
+    let (npm, mut debian) = (npm().start(None).await, debian(&harness, NOBODY).await);
+    let harness = trusting_as("debian", trusting_as("npm", harness, &npm.issuer), &debian.issuer);
+    let gate = harness.start().await;
+    let principal = |token: String| {
+        let gate = &gate;
+        async move {
+            let answer = scrape(gate, &token).await;
+            assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+            gate.record(&answer.id()).await["principal"].clone()
+        }
+    };
+    let of_npm = npm.client_token(&SCRAPER, OidcProvider::RESOURCE).await;
+    assert_eq!(principal(of_npm.clone()).await, "npm:scraper");
+    assert_eq!(principal(debian.client_token(&SCRAPER).await).await, "debian:scraper");
+
+    let unseen = npm.client_token(&SCRAPER, OidcProvider::RESOURCE).await;
+    npm.stop().await;
+    debian.rotate(Signing::Es256).await;
+    assert_eq!(principal(debian.client_token(&SCRAPER).await).await, "debian:scraper");
+    // its last keys serve, for a token seen before and for one that was not
+    assert_eq!(principal(of_npm).await, "npm:scraper");
+    assert_eq!(principal(unseen).await, "npm:scraper");
 }
