@@ -76,6 +76,13 @@ impl Discovery {
         post_form(self.at("token_endpoint"), Some(&format!("{client}:{WEB_SECRET}")), form).await
     }
 
+    /// Withdraws a token as the client `web` (RFC 7009 section 2.1).
+    async fn revoke(&self, token: &str) {
+        let login = format!("web:{WEB_SECRET}");
+        let answer = post_form(self.at("revocation_endpoint"), Some(&login), &[("token", token)]).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    }
+
     /// Asks for new tokens with this refresh token.
     async fn refresh(&self, token: &str) -> Answer {
         self.token("web", &[("grant_type", "refresh_token"), ("refresh_token", token)]).await
@@ -128,7 +135,15 @@ fn trusting(harness: Harness, issuer: &str) -> Harness {
     trusting_as("idp", harness, issuer)
 }
 
-/// The same by another name.
+/// The same, with opaque tokens too: the gate asks about them as the client `web`.
+fn asking(harness: Harness, issuer: &str) -> Harness {
+    harness.directory.write("introspection.secret", WEB_SECRET);
+    let secret = "{ file = \"introspection.secret\" }";
+    let asked = format!("introspection = {{ client_id = \"web\", client_secret = {secret}, cache = \"1s\" }}");
+    trusting(harness, issuer).more("issuer", asked)
+}
+
+/// With an issuer of another name.
 fn trusting_as(name: &str, harness: Harness, issuer: &str) -> Harness {
     let audiences = format!("[\"wicketgate\", \"{}\", \"web\", \"terminal\"]", glewlwyd::AUDIENCE);
     let section = format!("[[issuer]]\nname = \"{name}\"\nissuer = \"{issuer}\"\naudiences = {audiences}");
@@ -393,4 +408,49 @@ async fn two_providers_at_once_keep_their_names_apart_and_their_troubles_to_them
     // its last keys serve, for a token seen before and for one that was not
     assert_eq!(principal(of_npm).await, "npm:scraper");
     assert_eq!(principal(unseen).await, "npm:scraper");
+}
+
+/// Tokens of a login at npm's provider, with an opaque access token for the gate.
+async fn opaque(discovery: &Discovery) -> Value {
+    let mut person = Person::new(None);
+    let login = format!("{}&resource={}", discovery.login("web", "openid"), OidcProvider::OPAQUE_RESOURCE);
+    let form = person.visit(&login).await;
+    let back = person.submit_until(&form, &[("login", "alice")], Some(CALLBACK)).await;
+    discovery.redeem("web", &back).await
+}
+
+#[tokio::test]
+async fn an_opaque_token_of_oidc_provider_counts_until_it_is_revoked() {
+    let provider = npm().start(None).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = asking(Harness::new().await, &provider.issuer).start().await;
+    let tokens = opaque(&discovery).await;
+    let token = member(&tokens, "access_token");
+    assert!(!token.contains('.'), "not opaque: {token}");
+    let_in(&gate, token, "alice").await;
+    // what the provider also calls active is not for the gate
+    refused(&gate, member(&tokens, "refresh_token"), "token_audience").await;
+
+    discovery.revoke(token).await;
+    let over = || async { (scrape(&gate, token).await.status == StatusCode::UNAUTHORIZED).then_some(()) };
+    eventually("the end of what the gate remembers", over).await;
+    refused(&gate, token, "token_inactive").await;
+}
+
+#[tokio::test]
+async fn a_refresh_token_of_glewlwyd_is_no_access_token_though_it_is_active() {
+    let harness = Harness::new().await;
+    let provider = debian(&harness, NOBODY).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = asking(harness, &provider.issuer).start().await;
+    let mut person = Person::new(None);
+    let back = provider.log_in(&mut person, &discovery.login("web", "openid metrics"), "alice", CALLBACK).await;
+    let tokens = discovery.redeem("web", &back).await;
+    let refresh_token = member(&tokens, "refresh_token");
+    let login = format!("web:{WEB_SECRET}");
+    let told =
+        post_form(discovery.at("introspection_endpoint"), Some(&login), &[("token", refresh_token)]).await.json();
+    assert_eq!((&told["active"], &told["aud"]), (&true.into(), &"web".into()), "{told}");
+    // asked for an access token, as RFC 7662 section 2.1 lets the gate do, glewlwyd knows of none
+    refused(&gate, refresh_token, "token_inactive").await;
 }
