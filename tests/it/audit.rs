@@ -70,7 +70,8 @@ async fn a_permit_is_written_before_the_exporter_is_asked() {
 #[tokio::test]
 async fn what_a_caller_writes_cannot_forge_a_line() {
     let gate = Harness::new().await.start().await;
-    let subject = "a\"}\n{\"event\":\"request\",\"principal\":\"corp:forged";
+    // what ends a line in other eyes; control characters are no part of a subject
+    let subject = "a\"}\u{2028}{\"event\":\"request\",\"principal\":\"corp:forged";
     let token = gate.issuer.token(subject, &["scrape"]).mint();
     let answer = gate.get("/exporters/app/metrics").bearer(&token).send().await;
     let record = gate.record(&answer.id()).await;
