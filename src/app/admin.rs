@@ -105,6 +105,7 @@ pub(super) struct Ages {
     issuer_grace: Seconds<IssuerLabels>,
     issuer_fetches: Family<FetchLabels, Counter>,
     issuer_wanted: Family<IssuerLabels, Counter>,
+    issuer_questions: Family<FetchLabels, Counter>,
     credential_age: Seconds<CredentialLabels>,
     credential_expiry: Seconds<CredentialLabels>,
     credential_generation: Family<CredentialLabels, Gauge>,
@@ -127,6 +128,8 @@ impl Ages {
         registry.register("issuer_fetches", "Fetches of an issuer's keys, by result", ages.issuer_fetches.clone());
         let wanted = "Fetches of an issuer's keys that tokens with unknown keys caused";
         registry.register("issuer_unknown_key_fetches", wanted, ages.issuer_wanted.clone());
+        let questions = "Questions to an issuer about single tokens, by result";
+        registry.register("issuer_questions", questions, ages.issuer_questions.clone());
         registry.register(
             "credential_age_seconds",
             "Time since a downstream credential was obtained",
@@ -198,9 +201,15 @@ impl Ages {
         self.issuer_keys.get_or_create(&labels).set(i64::try_from(issuer.key_count()).unwrap_or(i64::MAX));
         self.issuer_failing.get_or_create(&labels).set(issuer.is_failing().into());
         let counts = issuer.counts();
+        let of = |result| FetchLabels { issuer: labels.issuer.clone(), result };
         for (result, count) in [("success", &counts.fetched), ("failure", &counts.failed)] {
-            let labels = FetchLabels { issuer: labels.issuer.clone(), result };
-            self.issuer_fetches.get_or_create(&labels).inc_by(count.load(Relaxed));
+            self.issuer_fetches.get_or_create(&of(result)).inc_by(count.load(Relaxed));
+        }
+        if let Some(answers) = issuer.answers() {
+            let results = [("active", &answers.active), ("refused", &answers.refused), ("failure", &answers.failed)];
+            for (result, count) in results {
+                self.issuer_questions.get_or_create(&of(result)).inc_by(count.load(Relaxed));
+            }
         }
         self.issuer_wanted.get_or_create(&labels).inc_by(counts.wanted.load(Relaxed));
     }
@@ -212,6 +221,7 @@ impl Ages {
         self.issuer_grace.clear();
         self.issuer_fetches.clear();
         self.issuer_wanted.clear();
+        self.issuer_questions.clear();
         self.credential_age.clear();
         self.credential_expiry.clear();
         self.credential_generation.clear();

@@ -255,6 +255,12 @@ impl Issuer {
         &self.counts
     }
 
+    /// How its questions about tokens were answered since the start, where it is asked.
+    #[must_use]
+    pub fn answers(&self) -> Option<&live::Answers> {
+        self.live.as_ref().map(|live| &live.answers)
+    }
+
     /// Withdraws every key: tokens of this issuer, remembered ones among them, are refused from here on.
     pub fn close(&self) {
         self.keys.rcu(|keys| {

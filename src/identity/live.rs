@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -115,6 +115,17 @@ pub(super) enum AskError {
     Malformed(String, &'static str),
 }
 
+/// How questions were answered since the start, for `/metrics`.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// The token is good.
+    pub active: AtomicU64,
+    /// It is not.
+    pub refused: AtomicU64,
+    /// Nobody could say.
+    pub failed: AtomicU64,
+}
+
 /// What a caller is told.
 pub(super) enum Verdict {
     /// Whose token it is, and whether the judge was asked just now.
@@ -157,6 +168,7 @@ pub(super) struct Live {
     turns: Semaphore,
     /// Why the last question got no answer.
     trouble: watch::Sender<Option<String>>,
+    pub(super) answers: Answers,
 }
 
 impl Live {
@@ -175,6 +187,7 @@ impl Live {
             inbox: Mutex::new(Some(inbox)),
             turns: Semaphore::new(MAX_QUESTIONS),
             trouble: watch::Sender::new(None),
+            answers: Answers::default(),
         })
     }
 
@@ -281,14 +294,13 @@ impl Live {
                     return self.linger(&digest).await;
                 }
                 Err(error) => {
-                    let error = chain(&error);
-                    tracing::warn!(issuer = %self.issuer, error, "it cannot be asked about a token");
-                    self.trouble.send_replace(Some(error));
+                    self.is_silent(chain(&error));
                     let since = *silent_since.get_or_insert_with(clock::monotonic);
                     let silent = clock::monotonic().duration_since(since);
-                    let too_long = silent >= self.settings.cache;
-                    if too_long || self.is_left(&digest, &standing, Standing::Unavailable, &mut holders) {
-                        standing.send_replace(Standing::Unavailable);
+                    if self.is_left(&digest, &standing, Standing::Unavailable, &mut holders) {
+                        return;
+                    }
+                    if silent >= self.settings.cache {
                         return self.forget(&digest);
                     }
                     RETRY.min(self.settings.cache)
@@ -323,6 +335,19 @@ impl Live {
         left
     }
 
+    /// Notes that a question got no answer; says so once for each reason, not for each token.
+    fn is_silent(&self, error: String) {
+        self.answers.failed.fetch_add(1, Ordering::Relaxed);
+        self.trouble.send_if_modified(|trouble| {
+            let news = trouble.as_ref() != Some(&error);
+            if news {
+                tracing::warn!(issuer = %self.issuer, error, "it cannot be asked about tokens");
+                *trouble = Some(error);
+            }
+            news
+        });
+    }
+
     fn forget(&self, digest: &Digest) {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
     }
@@ -347,6 +372,11 @@ impl Live {
             Judge::TokenReview(settings) => token_review::ask(self, settings, &self.rules, token, now).await,
         }?;
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+        let count = match judgement {
+            Judgement::Active(_) => &self.answers.active,
+            Judgement::Refused(_) => &self.answers.refused,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         Ok(judgement)
     }
 

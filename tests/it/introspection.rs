@@ -180,6 +180,10 @@ async fn an_issuer_that_cannot_say_is_503_and_never_yes() {
     server.down.store(false, Ordering::SeqCst);
     server.say(active(&json!({})));
     assert_eq!(gate.get(ROOM).bearer(OPAQUE).send().await.status, StatusCode::OK);
+    let well = || async { (gate.admin("/readyz").await.text() == "ready\n").then_some(()) };
+    eventually("readiness to say that it is over", well).await;
+    let of = |result: &str| format!("wicketgate_issuer_questions_total{{issuer=\"opaque\",result=\"{result}\"}}");
+    assert_eq!((gate.metric(&of("failure")).await, gate.metric(&of("active")).await), (6.0, 1.0));
 }
 
 #[tokio::test]
