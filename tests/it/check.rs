@@ -53,6 +53,52 @@ file = \"audit.jsonl\"
 }
 
 #[tokio::test]
+async fn an_issuer_that_cannot_be_meant_so_is_told_what_to_write() {
+    let secret = "client_secret = { env = \"X\" }";
+    let introspection = format!("introspection = {{ url = \"https://idp.example/i\", client_id = \"g\", {secret} }}");
+    for (line, key, remedy) in [
+        ("token_type = \"JWT\"", "token_type", "at+jwt"),
+        ("required_claims = { iss = \"x\" }", "required_claims", "leave it out"),
+        ("required_claims = { roles = [\"x\"] }", "required_claims", "strings, numbers or booleans"),
+        ("credential = \"a-token\"", "credential", "{ file ="),
+        ("jwks = false", "jwks", "introspection"),
+        ("jwks = true", "jwks", "leave it out"),
+        ("introspection = { client_id = \"gate\" }", "introspection.client_secret", "{ file ="),
+        ("jwks_url = \"http://idp.example/jwks\"", "jwks_url", "https"),
+        (&format!("jwks = false\n{}", introspection.replace("https", "http")), "introspection.url", "https"),
+        (
+            &introspection.replace(" }}", ", cache = \"1h\" }").replace("\" } }", "\" }, cache = \"1h\" }"),
+            "cache",
+            "ten minutes",
+        ),
+        (&format!("{introspection}\njwks = false\njwks_url = \"https://idp.example/jwks\""), "jwks_url", "no effect"),
+        (
+            &format!("jwks_url = \"https://i.example/k\"\nintrospection = {{ client_id = \"g\", {secret} }}"),
+            "introspection",
+            "url",
+        ),
+        (
+            &format!(
+                "{introspection}\ntoken_review = {{ url = \"https://k.example\", credential = {{ env = \"X\" }} }}"
+            ),
+            "token_review",
+            "not both",
+        ),
+        ("token_review = { credential = { env = \"X\" } }", "token_review.url", "kubernetes.default.svc"),
+    ] {
+        let harness = Harness::new().await;
+        let issuer = "[[issuer]]\nname = \"odd\"\nissuer = \"https://idp.example\"\naudiences = [\"wicketgate\"]";
+        let config = harness.more("issuer", format!("{issuer}\n{line}"));
+        config.directory.write("wicketgate.toml", config.config());
+        let output = run(&["check", "--config", config.directory.join("wicketgate.toml").to_str().unwrap()]).await;
+        assert_eq!(output.status.code(), Some(2), "{line}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let told = said.lines().any(|said| said.contains(&format!("{key}`")) && said.contains(remedy));
+        assert!(told, "{line}: nothing of `{key}` and `{remedy}` in:\n{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_shared_service_account_is_refused_unless_it_says_so() {
     let harness = Harness::new().await;
     let config = harness.config().replace("ingest@p.iam", "infer@p.iam");
