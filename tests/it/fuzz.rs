@@ -9,6 +9,8 @@ use proptest::{
     test_runner::{Config, FileFailurePersistence, TestRunner},
 };
 
+#[path = "../../fuzz/properties/dpop.rs"]
+mod dpop;
 #[path = "../../fuzz/properties/jwks.rs"]
 mod jwks;
 #[path = "../../fuzz/properties/token.rs"]
@@ -109,4 +111,9 @@ fn no_bytes_of_a_token_break_its_rules() {
 #[test]
 fn no_bytes_of_a_jwks_break_its_rules() {
     hold("jwks", jwks::check);
+}
+
+#[test]
+fn no_bytes_of_a_dpop_proof_break_its_rules() {
+    hold("dpop", dpop::check);
 }
