@@ -26,7 +26,7 @@ pub struct Settings {
     pub client_id: String,
     /// The gate's own secret there.
     pub client_secret: Source,
-    /// Whether an answer without `aud` will do.
+    /// Whether an answer without `aud` will do, where it has a `token_type`.
     pub audience_optional: bool,
     /// The member that names the caller: `sub` unless the server has none for programs.
     pub subject_claim: String,
@@ -77,8 +77,9 @@ fn accept(
     if claims.token_type.as_ref().is_some_and(|kind| !known(kind)) {
         return Err(TokenError::Type);
     }
-    // RFC 9700 section 2.3: a token for everybody is for nobody, unless the configuration says otherwise
-    let for_all = claims.aud.is_none() && settings.audience_optional;
+    // RFC 9700 section 2.3: a token for everybody is for nobody, unless the configuration says otherwise. It then has to
+    // say what it is: oidc-provider says of an active refresh token neither an audience nor a type
+    let for_all = claims.aud.is_none() && claims.token_type.is_some() && settings.audience_optional;
     if !for_all && !claims.is_for(&rules.audiences) {
         return Err(TokenError::Audience);
     }
@@ -155,8 +156,9 @@ mod tests {
         check(&closed, &with(r#","exp":"2000""#), Err(()));
 
         let open = Settings { audience_optional: true, subject_claim: "client_id".into(), ..closed };
-        check(&open, r#"{"active":true,"client_id":"c"}"#, Ok(Ok("c")));
+        check(&open, r#"{"active":true,"client_id":"c","token_type":"Bearer"}"#, Ok(Ok("c")));
+        check(&open, r#"{"active":true,"client_id":"c"}"#, Ok(Err(TokenError::Audience)));
         check(&open, r#"{"active":true,"client_id":"c","aud":"x"}"#, Ok(Err(TokenError::Audience)));
-        check(&open, r#"{"active":true,"sub":"s","client_id":7}"#, Ok(Err(TokenError::Claims)));
+        check(&open, r#"{"active":true,"sub":"s","client_id":7,"token_type":"Bearer"}"#, Ok(Err(TokenError::Claims)));
     }
 }

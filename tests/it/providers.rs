@@ -135,11 +135,11 @@ fn trusting(harness: Harness, issuer: &str) -> Harness {
     trusting_as("idp", harness, issuer)
 }
 
-/// The same, with opaque tokens too: the gate asks about them as the client `web`.
-fn asking(harness: Harness, issuer: &str) -> Harness {
+/// The same, with opaque tokens too: the gate asks about them as the client `web`, with these settings besides.
+fn asking(harness: Harness, issuer: &str, more: &str) -> Harness {
     harness.directory.write("introspection.secret", WEB_SECRET);
     let secret = "{ file = \"introspection.secret\" }";
-    let asked = format!("introspection = {{ client_id = \"web\", client_secret = {secret}, cache = \"1s\" }}");
+    let asked = format!("introspection = {{ client_id = \"web\", client_secret = {secret}, cache = \"1s\"{more} }}");
     trusting(harness, issuer).more("issuer", asked)
 }
 
@@ -423,7 +423,7 @@ async fn opaque(discovery: &Discovery) -> Value {
 async fn an_opaque_token_of_oidc_provider_counts_until_it_is_revoked() {
     let provider = npm().start(None).await;
     let discovery = Discovery::of(&provider.issuer).await;
-    let gate = asking(Harness::new().await, &provider.issuer).start().await;
+    let gate = asking(Harness::new().await, &provider.issuer, "").start().await;
     let tokens = opaque(&discovery).await;
     let token = member(&tokens, "access_token");
     assert!(!token.contains('.'), "not opaque: {token}");
@@ -438,11 +438,25 @@ async fn an_opaque_token_of_oidc_provider_counts_until_it_is_revoked() {
 }
 
 #[tokio::test]
+async fn where_no_audience_is_asked_for_a_refresh_token_of_oidc_provider_is_still_refused() {
+    let provider = npm().start(None).await;
+    let discovery = Discovery::of(&provider.issuer).await;
+    let gate = asking(Harness::new().await, &provider.issuer, ", audience_optional = true").start().await;
+    let tokens = opaque(&discovery).await;
+    refused(&gate, member(&tokens, "refresh_token"), "token_audience").await;
+    // without a resource an access token has no audience, but it says that it is one
+    let mut person = Person::new(None);
+    let form = person.visit(&discovery.login("web", "openid")).await;
+    let back = person.submit_until(&form, &[("login", "alice")], Some(CALLBACK)).await;
+    let_in(&gate, member(&discovery.redeem("web", &back).await, "access_token"), "alice").await;
+}
+
+#[tokio::test]
 async fn a_refresh_token_of_glewlwyd_is_no_access_token_though_it_is_active() {
     let harness = Harness::new().await;
     let provider = debian(&harness, NOBODY).await;
     let discovery = Discovery::of(&provider.issuer).await;
-    let gate = asking(harness, &provider.issuer).start().await;
+    let gate = asking(harness, &provider.issuer, "").start().await;
     let mut person = Person::new(None);
     let back = provider.log_in(&mut person, &discovery.login("web", "openid metrics"), "alice", CALLBACK).await;
     let tokens = discovery.redeem("web", &back).await;
