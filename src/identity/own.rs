@@ -57,6 +57,8 @@ impl Own {
             audiences: vec![audience.to_owned()],
             algorithms: vec![Algorithm::ES256],
             leeway: LEEWAY,
+            // what the gate signs for others is of other types
+            access_tokens_only: true,
             ..Rules::default()
         };
         Self { rules, issuers, signing, known: Mutex::default() }

@@ -87,7 +87,7 @@ async fn a_subject_token_opens_nothing_at_the_gate() {
     let stolen = gate.google.subject_tokens().pop().unwrap();
     let before = gate.google.vertex().len();
     let answer = gate.post(PREDICT).bearer(&stolen).body("{}").send().await;
-    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (401, &"token_audience".into()), "{answer:?}");
+    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (401, &"token_type".into()), "{answer:?}");
     assert_eq!(gate.google.vertex().len(), before);
 }
 

@@ -13,6 +13,7 @@ use crate::support::{
     issuer::Key,
     peers::{Client, OidcProvider, jose, vertex_sdk},
     proof::Prover,
+    upstream::{self, Upstream},
 };
 
 const ROOM: &str = "/exporters/app/metrics";
@@ -445,6 +446,27 @@ async fn a_client_that_can_only_do_oauth_brings_its_own_providers_token_and_othe
     );
     assert_eq!(said["payload"]["client_id"], "batch", "{said}");
     assert_eq!(said["header"]["kid"], jwks["keys"][0]["kid"], "{said}");
+}
+
+#[tokio::test]
+async fn a_token_that_only_its_issuer_can_read_is_exchanged_for_one_that_everybody_can() {
+    let exp = wicketgate::clock::now().as_second() + 300;
+    let told = json!({"active": true, "sub": "tester", "aud": "wicketgate", "exp": exp, "roles": ["scrape"]});
+    let server = Upstream::start(move |_| upstream::json(&told)).await;
+    let harness = harness().await;
+    harness.directory.write("introspection.secret", "secret-of-this-test");
+    let at = server.url();
+    let issuer = format!(
+        "[[issuer]]\nname = \"opaque\"\nissuer = \"{at}\"\naudiences = [\"wicketgate\"]\njwks = false\nintrospection = \
+         {{ url = \"{at}/introspect\", client_id = \"gate\", client_secret = {{ file = \"introspection.secret\" }} }}"
+    );
+    let gate = harness.more("issuer", issuer).start().await;
+    let (_, given) = exchanged(&gate, "an-opaque-token", URL).await;
+    let token = given["access_token"].as_str().unwrap();
+    assert_eq!((&claims(token)["sub"], &claims(token)["exp"]), (&"opaque:tester".into(), &exp.into()));
+    let asked = server.requests();
+    let answer = gate.get(ROOM).bearer(token).send().await;
+    assert_eq!((answer.status.as_u16(), server.requests()), (200, asked), "its issuer was asked again: {answer:?}");
 }
 
 #[tokio::test]
