@@ -11,10 +11,15 @@ use super::{
 use crate::{
     audit::Log,
     client::Client,
+    clock,
     config::{Config, ExporterSettings, VertexSettings},
     credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Minter, Origin},
     http::LocalService,
-    identity::{self, Identity, Issuer, Ways, dpop::Dpop},
+    identity::{
+        self, Identity, Issuer, Ways,
+        dpop::Dpop,
+        session::{self, Memory, Sessions},
+    },
     listen,
     proxy::{Bindings, Gate, Metrics},
     routes::{Exporter, Group, Routes, TokenBinding, Vertex},
@@ -28,6 +33,7 @@ pub(super) struct Parts {
     identity: Arc<Identity>,
     issuers: Vec<Arc<Kept<Asked, Issuer>>>,
     issuing: Option<Issuing>,
+    memory: Option<Arc<Memory>>,
     keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
     callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
     caller_metrics: CallerMetrics,
@@ -114,20 +120,23 @@ pub(super) fn build(
             keep(known, Asked(settings, client), make, |issuer| async move { issuer.keep(&telemetry).await })
         })
         .collect();
-    // tokens stay remembered as long as the issuers are the same
+    // tokens and opened cookies stay remembered as long as the issuers and the settings of every way in are the same
     let known_identity = before.map(|parts| &*parts.identity);
     let dpop = Dpop::new(config.dpop, config.gate.url.as_deref(), known_identity.map(Identity::dpop));
     let same = issuers.len() == known.len()
         && issuers.iter().zip(known).all(|(a, b)| Arc::ptr_eq(a, b))
         && known_identity.is_some_and(|known| known.certificates() == config.certificates && *known.dpop() == dpop)
         && Issuing::same_belief(issuing.as_ref(), issuing_before);
-    let identity = before.filter(|_| same).map(|parts| parts.identity.clone()).unwrap_or_else(|| {
-        Arc::new(Identity::new(Ways {
-            issuers: issuers.iter().map(|kept| kept.value.clone()).collect(),
-            certificates: config.certificates,
-            dpop,
-            own: issuing.as_ref().map(|issuing| issuing.own.value.clone()),
-        }))
+    let same_sessions =
+        |parts: &&Parts| parts.identity.sessions().map(|sessions| sessions.settings()) == config.sessions.as_ref();
+    let kept =
+        before.filter(|_| same).filter(same_sessions).map(|parts| (parts.identity.clone(), parts.memory.clone()));
+    let (identity, memory) = kept.unwrap_or_else(|| {
+        let issuers: Vec<Arc<Issuer>> = issuers.iter().map(|kept| kept.value.clone()).collect();
+        let before = before.and_then(|parts| parts.memory.clone());
+        let (sessions, memory) = sessions(config.sessions, &issuers, before, telemetry).unzip();
+        let own = issuing.as_ref().map(|issuing| issuing.own.value.clone());
+        (Arc::new(Identity::new(Ways { issuers, certificates: config.certificates, dpop, own, sessions })), memory)
     });
     let certificates =
         config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
@@ -157,7 +166,39 @@ pub(super) fn build(
         tls,
         files: config.files,
         read_at: config.read_at,
-        parts: Parts { identity, issuers, issuing, keepers, callers, caller_metrics, pipeline },
+        parts: Parts { identity, issuers, issuing, memory, keepers, callers, caller_metrics, pipeline },
+    }
+}
+
+/// How people come in. What was remembered of their sessions before a reload is remembered after it.
+fn sessions(
+    settings: Option<session::Settings>,
+    issuers: &[Arc<Issuer>],
+    before: Option<Arc<Memory>>,
+    telemetry: &Telemetry,
+) -> Option<(Arc<Sessions>, Arc<Memory>)> {
+    const PART: &str = "sessions";
+    let settings = settings?;
+    if settings.keys.is_empty() {
+        let remedy = "write `keys` under [sessions], so that a restart or another gate signs nobody out";
+        tracing::warn!(remedy, "sessions are sealed with a key of this process and end with it");
+    }
+    let before = before.filter(|memory| memory.file() == settings.ended.as_deref());
+    let memory = match before {
+        Some(memory) => Ok(memory),
+        None => Memory::open(settings.ended.as_deref(), clock::now()).map(Arc::new),
+    };
+    let made = memory.and_then(|memory| Ok((Arc::new(Sessions::new(settings, issuers, memory.clone())?), memory)));
+    match made {
+        Ok(made) => {
+            telemetry.well(PART);
+            Some(made)
+        }
+        Err(error) => {
+            tracing::error!(%error, "nobody can sign in");
+            telemetry.trouble(PART, true, format!("nobody can sign in: {error}"));
+            None
+        }
     }
 }
 

@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::{reader::Section, upstreams::source};
+use super::{reader::Section, sessions, upstreams::source};
 use crate::{
     client::{Client, Clients},
     identity::{
         self, Algorithm, KeySource, introspection, issuer::may_be_asked, jwt::Rules, keys::parse_jwks, live,
-        token_review,
+        session::LoginSettings, token_review,
     },
 };
 
@@ -33,7 +33,18 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("EdDSA", Algorithm::EdDSA),
 ];
 
-pub(super) fn issuers(top: &Section<'_>, clients: &Clients) -> Vec<(identity::Settings, Arc<Client>)> {
+/// A `[issuer.login]`, and the section of its issuer for what is wrong with it.
+pub(super) struct Login<'a> {
+    pub(super) settings: LoginSettings,
+    pub(super) section: Section<'a>,
+}
+
+/// The issuers; those that people log in at are added to `logins`.
+pub(super) fn issuers<'a>(
+    top: &Section<'a>,
+    clients: &Clients,
+    logins: &mut Vec<Login<'a>>,
+) -> Vec<(identity::Settings, Arc<Client>)> {
     let mut issuers: Vec<(identity::Settings, Arc<Client>)> = Vec::new();
     for section in top.sections("issuer") {
         let settings = issuer(&section);
@@ -46,8 +57,10 @@ pub(super) fn issuers(top: &Section<'_>, clients: &Clients) -> Vec<(identity::Se
             }
         }
         let client = section.keep("ca", clients.trusting(settings.ca.as_deref()));
+        let login = sessions::login(&section, &settings.name, &settings.rules.issuer);
         issuers.extend(client.map(|client| (settings, client)));
         section.finish();
+        logins.extend(login.map(|settings| Login { settings, section }));
     }
     if issuers.is_empty() && !top.has("issuer") && !top.has("certificate") {
         top.refuse("issuer", "missing; without an `[[issuer]]` or a `[[certificate]]` nobody could be let in");

@@ -9,6 +9,7 @@ mod gate;
 mod issue;
 mod issuer;
 mod reader;
+mod sessions;
 mod upstreams;
 
 use std::{
@@ -55,6 +56,8 @@ pub struct Config {
     pub dpop: identity::dpop::Settings,
     /// The gate as an issuer, where it is one.
     pub issue: Option<IssueSettings>,
+    /// How people come in, where they do.
+    pub sessions: Option<identity::session::Settings>,
     /// The exporters.
     pub exporters: Vec<ExporterSettings>,
     /// Vertex, where it is fronted.
@@ -183,6 +186,7 @@ struct Draft {
     certificates: Vec<identity::certificate::Rule>,
     dpop: identity::dpop::Settings,
     issue: Option<IssueSettings>,
+    sessions: Option<identity::session::Settings>,
     exporters: Vec<ExporterSettings>,
     vertex: Option<VertexSettings>,
     data: Option<DataSettings>,
@@ -198,7 +202,8 @@ impl Draft {
         let vertex = upstreams::vertex(top, clients, usual);
         let local = upstreams::local(top, usual);
         let dpop = binding::dpop(top);
-        let issuers = issuer::issuers(top, clients);
+        let mut logins = Vec::new();
+        let issuers = issuer::issuers(top, clients, &mut logins);
         let names: Vec<&str> = issuers.iter().map(|(settings, _)| settings.name.as_str()).collect();
         let certificates = binding::certificates(top, &names, &listeners);
         let upstreams = exporters.iter().map(|e| e.terms).chain(vertex.as_ref().map(|v| v.terms));
@@ -206,6 +211,7 @@ impl Draft {
         let issue = issue::issue(top, &gate, issuers.iter().map(|(settings, _)| settings));
         issue::needed(top, &exporters, vertex.as_ref());
         Self {
+            sessions: sessions::sessions(top, &gate, logins),
             dpop,
             local,
             certificates,
@@ -237,6 +243,7 @@ impl Draft {
             certificates,
             dpop,
             issue,
+            sessions,
             exporters,
             vertex,
             data,
@@ -253,6 +260,7 @@ impl Draft {
             certificates,
             dpop,
             issue,
+            sessions,
             exporters,
             vertex,
             data,

@@ -290,7 +290,7 @@ impl<'a> Section<'a> {
     }
 
     /// Refuses every key that nobody has asked for.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(&self) {
         let known = self.known.borrow();
         for (key, _) in self.table {
             if !known.contains(&key.get_ref().as_ref()) {

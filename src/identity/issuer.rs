@@ -151,6 +151,11 @@ impl Issuer {
         Self { settings, name, client, keys, progress, counts: Counts::default(), live }
     }
 
+    /// What it is asked by.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// What readiness calls it.
     #[must_use]
     pub fn part(&self) -> String {

@@ -136,6 +136,17 @@ impl TokenError {
     }
 }
 
+/// Which JWTs a place takes; `typ` must not say that a token is of another kind (RFC 8725 section 3.11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A bearer's: an access token (RFC 9068) or an ID token.
+    Bearer,
+    /// An ID token, for a login.
+    Id,
+    /// A logout token (OpenID Connect Back-Channel Logout section 2.4).
+    Logout,
+}
+
 /// A token taken apart, nothing in it believed yet. Its fields choose issuer and key, no more.
 pub struct Unverified<'a> {
     message: &'a str,
@@ -166,6 +177,11 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// When it is no JWS in compact form, or its header asks for what is never accepted.
     pub fn parse(token: &'a str) -> Result<Self, TokenError> {
+        Self::parse_as(Kind::Bearer, token)
+    }
+
+    /// The same for a token that should be of this kind.
+    pub(super) fn parse_as(kind: Kind, token: &'a str) -> Result<Self, TokenError> {
         let (message, signature, header, payload) = parts(token)?;
         let header: Header<'_> = serde_json::from_str(&header)
             .map_err(|e| if stands_twice(&e) { TokenError::Duplicate } else { TokenError::Malformed })?;
@@ -173,12 +189,18 @@ impl<'a> Unverified<'a> {
             return Err(TokenError::Critical);
         }
         // RFC 8725 section 3.11; RFC 9068 section 2.1: `at+jwt` and `application/at+jwt` are the same
-        let kind = header.typ.map(|t| t.to_ascii_lowercase());
-        let kind = kind.as_deref().map(|t| t.strip_prefix("application/").unwrap_or(t));
-        if !matches!(kind, None | Some("jwt" | "at+jwt")) || header.nested {
+        let typ = header.typ.map(|t| t.to_ascii_lowercase());
+        let typ = typ.as_deref().map(|t| t.strip_prefix("application/").unwrap_or(t));
+        let is_of_kind = match typ {
+            None | Some("jwt") => true,
+            Some("at+jwt") => kind == Kind::Bearer,
+            Some("logout+jwt") => kind == Kind::Logout,
+            Some(_) => false,
+        };
+        if !is_of_kind || header.nested {
             return Err(TokenError::Type);
         }
-        let is_access_token = kind == Some("at+jwt");
+        let is_access_token = typ == Some("at+jwt");
         let algorithm = header.alg.parse().map_err(|_| TokenError::Algorithm)?;
         // RFC 8725 section 3.1: what its issuer signs with no caller can know; HMAC and `none` anybody can
         if matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
@@ -226,6 +248,18 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// The first rule that the token breaks; the signature is looked at before any claim.
     pub fn verify(self, key: &Key, rules: &Rules, now: Timestamp) -> Result<Verified, TokenError> {
+        let (said, verified) = self.verify_any(key, rules, now)?;
+        Ok(Verified { subject: subject(said)?, ..verified })
+    }
+
+    /// The same for a token that may be about nobody, whose `sub` is for the caller to look at: a logout token may name a
+    /// session instead.
+    pub(super) fn verify_any(
+        self,
+        key: &Key,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Result<(Option<String>, Verified), TokenError> {
         self.fits(rules)?;
         if !key.fits(self.algorithm) {
             return Err(TokenError::Algorithm);
@@ -244,10 +278,10 @@ impl<'a> Unverified<'a> {
             return Err(TokenError::Audience);
         }
         let expires_at = self.claims.timely(rules.leeway, now)?.ok_or(TokenError::Claims)?;
-        let subject = subject(self.claims.sub)?;
         required(&self.payload, rules)?;
         let confirmation = self.claims.cnf.confirmation()?;
-        Ok(Verified { subject, expires_at, claims: self.payload.into(), confirmation })
+        let verified = Verified { subject: String::new(), expires_at, claims: self.payload.into(), confirmation };
+        Ok((self.claims.sub, verified))
     }
 }
 

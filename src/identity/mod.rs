@@ -2,8 +2,8 @@
 //!
 //! Promises: a principal is returned only for a token whose every rule was checked, now or earlier with the same bytes;
 //! a remembered token stops counting when it expires, when its key is withdrawn, or when its issuer's grace is over. One
-//! signature check for each token, not for each request. Never: a token from a query string or a cookie, two identities
-//! on one request, or a token's text in a log.
+//! signature check for each token, not for each request. Never: a token from a query string, two identities on one request,
+//! or a token's text in a log.
 
 pub mod certificate;
 mod claims;
@@ -16,6 +16,7 @@ pub mod jwt;
 pub mod keys;
 pub mod live;
 pub mod own;
+pub mod session;
 pub mod token_review;
 
 use std::{sync::Arc, time::Duration};
@@ -31,6 +32,10 @@ use self::{
     jwt::{TokenError, Unverified},
     keys::Key,
     live::Verdict,
+    session::{
+        Sessions,
+        cookie::{self, Found},
+    },
 };
 pub use self::{
     issuer::{Issuer, KeySource, Settings},
@@ -57,6 +62,8 @@ pub struct Ways {
     pub dpop: Dpop,
     /// The tokens that this gate issues itself, where it does.
     pub own: Option<Arc<Own>>,
+    /// People's sessions, where people can log in.
+    pub sessions: Option<Arc<Sessions>>,
 }
 
 /// All ways in, and the tokens that were verified.
@@ -118,20 +125,37 @@ impl Identity {
         &self.ways.dpop
     }
 
-    /// The principal whose token (RFC 6750 section 2.1, RFC 9449 section 7.1) is on the request, or else whose certificate
-    /// is on the connection. `reply` takes headers that the answer shall carry, whatever it is.
+    /// People's sessions, where people can log in.
+    #[must_use]
+    pub fn sessions(&self) -> Option<&Arc<Sessions>> {
+        self.ways.sessions.as_ref()
+    }
+
+    /// The principal whose token (RFC 6750 section 2.1, RFC 9449 section 7.1) or session is on the request, or else whose
+    /// certificate is on the connection. `reply` takes headers that the answer shall carry, whatever it is.
     ///
     /// # Errors
     /// 401 where there is none or it breaks a rule, 400 where there are two, 503 where its issuer's keys cannot be had.
     pub async fn authenticate(&self, asking: Asking<'_>, reply: &mut HeaderMap) -> Result<Authenticated, Refusal> {
         certificate::stands(asking.peer)?;
-        let Some(shown) = Shown::find(asking.headers)? else {
-            let principal = certificate::principal(&self.ways.certificates, asking.peer)?;
-            return Ok(Authenticated { principal, fresh: false });
-        };
-        let authenticated = self.of_token(shown.token, asking.now).await?;
-        self.confirm(&authenticated.principal, &shown, asking, reply)?;
-        Ok(authenticated)
+        let shown = Shown::find(asking.headers)?;
+        let session = self.sessions().map(|sessions| (sessions, cookie::session(asking.headers)));
+        let session = session.filter(|(_, found)| *found != Found::None);
+        match (shown, session) {
+            (Some(_), Some(_)) => {
+                Err(Refusal::malformed("two_identities", "send a token or a session cookie, not both"))
+            }
+            (Some(shown), None) => {
+                let authenticated = self.of_token(shown.token, asking.now).await?;
+                self.confirm(&authenticated.principal, &shown, asking, reply)?;
+                Ok(authenticated)
+            }
+            (None, Some((sessions, found))) => sessions.principal(found, asking, reply).await,
+            (None, None) => {
+                let principal = certificate::principal(&self.ways.certificates, asking.peer)?;
+                Ok(Authenticated { principal, fresh: false })
+            }
+        }
     }
 
     /// The principal of a token that came to be exchanged (RFC 8693 section 2.1, `subject_token`). One that is bound is

@@ -50,7 +50,7 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
             let trail = if *group == Group::Infer { model_trail(&mut to) } else { Trail::None };
             (*upstream, path_and_query, *timeout, trail)
         }
-        Route::Discover { .. } | Route::Service { .. } => return Err(not_an_upstream()),
+        Route::Discover { .. } | Route::Home | Route::Service { .. } => return Err(not_an_upstream()),
     };
     let answer = upstream.send(worker, method, path, to, body, timeout).await;
     let mut response = answer.map_err(|e| unreachable_upstream(&e))?.map(Body::Stream);

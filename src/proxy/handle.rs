@@ -10,7 +10,9 @@ use super::{
     assertion::introduce,
     forward::{Errand, deliver, forward},
     headers::{bounded, for_upstream, set_request_id},
+    home,
     open_page::OpenPage,
+    pages::Navigation,
     recorded::{Answer, Recorded},
     refuse::{bound, denied, refuse},
     sd,
@@ -44,10 +46,11 @@ pub async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<I
     let now = clock::now();
     let record = Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path());
     let mut recorded = Recorded::open(record, gate);
+    let navigation = Navigation::of(&request);
     let mut reply = HeaderMap::new();
     let answer = story(gate, worker, peer, request, now, &mut recorded.record, &mut reply).await;
     let record = &mut recorded.record;
-    let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record).into());
+    let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record, navigation.as_ref()).into());
     for (name, value) in &reply {
         answer.response.headers_mut().append(name, value.clone());
     }
@@ -82,7 +85,7 @@ async fn story(
     let target = Target::parse(&method, &uri, &headers)?;
     let asking = Asking { peer, method: &method, path: target.path, headers: &headers, now };
     if let Some(page) = OpenPage::find(gate, &method, target.path) {
-        return Ok(page.answer(gate, asking, body, record).await?.into());
+        return Ok(page.answer(gate, asking, target, body, record, reply).await?.into());
     }
 
     let found = gate.routes.find(&method, target.path, target.path_and_query)?;
@@ -109,6 +112,7 @@ async fn story(
         }
         Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),
         Route::Discover { .. } => sd::list(gate, &permit, peer, authority(&uri, &headers)?).into(),
+        Route::Home => home::page(gate, &permit, asking).await.into(),
     };
     Ok(answer.bounded(permit.route.terms(), &permit.principal, peer))
 }

@@ -5,11 +5,11 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{CONNECTION, TE},
+    header::{CONNECTION, Entry, SET_COOKIE, TE},
 };
 use uuid::Uuid;
 
-use crate::{listen::MAX_HEAD, refusal::Refusal};
+use crate::{identity::session::cookie, listen::MAX_HEAD, refusal::Refusal};
 
 /// Carries the request's id to client and upstream.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -86,9 +86,19 @@ pub(super) fn for_upstream(headers: &mut HeaderMap, id: Uuid) {
 }
 
 /// Makes an upstream's response headers fit to be sent to the client. Other ways to the upstream (`alt-svc`, RFC 7838)
-/// would be taken for other ways to the gate.
+/// would be taken for other ways to the gate. A cookie under the gate's own names would begin a session of the upstream's
+/// choice, or end one.
 pub(super) fn for_client(headers: &mut HeaderMap) {
     strip(headers, |name| name == "alt-svc");
+    if let Entry::Occupied(set) = headers.entry(SET_COOKIE)
+        && set.iter().any(|value| cookie::is_ours(value.as_bytes()))
+    {
+        let theirs: Vec<HeaderValue> = set.iter().filter(|v| !cookie::is_ours(v.as_bytes())).cloned().collect();
+        set.remove();
+        for value in theirs {
+            headers.append(SET_COOKIE, value);
+        }
+    }
 }
 
 /// Says which request this is, to the upstream and to the client.
@@ -195,5 +205,15 @@ mod tests {
         headers.insert("alt-svc", HeaderValue::from_static("h3=\":443\""));
         for_client(&mut headers);
         assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn an_upstream_sets_its_own_cookies_and_none_of_the_gates() {
+        let mut headers = HeaderMap::new();
+        for value in ["a=1", "__Host-wicketgate-session=1.x; Path=/; Secure", "b=2"] {
+            headers.append(SET_COOKIE, HeaderValue::from_static(value));
+        }
+        for_client(&mut headers);
+        assert_eq!(headers.get_all(SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
     }
 }

@@ -1,21 +1,22 @@
 //! The pages that ask nobody who they are: a closed set, matched on the same canonical path as everything else.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{
-    HeaderValue, Method, Response,
+    HeaderMap, HeaderValue, Method, Response,
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
 use super::{
-    Bindings, Gate,
+    Bindings, Gate, Target,
     exchange::exchange,
     issue::{self, Issue, JWKS_MAX_AGE},
+    people,
 };
 use crate::{
     audit::{Decision, Record},
     http::Body,
-    identity::{Asking, dpop::proof::ALGORITHMS},
+    identity::{Asking, dpop::proof::ALGORITHMS, session::Sessions},
     refusal::Refusal,
 };
 
@@ -30,6 +31,16 @@ pub(super) enum OpenPage<'g> {
     Jwks(&'g Issue),
     /// RFC 8693: a token of another issuer for one of the gate's.
     TokenExchange(&'g Issue),
+    /// Where a person's login begins.
+    Login(&'g Sessions),
+    /// Where the provider sends the browser back.
+    Callback(&'g Sessions),
+    /// Asks whether to sign out.
+    AskLogout(&'g Sessions),
+    /// Signs out.
+    Logout(&'g Sessions),
+    /// Where a provider says who has signed out there.
+    BackChannelLogout(&'g Sessions),
 }
 
 /// Where RFC 9728 section 3 puts it.
@@ -37,11 +48,17 @@ pub(super) const RESOURCE_METADATA: &str = "/.well-known/oauth-protected-resourc
 
 impl<'g> OpenPage<'g> {
     pub(super) fn find(gate: &'g Gate, method: &Method, path: &str) -> Option<Self> {
-        match (method, path, &gate.issue) {
-            (&Method::GET, RESOURCE_METADATA, _) => Some(Self::ResourceMetadata),
-            (&Method::GET, issue::OPENID | issue::OAUTH, Some(issue)) => Some(Self::IssuerMetadata(issue)),
-            (&Method::GET, issue::JWKS, Some(issue)) => Some(Self::Jwks(issue)),
-            (&Method::POST, issue::TOKEN, Some(issue)) => Some(Self::TokenExchange(issue)),
+        let (issue, sessions) = (gate.issue.as_ref(), gate.identity.sessions().map(Arc::as_ref));
+        match (method.as_str(), path) {
+            ("GET", RESOURCE_METADATA) => Some(Self::ResourceMetadata),
+            ("GET", issue::OPENID | issue::OAUTH) => issue.map(Self::IssuerMetadata),
+            ("GET", issue::JWKS) => issue.map(Self::Jwks),
+            ("POST", issue::TOKEN) => issue.map(Self::TokenExchange),
+            ("GET", "/login") => sessions.map(Self::Login),
+            ("GET", "/callback") => sessions.map(Self::Callback),
+            ("GET", "/logout") => sessions.map(Self::AskLogout),
+            ("POST", "/logout") => sessions.map(Self::Logout),
+            ("POST", "/backchannel-logout") => sessions.map(Self::BackChannelLogout),
             _ => None,
         }
     }
@@ -50,19 +67,27 @@ impl<'g> OpenPage<'g> {
         self,
         gate: &Gate,
         asking: Asking<'_>,
+        target: Target<'_>,
         body: Body,
         record: &mut Record,
+        reply: &mut HeaderMap,
     ) -> Result<Response<Body>, Refusal> {
-        // the exchange alone has something to decide
         let decides = matches!(self, Self::TokenExchange(_));
         record.route = Some(if decides { "exchange" } else { "open" });
-        record.decision = if decides { Decision::Deny } else { Decision::Allow };
-        Ok(match self {
+        let answer = match self {
             Self::ResourceMetadata => document(resource_metadata(gate), None),
             Self::IssuerMetadata(issue) => document(issue.metadata(), Some(JWKS_MAX_AGE)),
             Self::Jwks(issue) => document(issue.signing.jwks(), Some(JWKS_MAX_AGE)),
-            Self::TokenExchange(issue) => exchange(gate, issue, asking, body, record).await,
-        })
+            // it decides for itself
+            Self::TokenExchange(issue) => return Ok(exchange(gate, issue, asking, body, record).await),
+            Self::Login(sessions) => people::login(sessions, asking, target, reply).await?,
+            Self::Callback(sessions) => people::callback(sessions, asking, target, record, reply).await?,
+            Self::AskLogout(sessions) => people::ask_logout(sessions, asking).await?,
+            Self::Logout(sessions) => people::logout(sessions, asking, reply).await?,
+            Self::BackChannelLogout(sessions) => people::back_channel_logout(sessions, asking, body).await?,
+        };
+        record.decision = Decision::Allow;
+        Ok(answer)
     }
 }
 

@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
-use super::{Gate, open_page::RESOURCE_METADATA};
+use super::{
+    Gate,
+    open_page::RESOURCE_METADATA,
+    pages::{self, Navigation},
+    people::see_other,
+};
 use crate::{
     audit::Record,
     http::Body,
@@ -20,11 +25,43 @@ use crate::{
 
 /// The refusal's response: `application/problem+json` (RFC 9457) with the stable word and the request's id besides. The
 /// record's decision stays what policy decided: an upstream that is away does not turn an allowed request into a denied one.
-pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Response<Body> {
+///
+/// A person gets a page instead, and where nothing but a login is missing, the way there.
+pub(super) fn refuse(
+    refusal: Refusal,
+    gate: &Gate,
+    record: &mut Record,
+    navigation: Option<&Navigation>,
+) -> Response<Body> {
     record.reason = Some(refusal.reason);
     if let Some(detail) = &refusal.detail {
         record.keep_detail(detail);
     }
+    let mut response = match navigation {
+        Some(navigation) if asks_for_login(&refusal) && gate.identity.sessions().is_some() => {
+            return see_other(&navigation.to_login());
+        }
+        Some(_) => pages::refusal(&refusal, record),
+        None => problem(&refusal, record),
+    };
+    let to = response.headers_mut();
+    to.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(wait) = refusal.retry_after {
+        to.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    }
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        let challenges = challenges(&refusal, gate);
+        to.extend(challenges.iter().filter_map(|text| Some((WWW_AUTHENTICATE, HeaderValue::from_str(text).ok()?))));
+    }
+    response
+}
+
+/// Whether a login is all that is missing: a token that is not good is for whoever sent it to look at.
+fn asks_for_login(refusal: &Refusal) -> bool {
+    matches!(refusal.reason, "no_token" | "session_invalid" | "session_ended")
+}
+
+fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
     let mut problem = serde_json::json!({
         "type": "about:blank",
         "title": refusal.status.canonical_reason().unwrap_or("refused"),
@@ -35,19 +72,11 @@ pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record) -> Resp
     });
     let of_vertex = record.route == Some("vertex") || matches!(refusal.reason, "unknown_method" | "unknown_location");
     if let (true, Some(members)) = (of_vertex, problem.as_object_mut()) {
-        members.insert("error".into(), google_error(&refusal));
+        members.insert("error".into(), google_error(refusal));
     }
     let mut response = Response::new(Body::from(problem.to_string()));
     *response.status_mut() = refusal.status;
-    let to = response.headers_mut();
-    to.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if let Some(wait) = refusal.retry_after {
-        to.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
-    }
-    if refusal.status == StatusCode::UNAUTHORIZED {
-        let challenges = challenges(&refusal, gate);
-        to.extend(challenges.iter().filter_map(|text| Some((WWW_AUTHENTICATE, HeaderValue::from_str(text).ok()?))));
-    }
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
 }
 
@@ -96,7 +125,9 @@ fn challenges(refusal: &Refusal, gate: &Gate) -> Vec<String> {
 
 /// Whether the refusal is for want of a token that could be wrong.
 fn is_about_no_token(reason: &str) -> bool {
-    matches!(reason, "no_token" | "unsupported_scheme") || reason.starts_with("certificate_")
+    matches!(reason, "no_token" | "unsupported_scheme")
+        || reason.starts_with("certificate_")
+        || reason.starts_with("session_")
 }
 
 /// Refuses a token that whoever has it may use, where the route takes none such.

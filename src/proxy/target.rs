@@ -29,6 +29,12 @@ const REFUSED_PARAMETERS: [&str; 5] = ["access_token", "oauth_token", "bearer_to
 const SYSTEM_PARAMETERS: [&str; 5] = ["$alt", "$fields", "$prettyprint", "$unique", "$.xgafv"];
 
 impl<'a> Target<'a> {
+    /// The query, without its question mark; empty where there is none.
+    #[must_use]
+    pub fn query(&self) -> &'a str {
+        self.path_and_query.split_once('?').map_or("", |(_, query)| query)
+    }
+
     /// Reads a request's target.
     ///
     /// # Errors

@@ -22,10 +22,11 @@ const SCRAPE: &str = "Exporter.Scrape";
 const DISCOVER: &str = "Exporter.Discover";
 const READ_PREDICTIONS: &str = "Predictions.Scrape";
 const REMOTE_WRITE: &str = "RemoteWrite.Write";
+const HOME: &str = "Gate.Home";
 
 /// Every action that a route can ask about.
 pub fn actions() -> impl Iterator<Item = &'static str> {
-    [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE].into_iter().chain(vertex_actions())
+    [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE, HOME].into_iter().chain(vertex_actions())
 }
 
 /// All routes of one configuration.
@@ -33,6 +34,7 @@ pub struct Routes {
     exporters: HashMap<Box<str>, Arc<Exporter>>,
     vertex: Option<Vertex>,
     discover: Local,
+    home: Local,
     write: Option<(Local, Arc<dyn LocalService>)>,
     predictions: Option<(Local, Arc<dyn LocalService>)>,
     scrape: Arc<str>,
@@ -128,6 +130,8 @@ pub enum Route<'r> {
         /// Its terms.
         terms: Terms,
     },
+    /// To the start page of people.
+    Home,
     /// To a part of the gate itself.
     Service {
         /// The part.
@@ -147,6 +151,7 @@ impl Route<'_> {
             Self::Exporter { .. } => "exporter",
             Self::Vertex { .. } => "vertex",
             Self::Discover { .. } => "sd",
+            Self::Home => "home",
             Self::Service { kind, .. } => kind,
         }
     }
@@ -157,6 +162,7 @@ impl Route<'_> {
         match self {
             Self::Exporter { exporter, .. } => exporter.terms,
             Self::Vertex { terms, .. } | Self::Discover { terms } | Self::Service { terms, .. } => *terms,
+            Self::Home => Terms::default(),
         }
     }
 }
@@ -175,6 +181,7 @@ impl Routes {
             exporters: exporters.into_iter().map(|e| (Box::from(&*e.name), e)).collect(),
             vertex,
             discover: Local::new(DISCOVER, "sd", terms.discover),
+            home: Local::new(HOME, "home", Terms::default()),
             write: write.map(|service| (Local::new(REMOTE_WRITE, "write", terms.write), service)),
             predictions: predictions
                 .map(|service| (Local::new(READ_PREDICTIONS, "predictions", terms.predictions), service)),
@@ -198,6 +205,11 @@ impl Routes {
                     action: &self.discover.action,
                     resource: Cow::Borrowed(&self.discover.resource),
                 })
+            }
+            "/" => {
+                only(method, &[Method::GET, Method::HEAD])?;
+                let (action, resource) = (&self.home.action, Cow::Borrowed(&self.home.resource));
+                Ok(Found { route: Route::Home, action, resource })
             }
             "/api/v1/write" => service(self.write.as_ref(), "write", method, Method::POST),
             "/metrics/predictions" => service(self.predictions.as_ref(), "predictions", method, Method::GET),

@@ -39,6 +39,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hyper_rustls", &["client"]),
     ("indicatif", &["cli"]),
     ("jsonwebtoken", &["demo", "identity"]),
+    ("maud", &["proxy"]),
     ("oauth2", &["client", "identity", "terminal"]),
     ("prost", &["demo", "ingest"]),
     ("rcgen", &["demo"]),

@@ -27,6 +27,7 @@ mod hostile;
 mod introspection;
 mod keys;
 mod listeners;
+mod people;
 mod prometheus;
 mod providers;
 mod refusals;

@@ -60,15 +60,15 @@ impl Drop for Endless {
 }
 
 /// An upstream whose every answer is a stream of this media type without an end.
-struct Stream {
-    address: SocketAddr,
+pub(crate) struct Stream {
+    pub(crate) address: SocketAddr,
     open: Arc<AtomicUsize>,
     sent: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
 impl Stream {
-    async fn start(media: &'static str) -> Self {
+    pub(crate) async fn start(media: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (open, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -96,11 +96,11 @@ impl Stream {
     }
 
     /// How many of its answers somebody still reads.
-    fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 
-    async fn ends(&self) {
+    pub(crate) async fn ends(&self) {
         eventually("the upstream's side to be closed", || async { (self.open() == 0).then_some(()) }).await;
     }
 }

@@ -1,0 +1,111 @@
+//! `[sessions]` and the `[issuer.login]` sections: how people come in.
+
+use std::time::Duration;
+
+use super::{GateSettings, issuer::Login, reader::Section, upstreams::source};
+use crate::identity::{
+    issuer::may_be_asked,
+    session::{
+        LoginSettings, Settings,
+        keys::{Key, MAX_KEYS},
+    },
+};
+
+/// A working day, with a margin.
+const DEFAULT_LONGEST: Duration = Duration::from_secs(12 * 3600);
+const MOST_LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "email"];
+
+/// One `[issuer.login]`; `None` where its issuer has none.
+pub(super) fn login(issuer: &Section<'_>, name: &str, iss: &str) -> Option<LoginSettings> {
+    let section = issuer.section("login")?;
+    let client_id = section.required("client_id", "wicketgate");
+    let client_secret = section.has("client_secret").then(|| source(&section, "client_secret")).flatten();
+    let scopes = section.strings("scopes").unwrap_or_else(|| DEFAULT_SCOPES.map(String::from).to_vec());
+    if !scopes.iter().any(|scope| scope == "openid") {
+        section.refuse("scopes", "write `openid` among them: without it there is no ID token");
+    }
+    if scopes.iter().any(|scope| scope.contains(char::is_whitespace)) {
+        section.refuse("scopes", "write one scope in each string, such as `[\"openid\", \"profile\"]`");
+    }
+    let title = section.string("title").unwrap_or_else(|| name.to_owned());
+    let end_session = section.string("end_session");
+    if end_session.as_deref().is_some_and(|url| !may_be_asked(url)) {
+        section.refuse("end_session", "write an https URL (http is allowed to loopback addresses only)");
+    }
+    if !iss.is_empty() && !may_be_asked(iss) {
+        issuer.refuse("issuer", "a login finds its pages by discovery, which needs an https URL");
+    }
+    section.finish();
+    Some(LoginSettings { issuer: name.to_owned(), title, client_id, client_secret, scopes, end_session })
+}
+
+/// What lets people in, where any issuer has a login.
+pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login<'_>>) -> Option<Settings> {
+    let section = top.section("sessions");
+    if logins.is_empty() {
+        if section.is_some() {
+            top.refuse("sessions", "has no effect: no `[[issuer]]` has a `[issuer.login]`");
+        }
+        return None;
+    }
+    let url = gate.url.as_deref().map(origin);
+    for login in &logins {
+        match &url {
+            None => login.section.refuse("login", "needs `url` in [gate], to which the provider sends browsers back"),
+            Some(None) => {
+                login.section.refuse("login", "needs a `url` in [gate] without a path: cookies are for a whole host")
+            }
+            Some(Some(_)) => {}
+        }
+    }
+    let mut settings = Settings {
+        url: url.flatten().unwrap_or_default(),
+        logins: logins.into_iter().map(|login| login.settings).collect(),
+        keys: Vec::new(),
+        longest: DEFAULT_LONGEST,
+        ended: None,
+    };
+    let Some(section) = section else { return Some(settings) };
+    settings.keys = keys(&section);
+    settings.longest = section.duration("max", DEFAULT_LONGEST);
+    if settings.longest > MOST_LONGEST {
+        section.refuse("max", "at most thirty days, `\"720h\"`: who was let in long ago may no longer belong here");
+    }
+    let ended = section.path("ended");
+    if ended.is_some() && settings.keys.is_empty() {
+        section.refuse("ended", "has no effect without `keys`: sessions end with the process");
+    }
+    // sessions that outlive the process must not outlive their own end
+    let ended = ended.unwrap_or_else(|| section.beside("sessions.ended"));
+    if ended.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        section.refuse("ended", format!("`{}` is in no folder that exists", ended.display()));
+    }
+    settings.ended = (!settings.keys.is_empty()).then_some(ended);
+    section.finish();
+    Some(settings)
+}
+
+/// The URL without a slash at its end, where it is an origin and no more.
+fn origin(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    (url.path() == "/" && url.username().is_empty()).then(|| url.origin().ascii_serialization())
+}
+
+fn keys(section: &Section<'_>) -> Vec<Key> {
+    let files = section.files("keys");
+    if files.len() > MAX_KEYS {
+        section.refuse("keys", format!("at most {MAX_KEYS} files: the one that seals, and a few that only open"));
+    }
+    let key = |file: std::path::PathBuf| match std::fs::read(&file) {
+        Ok(bytes) => {
+            let told = |error| section.refuse("keys", format!("`{}` {error}", file.display()));
+            Key::new(&zeroize::Zeroizing::new(bytes)).map_err(told).ok()
+        }
+        Err(error) => {
+            section.refuse("keys", format!("cannot read `{}`: {error}", file.display()));
+            None
+        }
+    };
+    files.into_iter().filter_map(key).collect()
+}

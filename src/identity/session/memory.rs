@@ -1,0 +1,335 @@
+//! What the gate itself remembers of sessions, since their cookies remember the rest: which have ended before their time,
+//! which requests stand on one now, which login attempts and logout tokens were used.
+//!
+//! Promises: an ended session counts for nothing from the moment [`Memory::end`] returns, its open streams included, and so
+//! it stays over restarts where there is a file; the file's lines are synced before that. Where the file cannot be read, no
+//! session of an earlier process counts. Everything here is bounded, by number or by the length of a session. Lives on over
+//! reloads.
+
+use std::{
+    collections::HashMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    keys::{Key, SealError},
+    refresh::Flights,
+};
+use crate::{
+    clock::{self, Timestamp},
+    refusal::Refusal,
+};
+
+/// Sessions that are used at once, and things of one use that are remembered at once.
+const MOST: usize = 100_000;
+
+/// What survives a reload. See the module.
+pub struct Memory {
+    /// What seals where no key is configured; ends with the process.
+    pub(super) own_key: Key,
+    pub(super) flights: Flights,
+    file: Option<PathBuf>,
+    /// Held while a line is written, so that lines stay whole.
+    writing: tokio::sync::Mutex<()>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    live: HashMap<Uuid, Live>,
+    over: HashMap<Who, Over>,
+    used: HashMap<[u8; 32], Timestamp>,
+    /// Sessions from before this do not count.
+    since: Option<Timestamp>,
+}
+
+/// A session that a request has stood on.
+struct Live {
+    ended: CancellationToken,
+    names: Names,
+    until: Timestamp,
+}
+
+/// What a session can be ended by.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    pub(super) id: Uuid,
+    pub(super) issuer: Arc<str>,
+    pub(super) subject: Box<str>,
+    /// The provider's own name of its session, `sid`.
+    pub(super) sid: Option<Box<str>>,
+    pub(super) created: Timestamp,
+}
+
+/// Whose sessions have ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Who {
+    /// One session of the gate's.
+    Session(Uuid),
+    /// All that came of one session at the provider: (issuer, sid).
+    Sid(Box<str>, Box<str>),
+    /// All of a person's that had begun: (issuer, subject).
+    Subject(Box<str>, Box<str>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Over {
+    at: Timestamp,
+    /// When the last session that this could mean has ended by itself.
+    until: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    who: Who,
+    at: Timestamp,
+    until: Timestamp,
+}
+
+impl Over {
+    fn means(&self, who: &Who, names: &Names) -> bool {
+        match who {
+            Who::Session(id) => *id == names.id,
+            Who::Sid(issuer, sid) => **issuer == *names.issuer && names.sid.as_ref() == Some(sid),
+            Who::Subject(issuer, subject) => {
+                **issuer == *names.issuer && *subject == names.subject && names.created <= self.at
+            }
+        }
+    }
+}
+
+/// The session has ended before its time.
+#[derive(Debug)]
+pub(super) struct Ended;
+
+impl Memory {
+    /// What the file of an earlier process says, or nothing where there is no file.
+    ///
+    /// # Errors
+    /// When the operating system gives no randomness.
+    pub fn open(file: Option<&Path>, now: Timestamp) -> Result<Self, SealError> {
+        let mut inner = Inner::default();
+        if let Some(file) = file {
+            match read(file, now) {
+                Ok(over) => inner.over = over,
+                Err(error) => {
+                    let file = file.display();
+                    tracing::error!(%file, %error, "the ended sessions cannot be read: no session from before now counts");
+                    inner.since = Some(now);
+                }
+            }
+        }
+        Ok(Self {
+            own_key: Key::random()?,
+            flights: Flights::default(),
+            file: file.map(Path::to_owned),
+            writing: tokio::sync::Mutex::default(),
+            inner: Mutex::new(inner),
+        })
+    }
+
+    /// Where ended sessions are kept.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// What is cancelled when the session of these names ends before its time. 503 where too many are in use.
+    pub(super) fn admit(
+        &self,
+        names: &Names,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Result<CancellationToken, Ended>, Refusal> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.since.is_some_and(|since| names.created < since)
+            || inner.over_by(names).any(|(who, over)| over.means(who, names))
+        {
+            return Ok(Err(Ended));
+        }
+        if let Some(live) = inner.live.get_mut(&names.id) {
+            live.until = live.until.max(until);
+            return Ok(Ok(live.ended.clone()));
+        }
+        if inner.live.len() >= MOST {
+            inner.live.retain(|_, live| now < live.until);
+            if inner.live.len() >= MOST {
+                return Err(full());
+            }
+        }
+        let ended = CancellationToken::new();
+        inner.live.insert(names.id, Live { ended: ended.clone(), names: names.clone(), until });
+        Ok(Ok(ended))
+    }
+
+    /// Ends sessions, at once in this process and for good in the file.
+    ///
+    /// # Errors
+    /// When the file cannot be written; in this process they have ended all the same.
+    pub(super) async fn end(&self, who: Who, now: Timestamp, longest: Duration) -> std::io::Result<()> {
+        let over = Over { at: now, until: clock::after(now, longest) };
+        let line = Line { who: who.clone(), at: over.at, until: over.until };
+        {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.over.retain(|_, over| now < over.until);
+            inner.live.retain(|_, live| {
+                let meant = over.means(&who, &live.names);
+                if meant {
+                    live.ended.cancel();
+                }
+                !meant && now < live.until
+            });
+            inner.over.insert(who, over);
+        }
+        let Some(file) = &self.file else { return Ok(()) };
+        let mut text = serde_json::to_vec(&line)?;
+        text.push(b'\n');
+        let _writing = self.writing.lock().await;
+        let mut open = tokio::fs::OpenOptions::new().create(true).append(true).open(file).await?;
+        open.write_all(&text).await?;
+        open.flush().await?;
+        open.sync_data().await
+    }
+
+    /// Marks something as used until `until`; whether it had not been. 503 where too much is remembered.
+    pub(super) fn use_once(&self, what: [u8; 32], until: Timestamp, now: Timestamp) -> Result<bool, Refusal> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.used.len() >= MOST {
+            inner.used.retain(|_, until| now < *until);
+            if inner.used.len() >= MOST {
+                return Err(full());
+            }
+        }
+        Ok(inner.used.insert(what, until).is_none_or(|until| until <= now))
+    }
+}
+
+impl Inner {
+    /// What could have ended the session of these names.
+    fn over_by(&self, names: &Names) -> impl Iterator<Item = (&Who, &Over)> {
+        let issuer = || Box::<str>::from(&*names.issuer);
+        let sid = names.sid.clone().map(|sid| Who::Sid(issuer(), sid));
+        let who = [Some(Who::Session(names.id)), sid, Some(Who::Subject(issuer(), names.subject.clone()))];
+        who.into_iter().flatten().filter_map(|who| self.over.get_key_value(&who))
+    }
+}
+
+fn full() -> Refusal {
+    Refusal::unavailable("too_many_sessions", "too many people are signed in or signing in; try again later")
+}
+
+/// Reads what still matters, and writes that alone back.
+fn read(file: &Path, now: Timestamp) -> std::io::Result<HashMap<Who, Over>> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(HashMap::new()),
+        Err(error) => return Err(error),
+    };
+    // a line without an end was not synced, so nobody was told that it counts
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines: Vec<Line> = whole.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let lines: Vec<Line> = lines.into_iter().filter(|line| now < line.until).collect();
+    let next = file.with_extension("next");
+    let mut open = std::fs::File::create(&next)?;
+    for line in &lines {
+        serde_json::to_writer(&mut open, line)?;
+        open.write_all(b"\n")?;
+    }
+    open.sync_data()?;
+    std::fs::rename(next, file)?;
+    let mut over: HashMap<Who, Over> = HashMap::new();
+    for Line { who, at, until } in lines {
+        let kept = over.entry(who).or_insert(Over { at, until });
+        *kept = Over { at: kept.at.max(at), until: kept.until.max(until) };
+    }
+    Ok(over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn names(created: i64, sid: &str) -> Names {
+        let sid = (!sid.is_empty()).then(|| sid.into());
+        Names { id: Uuid::now_v7(), issuer: "corp".into(), subject: "ada".into(), sid, created: at(created) }
+    }
+
+    fn counts(memory: &Memory, names: &Names, now: i64) -> bool {
+        memory.admit(names, at(now + 3600), at(now)).unwrap().is_ok()
+    }
+
+    #[tokio::test]
+    async fn what_ends_a_session_ends_what_it_means_and_no_more() {
+        let check = async |who: fn(&Names) -> Who, ended: bool, what: &str| {
+            let memory = Memory::open(None, at(0)).unwrap();
+            let names = names(100, "s");
+            let stream = memory.admit(&names, at(4000), at(150)).unwrap().unwrap();
+            memory.end(who(&names), at(200), HOUR).await.unwrap();
+            assert_eq!(stream.is_cancelled(), ended, "its stream, by {what}");
+            assert_eq!(!counts(&memory, &names, 201), ended, "its cookie, by {what}");
+        };
+        check(|names| Who::Session(names.id), true, "its id").await;
+        check(|_| Who::Session(Uuid::now_v7()), false, "another id").await;
+        check(|_| Who::Sid("corp".into(), "s".into()), true, "its sid").await;
+        check(|_| Who::Sid("corp".into(), "t".into()), false, "another sid").await;
+        check(|_| Who::Sid("other".into(), "s".into()), false, "another issuer's sid").await;
+        check(|_| Who::Subject("corp".into(), "ada".into()), true, "its subject").await;
+        check(|_| Who::Subject("corp".into(), "bob".into()), false, "another subject").await;
+    }
+
+    #[tokio::test]
+    async fn who_signs_in_again_is_let_in() {
+        let memory = Memory::open(None, at(0)).unwrap();
+        memory.end(Who::Subject("corp".into(), "ada".into()), at(200), HOUR).await.unwrap();
+        assert!(!counts(&memory, &names(200, ""), 201), "begun before");
+        assert!(counts(&memory, &names(201, ""), 202), "begun after");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ended_stays_ended_over_a_restart() {
+        let directory = crate::testing::Directory::new("ended-sessions");
+        std::fs::create_dir_all(&directory.0).unwrap();
+        let file = directory.0.join("sessions.ended");
+        let (gone, other) = (names(100, "s"), names(100, "t"));
+        let memory = Memory::open(Some(&file), at(0)).unwrap();
+        memory.end(Who::Session(gone.id), at(200), HOUR).await.unwrap();
+        drop(memory);
+        // as a crash in the middle of a line leaves it
+        std::fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(b"{\"who\"").unwrap();
+        let memory = Memory::open(Some(&file), at(300)).unwrap();
+        assert!(!counts(&memory, &gone, 301));
+        assert!(counts(&memory, &other, 301));
+        drop(memory);
+        // kept as long as the session could have lasted, and no longer
+        assert_ne!(std::fs::read_to_string(&file).unwrap(), "");
+        drop(Memory::open(Some(&file), at(200 + 3600)).unwrap());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
+        std::fs::write(&file, "not a line\n").unwrap();
+        let memory = Memory::open(Some(&file), at(300)).unwrap();
+        assert!(!counts(&memory, &other, 301), "nobody can say whether it ended");
+        assert!(counts(&memory, &names(300, ""), 301));
+    }
+
+    #[test]
+    fn what_is_for_one_use_is_used_once() {
+        let memory = Memory::open(None, at(0)).unwrap();
+        assert!(memory.use_once([1; 32], at(100), at(0)).unwrap());
+        assert!(!memory.use_once([1; 32], at(100), at(50)).unwrap());
+        assert!(memory.use_once([2; 32], at(100), at(50)).unwrap());
+    }
+}

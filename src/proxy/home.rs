@@ -1,0 +1,32 @@
+//! The start page of a person who is signed in: who the gate takes them for, and where they can go from here.
+
+use http::Response;
+
+use super::{
+    Gate,
+    handle::{Permit, may},
+    pages,
+};
+use crate::{
+    http::Body,
+    identity::{Asking, session::cookie},
+};
+
+pub(super) async fn page(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>) -> Response<Body> {
+    let exporters: Vec<(String, String)> = gate
+        .routes
+        .exporters()
+        .into_iter()
+        .filter(|exporter| may(gate, permit, asking.peer, gate.routes.scrape(), &exporter.resource))
+        .map(|exporter| {
+            let link = format!("/exporters/{}{}", exporter.name, exporter.metrics_path);
+            (exporter.name.to_string(), link)
+        })
+        .collect();
+    let sessions = gate.identity.sessions().filter(|_| cookie::session(asking.headers) != cookie::Found::None);
+    let ends_at = match sessions {
+        Some(sessions) => Some(sessions.logout_origins(asking.now).await),
+        None => None,
+    };
+    pages::home(&permit.principal, &permit.roles, &exporters, ends_at.as_deref())
+}

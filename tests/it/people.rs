@@ -1,0 +1,622 @@
+//! People come in by their provider, stay as long as it says so, and go when they or it want them to go.
+//!
+//! The provider is npm's `oidc-provider`; where it would have to lie, the suite's own issuer does (`lies.rs`).
+
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use crate::{
+    streams::Stream,
+    support::{
+        Answer, Gate, Harness,
+        call::Call,
+        eventually,
+        peers::{OidcProvider, OidcSettings, free_address},
+        person::{Page, Person},
+        program::run,
+    },
+};
+
+const SESSION: &str = "__Host-wicketgate-session";
+const ROOM: &str = "/exporters/app/metrics";
+const SECRET: &str = "the-gate-at-its-provider";
+
+/// A gate that people can log in at, and their provider.
+pub(crate) struct House {
+    pub(crate) gate: Gate,
+    pub(crate) provider: OidcProvider,
+    /// The gate's URL, without a slash at its end.
+    pub(crate) url: String,
+}
+
+/// What a house is built with.
+pub(crate) struct Plan {
+    pub(crate) sessions: String,
+    pub(crate) login: String,
+    pub(crate) ttl: serde_json::Value,
+    /// The URL of the exporter `app`, if not the harness's.
+    pub(crate) exporter: Option<String>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            sessions: "[sessions]\nkeys = [\"session.key\"]".into(),
+            login: String::new(),
+            ttl: json!({}),
+            exporter: None,
+        }
+    }
+}
+
+impl House {
+    pub(crate) async fn new() -> Self {
+        Self::planned(Plan::default()).await
+    }
+
+    pub(crate) async fn planned(plan: Plan) -> Self {
+        let harness = Harness::new().await;
+        let address = free_address();
+        let url = format!("https://localhost:{}", address.port());
+        let ca = harness.directory.join("ca.pem");
+        let provider = OidcSettings::new()
+            .web("gate", SECRET, &url)
+            .person("ada", &["scrape"])
+            .person("bob", &[])
+            .set("ttl", plan.ttl)
+            .start(Some(&ca))
+            .await;
+        harness.directory.write("session.key", "k".repeat(48));
+        harness.directory.write("client.secret", SECRET);
+        let issuer = format!(
+            "[[issuer]]\nname = \"corp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]\n[issuer.login]\n\
+             client_id = \"gate\"\nclient_secret = {{ file = \"client.secret\" }}\ntitle = \"Example Corp\"\n{}\n{}",
+            provider.issuer, plan.login, plan.sessions
+        );
+        let harness = match plan.exporter {
+            Some(url) => harness.section("exporter", format!("[[exporter]]\nname = \"app\"\nurl = \"{url}\"")),
+            None => harness,
+        };
+        let gate = harness
+            .keeping("kept_*")
+            .section("gate", format!("[gate]\nworkers = 2\ndrain = \"5s\"\nurl = \"{url}\""))
+            .section(
+                "listen",
+                format!(
+                    "[[listen]]\naddress = \"{address}\"\ntls = {{ certificate = \"gate.pem\", key = \"gate.key\" }}"
+                ),
+            )
+            .section("issuer", issuer)
+            .start()
+            .await;
+        Self { gate, provider, url }
+    }
+
+    pub(crate) fn person(&self) -> Person {
+        Person::new(Some(self.gate.pki.client(b"http/1.1")))
+    }
+
+    /// Goes to a path of the gate.
+    pub(crate) async fn visit(&self, person: &mut Person, path: &str) -> Page {
+        person.visit(&format!("{}{path}", self.url)).await
+    }
+
+    /// Somebody who has logged in.
+    pub(crate) async fn logged_in(&self, name: &str) -> Person {
+        let mut person = self.person();
+        let page = person.log_in(&format!("{}/", self.url), name).await;
+        assert_eq!(page.answer.status, StatusCode::OK, "{page:?}");
+        person
+    }
+
+    /// Waits until the configuration was reloaded that many times.
+    async fn reloaded(&self, times: usize) {
+        eventually("the reload", || async {
+            let lines = self.gate.program.lines();
+            (lines.iter().filter(|line| line.contains("was reloaded")).count() >= times).then_some(())
+        })
+        .await;
+    }
+
+    /// What a program is answered that brings this person's session.
+    pub(crate) async fn status(&self, person: &Person) -> StatusCode {
+        self.gate.get(ROOM).header("cookie", &jar(person)).send().await.status
+    }
+}
+
+/// The person's cookies for the gate.
+pub(crate) fn jar(person: &Person) -> String {
+    let ours = person.cookies.iter().filter(|((_, name), _)| name.starts_with("__Host-wicketgate"));
+    ours.map(|((_, name), cookie)| format!("{name}={}", cookie.value)).collect::<Vec<_>>().join("; ")
+}
+
+#[tokio::test]
+async fn a_person_logs_in_and_comes_back_to_the_page() {
+    let house = House::new().await;
+    let mut ada = house.person();
+    let page = ada.log_in(&format!("{}{ROOM}?a=b", house.url), "ada").await;
+    assert_eq!(page.url.as_str(), format!("{}{ROOM}?a=b", house.url), "{page:?}");
+    assert!(page.answer.text().contains("app_up 1"), "{page:?}");
+    let cookie = ada.cookie(SESSION).unwrap();
+    for flag in ["Path=/", "Secure", "HttpOnly", "SameSite=Lax"] {
+        assert!(cookie.line.contains(flag), "{flag} is missing: {}", cookie.line);
+    }
+    assert!(!cookie.line.contains("Domain"), "{}", cookie.line);
+    let attempts = ada.cookies.keys().filter(|(_, name)| name.starts_with("__Host-wicketgate-login")).count();
+    assert_eq!(attempts, 0, "the attempt's cookie is left over");
+    let record = house.gate.record(&page.answer.id()).await;
+    assert_eq!(record["principal"], "corp:ada", "{record}");
+    assert_eq!(house.gate.app.last().header("cookie"), "", "the session went upstream");
+}
+
+/// Sends a program's request with this person's session.
+fn with_session(house: &House, person: &Person) -> Call {
+    house.gate.get(ROOM).header("cookie", &jar(person))
+}
+
+/// Holds an answer to being this refusal, with its record, and the exporter to having seen nothing.
+async fn refused(house: &House, call: Call, status: u16, reason: &str) -> Answer {
+    let before = house.gate.app.requests();
+    let answer = call.send().await;
+    assert_eq!(answer.status.as_u16(), status, "{answer:?}");
+    let record = house.gate.record(&answer.id()).await;
+    assert_eq!(record["reason"], reason, "{record}");
+    assert_eq!(record["decision"], "deny", "{record}");
+    if answer.header("content-type") == "application/problem+json" {
+        assert_eq!(answer.json()["reason"], reason, "{answer:?}");
+    } else {
+        assert!(answer.text().contains(reason), "{answer:?}");
+    }
+    assert_eq!(house.gate.app.requests(), before, "the exporter saw it");
+    answer
+}
+
+/// Where the provider sends the browser back to, without going there.
+async fn callback_url(house: &House, person: &mut Person, path: &str) -> String {
+    let stop = format!("{}/callback", house.url);
+    let form = person.visit_until(&format!("{}{path}", house.url), &stop).await;
+    let page = if form.url.as_str().starts_with(&stop) {
+        form
+    } else {
+        person.submit_until(&form, &[("login", "ada")], Some(&stop)).await
+    };
+    assert!(page.url.as_str().starts_with(&stop), "{page:?}");
+    page.url.to_string()
+}
+
+#[tokio::test]
+async fn a_person_is_sent_to_log_in_and_a_program_is_told_how() {
+    let house = House::new().await;
+    let navigation = house.gate.get(&format!("{ROOM}?a=b")).header("sec-fetch-mode", "navigate");
+    let before = house.gate.app.requests();
+    let answer = navigation.send().await;
+    assert_eq!(answer.status, 303, "{answer:?}");
+    assert_eq!(answer.header("location"), "/login?return=%2Fexporters%2Fapp%2Fmetrics%3Fa%3Db");
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(house.gate.record(&answer.id()).await["reason"], "no_token");
+    assert_eq!(house.gate.app.requests(), before);
+    // an old browser says nothing of how it fetches
+    let old = house.gate.get(ROOM).header("accept", "text/html,*/*;q=0.8").send().await;
+    assert_eq!(old.status, 303, "{old:?}");
+    // a page's script is a program
+    let script = house.gate.get(ROOM).header("sec-fetch-mode", "cors").header("accept", "text/html");
+    let answer = refused(&house, script, 401, "no_token").await;
+    let challenge = answer.header("www-authenticate");
+    assert!(challenge.contains("Bearer") && challenge.contains("/.well-known/oauth-protected-resource"), "{challenge}");
+    // a token that is not good is for its sender to look at
+    let bad = house.gate.get(ROOM).header("sec-fetch-mode", "navigate").bearer("nonsense");
+    let page = refused(&house, bad, 401, "token_malformed").await;
+    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+}
+
+#[tokio::test]
+async fn the_start_page_shows_each_their_own() {
+    let house = House::new().await;
+    let mut ada = house.logged_in("ada").await;
+    let page = house.visit(&mut ada, "/").await;
+    let text = page.answer.text();
+    assert!(
+        text.contains("corp:ada") && text.contains("scrape") && text.contains("/exporters/locked/metrics"),
+        "{text}"
+    );
+    assert!(text.contains("action=\"/logout\""), "{text}");
+    let policy = page.answer.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
+    assert!(policy.contains(&format!("form-action 'self' {};", house.provider.issuer)), "{policy}");
+    for (name, value) in [
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+    ] {
+        assert_eq!(page.answer.header(name), value, "{name}");
+    }
+    assert_eq!(house.gate.record(&page.answer.id()).await["action"], "Gate.Home");
+    let mut bob = house.logged_in("bob").await;
+    let text = house.visit(&mut bob, "/").await.answer.text();
+    assert!(text.contains("corp:bob") && !text.contains("/exporters/"), "{text}");
+    // whom policy refuses is told so on a page, and who they are
+    let denied = house.visit(&mut bob, ROOM).await.answer;
+    assert_eq!(
+        (denied.status.as_u16(), denied.header("content-type")),
+        (403, "text/html; charset=utf-8"),
+        "{denied:?}"
+    );
+    let text = denied.text();
+    assert!(text.contains("not_permitted") && text.contains(&denied.id()) && text.contains("corp:bob"), "{text}");
+    let missing = house.visit(&mut ada, "/exporters/nobody/metrics").await.answer;
+    assert_eq!(missing.status, 404);
+    assert!(missing.text().contains("unknown_exporter"), "{missing:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_is_none_of_the_gates_is_refused() {
+    let house = House::new().await;
+    let ada = house.logged_in("ada").await;
+    let good = ada.cookie(SESSION).unwrap().value.clone();
+    let (head, last) = good.split_at(good.len() - 1);
+    let other = if last == "A" { "B" } else { "A" };
+    let attempt = {
+        let mut person = house.person();
+        let _ = callback_url(&house, &mut person, "/login").await;
+        let (_, cookie) = person.cookies.iter().find(|((_, name), _)| name.contains("login")).unwrap();
+        cookie.value.clone()
+    };
+    for (what, cookie) in [
+        ("nothing", String::new()),
+        ("not sealed", "1.bm90LXNlYWxlZA".into()),
+        ("changed at its end", format!("{head}{other}")),
+        ("cut", head.to_owned()),
+        ("not numbered", good.trim_start_matches("1.").to_owned()),
+        ("of more parts than there are", format!("2.{}", good.trim_start_matches("1."))),
+        ("sealed for another purpose", format!("1.{attempt}")),
+    ] {
+        let call = house.gate.get(ROOM).header("cookie", &format!("{SESSION}={cookie}"));
+        let answer = refused(&house, call, 401, "session_invalid").await;
+        assert!(answer.header("set-cookie").starts_with(&format!("{SESSION}=;")), "{what}: {answer:?}");
+        assert!(answer.header("set-cookie").contains("Max-Age=0"), "{what}: {answer:?}");
+    }
+    let twice = house.gate.get(ROOM).header("cookie", &format!("{SESSION}={good}; {SESSION}={good}"));
+    refused(&house, twice, 401, "session_invalid").await;
+    let page = house.gate.get(ROOM).header("cookie", &format!("{SESSION}=1.x")).header("sec-fetch-mode", "navigate");
+    assert_eq!(page.send().await.status, 303);
+    assert_eq!(house.status(&ada).await, 200, "the good one");
+    assert!(!house.gate.audit().iter().any(|line| line.to_string().contains(&good)), "a cookie is in the audit log");
+    assert!(!house.gate.program.lines().join("\n").contains(&good), "a cookie is in the log");
+}
+
+#[tokio::test]
+async fn a_session_beside_a_token_is_two_identities() {
+    let house = House::new().await;
+    let ada = house.logged_in("ada").await;
+    refused(&house, with_session(&house, &ada).bearer("a.b.c"), 400, "two_identities").await;
+    let broken = house.gate.get(ROOM).header("cookie", &format!("{SESSION}=x")).bearer("a.b.c");
+    refused(&house, broken, 400, "two_identities").await;
+}
+
+#[tokio::test]
+async fn another_site_changes_nothing_with_a_session() {
+    let house = House::new().await;
+    let ada = house.logged_in("ada").await;
+    let write = || house.gate.post("/api/v1/write").header("cookie", &jar(&ada));
+    refused(&house, write(), 403, "cross_site").await;
+    for site in ["cross-site", "same-site", "none", "nonsense"] {
+        refused(&house, write().header("sec-fetch-site", site), 403, "cross_site").await;
+        let with_origin = write().header("sec-fetch-site", site).header("origin", &house.url);
+        refused(&house, with_origin, 403, "cross_site").await;
+    }
+    let twice = write().header("sec-fetch-site", "same-origin").header("sec-fetch-site", "cross-site");
+    refused(&house, twice, 403, "cross_site").await;
+    refused(&house, write().header("origin", "https://evil.example"), 403, "cross_site").await;
+    refused(&house, write().header("origin", "null"), 403, "cross_site").await;
+    // from the gate's own pages it is for the routes and for policy to say
+    for own in [write().header("sec-fetch-site", "same-origin"), write().header("origin", &house.url)] {
+        let answer = own.send().await;
+        assert_ne!(answer.json()["reason"], "cross_site", "{answer:?}");
+    }
+    // to read is what a link does
+    let link = with_session(&house, &ada).header("sec-fetch-site", "cross-site").send().await;
+    assert_eq!(link.status, 200, "{link:?}");
+    // nor does it sign anybody out
+    let out = house.gate.post("/logout").header("cookie", &jar(&ada)).header("sec-fetch-site", "cross-site");
+    refused(&house, out, 403, "cross_site").await;
+    assert_eq!(house.status(&ada).await, 200);
+}
+
+#[tokio::test]
+async fn a_login_leads_nowhere_but_here() {
+    let house = House::new().await;
+    for target in [
+        "https://evil.example/",
+        "//evil.example/",
+        "/\\evil.example",
+        "/%0d%0aset-cookie:a=b",
+        "/login",
+        "javascript:1",
+    ] {
+        let mut ada = house.person();
+        let encoded: String = url::form_urlencoded::byte_serialize(target.as_bytes()).collect();
+        let encoded = encoded.replace("%25", "%");
+        let page = ada.log_in(&format!("{}/login?return={encoded}", house.url), "ada").await;
+        assert_eq!(page.url.as_str(), format!("{}/", house.url), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_a_login_counts_once_and_in_its_own_browser() {
+    let house = House::new().await;
+    let mut ada = house.person();
+    let callback = callback_url(&house, &mut ada, ROOM).await;
+    let path = callback.strip_prefix(&house.url).unwrap().to_owned();
+    let attempt = jar(&ada);
+    // somebody else's browser (login CSRF), and one without any cookie
+    refused(&house, house.gate.get(&path), 400, "login_unknown").await;
+    let mut eve = house.person();
+    let own = callback_url(&house, &mut eve, ROOM).await;
+    refused(&house, house.gate.get(&path).header("cookie", &jar(&eve)), 400, "login_unknown").await;
+    // one attempt's state with another's cookie
+    let eves = own.strip_prefix(&house.url).unwrap();
+    refused(&house, house.gate.get(eves).header("cookie", &attempt), 400, "login_unknown").await;
+    let bent = path.replace("state=", "state=x");
+    refused(&house, house.gate.get(&bent).header("cookie", &attempt), 400, "login_unknown").await;
+    let twice = format!("{path}&state=x");
+    refused(&house, house.gate.get(&twice).header("cookie", &attempt), 400, "login_malformed").await;
+    // an answer of another provider, and one that does not say whose it is though its provider says that it would
+    let iss = path.split('&').find(|part| part.contains("iss=")).unwrap();
+    let mut bob = house.person();
+    let mixed = callback_url(&house, &mut bob, ROOM).await.strip_prefix(&house.url).unwrap().to_owned();
+    let mixed = mixed.replace(iss.trim_start_matches("/callback?"), "iss=https%3A%2F%2Fevil.example");
+    refused(&house, house.gate.get(&mixed).header("cookie", &jar(&bob)), 403, "login_issuer").await;
+    let mut bob = house.person();
+    let silent = callback_url(&house, &mut bob, ROOM).await.strip_prefix(&house.url).unwrap().to_owned();
+    let silent = silent.replace(iss.trim_start_matches("/callback?"), "a=b");
+    refused(&house, house.gate.get(&silent).header("cookie", &jar(&bob)), 403, "login_issuer").await;
+    // the good one, once
+    let answer = house.gate.get(&path).header("cookie", &attempt).send().await;
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (303, ROOM), "{answer:?}");
+    assert_eq!(house.gate.record(&answer.id()).await["principal"], "corp:ada");
+    refused(&house, house.gate.get(&path).header("cookie", &attempt), 400, "login_replayed").await;
+}
+
+#[tokio::test]
+async fn two_tabs_log_in_at_once() {
+    let house = House::new().await;
+    let mut ada = house.person();
+    let one = callback_url(&house, &mut ada, ROOM).await;
+    let two = callback_url(&house, &mut ada, "/exporters/locked/metrics").await;
+    let second = ada.visit(&two).await;
+    assert!(second.url.path().starts_with("/exporters/locked"), "{second:?}");
+    let first = ada.visit(&one).await;
+    assert_eq!((first.url.path(), first.answer.status.as_u16()), (ROOM, 200), "{first:?}");
+    // and however many were begun, few are kept
+    for _ in 0..8 {
+        ada.visit_until(&format!("{}/login", house.url), &house.provider.issuer).await;
+    }
+    let attempts = ada.cookies.keys().filter(|(_, name)| name.starts_with("__Host-wicketgate-login")).count();
+    assert_eq!(attempts, 4);
+}
+
+#[tokio::test]
+async fn what_a_provider_says_is_shown_and_does_nothing() {
+    let house = House::new().await;
+    let mut ada = house.person();
+    let callback = callback_url(&house, &mut ada, ROOM).await;
+    let url = url::Url::parse(&callback).unwrap();
+    let of = |wanted: &str| url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned());
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("state", &of("state").unwrap()).append_pair("iss", &of("iss").unwrap());
+    query.append_pair("error", "access_denied").append_pair("error_description", "<script>alert(1)</script>");
+    let target = format!("/callback?{}", query.finish());
+    let call = house.gate.get(&target).header("cookie", &jar(&ada)).header("sec-fetch-mode", "navigate");
+    let answer = refused(&house, call, 403, "login_refused").await;
+    let text = answer.text();
+    assert!(text.contains("access_denied") && text.contains("&lt;script&gt;") && !text.contains("<script"), "{text}");
+}
+
+#[tokio::test]
+async fn a_session_goes_on_while_its_provider_renews_it() {
+    let house = House::planned(Plan { ttl: json!({"IdToken": 4}), ..Plan::default() }).await;
+    let mut ada = house.logged_in("ada").await;
+    let first = jar(&ada);
+    // both tabs still bring the old cookie when it is time
+    let renewed = eventually("a new session", || async {
+        let answer = house.gate.get(ROOM).header("cookie", &first).send().await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.headers.get("set-cookie").map(|value| value.to_str().unwrap().to_owned())
+    })
+    .await;
+    let calls = (0..8).map(|_| house.gate.get(ROOM).header("cookie", &first).send());
+    let calls: Vec<_> = calls.map(tokio::spawn).collect();
+    for call in calls {
+        let answer = call.await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.header("set-cookie"), renewed, "another session than the first tab has");
+    }
+    // on and on, though the provider takes each refresh token once
+    let begun = wicketgate::clock::monotonic();
+    while begun.elapsed() < std::time::Duration::from_secs(12) {
+        let page = ada.visit(&format!("{}{ROOM}", house.url)).await;
+        assert_eq!((page.answer.status.as_u16(), page.way.len()), (200, 1), "{page:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_refuses_to_renew_ends_the_session() {
+    let house = House::planned(Plan { ttl: json!({"IdToken": 4}), ..Plan::default() }).await;
+    let ada = house.logged_in("ada").await;
+    house.provider.set(json!({"people": {}})).await;
+    let answer = eventually("the session to be over", || async {
+        let answer = with_session(&house, &ada).send().await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (401, &json!("session_ended")), "{answer:?}");
+    let detail = house.gate.record(&answer.id()).await["detail"].to_string();
+    assert!(detail.contains("invalid_grant"), "{detail}");
+    refused(&house, with_session(&house, &ada), 401, "session_ended").await;
+}
+
+#[tokio::test]
+async fn a_provider_that_is_away_ends_no_session_before_its_time() {
+    let house = House::planned(Plan { ttl: json!({"IdToken": 6}), ..Plan::default() }).await;
+    let ada = house.logged_in("ada").await;
+    let begun = wicketgate::clock::monotonic();
+    house.provider.stop().await;
+    let answer = eventually("the session to run out", || async {
+        let answer = with_session(&house, &ada).send().await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert!(begun.elapsed() > std::time::Duration::from_secs(4), "it ended early");
+    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &json!("issuer_unavailable")), "{answer:?}");
+    assert_eq!(answer.header("set-cookie"), "", "the session may still go on");
+    let page = with_session(&house, &ada).header("sec-fetch-mode", "navigate").send().await;
+    assert_eq!((page.status.as_u16(), page.header("content-type")), (503, "text/html; charset=utf-8"), "{page:?}");
+    house.provider.go_on().await;
+    eventually("the session to go on", || async { (house.status(&ada).await == 200).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn no_session_is_longer_than_the_longest() {
+    let sessions = "[sessions]\nkeys = [\"session.key\"]\nmax = \"3s\"".into();
+    let house = House::planned(Plan { sessions, ..Plan::default() }).await;
+    let ada = house.logged_in("ada").await;
+    let answer = eventually("the session to end", || async {
+        let answer = with_session(&house, &ada).send().await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer.json()["reason"], "session_ended", "{answer:?}");
+    let page = with_session(&house, &ada).header("sec-fetch-mode", "navigate").send().await;
+    assert_eq!(page.header("location"), "/login?return=%2Fexporters%2Fapp%2Fmetrics", "{page:?}");
+}
+
+#[tokio::test]
+async fn who_signs_out_is_out_here_and_at_the_provider() {
+    let mut house = House::new().await;
+    let mut ada = house.logged_in("ada").await;
+    let session = jar(&ada);
+    let home = house.visit(&mut ada, "/").await;
+    let confirm = ada.submit(&home, &[]).await;
+    assert!(confirm.url.as_str().starts_with(&house.provider.issuer), "{confirm:?}");
+    let given = confirm.way.iter().find(|url| url.path() == "/session/end").unwrap().clone();
+    for name in ["id_token_hint", "client_id", "state"] {
+        assert!(given.query_pairs().any(|(known, _)| known == name), "{name} is missing: {given}");
+    }
+    assert!(ada.cookie(SESSION).is_none(), "the cookie is left over");
+    // at once: before the provider has been answered
+    let kept = || house.gate.get(ROOM).header("cookie", &session);
+    refused(&house, kept(), 401, "session_ended").await;
+    let back = ada.submit_until(&confirm, &[("logout", "yes")], Some(&format!("{}/", house.url))).await;
+    assert_eq!(back.url.path(), "/", "{back:?}");
+    let form = house.visit(&mut ada, "/").await;
+    assert!(form.url.as_str().starts_with(&house.provider.issuer), "the provider still knows them: {form:?}");
+    // and stays out over a crash
+    house.gate.kill_and_restart().await;
+    let answer = house.gate.get(ROOM).header("cookie", &session).send().await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (401, &json!("session_ended")), "{answer:?}");
+    let other = house.logged_in("ada").await;
+    assert_eq!(house.status(&other).await, 200);
+}
+
+#[tokio::test]
+async fn who_signs_out_at_the_provider_is_out_here_at_once() {
+    let house = House::new().await;
+    let mut ada = house.logged_in("ada").await;
+    let (mut phone, bob) = (house.logged_in("ada").await, house.logged_in("bob").await);
+    let confirm = ada.visit(&format!("{}/session/end", house.provider.issuer)).await;
+    ada.submit(&confirm, &[("logout", "yes")]).await;
+    // the provider calls before it answers
+    refused(&house, with_session(&house, &ada), 401, "session_ended").await;
+    let phones = house.visit(&mut phone, ROOM).await;
+    assert_eq!(phones.way.len(), 1, "another session of hers has ended too: {phones:?}");
+    assert_ne!(house.status(&bob).await, 401);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_person_signs_out() {
+    let stream = Stream::start("text/event-stream").await;
+    let exporter = Some(format!("http://{}", stream.address));
+    let house = House::planned(Plan { exporter, ..Plan::default() }).await;
+    let mut ada = house.logged_in("ada").await;
+    let head = format!("GET {ROOM} HTTP/1.1\r\nhost: gate\r\ncookie: {}\r\nconnection: close\r\n\r\n", jar(&ada));
+    let door = house.gate.door(0, b"http/1.1");
+    let signed_out = async {
+        eventually("the stream to be open", || async { (stream.open() > 0).then_some(()) }).await;
+        let page = house.visit(&mut ada, "/logout").await;
+        ada.submit_until(&page, &[], Some(&house.provider.issuer)).await;
+    };
+    let (answer, ()) = tokio::join!(door.raw(head.as_bytes()), signed_out);
+    assert_eq!(answer.status, 200);
+    assert!(!answer.text().ends_with("0\r\n\r\n"), "it ends as if it were whole: {answer:?}");
+    stream.ends().await;
+    assert_eq!(house.gate.record(&answer.id()).await["reason"], "proof_withdrawn");
+}
+
+#[tokio::test]
+async fn keys_rotate_and_nobody_is_signed_out() {
+    let house = House::new().await;
+    let (ada, directory) = (house.logged_in("ada").await, &house.gate.directory);
+    let config = std::fs::read_to_string(directory.join("wicketgate.toml")).unwrap();
+    directory.write("next.key", "n".repeat(32));
+    directory.write("wicketgate.toml", config.replace("[\"session.key\"]", "[\"next.key\", \"session.key\"]"));
+    house.reloaded(1).await;
+    assert_eq!(house.status(&ada).await, 200, "sealed by the old key");
+    let bob = house.logged_in("ada").await;
+    directory.write("wicketgate.toml", config.replace("[\"session.key\"]", "[\"next.key\"]"));
+    house.reloaded(2).await;
+    assert_eq!(house.status(&bob).await, 200, "sealed by the new key");
+    refused(&house, with_session(&house, &ada), 401, "session_invalid").await;
+    // the file itself is part of the configuration
+    directory.write("next.key", "m".repeat(32));
+    house.reloaded(3).await;
+    refused(&house, with_session(&house, &bob), 401, "session_invalid").await;
+}
+
+#[tokio::test]
+async fn without_a_key_sessions_end_with_the_process() {
+    let mut house = House::planned(Plan { sessions: String::new(), ..Plan::default() }).await;
+    let ada = house.logged_in("ada").await;
+    assert!(house.gate.program.lines().iter().any(|line| line.contains("end with it")), "no warning");
+    assert_eq!(house.status(&ada).await, 200);
+    house.gate.kill_and_restart().await;
+    refused(&house, with_session(&house, &ada), 401, "session_invalid").await;
+}
+
+#[tokio::test]
+async fn where_nobody_logs_in_there_are_no_pages_for_it() {
+    let gate = Harness::new().await.start().await;
+    for (method, path) in [
+        (Method::GET, "/login"),
+        (Method::GET, "/callback?state=a&code=b"),
+        (Method::GET, "/logout"),
+        (Method::POST, "/logout"),
+        (Method::POST, "/backchannel-logout"),
+    ] {
+        let answer = gate.call(method, path).send().await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (404, &json!("unknown_route")), "{path}");
+    }
+    let navigation = gate.get(ROOM).header("sec-fetch-mode", "navigate").send().await;
+    assert_eq!(navigation.status, 401, "{navigation:?}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_sections_of_people_is_said() {
+    let harness = Harness::new().await;
+    let mut config = harness.config();
+    let login = "[issuer.login]\nclient_id = \"gate\"\nscopes = [\"profile\"]\nend_session = \"http://idp.example/\"\n";
+    config = config.replace("[[exporter]]\nname = \"app\"", &format!("{login}\n[[exporter]]\nname = \"app\""));
+    harness.directory.write("short.key", "short");
+    config.push_str("\n[sessions]\nkeys = [\"short.key\", \"none.key\"]\nmax = \"9000h\"\nended = \"nowhere/ended\"\n");
+    harness.directory.write("wicketgate.toml", &config);
+    let file = harness.directory.join("wicketgate.toml");
+    let output = run(&["check", "--config", file.to_str().unwrap()]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    for told in ["`url` in [gate]", "openid", "https", "at least", "none.key", "thirty days", "no folder"] {
+        assert!(said.contains(told), "nothing is said of {told}:\n{said}");
+    }
+    let config = format!("{}\n[sessions]\nmax = \"1h\"\n", harness.config());
+    harness.directory.write("wicketgate.toml", config);
+    let output = run(&["check", "--config", file.to_str().unwrap()]).await;
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no effect"));
+}
