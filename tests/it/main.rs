@@ -15,6 +15,7 @@ mod audit;
 mod binding;
 mod callers;
 mod certificates;
+mod browser;
 mod check;
 mod crash;
 mod credentials;

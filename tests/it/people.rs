@@ -25,6 +25,8 @@ const SECRET: &str = "the-gate-at-its-provider";
 pub(crate) struct House {
     pub(crate) gate: Gate,
     pub(crate) provider: OidcProvider,
+    /// A second provider, called `partners`.
+    pub(crate) other: Option<OidcProvider>,
     /// The gate's URL, without a slash at its end.
     pub(crate) url: String,
 }
@@ -32,7 +34,6 @@ pub(crate) struct House {
 /// What a house is built with.
 pub(crate) struct Plan {
     pub(crate) sessions: String,
-    pub(crate) login: String,
     pub(crate) ttl: serde_json::Value,
     /// The URL of the exporter `app`, if not the harness's.
     pub(crate) exporter: Option<String>,
@@ -42,7 +43,6 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             sessions: "[sessions]\nkeys = [\"session.key\"]".into(),
-            login: String::new(),
             ttl: json!({}),
             exporter: None,
         }
@@ -55,41 +55,41 @@ impl House {
     }
 
     pub(crate) async fn planned(plan: Plan) -> Self {
-        let harness = Harness::new().await;
+        Self::built(plan, None).await
+    }
+
+    pub(crate) async fn with_other(plan: Plan, other: OidcSettings) -> Self {
+        Self::built(plan, Some(other)).await
+    }
+
+    async fn built(plan: Plan, other: Option<OidcSettings>) -> Self {
+        let harness = Harness::new().await.keeping("kept_*");
         let address = free_address();
         let url = format!("https://localhost:{}", address.port());
         let ca = harness.directory.join("ca.pem");
-        let provider = OidcSettings::new()
-            .web("gate", SECRET, &url)
-            .person("ada", &["scrape"])
-            .person("bob", &[])
-            .set("ttl", plan.ttl)
-            .start(Some(&ca))
-            .await;
         harness.directory.write("session.key", "k".repeat(48));
         harness.directory.write("client.secret", SECRET);
-        let issuer = format!(
-            "[[issuer]]\nname = \"corp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]\n[issuer.login]\n\
-             client_id = \"gate\"\nclient_secret = {{ file = \"client.secret\" }}\ntitle = \"Example Corp\"\n{}\n{}",
-            provider.issuer, plan.login, plan.sessions
-        );
-        let harness = match plan.exporter {
-            Some(url) => harness.section("exporter", format!("[[exporter]]\nname = \"app\"\nurl = \"{url}\"")),
-            None => harness,
+        let settings = OidcSettings::new().web("gate", SECRET, &url).set("ttl", plan.ttl);
+        let provider = settings.person("ada", &["scrape"]).person("bob", &[]).start(Some(&ca)).await;
+        let mut issuers = issuer("corp", "Example Corp", &provider.issuer);
+        let other = match other {
+            Some(other) => {
+                let other = other.web("gate", SECRET, &url).person("eve", &["scrape"]).start(Some(&ca)).await;
+                issuers.push_str(&issuer("partners", "Partners & friends", &other.issuer));
+                Some(other)
+            }
+            None => None,
         };
-        let gate = harness
-            .keeping("kept_*")
+        issuers.push_str(&plan.sessions);
+        let mut harness = harness
             .section("gate", format!("[gate]\nworkers = 2\ndrain = \"5s\"\nurl = \"{url}\""))
-            .section(
-                "listen",
-                format!(
-                    "[[listen]]\naddress = \"{address}\"\ntls = {{ certificate = \"gate.pem\", key = \"gate.key\" }}"
-                ),
-            )
-            .section("issuer", issuer)
-            .start()
-            .await;
-        Self { gate, provider, url }
+            .section("issuer", issuers);
+        let tls = "tls = { certificate = \"gate.pem\", key = \"gate.key\" }";
+        harness.replace("listen", format!("[[listen]]\naddress = \"{address}\"\n{tls}"));
+        if let Some(url) = plan.exporter {
+            harness.replace("exporter", format!("[[exporter]]\nname = \"app\"\nurl = \"{url}\""));
+        }
+        Self { gate: harness.start().await, provider, other, url }
     }
 
     pub(crate) fn person(&self) -> Person {
@@ -122,6 +122,13 @@ impl House {
     pub(crate) async fn status(&self, person: &Person) -> StatusCode {
         self.gate.get(ROOM).header("cookie", &jar(person)).send().await.status
     }
+}
+
+fn issuer(name: &str, title: &str, iss: &str) -> String {
+    format!(
+        "[[issuer]]\nname = \"{name}\"\nissuer = \"{iss}\"\naudiences = [\"wicketgate\"]\n[issuer.login]\n\
+         client_id = \"gate\"\nclient_secret = {{ file = \"client.secret\" }}\ntitle = \"{title}\"\n"
+    )
 }
 
 /// The person's cookies for the gate.

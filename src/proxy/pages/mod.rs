@@ -73,6 +73,7 @@ fn page(status: StatusCode, title: &str, body: Markup, forms_go_to: &[String]) -
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
+                link rel="icon" type="image/svg+xml" href=(ICON);
                 title { (title) " · wicketgate" }
                 style { (PreEscaped(STYLE)) }
             }
@@ -94,10 +95,14 @@ fn page(status: StatusCode, title: &str, body: Markup, forms_go_to: &[String]) -
 const MARK: &str = "<svg width=\"20\" height=\"20\" viewBox=\"0 0 20 20\" fill=\"none\" stroke=\"currentColor\" \
     stroke-width=\"1.6\" stroke-linecap=\"round\"><path d=\"M3 18V6a7 4 0 0 1 14 0v12M7 18V3.5M10 18V3M13 18V3.5M3 11h14\"/></svg>";
 
+/// The same as a tab's picture, so that browsers ask for no other.
+const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 20 20' fill='none' \
+    stroke='%231f5f5b' stroke-width='1.8'%3E%3Cpath d='M3 18V6a7 4 0 0 1 14 0v12M7 18V3.5M10 18V3M13 18V3.5M3 11h14'/%3E%3C/svg%3E";
+
 fn protect(to: &mut HeaderMap, forms_go_to: &[String]) {
     let forms: String = forms_go_to.iter().map(|origin| format!(" {origin}")).collect();
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{}'; form-action 'self'{forms}; frame-ancestors 'none'; base-uri 'none'",
+        "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'{forms}; frame-ancestors 'none'; base-uri 'none'",
         *STYLE_HASH
     );
     // origins are ASCII as `url` writes them

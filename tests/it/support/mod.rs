@@ -1,5 +1,6 @@
 //! What the promises are tested with: one [`Harness`] that starts the real program between real sockets.
 
+pub(crate) mod browser;
 pub(crate) mod call;
 pub(crate) mod clients;
 pub(crate) mod gate;

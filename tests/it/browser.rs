@@ -1,0 +1,127 @@
+//! What people see: the gate in a real browser. Pictures of each page are left in `target/screenshots`.
+
+use serde_json::json;
+
+use crate::{
+    people::{House, Plan},
+    support::{browser::Browser, peers::OidcSettings},
+};
+
+const ROOM: &str = "/exporters/app/metrics";
+
+fn url(arrived: &serde_json::Value) -> &str {
+    arrived["url"].as_str().unwrap()
+}
+
+fn says(arrived: &serde_json::Value, text: &str) -> bool {
+    arrived["text"].as_str().unwrap().contains(text)
+}
+
+#[tokio::test]
+async fn a_person_logs_in_looks_around_and_signs_out() {
+    let house = House::new().await;
+    let mut browser = Browser::start(&house.gate).await;
+    let form = browser.visit("a", &format!("{}{ROOM}", house.url)).await;
+    assert!(url(&form).starts_with(&house.provider.issuer), "{form}");
+    let page = browser.log_in("a", "ada").await;
+    assert_eq!(url(&page), format!("{}{ROOM}", house.url));
+    assert!(says(&page, "app_up 1"), "{page}");
+
+    let cookies = browser.step(json!({"step": "cookies", "tab": "a"})).await;
+    let ours: Vec<_> = cookies.as_array().unwrap().iter().filter(|c| c["domain"] == "localhost").collect();
+    assert_eq!(ours.len(), 1, "{cookies}");
+    let cookie = ours[0];
+    assert_eq!(cookie["name"], "__Host-wicketgate-session", "{cookie}");
+    for (flag, value) in
+        [("secure", json!(true)), ("httpOnly", json!(true)), ("sameSite", json!("Lax")), ("path", json!("/"))]
+    {
+        assert_eq!(cookie[flag], value, "{flag}: {cookie}");
+    }
+    assert_eq!(browser.step(json!({"step": "script_cookies", "tab": "a"})).await, "", "a script reads the session");
+
+    let home = browser.visit("a", &format!("{}/", house.url)).await;
+    assert!(says(&home, "corp:ada") && says(&home, "locked"), "{home}");
+    browser.photograph("a", "start").await;
+    let script = browser.step(json!({"step": "try_script", "tab": "a"})).await;
+    assert_eq!(script, json!({"ran": false, "styled": true}), "what the policy forbids, and what it lets in");
+    let complaints = browser.step(json!({"step": "complaints", "tab": "a"})).await;
+    let of_policy = complaints.as_array().unwrap().iter().filter_map(|text| text.as_str());
+    let of_policy: Vec<&str> = of_policy.filter(|text| text.contains("Content Security Policy")).collect();
+    assert_eq!(of_policy.len(), 1, "one for the script: {complaints}");
+    assert!(of_policy[0].contains("script"), "the page breaks its own policy: {complaints}");
+    let missing = browser.visit("a", &format!("{}/exporters/nobody/metrics", house.url)).await;
+    assert!(missing["status"] == 404 && says(&missing, "unknown_exporter"), "{missing}");
+    browser.photograph("a", "nothing-here").await;
+
+    // another site signs nobody out
+    browser.visit("evil", &format!("{}/session/end", house.provider.issuer)).await;
+    let forged = json!({"step": "forge", "tab": "evil", "url": format!("{}/logout", house.url)});
+    let refused = browser.step(forged).await;
+    assert_eq!(refused["status"], 403, "{refused}");
+    let still = browser.visit("a", &format!("{}/logout", house.url)).await;
+    assert!(says(&still, "Sign out?"), "{still}");
+    browser.photograph("a", "sign-out").await;
+
+    let confirm = browser.press("a", "Sign out").await;
+    assert!(url(&confirm).starts_with(&house.provider.issuer), "the page's policy stops it: {confirm}");
+    let form = browser.press("a", "Sign out").await;
+    assert!(url(&form).starts_with(&house.provider.issuer) && says(&form, "Sign in"), "{form}");
+    let out = browser.visit("a", &format!("{}/logout", house.url)).await;
+    assert!(says(&out, "You are signed out"), "{out}");
+    browser.photograph("a", "signed-out").await;
+}
+
+#[tokio::test]
+async fn a_person_chooses_between_providers() {
+    let other = OidcSettings::new();
+    let house = House::with_other(Plan::default(), other).await;
+    let mut browser = Browser::start(&house.gate).await;
+    let chooser = browser.visit("a", &format!("{}{ROOM}?a=b", house.url)).await;
+    assert!(says(&chooser, "Example Corp") && says(&chooser, "Partners & friends"), "{chooser}");
+    browser.photograph("a", "chooser").await;
+    let form = browser.press("a", "Partners & friends").await;
+    let other = house.other.as_ref().unwrap();
+    assert!(url(&form).starts_with(&other.issuer), "{form}");
+    let page = browser.log_in("a", "eve").await;
+    assert_eq!(url(&page), format!("{}{ROOM}?a=b", house.url), "{page}");
+    // one issuer's people are not another's
+    let home = browser.visit("a", &format!("{}/", house.url)).await;
+    assert!(says(&home, "partners:eve"), "{home}");
+}
+
+#[tokio::test]
+async fn two_tabs_and_an_expired_session() {
+    let sessions = "[sessions]\nkeys = [\"session.key\"]\nmax = \"5s\"".into();
+    let house = House::planned(Plan { sessions, ..Plan::default() }).await;
+    let mut browser = Browser::start(&house.gate).await;
+    browser.visit("a", &format!("{}{ROOM}", house.url)).await;
+    browser.visit("b", &format!("{}/exporters/locked/metrics", house.url)).await;
+    let second = browser.log_in("b", "ada").await;
+    assert_eq!(url(&second), format!("{}/exporters/locked/metrics", house.url), "{second}");
+    let first = browser.log_in("a", "ada").await;
+    assert_eq!(url(&first), format!("{}{ROOM}", house.url), "{first}");
+
+    let cookie = async |browser: &mut Browser| {
+        let cookies = browser.step(json!({"step": "cookies", "tab": "a"})).await;
+        let ours = |c: &&serde_json::Value| c["name"] == "__Host-wicketgate-session";
+        cookies.as_array().unwrap().iter().find(ours).map(|c| c["value"].clone())
+    };
+    let before = cookie(&mut browser).await.unwrap();
+    // the session ends; the provider still knows the person, who sees nothing of it but the page
+    let begun = wicketgate::clock::monotonic();
+    loop {
+        let page = browser.visit("a", &format!("{}{ROOM}", house.url)).await;
+        assert_eq!((url(&page), &page["status"]), (&*format!("{}{ROOM}", house.url), &json!(200)), "{page}");
+        if cookie(&mut browser).await.as_ref() != Some(&before) {
+            break;
+        }
+        assert!(begun.elapsed() < crate::support::PATIENCE, "the session does not end");
+    }
+    // a person whom policy refuses sees why
+    let house = House::new().await;
+    let mut browser = Browser::start(&house.gate).await;
+    browser.visit("a", &format!("{}{ROOM}", house.url)).await;
+    let denied = browser.log_in("a", "bob").await;
+    assert!(denied["status"] == 403 && says(&denied, "not_permitted") && says(&denied, "corp:bob"), "{denied}");
+    browser.photograph("a", "denied").await;
+}
