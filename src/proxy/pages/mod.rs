@@ -129,7 +129,7 @@ pub(super) fn ask_logout(ends_at: &[String]) -> Response<Body> {
     let body = html! {
         h1 { "Sign out?" }
         p { "Your session here ends, and you are taken to your identity provider to end it there." }
-        (sign_out())
+        form method="post" action="/logout" { button.button type="submit" { "Sign out" } }
         p.quiet { a href="/" { "Stay signed in" } }
     };
     page(StatusCode::OK, "Sign out", body, ends_at)
@@ -143,10 +143,6 @@ pub(super) fn signed_out() -> Response<Body> {
         p { a.button href="/login" { "Sign in again" } }
     };
     page(StatusCode::OK, "Signed out", body, &[])
-}
-
-fn sign_out() -> Markup {
-    html! { form method="post" action="/logout" { button.button type="submit" { "Sign out" } } }
 }
 
 /// The start page. `ends_at` is where signing out leads, for a caller with a session.
@@ -166,8 +162,8 @@ pub(super) fn home(
                 @if roles.is_empty() { span.quiet { "none: none of your claims earns a role here" } }
                 @for role in roles { span.tag { (role) } " " }
             }
-            dt { "Session" }
-            dd { "until " time datetime=(principal.until) { (principal.until.strftime("%-d %B %Y, %H:%M UTC")) } }
+            dt { "Issuer" }
+            dd { (principal.issuer) }
         }
         h2 { "Exporters" }
         @if exporters.is_empty() {
@@ -175,7 +171,9 @@ pub(super) fn home(
         } @else {
             ul.links { @for (name, link) in exporters { li { a href=(link) { (name) } } } }
         }
-        @if ends_at.is_some() { (sign_out()) }
+        @if ends_at.is_some() {
+            form method="post" action="/logout" { button."button"."second" type="submit" { "Sign out" } }
+        }
     };
     page(StatusCode::OK, "Start", body, ends_at.unwrap_or_default())
 }
@@ -200,7 +198,10 @@ pub(super) fn refusal(refusal: &Refusal, record: &Record) -> Response<Body> {
     let anew = refusal.reason.starts_with("login_") || refusal.reason.starts_with("id_token_");
     let body = html! {
         h1 { (title) }
-        p { (sentence(&refusal.text)) }
+        p { @for (n, part) in sentence(&refusal.text).split('`').enumerate() {
+            // refusals put the user's own words between backticks
+            @if n % 2 == 1 { code { (part) } } @else { (part) }
+        } }
         @if let Some(principal) = &record.principal {
             p { "You are signed in as " code { (principal) } ". " a href="/logout" { "Sign in as somebody else" } }
         }
