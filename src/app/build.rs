@@ -247,11 +247,11 @@ impl<'a> Keepers<'a> {
 }
 
 fn exporter(settings: ExporterSettings, keepers: &mut Keepers<'_>) -> Arc<Exporter> {
-    let ExporterSettings { name, upstream, metrics_path, labels, credential, timeout, terms } = settings;
+    let ExporterSettings { name, upstream, metrics_path, labels, credential, timeout, terms, scripts } = settings;
     let credential = credential.map(|origin| keepers.slot(format!("exporter/{name}"), origin));
     let name: Arc<str> = name.into();
     let resource = crate::policy::Resource::Exporter(name.clone());
-    Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels, terms })
+    Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels, terms, scripts })
 }
 
 /// Google is asked as the gate, or as each caller; then the gate's own predictions (`forecasts`) are a caller's too.

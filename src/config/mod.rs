@@ -116,6 +116,8 @@ pub struct ExporterSettings {
     pub timeout: Duration,
     /// Its terms.
     pub terms: Terms,
+    /// Whether scripts of its pages may run.
+    pub scripts: bool,
 }
 
 /// The `[vertex]` and `[google]` sections.

@@ -44,6 +44,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: Terms) -> V
         let credential = credential(&section);
         let timeout = section.duration("timeout", EXPORTER_TIMEOUT);
         let terms = terms(&section, usual);
+        let scripts = section.boolean("scripts", false);
         exporters.extend(upstream.map(|upstream| ExporterSettings {
             name,
             upstream,
@@ -52,6 +53,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: Terms) -> V
             credential,
             timeout,
             terms,
+            scripts,
         }));
         section.finish();
     }

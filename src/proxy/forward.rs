@@ -9,7 +9,7 @@ use http::{
 
 use super::{
     handle::Permit,
-    headers::for_client,
+    headers::{for_client, sandbox},
     recorded::{Answer, Trail},
 };
 use crate::{
@@ -60,6 +60,11 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_switched", text));
     }
     for_client(response.headers_mut());
+    if let Route::Exporter { exporter, .. } = &permit.route
+        && !exporter.scripts
+    {
+        sandbox(response.headers_mut());
+    }
     if let Some(model) = response.headers().get("x-vertex-ai-deployed-model-id").and_then(|v| v.to_str().ok()) {
         record.model = Some(crate::audit::cut(model));
     }

@@ -23,4 +23,6 @@ pub struct Exporter {
     pub labels: Vec<(String, String)>,
     /// Its terms.
     pub terms: Terms,
+    /// Whether scripts of its pages may run, as scripts of the gate's own origin.
+    pub scripts: bool,
 }
