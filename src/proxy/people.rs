@@ -73,7 +73,11 @@ pub(super) async fn ask_logout(sessions: &Sessions, asking: Asking<'_>) -> Resul
 }
 
 /// `POST /logout`: the session ends here, and the browser goes on to end it at the provider.
-pub(super) async fn logout(sessions: &Sessions, asking: Asking<'_>, reply: &mut HeaderMap) -> Result<Response<Body>, Refusal> {
+pub(super) async fn logout(
+    sessions: &Sessions,
+    asking: Asking<'_>,
+    reply: &mut HeaderMap,
+) -> Result<Response<Body>, Refusal> {
     match sessions.log_out(asking.headers, asking.now, reply).await? {
         Next::Provider(location) => Ok(see_other(&location)),
         Next::Here => Ok(pages::signed_out()),

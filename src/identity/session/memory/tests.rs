@@ -1,0 +1,78 @@
+//! What ends, what stays, and over a restart too.
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn names(created: i64, sid: &str) -> Names {
+    let sid = (!sid.is_empty()).then(|| sid.into());
+    Names { id: Uuid::now_v7(), issuer: "corp".into(), subject: "ada".into(), sid, created: at(created) }
+}
+
+fn counts(memory: &Memory, names: &Names, now: i64) -> bool {
+    memory.admit(names, at(now + 3600), at(now)).unwrap().is_ok()
+}
+
+#[tokio::test]
+async fn what_ends_a_session_ends_what_it_means_and_no_more() {
+    let check = async |who: fn(&Names) -> Who, ended: bool, what: &str| {
+        let memory = Memory::open(None, at(0)).unwrap();
+        let names = names(100, "s");
+        let stream = memory.admit(&names, at(4000), at(150)).unwrap().unwrap();
+        memory.end(who(&names), at(200), HOUR).await.unwrap();
+        assert_eq!(stream.is_cancelled(), ended, "its stream, by {what}");
+        assert_eq!(!counts(&memory, &names, 201), ended, "its cookie, by {what}");
+    };
+    check(|names| Who::Session(names.id), true, "its id").await;
+    check(|_| Who::Session(Uuid::now_v7()), false, "another id").await;
+    check(|_| Who::Sid("corp".into(), "s".into()), true, "its sid").await;
+    check(|_| Who::Sid("corp".into(), "t".into()), false, "another sid").await;
+    check(|_| Who::Sid("other".into(), "s".into()), false, "another issuer's sid").await;
+    check(|_| Who::Subject("corp".into(), "ada".into()), true, "its subject").await;
+    check(|_| Who::Subject("corp".into(), "bob".into()), false, "another subject").await;
+}
+
+#[tokio::test]
+async fn who_signs_in_again_is_let_in() {
+    let memory = Memory::open(None, at(0)).unwrap();
+    memory.end(Who::Subject("corp".into(), "ada".into()), at(200), HOUR).await.unwrap();
+    assert!(!counts(&memory, &names(200, ""), 201), "begun before");
+    assert!(counts(&memory, &names(201, ""), 202), "begun after");
+}
+
+#[tokio::test]
+async fn a_session_that_ended_stays_ended_over_a_restart() {
+    let directory = crate::testing::Directory::new("ended-sessions");
+    std::fs::create_dir_all(&directory.0).unwrap();
+    let file = directory.0.join("sessions.ended");
+    let (gone, other) = (names(100, "s"), names(100, "t"));
+    let memory = Memory::open(Some(&file), at(0)).unwrap();
+    memory.end(Who::Session(gone.id), at(200), HOUR).await.unwrap();
+    drop(memory);
+    // as a crash in the middle of a line leaves it
+    std::fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(b"{\"who\"").unwrap();
+    let memory = Memory::open(Some(&file), at(300)).unwrap();
+    assert!(!counts(&memory, &gone, 301));
+    assert!(counts(&memory, &other, 301));
+    drop(memory);
+    // kept as long as the session could have lasted, and no longer
+    assert_ne!(std::fs::read_to_string(&file).unwrap(), "");
+    drop(Memory::open(Some(&file), at(200 + 3600)).unwrap());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
+    std::fs::write(&file, "not a line\n").unwrap();
+    let memory = Memory::open(Some(&file), at(300)).unwrap();
+    assert!(!counts(&memory, &other, 301), "nobody can say whether it ended");
+    assert!(counts(&memory, &names(300, ""), 301));
+}
+
+#[test]
+fn what_is_for_one_use_is_used_once() {
+    let memory = Memory::open(None, at(0)).unwrap();
+    assert!(memory.use_once([1; 32], at(100), at(0)).unwrap());
+    assert!(!memory.use_once([1; 32], at(100), at(50)).unwrap());
+    assert!(memory.use_once([2; 32], at(100), at(50)).unwrap());
+}
