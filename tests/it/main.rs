@@ -13,9 +13,9 @@
 mod assertion;
 mod audit;
 mod binding;
+mod browser;
 mod callers;
 mod certificates;
-mod browser;
 mod check;
 mod crash;
 mod credentials;
@@ -27,6 +27,7 @@ mod fuzz;
 mod hostile;
 mod introspection;
 mod keys;
+mod lies;
 mod listeners;
 mod people;
 mod prometheus;

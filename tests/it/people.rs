@@ -41,11 +41,7 @@ pub(crate) struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self {
-            sessions: "[sessions]\nkeys = [\"session.key\"]".into(),
-            ttl: json!({}),
-            exporter: None,
-        }
+        Self { sessions: "[sessions]\nkeys = [\"session.key\"]".into(), ttl: json!({}), exporter: None }
     }
 }
 
@@ -239,6 +235,13 @@ async fn the_start_page_shows_each_their_own() {
         assert_eq!(page.answer.header(name), value, "{name}");
     }
     assert_eq!(house.gate.record(&page.answer.id()).await["action"], "Gate.Home");
+    // what an exporter serves stands on the gate's own origin, so a browser runs none of it
+    let exporter = ada.click(&page, "/exporters/locked/metrics").await.answer;
+    assert_eq!(
+        (exporter.status.as_u16(), exporter.header("content-security-policy")),
+        (200, "sandbox"),
+        "{exporter:?}"
+    );
     let mut bob = house.logged_in("bob").await;
     let text = house.visit(&mut bob, "/").await.answer.text();
     assert!(text.contains("corp:bob") && !text.contains("/exporters/"), "{text}");
