@@ -74,6 +74,12 @@ impl Person {
         self.navigate(None, step, |next| !next.as_str().starts_with(stop)).await
     }
 
+    /// Clicks a link on a page: the target may be relative.
+    pub(crate) async fn click(&mut self, from: &Page, target: &str) -> Page {
+        let url = from.url.join(target).unwrap();
+        self.navigate(Some(&from.url), Step { method: Method::GET, url, body: String::new() }, |_| true).await
+    }
+
     /// Sends the first form of the page with these fields set besides its own.
     pub(crate) async fn submit(&mut self, page: &Page, fields: &[(&str, &str)]) -> Page {
         self.submit_until(page, fields, None).await
