@@ -79,8 +79,8 @@ impl Stage {
         let token = self.good(&attempt.nonce).claim("sid", sid).mint();
         let answer = self.end(&attempt, tokens(&token)).await;
         assert_eq!((answer.status.as_u16(), answer.header("location")), (303, ROOM), "{answer:?}");
-        let set = answer.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
-        let session = set.filter(|line| line.starts_with("__Host-wicketgate-session=1.")).next_back().unwrap();
+        let mut set = answer.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
+        let session = set.rfind(|line| line.starts_with("__Host-wicketgate-session=1.")).unwrap();
         session.split(';').next().unwrap().to_owned()
     }
 

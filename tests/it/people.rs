@@ -436,9 +436,8 @@ async fn a_session_goes_on_while_its_provider_renews_it() {
     })
     .await;
     let calls = (0..8).map(|_| house.gate.get(ROOM).header("cookie", &first).send());
-    let calls: Vec<_> = calls.map(tokio::spawn).collect();
-    for call in calls {
-        let answer = call.await.unwrap();
+    let calls: tokio::task::JoinSet<_> = calls.collect();
+    for answer in calls.join_all().await {
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.header("set-cookie"), renewed, "another session than the first tab has");
     }
