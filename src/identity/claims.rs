@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{
     confirmation::Cnf,
@@ -157,7 +157,9 @@ pub(super) fn members<'de, A: MapAccess<'de>>(
             return Err(serde::de::Error::custom("there are too many members"));
         }
         if !member(&name.0, map)? {
-            map.next_value::<IgnoredAny>()?;
+            // read whole: what is only skipped may hold a broken escape or an endless number, which whoever reads the
+            // claims later would stop at
+            map.next_value::<serde_json::Value>()?;
         }
         seen.push(name);
     }

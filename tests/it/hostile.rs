@@ -217,9 +217,11 @@ impl Forge<'_> {
         let mut bytes = self.good().parts().1.into_bytes();
         bytes.truncate(bytes.len() - 1);
         bytes.extend(b",\"x\":\"\xc0\x80\"}");
-        let rows: [(&str, String); 13] = [
+        let rows: [(&str, String); 15] = [
             ("claims nested very deep", self.claims_and(&deep)),
             ("very many claims", self.claims_and(&format!("{many}}}"))),
+            ("half a character in a claim that nobody reads", self.claims_and(r#","x":"\ud800"}"#)),
+            ("a number beyond numbers in a claim that nobody reads", self.claims_and(",\"x\":1e999}")),
             ("claims and more", self.claims_and("}{}")),
             ("claims that are cut off", self.claims_and("")),
             ("claims with a comma too many", self.claims_and(",}")),
