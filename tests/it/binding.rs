@@ -14,7 +14,7 @@ use crate::{
         eventually,
         harness::PAGE,
         issuer::Key,
-        peers::{Client, OidcSettings},
+        peers::{Client, OidcProvider, OidcSettings},
         program::run,
         proof::{Prover, URL},
     },
@@ -397,7 +397,8 @@ async fn one_proof_sent_many_times_at_once_counts_once() {
     assert_eq!((good, seen(&gate).0 - before.0), (1, 1), "{answers:?}");
 }
 
-/// What a real provider binds is what the gate checks: `oidc-provider` over TLS, which knows both ways.
+/// What a real provider binds is what the gate checks, in its JWTs and in what it answers of its opaque tokens:
+/// `oidc-provider` over TLS, which knows both ways.
 #[tokio::test]
 async fn tokens_that_oidc_provider_binds_are_taken_from_their_holder_alone() {
     let harness = harness("").await.section("listen", listen("client_certificates = \"any\""));
@@ -405,6 +406,7 @@ async fn tokens_that_oidc_provider_binds_are_taken_from_their_holder_alone() {
     let provider = OidcSettings::new()
         .set("tls", json!({"certificate": certificate, "key": key}))
         .machine(&Client { id: "prover", secret: "a-secret-of-prover", role: "scrape" })
+        .machine(&Client { id: "gate", secret: "a-secret-of-gate", role: "none" })
         .client(json!({
             "client_id": "holder", "client_secret": "a-secret-of-holder", "roles": ["scrape"],
             "grant_types": ["client_credentials"], "redirect_uris": [], "response_types": [],
@@ -413,38 +415,47 @@ async fn tokens_that_oidc_provider_binds_are_taken_from_their_holder_alone() {
         .start(None)
         .await;
     let issuer = format!(
-        "[[issuer]]\nname = \"real\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]\nca = \"ca.pem\"",
+        "[[issuer]]\nname = \"real\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]\nca = \"ca.pem\"\n\
+         introspection = {{ client_id = \"gate\", client_secret = {{ file = \"gate.secret\" }}, \
+         subject_claim = \"client_id\" }}",
         provider.issuer
     );
+    harness.directory.write("gate.secret", "a-secret-of-gate");
     let gate = harness.section("issuer", issuer).start().await;
     let (own, prover) = (Draft::new().self_signed(), Prover::ec());
     let port: u16 = provider.issuer.rsplit(':').next().unwrap().parse().unwrap();
-    let at_provider = |door: Door, client: &str, proof: Option<String>| {
+    let at_provider = |door: Door, client: &str, resource: &str, proof: Option<String>| {
         let login = STANDARD.encode(format!("{client}:a-secret-of-{client}"));
         let door = Door { address: ([127, 0, 0, 1], port).into(), ..door };
         let call = Call::new(door, Method::POST, "/token")
             .header("authorization", &format!("Basic {login}"))
             .header("content-type", "application/x-www-form-urlencoded")
-            .body("grant_type=client_credentials&resource=https%3A%2F%2Fgate.example");
+            .body(format!("grant_type=client_credentials&resource={resource}"));
         let call = proof.iter().fold(call, |call, proof| call.header("dpop", proof));
         async move { call.send().await.json() }
     };
 
-    let proof = prover.proof("/token", "").claim("htm", "POST").claim("ath", Value::Null);
-    let proof = proof.claim("htu", format!("https://127.0.0.1:{port}/token")).sign();
-    let given = at_provider(gate.door(0, b"http/1.1"), "prover", Some(proof)).await;
-    assert_eq!(given["token_type"], "DPoP", "{given}");
-    let token = given["access_token"].as_str().unwrap();
-    let answer = shown(&gate, token, &[&prover.proof(ROOM, token).sign()]).send().await;
-    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-    assert_eq!(gate.record(&answer.id()).await["principal"], "real:prover");
-    let thief = Prover::ec();
-    refused(&gate, shown(&gate, token, &[&thief.proof(ROOM, token).sign()]), 401, "dpop_other_key").await;
-    refused(&gate, gate.get(ROOM).bearer(token), 401, "token_binding").await;
+    for resource in [OidcProvider::RESOURCE, OidcProvider::OPAQUE_RESOURCE] {
+        let proof = prover.proof("/token", "").claim("htm", "POST").claim("ath", Value::Null);
+        let proof = proof.claim("htu", format!("https://127.0.0.1:{port}/token")).sign();
+        let given = at_provider(gate.door(0, b"http/1.1"), "prover", resource, Some(proof)).await;
+        assert_eq!(given["token_type"], "DPoP", "{given}");
+        let token = given["access_token"].as_str().unwrap();
+        assert_eq!(token.contains('.'), resource == OidcProvider::RESOURCE, "{token}");
+        // known the second time
+        for _ in 0..2 {
+            let answer = shown(&gate, token, &[&prover.proof(ROOM, token).sign()]).send().await;
+            assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+            assert_eq!(gate.record(&answer.id()).await["principal"], "real:prover");
+            let thief = Prover::ec();
+            refused(&gate, shown(&gate, token, &[&thief.proof(ROOM, token).sign()]), 401, "dpop_other_key").await;
+            refused(&gate, gate.get(ROOM).bearer(token), 401, "token_binding").await;
+        }
 
-    let given = at_provider(own.door(&gate, b"http/1.1"), "holder", None).await;
-    let token = given["access_token"].as_str().unwrap_or_else(|| panic!("{given}"));
-    let room = |door| Call::new(door, Method::GET, ROOM).bearer(token);
-    assert_eq!(room(own.door(&gate, b"http/1.1")).send().await.status, StatusCode::OK);
-    refused(&gate, room(gate.door(0, b"http/1.1")), 401, "token_binding").await;
+        let given = at_provider(own.door(&gate, b"http/1.1"), "holder", resource, None).await;
+        let token = given["access_token"].as_str().unwrap_or_else(|| panic!("{given}"));
+        let room = |door| Call::new(door, Method::GET, ROOM).bearer(token);
+        assert_eq!(room(own.door(&gate, b"http/1.1")).send().await.status, StatusCode::OK);
+        refused(&gate, room(gate.door(0, b"http/1.1")), 401, "token_binding").await;
+    }
 }
