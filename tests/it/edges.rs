@@ -51,6 +51,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("socket2", &["listen"]),
     ("tokio_rustls", &["demo", "listen"]),
     ("toml", &["config"]),
+    ("x509_parser", &["listen"]),
 ];
 
 #[test]
