@@ -6,7 +6,8 @@ use oauth2::{DeviceCodeErrorResponseType, RequestTokenError, StandardDeviceAutho
 
 use super::{
     Problem,
-    exchange::{Client, Expected},
+    exchange::Client,
+    id_token::Expected,
     login::{Login, Settings},
     printable,
     provider::Provider,

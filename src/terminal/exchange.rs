@@ -1,8 +1,7 @@
 //! The messages between a public client and its provider's token endpoint, and what is believed of the answers.
 //!
-//! Promises: a token that is not a bearer token is refused; an ID token counts only once its signature, `iss`, `aud`,
-//! `exp`, and where they apply `azp`, `nonce` and `sub`, were checked. A provider's answer is never repeated in an error,
-//! except its error code and description.
+//! Promises: a token that is not a bearer token is refused, and so is an answer whose ID token is not accepted. A
+//! provider's answer is never repeated in an error, except its error code and description.
 
 use bytes::Bytes;
 use http::{
@@ -20,40 +19,21 @@ use url::Url;
 
 use super::{
     Problem,
-    login::{IdToken, Kept, Settings, Tokens},
+    id_token::{Expected, verify},
+    login::{Kept, Settings, Tokens},
     printable,
     provider::Provider,
 };
 use crate::{
     client::{ClientError, oauth::Messenger},
-    clock::{self, Timestamp},
+    clock,
     http::Body,
-    identity::{
-        Algorithm,
-        jwt::{Rules, TokenError, Unverified},
-        keys::parse_jwks,
-    },
     secret::Secret,
 };
 
-/// Clock difference allowed on an ID token.
-const LEEWAY: std::time::Duration = std::time::Duration::from_secs(60);
 /// A provider's answer to a revocation, which nobody reads.
 const REVOCATION_LIMIT: usize = 64 << 10;
 const REVOCATION_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
-/// Every asymmetric one: which of them the provider uses, its keys say.
-const ALGORITHMS: [Algorithm; 9] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-    Algorithm::ES256,
-    Algorithm::ES384,
-    Algorithm::EdDSA,
-];
-
 /// A token endpoint's answer, with the ID token that OpenID Connect adds.
 pub(super) type Answer = StandardTokenResponse<WithIdToken, BasicTokenType>;
 
@@ -83,15 +63,6 @@ pub(super) struct Client<'a> {
     provider: &'a Provider,
     settings: &'a Settings,
     oauth: OAuth<EndpointNotSet, EndpointSet>,
-}
-
-/// What an ID token has to fit besides its issuer and its client.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Expected<'a> {
-    /// The nonce that was sent with the request for it (OpenID Connect Core 1.0 section 3.1.3.7, 11).
-    pub(super) nonce: Option<&'a str>,
-    /// Who logged in (section 12.2: it stays the same when tokens are renewed).
-    pub(super) subject: Option<&'a str>,
 }
 
 impl<'a> Client<'a> {
@@ -222,7 +193,11 @@ impl<'a> Client<'a> {
         }
         let id = match &answer.extra_fields().id_token {
             None => None,
-            Some(token) => Some(self.id_token(token, expected, now).await?),
+            Some(token) => {
+                let (issuer, client) = (&self.provider.issuer, &self.settings.client_id);
+                let jwks = self.provider.jwks().await?;
+                Some(verify(token, &jwks, issuer, client, expected, now).map_err(Problem::IdToken)?)
+            }
         };
         Ok(Tokens {
             access: kept(answer.access_token().secret()),
@@ -230,19 +205,6 @@ impl<'a> Client<'a> {
             refresh: refresh_token(&answer),
             id,
         })
-    }
-
-    async fn id_token(&self, token: &Kept, expected: Expected<'_>, now: Timestamp) -> Result<IdToken, Problem> {
-        let jwks = self.provider.jwks().await?;
-        let rules = Rules {
-            access_tokens_only: false,
-            required: Vec::new(),
-            issuer: self.provider.issuer.clone(),
-            audiences: vec![self.settings.client_id.clone()],
-            algorithms: ALGORITHMS.to_vec(),
-            leeway: LEEWAY,
-        };
-        verify(token, &jwks, &rules, expected, now).map_err(Problem::IdToken)
     }
 
     /// What went wrong, without what was sent or received.
@@ -273,45 +235,4 @@ fn redirect_url(text: &str) -> Result<RedirectUrl, Problem> {
 /// RFC 6750 section 2.1: the characters of a bearer token.
 fn is_bearer(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b))
-}
-
-/// OpenID Connect Core 1.0 section 3.1.3.7.
-fn verify(token: &Kept, jwks: &[u8], rules: &Rules, expected: Expected<'_>, now: Timestamp) -> Result<IdToken, String> {
-    #[derive(Deserialize)]
-    struct Claims {
-        nonce: Option<String>,
-        azp: Option<String>,
-        aud: serde_json::Value,
-    }
-    let keys = parse_jwks(jwks).map_err(|e| e.to_string())?;
-    let mut last = TokenError::UnknownKey;
-    let mut verified = None;
-    // whichever of the issuer's keys it is: all of them are the issuer's
-    for key in &keys {
-        let unverified = Unverified::parse(token.0.expose()).map_err(|e| e.to_string())?;
-        match unverified.verify(key, rules, now) {
-            Ok(token) => verified = Some(token),
-            Err(TokenError::Signature) => last = TokenError::Signature,
-            // a key of another kind; one that fits says more
-            Err(TokenError::Algorithm) if last != TokenError::Signature => last = TokenError::Algorithm,
-            Err(TokenError::Algorithm) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    let verified = verified.ok_or_else(|| last.to_string())?;
-    let claims: Claims = serde_json::from_str(&verified.claims).map_err(|_| TokenError::Claims.to_string())?;
-    let ours = rules.audiences.first().map(String::as_str);
-    // steps 3 to 5: where it is for others too, it must have been made for this client
-    let shared = claims.aud.as_array().is_some_and(|all| all.len() > 1);
-    if (shared || claims.azp.is_some()) && claims.azp.as_deref() != ours {
-        return Err("it was made for another client".into());
-    }
-    // step 11
-    if expected.nonce.is_some() && claims.nonce.as_deref() != expected.nonce {
-        return Err("it belongs to another login (its nonce differs)".into());
-    }
-    if expected.subject.is_some_and(|subject| subject != verified.subject) {
-        return Err("it is of another person than the login".into());
-    }
-    Ok(IdToken { token: token.clone(), expires_at: verified.expires_at, subject: verified.subject })
 }

@@ -8,6 +8,7 @@ pub mod browser;
 pub mod cache;
 pub mod device;
 mod exchange;
+mod id_token;
 pub mod login;
 mod loopback;
 pub mod provider;
@@ -18,7 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     cache::{Cache, CacheError, Locked},
-    exchange::{Client, Expected},
+    exchange::Client,
+    id_token::Expected,
     login::{Login, Settings, Tokens},
     provider::Provider,
 };
