@@ -57,7 +57,7 @@ pub(super) fn issuers<'a>(
             }
         }
         let client = section.keep("ca", clients.trusting(settings.ca.as_deref()));
-        let login = sessions::login(&section, &settings.name, &settings.rules.issuer);
+        let login = sessions::login(&section, &settings);
         issuers.extend(client.map(|client| (settings, client)));
         section.finish();
         logins.extend(login.map(|settings| Login { settings, section }));

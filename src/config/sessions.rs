@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{GateSettings, issuer::Login, reader::Section, upstreams::source};
 use crate::identity::{
+    self, KeySource,
     issuer::may_be_asked,
     session::{
         LoginSettings, Settings,
@@ -17,8 +18,12 @@ const MOST_LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
 /// One `[issuer.login]`; `None` where its issuer has none.
-pub(super) fn login(issuer: &Section<'_>, name: &str, iss: &str) -> Option<LoginSettings> {
+pub(super) fn login(issuer: &Section<'_>, of: &identity::Settings) -> Option<LoginSettings> {
     let section = issuer.section("login")?;
+    let (name, iss) = (of.name.as_str(), of.rules.issuer.as_str());
+    if of.keys == KeySource::None {
+        issuer.refuse("login", "needs the issuer's keys to verify ID tokens; without keys there is no login");
+    }
     let client_id = section.required("client_id", "wicketgate");
     let client_secret = section.has("client_secret").then(|| source(&section, "client_secret")).flatten();
     let scopes = section.strings("scopes").unwrap_or_else(|| DEFAULT_SCOPES.map(String::from).to_vec());

@@ -37,10 +37,10 @@ async fn a_person_logs_in_looks_around_and_signs_out() {
     {
         assert_eq!(cookie[flag], value, "{flag}: {cookie}");
     }
-    assert_eq!(browser.step(json!({"step": "script_cookies", "tab": "a"})).await, "", "a script reads the session");
 
     let home = browser.visit("a", &format!("{}/", house.url)).await;
     assert!(says(&home, "corp:ada") && says(&home, "locked"), "{home}");
+    assert_eq!(browser.step(json!({"step": "script_cookies", "tab": "a"})).await, "", "a script reads the session");
     browser.photograph("a", "start").await;
     let script = browser.step(json!({"step": "try_script", "tab": "a"})).await;
     assert_eq!(script, json!({"ran": false, "styled": true}), "what the policy forbids, and what it lets in");

@@ -9,6 +9,10 @@ use proptest::{
     test_runner::{Config, FileFailurePersistence, TestRunner},
 };
 
+#[path = "../../fuzz/properties/callback.rs"]
+mod callback;
+#[path = "../../fuzz/properties/cookie.rs"]
+mod cookie;
 #[path = "../../fuzz/properties/dpop.rs"]
 mod dpop;
 #[path = "../../fuzz/properties/jwks.rs"]
@@ -59,6 +63,11 @@ const WORDS: &[&str] = &[
     "\"keys\":",
     "\u{feff}",
     "=",
+    "//",
+    "\\",
+    "&state=",
+    "; __Host-wicketgate-session=",
+    "; __Host-wicketgate-session-2=",
 ];
 
 fn change() -> impl Strategy<Value = Change> {
@@ -116,4 +125,14 @@ fn no_bytes_of_a_jwks_break_its_rules() {
 #[test]
 fn no_bytes_of_a_dpop_proof_break_its_rules() {
     hold("dpop", dpop::check);
+}
+
+#[test]
+fn every_cookie_header_is_whole_or_refused() {
+    hold("cookie", cookie::check);
+}
+
+#[test]
+fn every_callback_counts_once_and_stays_here() {
+    hold("callback", callback::check);
 }

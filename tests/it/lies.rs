@@ -80,7 +80,7 @@ impl Stage {
         let answer = self.end(&attempt, tokens(&token)).await;
         assert_eq!((answer.status.as_u16(), answer.header("location")), (303, ROOM), "{answer:?}");
         let mut set = answer.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
-        let session = set.rfind(|line| line.starts_with("__Host-wicketgate-session=1.")).unwrap();
+        let session = set.find(|line| line.starts_with("__Host-wicketgate-session=1.")).unwrap();
         session.split(';').next().unwrap().to_owned()
     }
 
@@ -183,7 +183,7 @@ async fn a_logout_token_that_breaks_a_rule_ends_nothing() {
         ("token_claims", good().claim("events", json!([EVENT])).mint()),
         ("logout_iat", good().claim("iat", Value::Null).mint()),
         ("logout_iat", good().claim("iat", now - 3600).mint()),
-        ("logout_iat", good().claim("iat", now + 3600).mint()),
+        ("token_not_yet_valid", good().claim("iat", now + 3600).mint()),
         ("logout_jti", good().claim("jti", Value::Null).mint()),
         ("logout_jti", good().claim("jti", "").mint()),
         ("logout_nobody", good().claim("sid", Value::Null).claim("sub", Value::Null).mint()),

@@ -436,8 +436,9 @@ async fn a_session_goes_on_while_its_provider_renews_it() {
     })
     .await;
     let calls = (0..8).map(|_| house.gate.get(ROOM).header("cookie", &first).send());
-    let calls: tokio::task::JoinSet<_> = calls.collect();
-    for answer in calls.join_all().await {
+    let mut calls: tokio::task::JoinSet<_> = calls.collect();
+    while let Some(answer) = calls.join_next().await {
+        let answer = answer.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.header("set-cookie"), renewed, "another session than the first tab has");
     }

@@ -1,0 +1,40 @@
+//! What holds for every Cookie header, whatever its bytes: nothing panics, a session in pieces is not guessed at, and what
+//! reads as a session is what the gate's own cookies spell, part by part.
+
+use http::{HeaderMap, HeaderValue, header::COOKIE};
+use wicketgate::identity::session::cookie::{Found, PREFIX, is_ours, session};
+
+/// Holds one header, a line for each where there are several, to the rules.
+pub(super) fn check(bytes: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|b| *b == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(COOKIE, value);
+        }
+    }
+    let name = format!("{PREFIX}-session");
+    let texts: Vec<&str> = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).collect();
+    let pairs =
+        texts.iter().flat_map(|text| text.split(';')).filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='));
+    let values =
+        |wanted: &str| pairs.clone().filter(|(name, _)| *name == wanted).map(|(_, value)| value).collect::<Vec<_>>();
+    let first = values(&name);
+    match session(&headers) {
+        Found::None => assert!(first.is_empty(), "a session is passed over: {texts:?}"),
+        Found::Sealed(whole) => {
+            let [first] = first[..] else { panic!("a session that stands twice is believed: {texts:?}") };
+            let (count, mut spelt) = first.split_once('.').map(|(count, text)| (count, text.to_owned())).unwrap();
+            for part in 2..=count.parse::<usize>().unwrap() {
+                let parts = values(&format!("{name}-{part}"));
+                assert_eq!(parts.len(), 1, "a part is guessed at: {texts:?}");
+                spelt.push_str(parts[0]);
+            }
+            assert_eq!(whole, spelt);
+        }
+        Found::Broken => {}
+    }
+    // what a browser would keep under our name, an upstream must not set
+    if std::str::from_utf8(bytes).is_ok_and(|text| text.trim_start().starts_with(PREFIX)) {
+        assert!(is_ours(bytes), "an upstream sets it: {bytes:?}");
+    }
+}
