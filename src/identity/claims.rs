@@ -31,6 +31,8 @@ pub(super) struct Claims {
     pub(super) nbf: Option<f64>,
     pub(super) iat: Option<f64>,
     pub(super) cnf: Cnf,
+    /// Whether there are `events`: it is a security event token (RFC 8417), such as a logout token.
+    pub(super) is_event: bool,
     /// Of an introspection's answer only.
     pub(super) active: Option<bool>,
     /// Of an introspection's answer only.
@@ -233,6 +235,10 @@ impl<'de> Deserialize<'de> for Claims {
                         "nbf" => claims.nbf = Some(map.next_value()?),
                         "iat" => claims.iat = Some(map.next_value()?),
                         "cnf" => claims.cnf = map.next_value()?,
+                        "events" => {
+                            map.next_value::<IgnoredAny>()?;
+                            claims.is_event = true;
+                        }
                         "active" => claims.active = Some(map.next_value()?),
                         "token_type" => claims.token_type = Some(map.next_value()?),
                         _ => return Ok(false),

@@ -207,6 +207,10 @@ impl<'a> Unverified<'a> {
             return Err(TokenError::Algorithm);
         }
         let claims = Claims::read(&payload)?;
+        // RFC 8725 section 3.12: logout tokens are of the same issuer, key and audience as ID tokens, and not all are typed
+        if claims.is_event && kind != Kind::Logout {
+            return Err(TokenError::Type);
+        }
         let kid = header.kid.map(Cow::into_owned);
         Ok(Self { message, signature, kid, algorithm, is_access_token, claims, payload })
     }

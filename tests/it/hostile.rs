@@ -186,6 +186,8 @@ impl Forge<'_> {
         for kind in ["dpop+jwt", "logout+jwt", "secevent+jwt", "JOSE", "JWE", "at+jwt ", "application/at+jwt;v=1", ""] {
             self.add(format!("typ `{kind}`"), "token_type", self.good().header("typ", kind).mint());
         }
+        let logout = json!({"http://schemas.openid.net/event/backchannel-logout": {}});
+        self.add("an untyped logout token", "token_type", self.good().claim("events", logout).mint());
         self.add("cty JWT", "token_type", self.good().header("cty", "JWT").mint());
         for (name, header) in [
             ("a header that is a list", "[]"),

@@ -380,7 +380,7 @@ async fn a_logout_token_of_glewlwyd_lets_nobody_in() {
     // it has no `exp` and its `typ` is that of an ID token: Back-Channel Logout as draft 06 has it
     let logout = logout_token(&listener).await;
     assert_eq!(claims(&logout)["sid"], claims(id_token)["sid"]);
-    refused(&gate, &logout, "token_claims").await;
+    refused(&gate, &logout, "token_type").await;
 }
 
 #[tokio::test]
