@@ -30,6 +30,7 @@ mod keys;
 mod lies;
 mod listeners;
 mod people;
+mod people_glewlwyd;
 mod prometheus;
 mod providers;
 mod refusals;
