@@ -236,8 +236,9 @@ impl<'de> Deserialize<'de> for Claims {
                         "iat" => claims.iat = Some(map.next_value()?),
                         "cnf" => claims.cnf = map.next_value()?,
                         "events" => {
-                            map.next_value::<IgnoredAny>()?;
                             claims.is_event = true;
+                            // its value is read as any other's is
+                            return Ok(false);
                         }
                         "active" => claims.active = Some(map.next_value()?),
                         "token_type" => claims.token_type = Some(map.next_value()?),
