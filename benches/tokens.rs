@@ -1,9 +1,9 @@
 //! What it costs to know who is asking: a token never seen before, one seen before, and 20,000 of them in rotation.
 //!
 //! Cold is every token's first time: parsed, its key found, its signature checked, remembered. Rotation is the same
-//! 20,000 again, in order, so that each was last seen 19,999 tokens ago. One is one token over and over. RS256 (2048 bits)
-//! and ES256, on one thread and on all of them with one memory between them, as the gate's workers have it. The work is
-//! bounded: so many rounds of so many tokens, made before the clock runs.
+//! 20,000 again, in order, so that each was last seen 19,999 tokens ago. One is one token over and over. RS256 (2048
+//! bits) and ES256, on one thread and on all of them with one memory between them, as the gate's workers have it. The
+//! work is bounded: so many rounds of so many tokens, made before the clock runs.
 //!
 //! `cargo bench --bench tokens`. `cargo test --bench tokens` does one short round: its figures mean nothing.
 #![allow(
@@ -91,7 +91,8 @@ fn headers(token: &str) -> HeaderMap {
     HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())])
 }
 
-/// How long it takes until every thread knows who each of its tokens is of; fails where one was not checked as expected.
+/// How long it takes until every thread knows who each of its tokens is of; fails where one was not checked as
+/// expected.
 fn pass(identity: &Identity, shares: &[Vec<HeaderMap>], fresh: bool) -> Duration {
     let begin = Instant::now();
     thread::scope(|scope| {

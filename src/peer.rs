@@ -11,8 +11,8 @@ use crate::clock::Timestamp;
 /// The other end of one connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Its address. An IPv4 client of an IPv6 listener has its IPv4 address here, not `::ffff:…`, which Cedar cannot read
-    /// and which no policy means.
+    /// Its address. An IPv4 client of an IPv6 listener has its IPv4 address here, not `::ffff:…`, which Cedar cannot
+    /// read and which no policy means.
     pub address: SocketAddr,
     /// Whether the connection is encrypted.
     pub tls: bool,
@@ -37,7 +37,8 @@ impl Peer {
 pub struct Certificate {
     /// SHA-256 of its DER form: what `x5t#S256` of RFC 8705 section 3.1 names.
     pub thumbprint: [u8; 32],
-    /// Whether it chains to the listener's trust bundle and was not revoked. Without this it proves nothing but its key.
+    /// Whether it chains to the listener's trust bundle and was not revoked. Without this it proves nothing but its
+    /// key.
     pub trusted: bool,
     /// Its URI names, SPIFFE ids among them, exact.
     pub uris: Vec<Box<str>>,
@@ -67,7 +68,8 @@ pub enum Lapse {
     Missing,
     /// The certificate has expired.
     Expired,
-    /// The certificate was revoked, its CA is no longer trusted, or nobody can say since the list of revoked ones is old.
+    /// The certificate was revoked, its CA is no longer trusted, or nobody can say since the list of revoked ones is
+    /// old.
     Distrusted,
     /// The certificate has names that cannot be told from others.
     Odd,

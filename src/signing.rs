@@ -1,8 +1,8 @@
 //! The gate's own keys: with them it signs what it says of its callers.
 //!
-//! Promises: ES256 alone; keys are made and rotated by the gate, in a directory that several gates may share; a new key is
-//! published before it signs, an old one until all that it signed has ended. Signing takes no lock and no I/O. Never: a
-//! private key outside its file and this module, nor any part of one in a log.
+//! Promises: ES256 alone; keys are made and rotated by the gate, in a directory that several gates may share; a new key
+//! is published before it signs, an old one until all that it signed has ended. Signing takes no lock and no I/O.
+//! Never: a private key outside its file and this module, nor any part of one in a log.
 
 mod key;
 mod plan;
@@ -61,8 +61,8 @@ struct Ring {
 }
 
 impl Signing {
-    /// Reads the keys, and makes the first; what goes wrong shows when [`Signing::keep`] tries it again. It blocks, for as
-    /// long as a few small files take: whoever changes a setting of the keys must not be without them for a moment.
+    /// Reads the keys, and makes the first; what goes wrong shows when [`Signing::keep`] tries it again. It blocks, for
+    /// as long as a few small files take: whoever changes a setting of the keys must not be without them for a moment.
     #[must_use]
     pub fn open(settings: Settings) -> Self {
         let ring = Ring { jwks: jwks([]), ..Ring::default() };

@@ -1,5 +1,5 @@
-//! What holds for every callback's query and every return target, whatever their bytes: nothing panics, a parameter counts
-//! once, and a browser that follows the target stays at the gate.
+//! What holds for every callback's query and every return target, whatever their bytes: nothing panics, a parameter
+//! counts once, and a browser that follows the target stays at the gate.
 
 use url::{Url, form_urlencoded};
 use wicketgate::identity::session::{Callback, ReturnTo};

@@ -1,5 +1,5 @@
-//! What holds for every Cookie header, whatever its bytes: nothing panics, a session in pieces is not guessed at, and what
-//! reads as a session is what the gate's own cookies spell, part by part.
+//! What holds for every Cookie header, whatever its bytes: nothing panics, a session in pieces is not guessed at, and
+//! what reads as a session is what the gate's own cookies spell, part by part.
 
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use wicketgate::identity::session::cookie::{Found, PREFIX, is_ours, session};

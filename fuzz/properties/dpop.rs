@@ -1,5 +1,5 @@
-//! What holds for whatever is sent as a DPoP proof: nothing panics, nothing that was not signed is taken, and a URL that was
-//! brought to its normal form is in its normal form.
+//! What holds for whatever is sent as a DPoP proof: nothing panics, nothing that was not signed is taken, and a URL
+//! that was brought to its normal form is in its normal form.
 
 use std::time::Duration;
 

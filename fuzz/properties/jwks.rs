@@ -1,5 +1,5 @@
-//! What holds for every JWKS, whatever its bytes: nothing panics, and what is taken of it is a bounded number of keys, each
-//! for some asymmetric algorithm and for no other.
+//! What holds for every JWKS, whatever its bytes: nothing panics, and what is taken of it is a bounded number of keys,
+//! each for some asymmetric algorithm and for no other.
 
 use wicketgate::identity::{
     Algorithm,

@@ -1,8 +1,8 @@
 //! What holds for every token, whatever its bytes: nothing panics, nothing unsigned is believed, and what is believed
 //! keeps every rule, as a reader of its own finds it.
 //!
-//! An input is a header, a payload and a signature, each on a line of its own; without a third line the token is signed, so
-//! that the fuzzer comes past the signature. The bytes as they stand are tried as a token too.
+//! An input is a header, a payload and a signature, each on a line of its own; without a third line the token is
+//! signed, so that the fuzzer comes past the signature. The bytes as they stand are tried as a token too.
 
 use std::{sync::LazyLock, time::Duration};
 

@@ -29,7 +29,8 @@ pub(super) struct OwnSettings {
 }
 
 impl Issuing {
-    /// Carries over from `before` what did not change. Tokens of the gate are believed of principals of these `issuers`.
+    /// Carries over from `before` what did not change. Tokens of the gate are believed of principals of these
+    /// `issuers`.
     pub(super) fn new(
         settings: IssueSettings,
         issuers: Vec<Arc<str>>,

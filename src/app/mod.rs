@@ -5,8 +5,8 @@
 //! credential keepers, connections) is carried over where its settings did not change. Every background task ends with
 //! what it works for.
 //!
-//! The runtime's shape: one single-threaded runtime for each worker, with listening sockets of its own, for requests; the
-//! caller's runtime for everything else. `docs/performance.md` has the measurement.
+//! The runtime's shape: one single-threaded runtime for each worker, with listening sockets of its own, for requests;
+//! the caller's runtime for everything else. `docs/performance.md` has the measurement.
 
 mod admin;
 mod build;

@@ -13,7 +13,8 @@ use crate::{clock, config};
 /// log lies beside the configuration, which was a fifth of the CPU time of a request.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Hears SIGHUP from here on. Call it before the configuration is read: SIGHUP ends a program that does not listen for it.
+/// Hears SIGHUP from here on. Call it before the configuration is read: SIGHUP ends a program that does not listen for
+/// it.
 pub(super) fn hangups() -> Option<Signal> {
     let unheard = |error| tracing::warn!(%error, "SIGHUP cannot be heard; reload by changing a file");
     signal(SignalKind::hangup()).map_err(unheard).ok()
@@ -113,7 +114,8 @@ type Appearance = Vec<(PathBuf, Option<(u64, i128, u64)>)>;
 /// The kernel stamps files with a clock that may lag by one tick.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How the files looked when what is served was read; nothing where one has changed since, so that the next look differs.
+/// How the files looked when what is served was read; nothing where one has changed since, so that the next look
+/// differs.
 async fn as_served(shared: &Arc<Shared>) -> Appearance {
     let read_at = shared.serving.load().read_at.as_nanosecond() - TICK.as_nanos().cast_signed();
     let seen = look(shared).await;

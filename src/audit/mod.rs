@@ -3,8 +3,8 @@
 //! Promises: a request that is refused leaves one line; a request that is permitted leaves a line with
 //! `"event":"permit"` before anything is forwarded and one with `"event":"request"` when its last byte has left. A
 //! permit that cannot be written refuses its request; while nothing can be written, lines wait in bounded memory, and
-//! what it has no room for is counted in a line with `"event":"lost"` when writing goes on. Lines hold names and generations of credentials, never values,
-//! and nothing of a token but what its verified claims say.
+//! what it has no room for is counted in a line with `"event":"lost"` when writing goes on. Lines hold names and
+//! generations of credentials, never values, and nothing of a token but what its verified claims say.
 //!
 //! A line is a JSON object that ends in `"seq":N,"hash":"H"}`. `N` counts up by one from line to line, over restarts.
 //! `H` is hex BLAKE3 of the previous line's hash (32 bytes, zeros before the first line) followed by this line's bytes

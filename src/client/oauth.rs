@@ -1,7 +1,8 @@
 //! The adapter between the `oauth2` crate and our way out: it builds and reads OAuth messages, [`Client`] carries them.
 //!
-//! Promises: every exchange has the deadline and the size bound of a token endpoint, and no redirect is followed. Whether
-//! an address may be asked at all (https, or http to loopback) is for whoever read it from a discovery document to say.
+//! Promises: every exchange has the deadline and the size bound of a token endpoint, and no redirect is followed.
+//! Whether an address may be asked at all (https, or http to loopback) is for whoever read it from a discovery document
+//! to say.
 
 use std::time::Duration;
 

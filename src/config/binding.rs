@@ -1,5 +1,5 @@
-//! The sections about client certificates and sender-constrained tokens: `[[certificate]]`, `[dpop]`, the client part of a
-//! listener's `tls`, and `token_binding` wherever it may stand.
+//! The sections about client certificates and sender-constrained tokens: `[[certificate]]`, `[dpop]`, the client part
+//! of a listener's `tls`, and `token_binding` wherever it may stand.
 
 use std::time::Duration;
 

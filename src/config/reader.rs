@@ -64,8 +64,8 @@ impl Source {
         Self { file: file.to_owned(), text, problems: RefCell::default(), files: RefCell::default() }
     }
 
-    /// Parses the text and hands its top table to `read`; gives what `read` made and every problem. Keys of the top table
-    /// that `read` did not ask for are refused.
+    /// Parses the text and hands its top table to `read`; gives what `read` made and every problem. Keys of the top
+    /// table that `read` did not ask for are refused.
     pub(crate) fn read<T>(self, read: impl FnOnce(&Section<'_>) -> T) -> Reading<T> {
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         for error in errors {

@@ -1,8 +1,9 @@
-//! Keeps a Google credential for each caller: the gate signs a token whose subject is the caller's one name, and Google's
-//! audit log then holds that name.
+//! Keeps a Google credential for each caller: the gate signs a token whose subject is the caller's one name, and
+//! Google's audit log then holds that name.
 //!
-//! Promises: obtained when a caller first needs it, renewed before its end while it is used, forgotten when it is not; the
-//! last good one serves until its own expiry. Requests to Google are bounded, and one caller's failure is no other's.
+//! Promises: obtained when a caller first needs it, renewed before its end while it is used, forgotten when it is not;
+//! the last good one serves until its own expiry. Requests to Google are bounded, and one caller's failure is no
+//! other's.
 
 use std::{
     sync::{
@@ -57,8 +58,8 @@ impl PartialEq for Minter {
 impl Eq for Minter {}
 
 impl Minter {
-    /// A subject token of this principal, for whoever trusts `audience`. `group` is the group of methods that it is for, so
-    /// that Google can be told to keep them apart as well.
+    /// A subject token of this principal, for whoever trusts `audience`. `group` is the group of methods that it is
+    /// for, so that Google can be told to keep them apart as well.
     pub(super) fn mint(&self, principal: &str, audience: &str, group: &str) -> Result<Secret, CredentialError> {
         if principal.len() > MAX_SUBJECT {
             return Err(CredentialError::Subject(principal.len()));

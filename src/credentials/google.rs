@@ -2,8 +2,9 @@
 //!
 //! The gate's own OIDC token is exchanged at the security token service for a federated token (google-cloud-auth does
 //! that), and with it the IAM Credentials service is asked for a token of the service account. The second step is asked
-//! here, because google-cloud-auth keeps its answer's `expireTime` to itself, and a credential without a known end cannot
-//! be closed in time. The library's object is made anew for each renewal: it never recovers from a permanent error.
+//! here, because google-cloud-auth keeps its answer's `expireTime` to itself, and a credential without a known end
+//! cannot be closed in time. The library's object is made anew for each renewal: it never recovers from a permanent
+//! error.
 
 use std::{sync::Arc, time::Duration};
 
@@ -153,8 +154,8 @@ impl Google {
     }
 }
 
-/// The beginning of `text`, without any part of the token: google-cloud-auth repeats the answer's body whole, and a service
-/// may repeat in it what it was sent.
+/// The beginning of `text`, without any part of the token: google-cloud-auth repeats the answer's body whole, and a
+/// service may repeat in it what it was sent.
 fn without(token: &Secret, text: &str) -> String {
     let parts = token.expose().split('.').filter(|part| !part.is_empty());
     let text = parts.fold(text.to_owned(), |text, part| text.replace(part, "…"));

@@ -1,8 +1,8 @@
 //! Client certificates as identity: which certificate is which principal.
 //!
 //! Promises: only a certificate whose chain the listener verified names anybody, by a subject alternative name that a
-//! `[[certificate]]` section allows, byte for byte. Never: a common name, a name of a certificate with several SPIFFE ids,
-//! or a wildcard that a certificate itself brings. Pure: no I/O, no clock.
+//! `[[certificate]]` section allows, byte for byte. Never: a common name, a name of a certificate with several SPIFFE
+//! ids, or a wildcard that a certificate itself brings. Pure: no I/O, no clock.
 
 use std::sync::Arc;
 

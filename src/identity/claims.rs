@@ -1,8 +1,8 @@
 //! What is said of a token: by itself, where it is a signed JWT, or by its issuer, where that was asked (RFC 7662).
 //!
-//! Promises: a member that stands twice is refused, since two readers could disagree on it; so is an object of very many
-//! members, of very deep nesting, or that is not UTF-8 (RFC 8725 section 3.7). A claim of the wrong type is refused, not
-//! converted. Pure: no I/O, no clock. Never: a claim compared otherwise than byte by byte.
+//! Promises: a member that stands twice is refused, since two readers could disagree on it; so is an object of very
+//! many members, of very deep nesting, or that is not UTF-8 (RFC 8725 section 3.7). A claim of the wrong type is
+//! refused, not converted. Pure: no I/O, no clock. Never: a claim compared otherwise than byte by byte.
 
 use std::{borrow::Cow, fmt, time::Duration};
 

@@ -1,7 +1,7 @@
 //! `cnf`, what a token is bound to (RFC 7800), and whether the sender of the request holds it.
 //!
-//! Promises: a token with a `cnf` is refused unless every member of it was read and can be checked here; a binding that is
-//! not understood is never taken for none.
+//! Promises: a token with a `cnf` is refused unless every member of it was read and can be checked here; a binding that
+//! is not understood is never taken for none.
 
 use std::fmt;
 

@@ -1,8 +1,9 @@
 //! Fetching what an issuer publishes: its discovery document and its JWKS.
 //!
-//! Promises: https only, or http to this machine itself; 1 MiB and ten seconds for each answer; no redirect is followed;
-//! the discovery document is of the issuer that was asked (OpenID Connect Discovery 1.0 section 4.3). The issuer's own
-//! credential, where it wants one, goes to its own origin and to the URL that the configuration names, nowhere else.
+//! Promises: https only, or http to this machine itself; 1 MiB and ten seconds for each answer; no redirect is
+//! followed; the discovery document is of the issuer that was asked (OpenID Connect Discovery 1.0 section 4.3). The
+//! issuer's own credential, where it wants one, goes to its own origin and to the URL that the configuration names,
+//! nowhere else.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -106,8 +107,8 @@ async fn get(settings: &Settings, client: &Client, url: &str) -> Result<(Bytes, 
     Ok((answer.into_body(), refresh))
 }
 
-/// Whether the issuer's credential may be shown to `url`: a document that names a server of somebody else's must not make
-/// this gate hand it over.
+/// Whether the issuer's credential may be shown to `url`: a document that names a server of somebody else's must not
+/// make this gate hand it over.
 fn may_be_shown_to(settings: &Settings, url: &str) -> bool {
     let origin = |url: &str| url::Url::parse(url).ok().map(|url| url.origin());
     let named = matches!(&settings.keys, KeySource::Url(named) if named == url);

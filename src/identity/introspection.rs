@@ -1,8 +1,8 @@
 //! Asking an authorization server about one token: RFC 7662.
 //!
 //! Promises: a token is active only where the server says `"active": true` and nothing else that it says speaks against
-//! it: another issuer, another audience, an end that has passed, a type that is no access token's. Never: the token in a
-//! URL.
+//! it: another issuer, another audience, an end that has passed, a type that is no access token's. Never: the token in
+//! a URL.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use url::form_urlencoded::byte_serialize;
@@ -77,8 +77,8 @@ fn accept(
     if claims.token_type.as_ref().is_some_and(|kind| !known(kind)) {
         return Err(TokenError::Type);
     }
-    // RFC 9700 section 2.3: a token for everybody is for nobody, unless the configuration says otherwise. It then has to
-    // say what it is: oidc-provider says of an active refresh token neither an audience nor a type
+    // RFC 9700 section 2.3: a token for everybody is for nobody, unless the configuration says otherwise. It then has
+    // to say what it is: oidc-provider says of an active refresh token neither an audience nor a type
     let for_all = claims.aud.is_none() && claims.token_type.is_some() && settings.audience_optional;
     if !for_all && !claims.is_for(&rules.audiences) {
         return Err(TokenError::Audience);

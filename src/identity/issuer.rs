@@ -1,15 +1,16 @@
 //! One issuer: its rules, its keys, and the task that keeps the keys fresh.
 //!
-//! The JWKS contract: keys are refreshed as the answer's cache headers say, within [1 min, 1 h]; a token with an unknown
-//! `kid` causes one fetch more, at most every 30 s, whoever asks; a key that is no longer published is refused with the
-//! refresh that shows it; while the issuer cannot be reached its last keys serve for a bounded grace, then none. Answers
-//! are bounded, and only https is spoken, or http to this machine itself. Starting needs no issuer.
+//! The JWKS contract: keys are refreshed as the answer's cache headers say, within [1 min, 1 h]; a token with an
+//! unknown `kid` causes one fetch more, at most every 30 s, whoever asks; a key that is no longer published is refused
+//! with the refresh that shows it; while the issuer cannot be reached its last keys serve for a bounded grace, then
+//! none. Answers are bounded, and only https is spoken, or http to this machine itself. Starting needs no issuer.
 //!
-//! A key is called unknown (401) only on proof: a fetch that succeeded, began after the token was there, and did not show
-//! the key; or showed that a key which was there before is gone. Without that (the issuer is away, or the last look is younger than 30 s but older than the token) the answer is
-//! 503 with the time of the next look, since senders drop what is answered with 401, and a rotation may just have
-//! happened. That a token was there is known when it arrives; that it was there before, its `iat` says, with the leeway
-//! added. A caller may bend `iat`, which changes the answer to itself alone and causes no fetch.
+//! A key is called unknown (401) only on proof: a fetch that succeeded, began after the token was there, and did not
+//! show the key; or showed that a key which was there before is gone. Without that (the issuer is away, or the last
+//! look is younger than 30 s but older than the token) the answer is 503 with the time of the next look, since senders
+//! drop what is answered with 401, and a rotation may just have happened. That a token was there is known when it
+//! arrives; that it was there before, its `iat` says, with the leeway added. A caller may bend `iat`, which changes the
+//! answer to itself alone and causes no fetch.
 
 use std::{
     path::PathBuf,
@@ -167,8 +168,8 @@ impl Issuer {
         std::iter::once(self.part()).chain(self.live.as_ref().map(|live| live.part()))
     }
 
-    /// The key for a token's `kid` and algorithm, asking the issuer once more where it is not known. `issued_at` is what
-    /// the token says of itself.
+    /// The key for a token's `kid` and algorithm, asking the issuer once more where it is not known. `issued_at` is
+    /// what the token says of itself.
     pub(super) async fn key(
         &self,
         kid: Option<&str>,
@@ -202,8 +203,8 @@ impl Issuer {
         }
     }
 
-    /// Asks the task for a fetch where the floor allows one. Gives the number of the fetch to wait for: the one asked for,
-    /// else one under way; and how long the floor holds.
+    /// Asks the task for a fetch where the floor allows one. Gives the number of the fetch to wait for: the one asked
+    /// for, else one under way; and how long the floor holds.
     fn want(&self) -> (Option<u64>, Option<Duration>) {
         let now = clock::monotonic();
         let (mut awaited, mut floor_left) = (None, None);

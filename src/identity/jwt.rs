@@ -7,9 +7,10 @@
 //! RFC 8725 section 3.10), a JWT within the JWT, or a header extension that is critical (RFC 7515 section 4.1.11).
 //!
 //! ECDSA signatures are malleable: whoever has (r, s) can make (r, n-s), and half of all honest signatures have the
-//! higher s, since RFC 7518 section 3.4 asks for no other. So both are taken, as every library does, and nothing in this
-//! program takes a token's bytes for its identity where that would matter: what ends a token ends its key, its session
-//! or its `jti`. Encodings, though, have one form only: 64 or 96 bytes, r and s below the order, no spare base64 bits.
+//! higher s, since RFC 7518 section 3.4 asks for no other. So both are taken, as every library does, and nothing in
+//! this program takes a token's bytes for its identity where that would matter: what ends a token ends its key, its
+//! session or its `jti`. Encodings, though, have one form only: 64 or 96 bytes, r and s below the order, no spare
+//! base64 bits.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -207,7 +208,8 @@ impl<'a> Unverified<'a> {
             return Err(TokenError::Algorithm);
         }
         let claims = Claims::read(&payload)?;
-        // RFC 8725 section 3.12: logout tokens are of the same issuer, key and audience as ID tokens, and not all are typed
+        // RFC 8725 section 3.12: logout tokens are of the same issuer, key and audience as ID tokens, and not all are
+        // typed
         if claims.is_event && kind != Kind::Logout {
             return Err(TokenError::Type);
         }
@@ -230,8 +232,8 @@ impl<'a> Unverified<'a> {
         self.claims.exp.and_then(super::claims::instant)
     }
 
-    /// Checks what needs no key: algorithm and type, as the issuer's section has them. A token that fails here costs its
-    /// issuer no fetch.
+    /// Checks what needs no key: algorithm and type, as the issuer's section has them. A token that fails here costs
+    /// its issuer no fetch.
     ///
     /// # Errors
     /// When the issuer's tokens are never like this.
@@ -256,8 +258,8 @@ impl<'a> Unverified<'a> {
         Ok(Verified { subject: subject(said)?, ..verified })
     }
 
-    /// The same for a token that may be about nobody, whose `sub` is for the caller to look at: a logout token may name a
-    /// session instead.
+    /// The same for a token that may be about nobody, whose `sub` is for the caller to look at: a logout token may name
+    /// a session instead.
     pub(super) fn verify_any(
         self,
         key: &Key,

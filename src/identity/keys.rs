@@ -70,8 +70,8 @@ impl Key {
                 use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
                 vec![RS256, RS384, RS512, PS256, PS384, PS512]
             }
-            // RFC 7518 sections 6.2.1.2 and 6.2.1.3: a coordinate has the length of its curve, leading zeros and all. That
-            // the point is on the curve (RFC 8725 section 3.4) is checked with each signature
+            // RFC 7518 sections 6.2.1.2 and 6.2.1.3: a coordinate has the length of its curve, leading zeros and all.
+            // That the point is on the curve (RFC 8725 section 3.4) is checked with each signature
             AlgorithmParameters::EllipticCurve(ec) => match (&ec.curve, bytes(&ec.x)?.len(), bytes(&ec.y)?.len()) {
                 (EllipticCurve::P256, 32, 32) => vec![Algorithm::ES256],
                 (EllipticCurve::P384, 48, 48) => vec![Algorithm::ES384],

@@ -1,11 +1,11 @@
 //! Tokens that only their issuer can judge: it is asked, and asked again for as long as anybody stands on the answer.
 //!
 //! Promises: an answer counts for the configured time and never beyond the token's own end; whoever comes with the same
-//! token meanwhile shares it, and those who come at once share one question. When the time is over and a stream is still
-//! open, the issuer is asked again, and the stream ends as soon as the token is no longer active, or when nobody could be
-//! asked for as long again. A refusal is remembered shortly, so that a sender that does not give up is answered from
-//! memory. An issuer that cannot be asked is 503, never yes. Tokens, questions and refusals are bounded in number. Never:
-//! an answer used for another token, or a token or a secret written anywhere but into the question.
+//! token meanwhile shares it, and those who come at once share one question. When the time is over and a stream is
+//! still open, the issuer is asked again, and the stream ends as soon as the token is no longer active, or when nobody
+//! could be asked for as long again. A refusal is remembered shortly, so that a sender that does not give up is
+//! answered from memory. An issuer that cannot be asked is 503, never yes. Tokens, questions and refusals are bounded
+//! in number. Never: an answer used for another token, or a token or a secret written anywhere but into the question.
 
 use std::{
     collections::HashMap,
@@ -222,8 +222,8 @@ impl Live {
         }
     }
 
-    /// How it stands with a token, and where to see it change; puts the question where nobody has yet. Nothing where there
-    /// are too many tokens already.
+    /// How it stands with a token, and where to see it change; puts the question where nobody has yet. Nothing where
+    /// there are too many tokens already.
     fn standing(&self, token: &str, digest: Digest) -> Option<(Standing, watch::Receiver<Standing>)> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = tokens.get(&digest) {

@@ -1,9 +1,9 @@
 //! Who is asking: from the proof on a request to one [`Principal`].
 //!
 //! Promises: a principal is returned only for a token whose every rule was checked, now or earlier with the same bytes;
-//! a remembered token stops counting when it expires, when its key is withdrawn, or when its issuer's grace is over. One
-//! signature check for each token, not for each request. Never: a token from a query string, two identities on one request,
-//! or a token's text in a log.
+//! a remembered token stops counting when it expires, when its key is withdrawn, or when its issuer's grace is over.
+//! One signature check for each token, not for each request. Never: a token from a query string, two identities on one
+//! request, or a token's text in a log.
 
 pub mod certificate;
 mod claims;
@@ -131,8 +131,8 @@ impl Identity {
         self.ways.sessions.as_ref()
     }
 
-    /// The principal whose token (RFC 6750 section 2.1, RFC 9449 section 7.1) or session is on the request, or else whose
-    /// certificate is on the connection. `reply` takes headers that the answer shall carry, whatever it is.
+    /// The principal whose token (RFC 6750 section 2.1, RFC 9449 section 7.1) or session is on the request, or else
+    /// whose certificate is on the connection. `reply` takes headers that the answer shall carry, whatever it is.
     ///
     /// # Errors
     /// 401 where there is none or it breaks a rule, 400 where there are two, 503 where its issuer's keys cannot be had.
@@ -159,8 +159,8 @@ impl Identity {
     }
 
     /// The principal of a token that came to be exchanged (RFC 8693 section 2.1, `subject_token`). One that is bound is
-    /// confirmed here as it would be on a request: whoever stole it must not get another for it. The proof by its key is
-    /// that of a request for a token (RFC 9449 section 5).
+    /// confirmed here as it would be on a request: whoever stole it must not get another for it. The proof by its key
+    /// is that of a request for a token (RFC 9449 section 5).
     ///
     /// # Errors
     /// As [`Identity::authenticate`].
@@ -203,8 +203,8 @@ impl Identity {
         }
     }
 
-    /// The principal of a token, however it came: the one verifier for bearer tokens and for those that are exchanged. What
-    /// it is bound to is the caller's to confirm.
+    /// The principal of a token, however it came: the one verifier for bearer tokens and for those that are exchanged.
+    /// What it is bound to is the caller's to confirm.
     async fn of_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
         let proof = *blake3::hash(token.as_bytes()).as_bytes();
         if let Some(known) = self.remembered.get(&proof) {

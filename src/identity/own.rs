@@ -1,9 +1,9 @@
 //! The tokens that this gate issued itself, as proof of who is asking.
 //!
 //! Promises: they are believed only with the gate's own `iss`, one of its own keys, and the audience that is the gate
-//! itself; their principal is the one that the token was given for, by name, and their roles are those that it was given.
-//! A key whose file is removed stops counting with the next look, tokens that were remembered among it. Never: a principal
-//! of an issuer that is not configured any longer.
+//! itself; their principal is the one that the token was given for, by name, and their roles are those that it was
+//! given. A key whose file is removed stops counting with the next look, tokens that were remembered among it. Never: a
+//! principal of an issuer that is not configured any longer.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -1,8 +1,8 @@
 //! Asking Kubernetes' API server about one token: `TokenReview` of `authentication.k8s.io/v1`.
 //!
 //! Promises: a token is good only where the review says that it is authenticated for one of the audiences asked for. A
-//! review that names no audience was made by an authenticator that looks at none, and is refused: such a token is the API
-//! server's own. The principal's claims are the review's user and nothing else.
+//! review that names no audience was made by an authenticator that looks at none, and is refused: such a token is the
+//! API server's own. The principal's claims are the review's user and nothing else.
 
 use serde_json::{Map, Value, json};
 

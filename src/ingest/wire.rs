@@ -1,8 +1,8 @@
 //! Remote write 1.0 as it lies in the buffer: protobuf read in place, without copying a label.
 //!
-//! Promises: no allocation for each label, no trust in any length; a series of any size is read in a few megabytes, though
-//! two bytes on the wire may stand for a label or a sample. Unknown fields are skipped, as protobuf wants.
-//! It knows the wire only; what makes a series valid is decided in `remote_write`.
+//! Promises: no allocation for each label, no trust in any length; a series of any size is read in a few megabytes,
+//! though two bytes on the wire may stand for a label or a sample. Unknown fields are skipped, as protobuf wants. It
+//! knows the wire only; what makes a series valid is decided in `remote_write`.
 
 use crate::series::Sample;
 

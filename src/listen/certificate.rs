@@ -1,8 +1,8 @@
 //! From the certificates that a client showed to a [`Certificate`].
 //!
-//! Promises: names are the exact bytes of the subject alternative names, and a certificate with a name that holds control
-//! bytes, spaces or anything beyond ASCII names nobody (Envoy CVE-2025-66220: a name cut at its NUL). The subject's common
-//! name is never looked at (RFC 9525 section 2).
+//! Promises: names are the exact bytes of the subject alternative names, and a certificate with a name that holds
+//! control bytes, spaces or anything beyond ASCII names nobody (Envoy CVE-2025-66220: a name cut at its NUL). The
+//! subject's common name is never looked at (RFC 9525 section 2).
 
 use std::sync::Arc;
 

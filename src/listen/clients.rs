@@ -1,4 +1,5 @@
-//! How the handshake looks at a client's certificate: by a bundle of CAs with lists of revoked ones, or for its key alone.
+//! How the handshake looks at a client's certificate: by a bundle of CAs with lists of revoked ones, or for its key
+//! alone.
 //!
 //! Promises: whichever way, the client has proved that it holds the certificate's key.
 
@@ -30,8 +31,8 @@ pub(super) struct Bundle<'a> {
 }
 
 impl Bundle<'_> {
-    /// Builds the verifier. With lists of revoked certificates every certificate of a chain must be covered by one that is
-    /// not past its `nextUpdate` (RFC 5280 section 6.3.3): nobody knows what was revoked since.
+    /// Builds the verifier. With lists of revoked certificates every certificate of a chain must be covered by one that
+    /// is not past its `nextUpdate` (RFC 5280 section 6.3.3): nobody knows what was revoked since.
     pub(super) fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let unusable = |why: String| TlsError::Bundle(self.ca.to_owned(), why);
         let mut roots = RootCertStore::empty();

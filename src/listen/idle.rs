@@ -1,7 +1,7 @@
 //! Whether anything happens on a connection.
 //!
-//! Promises: a connection on which nothing is asked, and nothing that is ready is taken, does not keep its slot. Time that
-//! the gate or an upstream needs is never held against the client.
+//! Promises: a connection on which nothing is asked, and nothing that is ready is taken, does not keep its slot. Time
+//! that the gate or an upstream needs is never held against the client.
 
 use std::{
     pin::Pin,

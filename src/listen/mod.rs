@@ -1,8 +1,8 @@
 //! Where connections come in: sockets, TLS, HTTP/1.1 and HTTP/2.
 //!
 //! Promises: a connection waits for a slot before it is accepted, has a deadline for its handshake and for each request
-//! head, gives its slot back when its client does nothing, and is drained, not cut, when the program stops. What the connection proves is the [`Peer`]; nothing else of a
-//! request is looked at here.
+//! head, gives its slot back when its client does nothing, and is drained, not cut, when the program stops. What the
+//! connection proves is the [`Peer`]; nothing else of a request is looked at here.
 
 mod certificate;
 mod clients;

@@ -1,10 +1,11 @@
-//! TLS towards clients: certificate and key from files, TLS 1.2 at least, HTTP/2 offered; client certificates where they
-//! are asked for.
+//! TLS towards clients: certificate and key from files, TLS 1.2 at least, HTTP/2 offered; client certificates where
+//! they are asked for.
 //!
-//! Promises: what a handshake once proved is looked at again with each request, by what is configured now: a certificate
-//! that expired, was revoked or lost its CA counts no longer on connections that are open already. Revocation fails
-//! closed: with lists configured, a chain that none of them covers and a list past its `nextUpdate` both refuse. Where
-//! client certificates are asked for nothing is resumed, so that each handshake shows and proves its certificate anew.
+//! Promises: what a handshake once proved is looked at again with each request, by what is configured now: a
+//! certificate that expired, was revoked or lost its CA counts no longer on connections that are open already.
+//! Revocation fails closed: with lists configured, a chain that none of them covers and a list past its `nextUpdate`
+//! both refuse. Where client certificates are asked for nothing is resumed, so that each handshake shows and proves its
+//! certificate anew.
 
 use std::{
     path::{Path, PathBuf},

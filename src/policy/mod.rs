@@ -24,8 +24,8 @@ use crate::principal::Principal;
 
 /// Decisions remembered at once; the least used make room.
 const REMEMBERED: usize = 100_000;
-/// Decisions about resources with longer names are made anew each time: whoever has a token chooses the names, and could
-/// fill the memory with them. Google's are far shorter.
+/// Decisions about resources with longer names are made anew each time: whoever has a token chooses the names, and
+/// could fill the memory with them. Google's are far shorter.
 const REMEMBERED_NAME: usize = 256;
 
 /// Roles and policies, compiled.

@@ -1,9 +1,9 @@
 //! What an upstream is told of the caller, where its route says so: signed (`assertion = true`), or in plain headers
 //! (`identity_headers = true`).
 //!
-//! Promises: whatever the client sent under these names was removed before (`headers.rs`), so what arrives is the gate's
-//! word; an upstream that wants an assertion is never asked without one. Signing is not for each request: an assertion
-//! serves its caller on its route for a minute.
+//! Promises: whatever the client sent under these names was removed before (`headers.rs`), so what arrives is the
+//! gate's word; an upstream that wants an assertion is never asked without one. Signing is not for each request: an
+//! assertion serves its caller on its route for a minute.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 

@@ -1,9 +1,9 @@
 //! Token exchange (RFC 8693): any token that the gate accepts, for a short one that the gate signs.
 //!
-//! Promises: the token that is shown is verified as on any request; policy is asked (`Token.Exchange` on the audience); the
-//! decision is in the audit log before the token leaves, and the token's `jti` is its record's id. A token is never given
-//! more than the one that it was given for had: the same principal, the roles that policy gives it, no later end, and the
-//! same key to hold (`cnf`). What is asked and cannot be honoured is refused, not left out.
+//! Promises: the token that is shown is verified as on any request; policy is asked (`Token.Exchange` on the audience);
+//! the decision is in the audit log before the token leaves, and the token's `jti` is its record's id. A token is never
+//! given more than the one that it was given for had: the same principal, the roles that policy gives it, no later end,
+//! and the same key to hold (`cnf`). What is asked and cannot be honoured is refused, not left out.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -234,8 +234,8 @@ impl Given {
     }
 }
 
-/// `cnf` (RFC 7800 section 3.1): whoever uses the new token must hold what the old one was bound to. For RFC 9449 section 5
-/// a key makes it a token of the type `DPoP`.
+/// `cnf` (RFC 7800 section 3.1): whoever uses the new token must hold what the old one was bound to. For RFC 9449
+/// section 5 a key makes it a token of the type `DPoP`.
 fn confirmation(held: Confirmation) -> Value {
     let mut cnf = Map::new();
     let mut member = |name: &str, digest: Option<[u8; 32]>| {
@@ -291,7 +291,8 @@ impl Failure {
         }
     }
 
-    /// What the client reads; the record learns the reason. RFC 6749 section 5.2: 400 unless it is the gate's own trouble.
+    /// What the client reads; the record learns the reason. RFC 6749 section 5.2: 400 unless it is the gate's own
+    /// trouble.
     fn written(self, record: &mut Record) -> Answer {
         let Self { error, refusal } = self;
         record.reason = Some(refusal.reason);

@@ -18,8 +18,8 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const HOP_BY_HOP: [&str; 8] =
     ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
 
-/// Headers that speak of who the caller is, how it came here, or what Google should take its request for. A client's word
-/// for that is never passed on.
+/// Headers that speak of who the caller is, how it came here, or what Google should take its request for. A client's
+/// word for that is never passed on.
 const CLAIMS: [&str; 23] = [
     "api-key",
     "authorization",
@@ -86,8 +86,8 @@ pub(super) fn for_upstream(headers: &mut HeaderMap, id: Uuid) {
 }
 
 /// Makes an upstream's response headers fit to be sent to the client. Other ways to the upstream (`alt-svc`, RFC 7838)
-/// would be taken for other ways to the gate. A cookie under the gate's own names would begin a session of the upstream's
-/// choice, or end one.
+/// would be taken for other ways to the gate. A cookie under the gate's own names would begin a session of the
+/// upstream's choice, or end one.
 pub(super) fn for_client(headers: &mut HeaderMap) {
     strip(headers, |name| name == "alt-svc");
     if let Entry::Occupied(set) = headers.entry(SET_COOKIE)
@@ -101,8 +101,9 @@ pub(super) fn for_client(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a browser show an upstream's page without its scripts and as no origin's (HTML section 7.5, `sandbox`): it stands
-/// on the gate's own, where a script could do whatever the person may. Policies that the upstream set itself stay.
+/// Makes a browser show an upstream's page without its scripts and as no origin's (HTML section 7.5, `sandbox`): it
+/// stands on the gate's own, where a script could do whatever the person may. Policies that the upstream set itself
+/// stay.
 pub(super) fn sandbox(headers: &mut HeaderMap) {
     headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -1,8 +1,8 @@
 //! The gate as an issuer: what it says of itself, and how it signs what it says of others.
 //!
-//! Promises: whatever it signs names this gate as `iss`, one principal as `sub`, one audience, and an end that is at most
-//! an hour away. Each kind of token has a `typ` and an audience of its own, so that none can be taken for another (RFC
-//! 8725 sections 3.11 and 3.12).
+//! Promises: whatever it signs names this gate as `iss`, one principal as `sub`, one audience, and an end that is at
+//! most an hour away. Each kind of token has a `typ` and an audience of its own, so that none can be taken for another
+//! (RFC 8725 sections 3.11 and 3.12).
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,8 +57,9 @@ impl Issue {
         signed.ok_or_else(unavailable)
     }
 
-    /// OpenID Connect Discovery 1.0 section 3 and RFC 8414 section 2: one document for both. Nobody logs in here, so there
-    /// is no authorization endpoint; clusters and clouds that issue tokens for workloads publish theirs in the same shape.
+    /// OpenID Connect Discovery 1.0 section 3 and RFC 8414 section 2: one document for both. Nobody logs in here, so
+    /// there is no authorization endpoint; clusters and clouds that issue tokens for workloads publish theirs in the
+    /// same shape.
     pub(super) fn metadata(&self) -> String {
         let url = &self.url;
         serde_json::json!({

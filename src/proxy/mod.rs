@@ -1,7 +1,8 @@
 //! The gate itself: one request, told from its head to its last byte.
 //!
-//! Promises: nothing is forwarded without a `Permit`, and a permit exists only after principal and policy were asked and
-//! the decision was written down; every way out closes the request's record. Open `handle.rs` first: the story is there.
+//! Promises: nothing is forwarded without a `Permit`, and a permit exists only after principal and policy were asked
+//! and the decision was written down; every way out closes the request's record. Open `handle.rs` first: the story is
+//! there.
 
 mod assertion;
 mod exchange;

@@ -1,7 +1,8 @@
 //! The open pages of people: login, callback, logout.
 //!
-//! Promises: they take the sessions that they are about, so that where nobody can log in none of them exists. What they answer is never stored by a browser or a cache. What is
-//! decided here is decided in `identity::session`; here it becomes pages and redirects.
+//! Promises: they take the sessions that they are about, so that where nobody can log in none of them exists. What they
+//! answer is never stored by a browser or a cache. What is decided here is decided in `identity::session`; here it
+//! becomes pages and redirects.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What closes a request's record: the response's body, when its last byte has left or the client has gone. It holds the
-//! record from the beginning, so that a client that leaves before its answer leaves a record too.
+//! What closes a request's record: the response's body, when its last byte has left or the client has gone. It holds
+//! the record from the beginning, so that a client that leaves before its answer leaves a record too.
 
 use std::{
     future::Future,
@@ -34,8 +34,8 @@ pub(super) struct Answer {
     pub(super) bound: Option<Bound>,
 }
 
-/// What an open stream stands on: it ends with its principal's proof, and with its connection's certificate. Holding the
-/// principal tells `identity` that somebody stands on it, so that an issuer which has to be asked is asked again.
+/// What an open stream stands on: it ends with its principal's proof, and with its connection's certificate. Holding
+/// the principal tells `identity` that somebody stands on it, so that an issuer which has to be asked is asked again.
 pub(super) struct Bound {
     principal: Arc<Principal>,
     lapsed: CancellationToken,
@@ -48,8 +48,8 @@ impl From<Response<Body>> for Answer {
 }
 
 impl Answer {
-    /// Ends the answer with the principal's proof and the peer's certificate, where it is a stream and its route wants that.
-    /// An answer whose length is known is finite: it may come to its end.
+    /// Ends the answer with the principal's proof and the peer's certificate, where it is a stream and its route wants
+    /// that. An answer whose length is known is finite: it may come to its end.
     pub(super) fn bounded(mut self, terms: Terms, principal: &Arc<Principal>, peer: &Peer) -> Self {
         if terms.end_streams && self.response.body().size_hint().exact().is_none() {
             self.bound = Some(Bound { principal: principal.clone(), lapsed: peer.lapsed.clone() });

@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// The refusal's response: `application/problem+json` (RFC 9457) with the stable word and the request's id besides. The
-/// record's decision stays what policy decided: an upstream that is away does not turn an allowed request into a denied one.
+/// record's decision stays what policy decided: an upstream that is away does not turn an allowed request into a denied
+/// one.
 ///
 /// A person gets a page instead, and where nothing but a login is missing, the way there.
 pub(super) fn refuse(
@@ -94,9 +95,9 @@ fn google_error(refusal: &Refusal) -> serde_json::Value {
     serde_json::json!({ "code": refusal.status.as_u16(), "message": refusal.text, "status": status })
 }
 
-/// How to come again: a challenge for each way to send a token. RFC 6750 section 3: no error code where there was no token;
-/// RFC 9728 section 5.1 says where to learn more; RFC 9449 section 7.1: the algorithms of proofs, and an error of its own
-/// for a proof.
+/// How to come again: a challenge for each way to send a token. RFC 6750 section 3: no error code where there was no
+/// token; RFC 9728 section 5.1 says where to learn more; RFC 9449 section 7.1: the algorithms of proofs, and an error
+/// of its own for a proof.
 fn challenges(refusal: &Refusal, gate: &Gate) -> Vec<String> {
     let of_proof = refusal.reason.starts_with("dpop_");
     let error = match refusal.reason {

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{http::Body, peer::Peer};
 
-/// The list, in the format of Prometheus' `http_sd_config`: always whole. Its targets are this gate, under the name that
-/// the caller used; `__metrics_path__` leads to the exporter and `instance` is the exporter's own address.
+/// The list, in the format of Prometheus' `http_sd_config`: always whole. Its targets are this gate, under the name
+/// that the caller used; `__metrics_path__` leads to the exporter and `instance` is the exporter's own address.
 pub(super) fn list(gate: &Gate, permit: &Permit<'_>, peer: &Peer, authority: &str) -> Response<Body> {
     let scheme = if peer.tls { "https" } else { "http" };
     let visible = gate.routes.exporters().into_iter().filter(|exporter| {

@@ -1,8 +1,8 @@
 //! What a request asks for, in one canonical form. Pure.
 //!
 //! Promises: a [`Target`] has one reading, so that what is matched is what is forwarded: no dot segments, no empty
-//! segments, no parameters, no escapes of characters that could change the structure or that need none. Host and `:authority` name one
-//! server. No credential is in the query.
+//! segments, no parameters, no escapes of characters that could change the structure or that need none. Host and
+//! `:authority` name one server. No credential is in the query.
 
 use http::{HeaderMap, Method, StatusCode, Uri, header::HOST};
 
@@ -17,7 +17,8 @@ pub struct Target<'a> {
     pub path_and_query: &'a str,
 }
 
-/// Longest path and query, in bytes. RFC 9110 section 4.1 asks for 8,000 at least; names in it are kept in the audit log.
+/// Longest path and query, in bytes. RFC 9110 section 4.1 asks for 8,000 at least; names in it are kept in the audit
+/// log.
 const MAX_TARGET: usize = 8 * 1024;
 
 /// Query parameters that Google's front ends and RFC 6750 section 2.3 read a credential from, or that change what a
@@ -98,8 +99,8 @@ fn canonical(path: &str) -> Result<(), Refusal> {
                             "the path holds an escaped slash, backslash, dot, colon, semicolon, percent or control byte",
                         );
                     }
-                    // RFC 3986 section 2.3: these mean the same escaped or not, so a name would have two spellings and a
-                    // policy would know one
+                    // RFC 3986 section 2.3: these mean the same escaped or not, so a name would have two spellings and
+                    // a policy would know one
                     if escaped.is_ascii_alphanumeric() || matches!(escaped, b'-' | b'_' | b'~') {
                         return bad("the path holds an escaped letter, digit, hyphen, underscore or tilde");
                     }

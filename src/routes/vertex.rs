@@ -1,7 +1,7 @@
 //! The Vertex method table: from verb and path to the method, its group, its resource and its location.
 //!
-//! Promises: a method that the table does not hold is refused, whatever it looks like; a literal segment is never read as
-//! an id (`endpoints/openapi` is no endpoint), so each path has one reading.
+//! Promises: a method that the table does not hold is refused, whatever it looks like; a literal segment is never read
+//! as an id (`endpoints/openapi` is no endpoint), so each path has one reading.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, sync::LazyLock, time::Duration};
 

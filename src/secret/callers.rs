@@ -1,8 +1,8 @@
 //! One credential for each caller, so that an upstream's own log names who called.
 //!
-//! Promises: a caller is only ever shown with the credential that was obtained for it; however many of its requests wait
-//! for the first one, it is asked for once; how many are held is bounded, and what is pushed out is dropped with its task.
-//! Without a credential the answer is nothing, never another's.
+//! Promises: a caller is only ever shown with the credential that was obtained for it; however many of its requests
+//! wait for the first one, it is asked for once; how many are held is bounded, and what is pushed out is dropped with
+//! its task. Without a credential the answer is nothing, never another's.
 
 use std::{
     sync::{

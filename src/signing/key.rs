@@ -1,7 +1,8 @@
 //! One ES256 key: made, kept in a file of its own, and signed with.
 //!
-//! Promises: the file is PKCS#8 in PEM, 0600, and named by time and thumbprint, so that nobody has to open it to plan with
-//! it; a file whose key is not the one that its name says is refused. Never: a key in a log, an error or a `Debug`.
+//! Promises: the file is PKCS#8 in PEM, 0600, and named by time and thumbprint, so that nobody has to open it to plan
+//! with it; a file whose key is not the one that its name says is refused. Never: a key in a log, an error or a
+//! `Debug`.
 
 use std::{
     fs::{File, OpenOptions},

@@ -11,8 +11,8 @@ use crate::clock::{self, Timestamp};
 /// The longest that anything signed here may live. Old keys stay published for it, whatever is configured now, because
 /// what is alive was signed under the settings of then.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(3600);
-/// Added before a key is removed: the clock difference that verifiers allow, and another gate that looks at the directory
-/// a little later.
+/// Added before a key is removed: the clock difference that verifiers allow, and another gate that looks at the
+/// directory a little later.
 const SLACK: Duration = Duration::from_secs(10 * 60);
 
 /// When keys change.

@@ -1,5 +1,6 @@
-//! Where logins are kept: one directory (0700), and in it for each login `NAME.json` (0600), which holds its tokens, and
-//! `NAME.lock` (empty), which whoever changes it holds; `NAME.new` is the next content until it takes the old one's name.
+//! Where logins are kept: one directory (0700), and in it for each login `NAME.json` (0600), which holds its tokens,
+//! and `NAME.lock` (empty), which whoever changes it holds; `NAME.new` is the next content until it takes the old one's
+//! name.
 //!
 //! Promises: a file is replaced whole, and on disk before anybody is told; nothing is read that others can read or that
 //! somebody else owns; no symbolic link is followed. A new refresh token always finds room: what it is written to was

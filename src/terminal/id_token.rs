@@ -1,7 +1,7 @@
 //! Who logged in: what an ID token has to satisfy. Pure: no I/O, no clock.
 //!
-//! Promises: an [`IdToken`] exists only where signature, `iss`, `aud`, `exp`, and where they apply `azp`, `nonce` and `sub`,
-//! were checked, by the gate's own rules for signed tokens.
+//! Promises: an [`IdToken`] exists only where signature, `iss`, `aud`, `exp`, and where they apply `azp`, `nonce` and
+//! `sub`, were checked, by the gate's own rules for signed tokens.
 
 use std::time::Duration;
 

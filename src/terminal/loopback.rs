@@ -1,7 +1,7 @@
 //! The address on this machine that a browser brings the provider's answer to (RFC 8252 section 7.3).
 //!
-//! Promises: it listens on 127.0.0.1 alone, at a port of the system's choice; one answer is taken, the one that has this
-//! login's state; whatever else comes is told so and changes nothing. Nothing of a request is repeated in a page.
+//! Promises: it listens on 127.0.0.1 alone, at a port of the system's choice; one answer is taken, the one that has
+//! this login's state; whatever else comes is told so and changes nothing. Nothing of a request is repeated in a page.
 
 use std::{
     convert::Infallible,

@@ -1,8 +1,8 @@
 //! Logins of people at a shell: how one begins, what is kept of it, how a valid token comes of it, how it ends.
 //!
-//! Promises: a token that is handed out is valid now; of several processes that need a new one, one asks; a refresh token
-//! that the provider has replaced is on disk before the token that came with it is handed out. Never: a secret in an
-//! argument, a log line or an error; a word of the provider's on the terminal that could steer it.
+//! Promises: a token that is handed out is valid now; of several processes that need a new one, one asks; a refresh
+//! token that the provider has replaced is on disk before the token that came with it is handed out. Never: a secret in
+//! an argument, a log line or an error; a word of the provider's on the terminal that could steer it.
 
 pub mod browser;
 pub mod cache;
@@ -120,8 +120,8 @@ pub async fn token(cache: &Cache, name: &str, kind: Kind) -> Result<Handed, Prob
     }
 }
 
-/// Has the provider renew a login. It stays as it was where that fails, but for a refresh token that takes the old one's
-/// place.
+/// Has the provider renew a login. It stays as it was where that fails, but for a refresh token that takes the old
+/// one's place.
 async fn renew(locked: &Locked<'_>, login: &mut Login) -> Result<(), Problem> {
     let over = |why: String| Problem::Over(locked.name().to_owned(), why);
     let Some(refresh) = login.tokens.refresh.clone() else {

@@ -1,6 +1,7 @@
 //! A provider's endpoints, from its discovery document; and a gate's providers, from its resource metadata.
 //!
-//! Promises: a document counts only where it names whoever was asked; every address in it is https, or http to loopback.
+//! Promises: a document counts only where it names whoever was asked; every address in it is https, or http to
+//! loopback.
 
 use std::{path::Path, time::Duration};
 

@@ -8,7 +8,8 @@ const ROOM: &str = "/exporters/app/metrics";
 const URL: &str = "https://gate.example";
 const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
 
-/// A gate that tells the exporter `app` and Vertex who is asking, signed and in plain, and the exporter `locked` nothing.
+/// A gate that tells the exporter `app` and Vertex who is asking, signed and in plain, and the exporter `locked`
+/// nothing.
 async fn start() -> Gate {
     let harness = Harness::new().await;
     let config = harness.config();

@@ -1,5 +1,5 @@
-//! Hostile tokens: each is refused for its own reason, in the answer and in the audit record, and nothing of it reaches an
-//! upstream, nor any place that the token itself names.
+//! Hostile tokens: each is refused for its own reason, in the answer and in the audit record, and nothing of it reaches
+//! an upstream, nor any place that the token itself names.
 
 use std::process::Stdio;
 
@@ -401,7 +401,8 @@ fn der(signature: &[u8]) -> Vec<u8> {
     [vec![0x30, u8::try_from(both.len()).unwrap()], both].concat()
 }
 
-/// An Ed25519 signature whose s is larger by the order: it fits as well where nobody checks its bound (RFC 8032 section 5.1.7).
+/// An Ed25519 signature whose s is larger by the order: it fits as well where nobody checks its bound (RFC 8032 section
+/// 5.1.7).
 fn plus_order(signature: &[u8]) -> Vec<u8> {
     let mut bent = signature.to_vec();
     let mut carry = 0_u16;

@@ -1,4 +1,5 @@
-//! A provider that lies, or somebody who speaks in its name: no ID token and no logout token that breaks a rule does anything.
+//! A provider that lies, or somebody who speaks in its name: no ID token and no logout token that breaks a rule does
+//! anything.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,7 +1,7 @@
 //! People at the second real provider: Debian's `glewlwyd` where `people.rs` has npm's `oidc-provider`.
 //!
-//! It differs where providers do: a person is a number there, a refresh gives no ID token, a logout goes by a page of its
-//! own, and its logout tokens are those of a draft.
+//! It differs where providers do: a person is a number there, a refresh gives no ID token, a logout goes by a page of
+//! its own, and its logout tokens are those of a draft.
 
 use http::StatusCode;
 

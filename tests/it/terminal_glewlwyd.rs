@@ -70,7 +70,8 @@ async fn a_login_at_glewlwyd_lasts_over_its_tokens_and_is_forgotten_with_a_logou
     let (one, two, three) = (house.token().await, house.token().await, house.token().await);
     assert!(one != two && two != three, "a token was printed twice");
 
-    // glewlwyd lets no client without a secret revoke, which RFC 7009 section 2.1 would: so it is said, and forgotten here
+    // glewlwyd lets no client without a secret revoke, which RFC 7009 section 2.1 would: so it is said, and forgotten
+    // here
     let last = house.shell.refresh_token("default");
     let logout = house.shell.run("logout").await;
     assert_eq!(logout.code, 1, "{logout:?}");

@@ -116,8 +116,8 @@ struct Course {
 
 /// The seasonal model; nothing when it cannot be fitted or does not give finite numbers.
 fn fit(values: &[f64], season: Option<usize>, horizon: usize) -> Option<Course> {
-    // additive errors only: the others need positive data and simulate their intervals. Damped, since a trend of the last
-    // minute that goes on for ever is the usual way for such a model to make a fool of itself
+    // additive errors only: the others need positive data and simulate their intervals. Damped, since a trend of the
+    // last minute that goes on for ever is the usual way for such a model to make a fool of itself
     let smoothing = AutoETS::new(1, "AZN").ok()?.damped(true).ok()?;
     let forecasts = match season {
         Some(season) if values.len() < SEASONS * season => return None,

@@ -172,7 +172,8 @@ impl Builder {
         self
     }
 
-    /// Trusts one more issuer, whose keys it finds by discovery below this URL; its server's certificate must chain to `ca`.
+    /// Trusts one more issuer, whose keys it finds by discovery below this URL; its server's certificate must chain to
+    /// `ca`.
     ///
     /// # Errors
     /// When the file holds no certificate.

@@ -1,8 +1,8 @@
 //! DPoP (RFC 9449): a token that counts only with a proof, made for this one request, that its sender holds a key.
 //!
-//! Promises: a proof is taken for the method, URL, token and moment that it was made for, once. Where nonces are required
-//! it holds one of ours, so it was not made ahead. What cannot be remembered is refused. After a restart nothing is
-//! remembered: a proof of the last minute could be sent once more then, unless nonces are required.
+//! Promises: a proof is taken for the method, URL, token and moment that it was made for, once. Where nonces are
+//! required it holds one of ours, so it was not made ahead. What cannot be remembered is refused. After a restart
+//! nothing is remembered: a proof of the last minute could be sent once more then, unless nonces are required.
 
 mod nonce;
 pub mod proof;
@@ -66,8 +66,8 @@ impl PartialEq for Dpop {
 }
 
 impl Dpop {
-    /// `url` is what clients know the gate by; without it no proof can be checked. `before` is what checked them so far:
-    /// the proofs that it saw stay seen.
+    /// `url` is what clients know the gate by; without it no proof can be checked. `before` is what checked them so
+    /// far: the proofs that it saw stay seen.
     #[must_use]
     pub fn new(settings: Settings, url: Option<&str>, before: Option<&Self>) -> Self {
         let base = url.and_then(normal).map(|url| url.trim_end_matches('/').to_owned());
@@ -86,9 +86,8 @@ impl Dpop {
         self.base.is_some()
     }
 
-    /// Checks the request's one proof for `token`, which names `key`; without `token` as one that goes with a request for
-    /// another token (RFC 9449 section 5). A nonce that the client shall use next goes into
-    /// `reply`.
+    /// Checks the request's one proof for `token`, which names `key`; without `token` as one that goes with a request
+    /// for another token (RFC 9449 section 5). A nonce that the client shall use next goes into `reply`.
     ///
     /// # Errors
     /// 401 where there is no proof or it breaks a rule, 503 where it cannot be remembered.

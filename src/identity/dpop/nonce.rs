@@ -1,7 +1,7 @@
 //! Nonces that the gate gives clients to put into their proofs (RFC 9449 sections 8 and 9).
 //!
-//! Promises: nobody can make one ahead of its time, and each ends by itself within two minutes. Nothing is stored: a nonce
-//! is a keyed hash of its minute. The key lives as long as the process, so no nonce outlives it.
+//! Promises: nobody can make one ahead of its time, and each ends by itself within two minutes. Nothing is stored: a
+//! nonce is a keyed hash of its minute. The key lives as long as the process, so no nonce outlives it.
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, rand};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};

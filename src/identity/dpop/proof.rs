@@ -1,8 +1,8 @@
 //! One DPoP proof, read and checked (RFC 9449 section 4.3). Pure: no I/O, no clock, nothing remembered.
 //!
-//! Promises: a [`Proof`] exists only where type, algorithm, key, signature, method, URL, time and token were all checked.
-//! The key is the one that the proof brings and the token names; a private key, a symmetric one or one to be fetched
-//! refuses the proof, as does a member that stands twice. Whether it came before is for `replay` to say.
+//! Promises: a [`Proof`] exists only where type, algorithm, key, signature, method, URL, time and token were all
+//! checked. The key is the one that the proof brings and the token names; a private key, a symmetric one or one to be
+//! fetched refuses the proof, as does a member that stands twice. Whether it came before is for `replay` to say.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -41,8 +41,8 @@ pub struct Expected<'a> {
     pub method: &'a str,
     /// The request's URL as [`normal`] gives it.
     pub url: &'a str,
-    /// The access token that the proof must name (`ath`). `None` where a proof goes with a request for a token (RFC 9449
-    /// section 5), which names none.
+    /// The access token that the proof must name (`ath`). `None` where a proof goes with a request for a token (RFC
+    /// 9449 section 5), which names none.
     pub token: Option<&'a str>,
     /// The thumbprint that the token names (`cnf.jkt`).
     pub key: [u8; 32],

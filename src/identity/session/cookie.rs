@@ -1,8 +1,9 @@
 //! The cookies that the gate keeps in a browser: how they are named, split, found and taken back.
 //!
-//! Promises: every cookie is `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax` and for the whole host (RFC 6265bis section
-//! 4.1.3), so that neither a neighbouring host nor a script sets or reads one; a session takes at most [`MAX_PARTS`] of them.
-//! A cookie that stands twice on a request is refused rather than guessed at. Pure: no I/O, no clock.
+//! Promises: every cookie is `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax` and for the whole host (RFC 6265bis
+//! section 4.1.3), so that neither a neighbouring host nor a script sets or reads one; a session takes at most
+//! [`MAX_PARTS`] of them. A cookie that stands twice on a request is refused rather than guessed at. Pure: no I/O, no
+//! clock.
 
 use std::time::Duration;
 
@@ -141,8 +142,8 @@ pub(super) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)>
     pairs.filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
 }
 
-/// Whether an upstream's `Set-Cookie` would set a cookie of the gate's. A cookie without a name is sent as its value alone,
-/// so that its value could read like a name.
+/// Whether an upstream's `Set-Cookie` would set a cookie of the gate's. A cookie without a name is sent as its value
+/// alone, so that its value could read like a name.
 #[must_use]
 pub fn is_ours(set_cookie: &[u8]) -> bool {
     let name = set_cookie.trim_ascii_start();

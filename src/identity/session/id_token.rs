@@ -1,7 +1,7 @@
 //! Checking an ID token that a provider gave the gate itself.
 //!
-//! Promises: besides everything that every token must satisfy (see `jwt`), the rules of OpenID Connect Core section 3.1.3.7
-//! on `nonce`, `azp`, `at_hash` and `iat`, and those of section 12.2 for one that came of a refresh.
+//! Promises: besides everything that every token must satisfy (see `jwt`), the rules of OpenID Connect Core section
+//! 3.1.3.7 on `nonce`, `azp`, `at_hash` and `iat`, and those of section 12.2 for one that came of a refresh.
 
 use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -68,8 +68,8 @@ impl Provider {
         Ok(IdToken { expires_at: verified.expires_at, sid: claims.sid })
     }
 
-    /// A token of this provider for this client, as the one verifier reads it; whether its `sub` must be there depends on
-    /// its kind.
+    /// A token of this provider for this client, as the one verifier reads it; whether its `sub` must be there depends
+    /// on its kind.
     pub(super) async fn verified(
         &self,
         kind: Kind,
@@ -116,7 +116,8 @@ fn check(claims: &Claims, client_id: &str, algorithm: Algorithm, expected: &Expe
     if !nonce_fits {
         return Err("id_token_nonce");
     }
-    // steps 4 and 5: with several audiences `azp` says whom it was issued to, and where it says so it must be this client
+    // steps 4 and 5: with several audiences `azp` says whom it was issued to, and where it says so it must be this
+    // client
     let several = claims.aud.as_array().is_some_and(|list| list.len() > 1);
     if claims.azp.as_deref().map_or(several, |azp| azp != client_id) {
         return Err("id_token_azp");

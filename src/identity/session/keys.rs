@@ -1,7 +1,8 @@
 //! The keys that seal what a browser keeps for the gate.
 //!
-//! Promises: what was sealed for one purpose, under one name, opens for no other; the first key seals and every key opens, so
-//! that a cookie outlives one rotation; what was changed by one bit does not open. Never: a key or a plaintext in an error.
+//! Promises: what was sealed for one purpose, under one name, opens for no other; the first key seals and every key
+//! opens, so that a cookie outlives one rotation; what was changed by one bit does not open. Never: a key or a
+//! plaintext in an error.
 
 use aws_lc_rs::{
     aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},

@@ -1,8 +1,9 @@
 //! Logging in: the authorization code flow of OpenID Connect (Core section 3.1) with PKCE.
 //!
-//! Promises: state, nonce and PKCE verifier are fresh for each attempt and sealed in a cookie of its own, so that tabs do not
-//! clash and only the browser that began an attempt can end it, once; where it goes on to is a path of this gate, sealed with
-//! the rest; the answer's `iss` is checked where it is sent (RFC 9207). A session begins with a fresh id.
+//! Promises: state, nonce and PKCE verifier are fresh for each attempt and sealed in a cookie of its own, so that tabs
+//! do not clash and only the browser that began an attempt can end it, once; where it goes on to is a path of this
+//! gate, sealed with the rest; the answer's `iss` is checked where it is sent (RFC 9207). A session begins with a fresh
+//! id.
 
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ const MAX_SAID: usize = 200;
 pub struct ReturnTo(String);
 
 impl ReturnTo {
-    /// The path and query that `text` is, or `/` where it is anything else: another server's, or what a browser could read
-    /// as another server's.
+    /// The path and query that `text` is, or `/` where it is anything else: another server's, or what a browser could
+    /// read as another server's.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let local = text.starts_with('/')
@@ -70,7 +71,8 @@ pub struct Choice {
     pub title: String,
 }
 
-/// What the provider sent the browser back with (RFC 6749 section 4.1.2). Each parameter stands once at most (section 3.1).
+/// What the provider sent the browser back with (RFC 6749 section 4.1.2). Each parameter stands once at most (section
+/// 3.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Callback {
     state: Option<String>,
@@ -168,8 +170,8 @@ impl Sessions {
     /// Ends the attempt that the provider's answer belongs to: a session begins, its cookies on `reply`.
     ///
     /// # Errors
-    /// 400 where the answer belongs to no attempt of this browser or was used before, 403 where the provider refuses or does
-    /// not prove who it is, 503 where it cannot be asked.
+    /// 400 where the answer belongs to no attempt of this browser or was used before, 403 where the provider refuses or
+    /// does not prove who it is, 503 where it cannot be asked.
     pub async fn finish(
         &self,
         callback: Callback,

@@ -1,8 +1,8 @@
 //! Logging out: at the gate, at the provider, and when the provider says so.
 //!
-//! Promises: the session counts for nothing when the answer is sent, its open streams included; its cookies are taken back.
-//! The provider is told by the browser (OpenID Connect RP-Initiated Logout). A logout token ends sessions only where every
-//! rule of OpenID Connect Back-Channel Logout section 2.6 is kept, and once.
+//! Promises: the session counts for nothing when the answer is sent, its open streams included; its cookies are taken
+//! back. The provider is told by the browser (OpenID Connect RP-Initiated Logout). A logout token ends sessions only
+//! where every rule of OpenID Connect Back-Channel Logout section 2.6 is kept, and once.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! What the gate itself remembers of sessions, since their cookies remember the rest: which have ended before their time,
-//! which requests stand on one now, which login attempts and logout tokens were used.
+//! What the gate itself remembers of sessions, since their cookies remember the rest: which have ended before their
+//! time, which requests stand on one now, which login attempts and logout tokens were used.
 //!
-//! Promises: an ended session counts for nothing from the moment [`Memory::end`] returns, its open streams included, and so
-//! it stays over restarts where there is a file; the file's lines are synced before that. Where the file cannot be read, no
-//! session of an earlier process counts. Everything here is bounded, by number or by the length of a session. Lives on over
-//! reloads.
+//! Promises: an ended session counts for nothing from the moment [`Memory::end`] returns, its open streams included,
+//! and so it stays over restarts where there is a file; the file's lines are synced before that. Where the file cannot
+//! be read, no session of an earlier process counts. Everything here is bounded, by number or by the length of a
+//! session. Lives on over reloads.
 
 use std::{
     collections::HashMap,

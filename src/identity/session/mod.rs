@@ -1,9 +1,9 @@
 //! People: from a sealed cookie to one principal.
 //!
-//! Promises: a session is what the gate sealed after a login, no more: an id, the issuer's ID token and when it ends, which
-//! is never after that token unless its refresh token gave a new one, and never after the longest session. What a session
-//! may do without being asked by its own pages is read: an unsafe method from another site is refused. A session that was
-//! ended counts for nothing, at once. Never: a session for a provider that is no longer configured.
+//! Promises: a session is what the gate sealed after a login, no more: an id, the issuer's ID token and when it ends,
+//! which is never after that token unless its refresh token gave a new one, and never after the longest session. What a
+//! session may do without being asked by its own pages is read: an unsafe method from another site is refused. A
+//! session that was ended counts for nothing, at once. Never: a session for a provider that is no longer configured.
 
 pub mod cookie;
 mod id_token;
@@ -100,8 +100,8 @@ impl Sessions {
     /// The principal of a request's session. What its cookies should become is put on `reply`.
     ///
     /// # Errors
-    /// 401 where the session is none of the gate's or has ended, 403 where another site asks for what changes something, 503
-    /// where it could go on but its provider cannot be asked.
+    /// 401 where the session is none of the gate's or has ended, 403 where another site asks for what changes
+    /// something, 503 where it could go on but its provider cannot be asked.
     pub(super) async fn principal(
         self: &Arc<Self>,
         found: Found,
@@ -126,7 +126,8 @@ impl Sessions {
         Ok(Authenticated { principal: opened.principal.clone(), fresh })
     }
 
-    /// The session of a cookie, and whether it had to be opened just now. It may be past its end where it can be refreshed.
+    /// The session of a cookie, and whether it had to be opened just now. It may be past its end where it can be
+    /// refreshed.
     fn opened(&self, found: &Found, now: Timestamp) -> Result<(Arc<Opened>, bool), Refusal> {
         let Found::Sealed(text) = found else { return Err(invalid()) };
         let digest = blake3::derive_key("wicketgate 2026 session cookie", text.as_bytes());
@@ -162,7 +163,8 @@ impl Sessions {
         self.providers.iter().find(|provider| *provider.issuer.name == *name)
     }
 
-    /// Whether the gate's own pages sent this: the browser says so (Fetch Metadata section 2.4), or an old one its origin.
+    /// Whether the gate's own pages sent this: the browser says so (Fetch Metadata section 2.4), or an old one its
+    /// origin.
     pub(super) fn is_of_own_pages(&self, headers: &HeaderMap) -> bool {
         let only = |name: &str| {
             let mut values = headers.get_all(name).iter();

@@ -258,8 +258,8 @@ impl Provider {
     }
 }
 
-/// RFC 6749 section 5.2: `invalid_grant` is about the code or the refresh token; anything else is about this client or the
-/// provider, and is no reason to end a session.
+/// RFC 6749 section 5.2: `invalid_grant` is about the code or the refresh token; anything else is about this client or
+/// the provider, and is no reason to end a session.
 fn said<E: std::error::Error + 'static>(error: RequestTokenError<E, BasicErrorResponse>) -> AskError {
     match error {
         RequestTokenError::ServerResponse(answer) => {

@@ -1,9 +1,9 @@
 //! Silent refresh: a session goes on with its provider's refresh token.
 //!
-//! Promises: one refresh for each generation of a session, however many requests bring its cookie at once; for two minutes
-//! they all are given the same new session, so that a provider that rotates refresh tokens sees none of them twice. A
-//! refresh that has begun is finished though its asker goes away. A provider that refuses ends the session; one that cannot be
-//! asked does not.
+//! Promises: one refresh for each generation of a session, however many requests bring its cookie at once; for two
+//! minutes they all are given the same new session, so that a provider that rotates refresh tokens sees none of them
+//! twice. A refresh that has begun is finished though its asker goes away. A provider that refuses ends the session;
+//! one that cannot be asked does not.
 
 use std::{
     collections::HashMap,
@@ -82,8 +82,8 @@ impl Sessions {
         session.refresh_token.is_some() && session.ends < last && now < last
     }
 
-    /// The next generation of a session, its cookies on `reply`; the session itself where its provider cannot be asked and it
-    /// has not ended.
+    /// The next generation of a session, its cookies on `reply`; the session itself where its provider cannot be asked
+    /// and it has not ended.
     pub(super) async fn refreshed(
         self: &Arc<Self>,
         mut opened: Arc<Opened>,
@@ -172,7 +172,8 @@ impl Sessions {
             Err(error @ AskError::Refused(_)) => return Outcome::Refused(error.to_string()),
             Err(error @ AskError::Unavailable(_)) => return Outcome::Unavailable(error.unavailable()),
         };
-        // claims come from the token at hand, never from an older one: without an ID token there is nothing to go on with
+        // claims come from the token at hand, never from an older one: without an ID token there is nothing to go on
+        // with
         let Some(id_token) = tokens.id_token else {
             return Outcome::Refused("the provider's refresh gave no ID token".into());
         };

@@ -1,7 +1,7 @@
 //! The pages that people see of the gate itself. They work without JavaScript, and have none.
 //!
-//! Promises: what came from outside is escaped by the templates; a page loads nothing, is framed by nobody, and its forms go
-//! to this gate, or on from it to the provider's logout; no browser and no cache keeps one.
+//! Promises: what came from outside is escaped by the templates; a page loads nothing, is framed by nobody, and its
+//! forms go to this gate, or on from it to the provider's logout; no browser and no cache keeps one.
 
 use std::sync::{Arc, LazyLock};
 

@@ -80,8 +80,8 @@ impl Harness {
         Self { directory, pki, issuer, app, google, file_limit: None, config }
     }
 
-    /// Replaces a section of the configuration: `gate`, `listen`, `admin`, `audit`, `policy`, `issue`, `issuer`, `exporter`,
-    /// `vertex`, `google`, `ingest`, `spool` or `forecast`.
+    /// Replaces a section of the configuration: `gate`, `listen`, `admin`, `audit`, `policy`, `issue`, `issuer`,
+    /// `exporter`, `vertex`, `google`, `ingest`, `spool` or `forecast`.
     pub(crate) fn section(mut self, name: &'static str, text: impl Into<String>) -> Self {
         self.replace(name, text.into());
         self

@@ -205,8 +205,8 @@ impl OidcProvider {
     }
 }
 
-/// What a token says to `jose`, a JWT library that shares nothing with the gate; a token that it does not verify against
-/// this key set, for this audience and of this type, fails the test.
+/// What a token says to `jose`, a JWT library that shares nothing with the gate; a token that it does not verify
+/// against this key set, for this audience and of this type, fails the test.
 pub(crate) async fn jose(token: &str, jwks: &Value, issuer: &str, audience: &str, typ: &str) -> Value {
     let asked = json!({"token": token, "jwks": jwks, "issuer": issuer, "audience": audience, "typ": typ});
     let mut command = Command::new("node");

@@ -1,9 +1,9 @@
 // The suite's browser: Debian's Chromium without a screen, told step by step what a person does.
 //
-// It promises to do nothing by itself: no step is repeated, and a step that fails says so. The first line on standard input
-// is {"chromium": path, "profile": folder, "trusted": base64 of the SHA-256 of the public key that the gate's certificate
-// has}. Each line after it is one step, answered with one JSON line: {"done": …} or {"failed": "…"}. Steps name a tab by a
-// word; the first step with a new word opens it. It ends with its input.
+// It promises to do nothing by itself: no step is repeated, and a step that fails says so. The first line on standard
+// input is {"chromium": path, "profile": folder, "trusted": base64 of the SHA-256 of the public key that the gate's
+// certificate has}. Each line after it is one step, answered with one JSON line: {"done": …} or {"failed": "…"}. Steps
+// name a tab by a word; the first step with a new word opens it. It ends with its input.
 import { createInterface } from 'node:readline';
 import puppeteer from 'puppeteer-core';
 

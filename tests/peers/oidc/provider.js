@@ -5,8 +5,8 @@
 // certificate-bound tokens. An access token is a JWT for the `resource`, opaque for the `opaque_resource` and without
 // either; `aud` is the audience, `iss` its own address, and `roles` what the client or the person was registered with.
 // People log in by name, without a password; consent is automatic except for native clients, which oidc-provider always
-// asks for (RFC 8252 section 8.6), or by a form. Keys and secrets are made at start, or given on standard input; nothing of
-// them is in this file.
+// asks for (RFC 8252 section 8.6), or by a form. Keys and secrets are made at start, or given on standard input;
+// nothing of them is in this file.
 //
 // The first line on standard input is the settings:
 //   {"audience": "…", "resource": "https://…", "opaque_resource": "https://…",
