@@ -1,7 +1,5 @@
 //! The gate as an issuer: any token that it takes for a short one of its own, and that one taken again.
 
-use std::{collections::BTreeSet, time::Duration};
-
 use http::Method;
 use serde_json::{Value, json};
 
@@ -16,14 +14,14 @@ use crate::support::{
     upstream::{self, Upstream},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
-const URL: &str = "https://gate.example";
+pub(crate) const ROOM: &str = "/exporters/app/metrics";
+pub(crate) const URL: &str = "https://gate.example";
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS: &str = "urn:ietf:params:oauth:token-type:access_token";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A gate that issues tokens for itself and for `ledger`.
-async fn harness() -> Harness {
+pub(crate) async fn harness() -> Harness {
     Harness::new()
         .await
         .section("gate", format!("[gate]\nurl = \"{URL}\"\nworkers = 2\ndrain = \"5s\""))
@@ -35,16 +33,16 @@ fn form(fields: &[(&str, &str)]) -> String {
 }
 
 /// The parameters of a good exchange for this audience.
-fn good<'a>(token: &'a str, audience: &'a str) -> Vec<(&'static str, &'a str)> {
+pub(crate) fn good<'a>(token: &'a str, audience: &'a str) -> Vec<(&'static str, &'a str)> {
     vec![("grant_type", GRANT), ("subject_token", token), ("subject_token_type", ACCESS), ("audience", audience)]
 }
 
-fn ask(gate: &Gate, fields: &[(&str, &str)]) -> Call {
+pub(crate) fn ask(gate: &Gate, fields: &[(&str, &str)]) -> Call {
     gate.post("/oauth2/token").header("content-type", FORM).body(form(fields))
 }
 
 /// Exchanges `token` and gives the answer's JSON.
-async fn exchanged(gate: &Gate, token: &str, audience: &str) -> (Answer, Value) {
+pub(crate) async fn exchanged(gate: &Gate, token: &str, audience: &str) -> (Answer, Value) {
     let answer = ask(gate, &good(token, audience)).send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let body = answer.json();
@@ -52,7 +50,7 @@ async fn exchanged(gate: &Gate, token: &str, audience: &str) -> (Answer, Value) 
 }
 
 /// The header of a token.
-fn header(token: &str) -> Value {
+pub(crate) fn header(token: &str) -> Value {
     claims(&format!(".{token}"))
 }
 
@@ -121,47 +119,6 @@ async fn no_subject_makes_itself_another_issuers_principal() {
     let answer = gate.get(ROOM).bearer(given["access_token"].as_str().unwrap()).send().await;
     let record = gate.record(&answer.id()).await;
     assert_eq!((&record["principal"], &record["issuer"]), (&"corp:idp:root".into(), &"corp".into()), "{record}");
-}
-
-#[tokio::test]
-async fn keys_that_cannot_be_written_are_told_of_and_keys_that_are_not_there_refuse() {
-    let harness = harness().await;
-    // a file stands where the directory should be
-    harness.directory.write("keys", "");
-    let gate = harness.start_unready().await;
-    let told = crate::support::eventually("readiness to tell of the keys", || async {
-        let answer = gate.admin("/readyz").await;
-        answer.text().contains("trouble: signing keys").then_some(answer)
-    })
-    .await;
-    assert_eq!(told.status, 503, "{told:?}");
-    let refused = crate::support::eventually("the issuer's keys", || async {
-        let answer = ask(&gate, &good(&gate.token("scrape"), URL)).send().await;
-        (answer.json()["reason"] != "issuer_unavailable").then_some(answer)
-    })
-    .await;
-    assert_eq!((refused.status.as_u16(), &refused.json()["reason"]), (503, &"no_signing_key".into()), "{refused:?}");
-    assert!(!gate.permitted(&refused.id()), "a token that could not be signed has a permit");
-    std::fs::remove_file(gate.directory.join("keys")).unwrap();
-    gate.ready().await;
-    exchanged(&gate, &gate.token("scrape"), URL).await;
-}
-
-#[tokio::test]
-async fn a_reload_that_changes_the_rotation_leaves_tokens_as_they_are() {
-    let gate = harness().await.start().await;
-    let (_, given) = exchanged(&gate, &gate.token("scrape"), URL).await;
-    let token = given["access_token"].as_str().unwrap();
-    let file = gate.directory.join("wicketgate.toml");
-    let config = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, config.replace("keys = \"keys\"", "keys = \"keys\"\nrotate = \"48h\"")).unwrap();
-    gate.program.signal("HUP").await;
-    crate::support::eventually("the reload", || async {
-        assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200, "a token was refused in between");
-        gate.program.lines().iter().any(|line| line.contains("was reloaded")).then_some(())
-    })
-    .await;
-    assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200);
 }
 
 #[tokio::test]
@@ -354,24 +311,6 @@ async fn what_a_token_of_the_gate_claims_counts_for_issuers_that_there_are() {
 }
 
 #[tokio::test]
-async fn a_key_that_somebody_removes_stops_counting_and_another_is_made() {
-    let gate = harness().await.start().await;
-    let (_, given) = exchanged(&gate, &gate.token("scrape"), URL).await;
-    let token = given["access_token"].as_str().unwrap().to_owned();
-    assert_eq!(gate.get(ROOM).bearer(&token).send().await.status, 200);
-    for entry in std::fs::read_dir(gate.directory.join("keys")).unwrap() {
-        std::fs::remove_file(entry.unwrap().path()).unwrap();
-    }
-    crate::support::eventually("the removed key's token to be refused", || async {
-        (gate.get(ROOM).bearer(&token).send().await.status == 401).then_some(())
-    })
-    .await;
-    let (_, given) = exchanged(&gate, &gate.token("scrape"), URL).await;
-    let fresh = given["access_token"].as_str().unwrap();
-    assert_eq!(gate.get(ROOM).bearer(fresh).send().await.status, 200, "no new key took its place");
-}
-
-#[tokio::test]
 async fn check_tells_what_an_issuer_needs() {
     let harness = Harness::new().await.section("issue", "[issue]\nkeys = \"keys\"");
     let output = checked(&harness, |config| config).await;
@@ -478,63 +417,4 @@ async fn a_client_that_knows_the_standard_and_not_the_gate_gets_its_token() {
     assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200);
     let refused = vertex_sdk("exchange.py", &ca, &[&at, &gate.token("scrape"), "vault"]).await;
     assert!(refused["error"].as_str().is_some_and(|text| text.contains("invalid_target")), "{refused}");
-}
-
-#[tokio::test]
-async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory() {
-    let first = harness().await.start().await;
-    let second = harness().await;
-    // the two trust the same issuer and share the keys
-    let (keys, issuer) = (first.directory.join("keys"), first.issuer.url());
-    let trusted = format!("[[issuer]]\nname = \"corp\"\nissuer = \"{issuer}\"\naudiences = [\"wicketgate\"]");
-    let shared = format!("[issue]\nkeys = \"{}\"", keys.display());
-    let second = second.section("issue", shared).section("issuer", trusted);
-    let second = second.start().await;
-    let (_, given) = exchanged(&first, &first.token("scrape"), URL).await;
-    let answer = second.get(ROOM).bearer(given["access_token"].as_str().unwrap()).send().await;
-    assert_eq!(answer.status, 200, "another gate does not know the token: {answer:?}");
-    let jwks = |gate: &Gate| gate.get("/.well-known/jwks.json");
-    assert_eq!(jwks(&first).send().await.json(), jwks(&second).send().await.json());
-
-    // the next key, as a gate that rotates makes it: published at once, and not yet signed with
-    for entry in std::fs::read_dir(&keys).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let kid = name.split_once('-').unwrap().1;
-        // grown old enough for the next to be due
-        std::fs::rename(&path, keys.join(format!("20260101T000000Z-{kid}"))).unwrap();
-    }
-    // one more, or two where both gates look at the same moment
-    let both = crate::support::eventually("both gates to publish a new key", || async {
-        let (found, other) = (jwks(&second).send().await.json(), jwks(&first).send().await.json());
-        (found == other && found["keys"].as_array().unwrap().len() >= 2).then_some(found)
-    })
-    .await;
-    let kid = both["keys"][0]["kid"].as_str().unwrap().to_owned();
-    let kids = |jwks: &Value| -> BTreeSet<String> {
-        jwks["keys"].as_array().unwrap().iter().map(|key| key["kid"].to_string()).collect()
-    };
-    let (_, given) = exchanged(&first, &first.token("scrape"), URL).await;
-    let token = given["access_token"].as_str().unwrap();
-    let said = jose(token, &both, URL, URL, "at+jwt").await;
-    assert_eq!(said["header"]["kid"], kid, "the new key signs before its time");
-    assert_eq!(second.get(ROOM).bearer(token).send().await.status, 200);
-
-    // an overlap later the new one signs, and what the old one signed still counts
-    let names = std::fs::read_dir(&keys).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let newest = names.filter(|name| name.ends_with(".pem")).max().unwrap();
-    let then = wicketgate::clock::now() - Duration::from_secs(2 * 3600);
-    let ripe = format!("{}-{}", then.strftime("%Y%m%dT%H%M%SZ"), newest.split_once('-').unwrap().1);
-    std::fs::rename(keys.join(&newest), keys.join(ripe)).unwrap();
-    for gate in [&first, &second] {
-        crate::support::eventually("the new key to sign", || async {
-            let (_, given) = exchanged(gate, &first.token("scrape"), URL).await;
-            let said = header(given["access_token"].as_str().unwrap());
-            newest.contains(said["kid"].as_str().unwrap()).then_some(())
-        })
-        .await;
-        assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200, "the old key's token is refused");
-        let published = kids(&jwks(gate).send().await.json());
-        assert!(kids(&both).is_subset(&published), "a key is withdrawn too early: {published:?}");
-    }
 }

@@ -35,6 +35,7 @@ mod prometheus;
 mod providers;
 mod refusals;
 mod reload;
+mod rotation;
 mod streams;
 mod support;
 mod terminal;
