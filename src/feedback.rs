@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 
 use crate::{
     clock,
@@ -136,8 +136,7 @@ impl LocalService for Predictions {
     fn serve<'a>(&'a self, _caller: Caller, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Refusal>> {
         Box::pin(async move {
             if request.method() != Method::GET && request.method() != Method::HEAD {
-                let text = "predictions are read with GET";
-                return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text));
+                return Err(Refusal::wrong_method("GET, HEAD"));
             }
             let format = Format::accepted(request.headers());
             let predictions = self.clone();

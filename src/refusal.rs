@@ -20,17 +20,26 @@ pub struct Refusal {
     pub detail: Option<String>,
     /// When to come back, for refusals that pass.
     pub retry_after: Option<Duration>,
+    /// The methods that the resource has, where it was asked for another: the value of `Allow`.
+    pub allow: Option<&'static str>,
 }
 
 impl Refusal {
     /// A refusal with this status, stable word and client text.
     pub fn new(status: StatusCode, reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, reason, text: text.into(), detail: None, retry_after: None }
+        Self { status, reason, text: text.into(), detail: None, retry_after: None, allow: None }
     }
 
     /// 400: the request is not one this gate understands.
     pub fn malformed(reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, reason, text)
+    }
+
+    /// 405: the resource has these methods only, separated by `, `.
+    #[must_use]
+    pub fn wrong_method(allow: &'static str) -> Self {
+        let text = format!("this path takes {}", allow.replace(", ", " and "));
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text) }
     }
 
     /// 503 with `Retry-After`: nothing is wrong with the request, come again. Metric senders keep their data on

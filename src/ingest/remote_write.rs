@@ -170,7 +170,7 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     if method == Method::POST {
         return Ok(());
     }
-    Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "remote write is a POST"))
+    Err(Refusal::wrong_method("POST"))
 }
 
 /// 415 exactly for what another encoding or message would fix: vmagent falls back to snappy on it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
 use super::{
@@ -50,6 +50,8 @@ pub(super) fn refuse(
     if let Some(wait) = refusal.retry_after {
         to.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     }
+    // RFC 9110 section 15.5.6: a 405 MUST say which methods there are
+    to.extend(refusal.allow.map(|methods| (ALLOW, HeaderValue::from_static(methods))));
     if refusal.status == StatusCode::UNAUTHORIZED {
         let challenges = challenges(&refusal, gate);
         to.extend(challenges.iter().filter_map(|text| Some((WWW_AUTHENTICATE, HeaderValue::from_str(text).ok()?))));

@@ -265,6 +265,7 @@ async fn a_method_that_reads_nothing_is_refused() {
     for method in [Method::DELETE, Method::PUT, Method::PATCH] {
         let answer = gate.call(method.clone(), "/exporters/app/metrics").bearer(&token).send().await;
         assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method}: {answer:?}");
+        assert_eq!(answer.header("allow"), "GET, HEAD", "{method}: {answer:?}");
     }
     assert_eq!(gate.app.requests(), 0);
 }

@@ -64,6 +64,8 @@ pub(crate) async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason
     if status == 401 {
         assert!(answer.header("www-authenticate").starts_with("Bearer"), "{answer:?}");
     }
+    // RFC 9110 section 15.5.6
+    assert_eq!(answer.headers.contains_key("allow"), status == 405, "{answer:?}");
     if status == 503 {
         assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{answer:?}");
     }
@@ -306,5 +308,6 @@ async fn what_is_not_remote_write_is_told_so() {
     };
     refused(&gate, other("content-type", "application/json"), 415, "unsupported_media_type").await;
     refused(&gate, other("content-encoding", "gzip"), 415, "unsupported_encoding").await;
-    refused(&gate, gate.get("/api/v1/write").bearer(&ingest), 405, "method_not_allowed").await;
+    let (answer, _) = refused(&gate, gate.get("/api/v1/write").bearer(&ingest), 405, "method_not_allowed").await;
+    assert_eq!(answer.header("allow"), "POST", "{answer:?}");
 }
