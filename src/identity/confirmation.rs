@@ -3,12 +3,13 @@
 //! Promises: a token with a `cnf` is refused unless every member of it was read and can be checked here; a binding that
 //! is not understood is never taken for none.
 
-use std::fmt;
-
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess};
 
-use super::{claims::members, jwt::TokenError};
+use super::{
+    jwt::TokenError,
+    object::{Object, object},
+};
 use crate::{peer::Peer, principal::Confirmation};
 
 /// A `cnf` claim as it stands in a token or in an introspection answer (RFC 8705 sections 3.1 and 3.2).
@@ -39,31 +40,33 @@ impl Cnf {
 
 impl<'de> Deserialize<'de> for Cnf {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Cnf;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a confirmation")
+        let Said { confirmation, unknown } = object(from)?;
+        Ok(if unknown || confirmation == Confirmation::default() { Self::Unknown } else { Self::Bound(confirmation) })
+    }
+}
+
+/// The members of a `cnf`.
+#[derive(Default)]
+struct Said {
+    confirmation: Confirmation,
+    unknown: bool,
+}
+
+impl<'de> Object<'de> for Said {
+    const NAME: &'static str = "a confirmation";
+
+    fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        let place = match name {
+            "x5t#S256" => &mut self.confirmation.certificate,
+            "jkt" => &mut self.confirmation.key,
+            _ => {
+                self.unknown = true;
+                return Ok(false);
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Cnf, A::Error> {
-                let (mut found, mut unknown) = (Confirmation::default(), false);
-                members(&mut map, |name, map| {
-                    let place = match name {
-                        "x5t#S256" => &mut found.certificate,
-                        "jkt" => &mut found.key,
-                        _ => {
-                            unknown = true;
-                            return Ok(false);
-                        }
-                    };
-                    *place = thumbprint(&map.next_value::<String>()?);
-                    unknown |= place.is_none();
-                    Ok(true)
-                })?;
-                Ok(if unknown || found == Confirmation::default() { Cnf::Unknown } else { Cnf::Bound(found) })
-            }
-        }
-        from.deserialize_map(Members)
+        };
+        *place = thumbprint(&map.next_value::<String>()?);
+        self.unknown |= place.is_none();
+        Ok(true)
     }
 }
 

@@ -12,15 +12,16 @@
 //! session or its `jti`. Encodings, though, have one form only: 64 or 96 bytes, r and s below the order, no spare
 //! base64 bits.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess};
 
 use super::{
-    claims::{Claims, Text, is_too_deep, members, required, stands_twice, subject},
+    claims::{Claims, required, subject},
     keys::Key,
+    object::{self, Object, Text, is_too_deep, stands_twice},
 };
 use crate::{clock::Timestamp, principal::Confirmation};
 
@@ -184,8 +185,9 @@ impl<'a> Unverified<'a> {
     /// The same for a token that should be of this kind.
     pub(super) fn parse_as(kind: Kind, token: &'a str) -> Result<Self, TokenError> {
         let (message, signature, header, payload) = parts(token)?;
-        let header: Header<'_> = serde_json::from_str(&header)
+        let header: Header<'_> = object::read(&header)
             .map_err(|e| if stands_twice(&e) { TokenError::Duplicate } else { TokenError::Malformed })?;
+        let alg = header.alg.ok_or(TokenError::Malformed)?;
         if header.critical {
             return Err(TokenError::Critical);
         }
@@ -202,7 +204,7 @@ impl<'a> Unverified<'a> {
             return Err(TokenError::Type);
         }
         let is_access_token = typ == Some("at+jwt");
-        let algorithm = header.alg.parse().map_err(|_| TokenError::Algorithm)?;
+        let algorithm = alg.parse().map_err(|_| TokenError::Algorithm)?;
         // RFC 8725 section 3.1: what its issuer signs with no caller can know; HMAC and `none` anybody can
         if matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
             return Err(TokenError::Algorithm);
@@ -324,8 +326,9 @@ fn parts(token: &str) -> Result<(&str, &str, String, String), TokenError> {
     Ok((message, signature, header, payload))
 }
 
+#[derive(Default)]
 struct Header<'a> {
-    alg: Cow<'a, str>,
+    alg: Option<Cow<'a, str>>,
     kid: Option<Cow<'a, str>>,
     typ: Option<Cow<'a, str>>,
     /// `crit`, or `b64`, which is nothing without `crit` (RFC 7797 section 6) and the payload's other reading with it.
@@ -334,39 +337,26 @@ struct Header<'a> {
     nested: bool,
 }
 
-impl<'de> Deserialize<'de> for Header<'de> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Header<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JOSE header")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
-                let (mut alg, mut kid, mut typ, mut critical, mut nested) = (None, None, None, false, false);
-                members(&mut map, |name, map| {
-                    match name {
-                        "alg" => alg = Some(map.next_value::<Text<'de>>()?.0),
-                        "kid" => kid = Some(map.next_value::<Text<'de>>()?.0),
-                        "typ" => typ = Some(map.next_value::<Text<'de>>()?.0),
-                        "crit" | "b64" => critical = true,
-                        "cty" => nested = true,
-                        _ => {}
-                    }
-                    Ok(matches!(name, "alg" | "kid" | "typ"))
-                })?;
-                let alg = alg.ok_or_else(|| serde::de::Error::missing_field("alg"))?;
-                Ok(Header { alg, kid, typ, critical, nested })
-            }
+impl<'de> Object<'de> for Header<'de> {
+    const NAME: &'static str = "a JOSE header";
+
+    fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        match name {
+            "alg" => self.alg = Some(map.next_value::<Text<'de>>()?.0),
+            "kid" => self.kid = Some(map.next_value::<Text<'de>>()?.0),
+            "typ" => self.typ = Some(map.next_value::<Text<'de>>()?.0),
+            "crit" | "b64" => self.critical = true,
+            "cty" => self.nested = true,
+            _ => {}
         }
-        from.deserialize_map(Members)
+        Ok(matches!(name, "alg" | "kid" | "typ"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::claims::MAX_MEMBERS;
+    use crate::identity::object::MAX_MEMBERS;
 
     fn check(count: usize, expected: Result<(), TokenError>) {
         let members: Vec<String> = (0..count).map(|n| format!("\"{n}\":0")).collect();

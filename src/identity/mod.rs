@@ -15,6 +15,7 @@ pub mod issuer;
 pub mod jwt;
 pub mod keys;
 pub mod live;
+mod object;
 pub mod own;
 pub mod session;
 pub mod token_review;

@@ -4,16 +4,19 @@
 //! checked. The key is the one that the proof brings and the token names; a private key, a symmetric one or one to be
 //! fetched refuses the proof, as does a member that stands twice. Whether it came before is for `replay` to say.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess};
 
 use crate::{
     clock::{self, Timestamp},
-    identity::claims::{Text, instant, members},
+    identity::{
+        claims::instant,
+        object::{self, Object, Text, object},
+    },
 };
 
 /// Longest proof that is looked at, in bytes: an RSA key of 4096 bits and its signature fit twice.
@@ -135,7 +138,7 @@ pub fn verify(proof: &str, expected: &Expected<'_>) -> Result<Proof, ProofError>
     let (header, claims) = message.split_once('.').ok_or(ProofError::Malformed)?;
     let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| ProofError::Malformed)?;
     let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| ProofError::Malformed)?;
-    let header: Header = serde_json::from_slice(&header).map_err(|_| ProofError::Malformed)?;
+    let header: Header = object::read(&header).map_err(|_| ProofError::Malformed)?;
     // RFC 7515 section 4.1.9: a media type, whose case does not matter
     let typ = header.typ.as_deref().unwrap_or_default();
     if !typ.eq_ignore_ascii_case("dpop+jwt") {
@@ -155,7 +158,7 @@ pub fn verify(proof: &str, expected: &Expected<'_>) -> Result<Proof, ProofError>
         return Err(ProofError::OtherKey);
     }
 
-    let claims: Claims = serde_json::from_slice(&claims).map_err(|_| ProofError::Claims)?;
+    let claims: Claims = object::read(&claims).map_err(|_| ProofError::Claims)?;
     let id = claims.jti.filter(|jti| (1..=MAX_ID).contains(&jti.len())).ok_or(ProofError::Claims)?;
     let (method, url) = claims.htm.zip(claims.htu).ok_or(ProofError::Claims)?;
     let made = claims.iat.and_then(instant).ok_or(ProofError::Claims)?;
@@ -288,95 +291,65 @@ struct Claims {
     nonce: Option<String>,
 }
 
-impl<'de> Deserialize<'de> for Header<'de> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Header<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JOSE header")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
-                let mut header = Header::default();
-                members(&mut map, |name, map| {
-                    match name {
-                        "typ" => header.typ = Some(map.next_value::<Text<'de>>()?.0),
-                        "alg" => header.alg = Some(map.next_value::<Text<'de>>()?.0),
-                        "jwk" => header.jwk = Some(map.next_value()?),
-                        "crit" => header.critical = true,
-                        "jku" | "x5u" | "x5c" => header.fetched = true,
-                        _ => {}
-                    }
-                    Ok(matches!(name, "typ" | "alg" | "jwk"))
-                })?;
-                Ok(header)
-            }
+impl<'de> Object<'de> for Header<'de> {
+    const NAME: &'static str = "a JOSE header";
+
+    fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        match name {
+            "typ" => self.typ = Some(map.next_value::<Text<'de>>()?.0),
+            "alg" => self.alg = Some(map.next_value::<Text<'de>>()?.0),
+            "jwk" => self.jwk = Some(map.next_value()?),
+            "crit" => self.critical = true,
+            "jku" | "x5u" | "x5c" => self.fetched = true,
+            _ => {}
         }
-        from.deserialize_map(Members)
+        Ok(matches!(name, "typ" | "alg" | "jwk"))
     }
 }
 
 impl<'de> Deserialize<'de> for Jwk<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Jwk<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON Web Key")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Jwk<'de>, A::Error> {
-                let mut jwk = Jwk::default();
-                members(&mut map, |name, map| {
-                    let place = match name {
-                        "kty" => &mut jwk.kty,
-                        "crv" => &mut jwk.crv,
-                        "x" => &mut jwk.x,
-                        "y" => &mut jwk.y,
-                        "n" => &mut jwk.n,
-                        "e" => &mut jwk.e,
-                        // RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1: what is secret of a key
-                        "d" | "p" | "q" | "dp" | "dq" | "qi" | "oth" | "k" => {
-                            jwk.private = true;
-                            return Ok(false);
-                        }
-                        _ => return Ok(false),
-                    };
-                    *place = Some(map.next_value::<Text<'de>>()?.0);
-                    Ok(true)
-                })?;
-                Ok(jwk)
-            }
-        }
-        from.deserialize_map(Members)
+        object(from)
     }
 }
 
-impl<'de> Deserialize<'de> for Claims {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Claims;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a claims set")
+impl<'de> Object<'de> for Jwk<'de> {
+    const NAME: &'static str = "a JSON Web Key";
+
+    fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        let place = match name {
+            "kty" => &mut self.kty,
+            "crv" => &mut self.crv,
+            "x" => &mut self.x,
+            "y" => &mut self.y,
+            "n" => &mut self.n,
+            "e" => &mut self.e,
+            // RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1: what is secret of a key
+            "d" | "p" | "q" | "dp" | "dq" | "qi" | "oth" | "k" => {
+                self.private = true;
+                return Ok(false);
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
-                let mut claims = Claims::default();
-                members(&mut map, |name, map| {
-                    match name {
-                        "jti" => claims.jti = Some(map.next_value()?),
-                        "htm" => claims.htm = Some(map.next_value()?),
-                        "htu" => claims.htu = Some(map.next_value()?),
-                        "iat" => claims.iat = Some(map.next_value()?),
-                        "ath" => claims.ath = Some(map.next_value()?),
-                        "nonce" => claims.nonce = Some(map.next_value()?),
-                        _ => return Ok(false),
-                    }
-                    Ok(true)
-                })?;
-                Ok(claims)
-            }
+            _ => return Ok(false),
+        };
+        *place = Some(map.next_value::<Text<'de>>()?.0);
+        Ok(true)
+    }
+}
+
+impl<'de> Object<'de> for Claims {
+    const NAME: &'static str = "a claims set";
+
+    fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        match name {
+            "jti" => self.jti = Some(map.next_value()?),
+            "htm" => self.htm = Some(map.next_value()?),
+            "htu" => self.htu = Some(map.next_value()?),
+            "iat" => self.iat = Some(map.next_value()?),
+            "ath" => self.ath = Some(map.next_value()?),
+            "nonce" => self.nonce = Some(map.next_value()?),
+            _ => return Ok(false),
         }
-        from.deserialize_map(Members)
+        Ok(true)
     }
 }
 
