@@ -69,6 +69,21 @@ const CLAIM_PREFIXES: [&str; 19] = [
     "x-wicketgate-",
 ];
 
+/// What only the gate may say to a client: other ways to the upstream (RFC 7838) would be taken for other ways to the gate;
+/// a challenge (RFC 9110 section 11.6.1) would have a browser ask for a password in the gate's name; the others are rules
+/// for the gate's whole origin (Clear Site Data, RFC 6797, Network Error Logging, Reporting, Service Workers).
+const OF_THE_ORIGIN: [&str; 9] = [
+    "alt-svc",
+    "clear-site-data",
+    "nel",
+    "proxy-authenticate",
+    "report-to",
+    "reporting-endpoints",
+    "service-worker-allowed",
+    "strict-transport-security",
+    "www-authenticate",
+];
+
 /// Refuses a head that is larger than any honest client's (431, RFC 6585 section 5).
 pub(super) fn bounded(headers: &HeaderMap) -> Result<(), Refusal> {
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -85,11 +100,10 @@ pub(super) fn for_upstream(headers: &mut HeaderMap, id: Uuid) {
     set_request_id(headers, id);
 }
 
-/// Makes an upstream's response headers fit to be sent to the client. Other ways to the upstream (`alt-svc`, RFC 7838)
-/// would be taken for other ways to the gate. A cookie under the gate's own names would begin a session of the
-/// upstream's choice, or end one.
+/// Makes an upstream's response headers fit to be sent to the client. A cookie under the gate's own names would begin a
+/// session of the upstream's choice, or end one.
 pub(super) fn for_client(headers: &mut HeaderMap) {
-    strip(headers, |name| name == "alt-svc");
+    strip(headers, |name| OF_THE_ORIGIN.contains(&name));
     if let Entry::Occupied(set) = headers.entry(SET_COOKIE)
         && set.iter().any(|value| cookie::is_ours(value.as_bytes()))
     {
@@ -210,9 +224,28 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONNECTION, HeaderValue::from_static("close, x-secret"));
         headers.insert("x-secret", HeaderValue::from_static("1"));
-        headers.insert("alt-svc", HeaderValue::from_static("h3=\":443\""));
         for_client(&mut headers);
         assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn no_upstream_speaks_for_the_gates_origin() {
+        for (name, value) in [
+            ("alt-svc", "h3=\":443\""),
+            ("Clear-Site-Data", "\"cookies\""),
+            ("NEL", "{}"),
+            ("Report-To", "{}"),
+            ("Reporting-Endpoints", "a=\"https://a.test\""),
+            ("Service-Worker-Allowed", "/"),
+            ("Strict-Transport-Security", "max-age=0"),
+            ("WWW-Authenticate", "Basic realm=\"wicketgate\""),
+            ("Proxy-Authenticate", "Basic"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
+            for_client(&mut headers);
+            assert!(headers.is_empty(), "{name}");
+        }
     }
 
     #[test]
