@@ -75,7 +75,8 @@ async fn exchanged(
     let wish = Wish::read(&form)?;
     let resource = issue.audience(wish.audience).ok_or_else(|| {
         let text = "the gate gives no tokens for this audience";
-        Failure::target(Refusal::malformed("unknown_audience", text).with_detail(wish.audience))
+        // it may be anything, the token itself even, so it is not repeated
+        Failure::target(Refusal::malformed("unknown_audience", text))
     })?;
     record.action = Some(issue.action.clone());
     record.resource = Some(resource.id().clone());
