@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{GateSettings, reader::Section};
+use super::{GateSettings, issue::OWN_NAME, reader::Section};
 use crate::{
     identity::{
         certificate::{Names, Rule},
@@ -91,6 +91,9 @@ pub(super) fn certificates(top: &Section<'_>, issuers: &[&str], listeners: &[lis
                 "name",
                 format!("something else is called `{name}` already; principals are named `name:subject`"),
             );
+        }
+        if name == OWN_NAME {
+            section.refuse("name", format!("`{OWN_NAME}` is what the gate calls itself; give it another name"));
         }
         let names = match (section.string("spiffe"), section.string("dns")) {
             (Some(pattern), None) => section.keep("spiffe", Names::spiffe(&pattern)),

@@ -16,7 +16,7 @@ const DEFAULT_ROTATE: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEFAULT_OVERLAP: Duration = Duration::from_secs(3600);
 
 /// The issuer's name in principals of the gate's own, such as `wicketgate:forecast`.
-const OWN_NAME: &str = "wicketgate";
+pub(super) const OWN_NAME: &str = "wicketgate";
 
 /// Reads `[issue]`, which needs the gate's own URL; `issuers` may not claim that.
 pub(super) fn issue<'a>(
@@ -70,6 +70,27 @@ pub(super) fn issue<'a>(
     section.finish();
     let keys = signing::Settings { directory, schedule: Schedule { rotate, overlap } };
     Some(IssueSettings { url, keys, lifetime, audiences })
+}
+
+/// Refuses audiences for which the gate signs something else: a caller could have that made by a token exchange.
+pub(super) fn apart(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Option<&VertexSettings>) {
+    let origins = vertex.into_iter().flat_map(|vertex| &vertex.credentials).map(|(_, origin)| origin);
+    let google: Vec<&str> = origins
+        .filter_map(|origin| if let Origin::Google { google, .. } = origin { Some(google.audience()) } else { None })
+        .collect();
+    for audience in issue.into_iter().flat_map(|issue| &issue.audiences) {
+        if google.contains(&audience.as_str()) {
+            top.refuse("issue", format!("the audience `{audience}` is that of [google], where the gate speaks for its callers itself; take it out of `audiences`"));
+        }
+        if audience == "vertex" || audience.starts_with("exporter/") {
+            top.refuse(
+                "issue",
+                format!(
+                    "the audience `{audience}` is that of the gate's own assertions; give the receiver another name"
+                ),
+            );
+        }
+    }
 }
 
 /// Says where `[issue]` is missing though something needs the gate's signature.

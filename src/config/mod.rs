@@ -212,6 +212,7 @@ impl Draft {
         binding::can_be_bound(top, &gate, &listeners, [usual, local.write].into_iter().chain(upstreams));
         let issue = issue::issue(top, &gate, issuers.iter().map(|(settings, _)| settings));
         issue::needed(top, &exporters, vertex.as_ref());
+        issue::apart(top, issue.as_ref(), vertex.as_ref());
         Self {
             sessions: sessions::sessions(top, &gate, logins),
             dpop,

@@ -80,6 +80,12 @@ impl Google {
         Self { settings, client }
     }
 
+    /// The `aud` of the tokens that it is shown.
+    #[must_use]
+    pub fn audience(&self) -> &str {
+        &self.settings.audience
+    }
+
     /// Whether it is asked as each caller.
     #[must_use]
     pub fn is_for_callers(&self) -> bool {

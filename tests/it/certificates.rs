@@ -320,6 +320,7 @@ async fn what_could_have_no_effect_is_a_problem_with_its_remedy() {
         (OPTIONAL, "client_certificates = \"any\"", "certificate", "client_ca"),
         ("name = \"mesh\"", "name = \"corp\"", "certificate[0].name", "corp"),
         ("name = \"hosts\"", "name = \"mesh\"", "certificate[1].name", "mesh"),
+        ("name = \"hosts\"", "name = \"wicketgate\"", "certificate[1].name", "calls itself"),
         ("spiffe = \"spiffe://example.org/ns/prod/*\"", "", "certificate[0].spiffe", "dns = "),
         ("ns/prod/*", "ns/*/node", "certificate[0].spiffe", "spiffe://example.org"),
         ("spiffe://example.org", "spiffe://*", "certificate[0].spiffe", "spiffe://example.org"),

@@ -326,6 +326,15 @@ async fn check_tells_what_an_issuer_needs() {
     assert!(output.contains("has a path"), "{output}");
     let output = checked(&harness, |config| config.replace("name = \"corp\"", "name = \"wicketgate\"")).await;
     assert!(output.contains("what the gate calls itself"), "{output}");
+    // what the gate signs for somebody else's eyes is not to be had by an exchange
+    for (audience, remedy) in [
+        ("//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/gate/providers/corp", "take it out"),
+        ("exporter/node", "another name"),
+        ("vertex", "another name"),
+    ] {
+        let output = checked(&harness, |config| config.replace("\"ledger\"", &format!("\"{audience}\""))).await;
+        assert!(output.contains(audience) && output.contains(remedy), "{output}");
+    }
     let asserting = Harness::new().await.section("issue", "").more("vertex", "assertion = true");
     let output = checked(&asserting, |config| config).await;
     assert!(output.contains("`assertion = true` needs it"), "{output}");
