@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
+use quick_cache::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
     refusal::Refusal,
 };
 
+/// Certificates remembered at once; the least used make room.
+const REMEMBERED: usize = 10_000;
 /// Longest SPIFFE id (SPIFFE-ID section 2.3) that is read.
 const MAX_SPIFFE_ID: usize = 2048;
 
@@ -143,19 +146,44 @@ pub(super) fn stands(peer: &Peer) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::UNAUTHORIZED, reason, text))
 }
 
-/// The principal that the connection's certificate is, by the first rule that takes one of its names.
-///
-/// # Errors
-/// 401 where there is no certificate that could name anybody, or none that does.
-pub(super) fn principal(rules: &[Rule], peer: &Peer) -> Result<Arc<Principal>, Refusal> {
-    let Some(certificate) = peer.certificate.as_ref().filter(|certificate| certificate.trusted) else {
+/// The principals that certificates are, by thumbprint: a certificate's names never change, so one is made for each. What
+/// may change is looked at with every request: whether the listener trusts it.
+pub(super) struct Holders(Cache<[u8; 32], Arc<Principal>>);
+
+impl Holders {
+    /// None yet. What is remembered holds for one list of rules.
+    pub(super) fn new() -> Self {
+        Self(Cache::new(REMEMBERED))
+    }
+
+    /// The principal that the connection's certificate is, by the first rule that takes one of its names.
+    ///
+    /// # Errors
+    /// 401 where there is no certificate that could name anybody, or none that does.
+    pub(super) fn principal(&self, rules: &[Rule], peer: &Peer) -> Result<Arc<Principal>, Refusal> {
+        let certificate = trusted(rules, peer)?;
+        if let Some(known) = self.0.get(&certificate.thumbprint) {
+            return Ok(known);
+        }
+        let principal = Arc::new(principal(rules, certificate)?);
+        self.0.insert(certificate.thumbprint, principal.clone());
+        Ok(principal)
+    }
+}
+
+/// The certificate of this connection, where it proves who is at its other end.
+fn trusted<'p>(rules: &[Rule], peer: &'p Peer) -> Result<&'p Certificate, Refusal> {
+    peer.certificate.as_deref().filter(|certificate| certificate.trusted).ok_or_else(|| {
         let text = if rules.is_empty() {
             "this needs a bearer token in the Authorization header"
         } else {
             "this needs a bearer token in the Authorization header, or a client certificate"
         };
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "no_token", text));
-    };
+        Refusal::new(StatusCode::UNAUTHORIZED, "no_token", text)
+    })
+}
+
+fn principal(rules: &[Rule], certificate: &Certificate) -> Result<Principal, Refusal> {
     let found = rules.iter().find_map(|rule| rule.names.subject(certificate).map(|found| (rule, found)));
     let Some((rule, (subject, mut claims))) = found else {
         let text = "your client certificate's names are nobody's here, and there is no token; bring a token, or have a \
@@ -168,7 +196,7 @@ pub(super) fn principal(rules: &[Rule], peer: &Peer) -> Result<Arc<Principal>, R
     }
     let mut proof = blake3::Hasher::new_derive_key("wicketgate 2026 client certificate as principal");
     proof.update(&certificate.thumbprint).update(rule.name.as_bytes()).update(b":").update(subject.as_bytes());
-    Ok(Arc::new(Principal {
+    Ok(Principal {
         name: format!("{}:{subject}", rule.name).into(),
         issuer: rule.name.clone(),
         subject: subject.into(),
@@ -179,7 +207,7 @@ pub(super) fn principal(rules: &[Rule], peer: &Peer) -> Result<Arc<Principal>, R
         ended: CancellationToken::new(),
         roles: None,
         confirmation: Some(Confirmation { certificate: Some(certificate.thumbprint), key: None }),
-    }))
+    })
 }
 
 /// SPIFFE-ID section 2: `spiffe://`, a trust domain in lower case, and a path of plain segments.
@@ -230,9 +258,11 @@ mod tests {
             rule("node", Names::dns("node.example.org")),
             rule("many", Names::dns("*.exporters.example.org")),
         ];
-        let found = principal(&rules, &shown(uris, dns_names, true)).map(|p| p.name.to_string());
+        let holders = Holders::new();
+        let found = holders.principal(&rules, &shown(uris, dns_names, true)).map(|p| p.name.to_string());
         assert_eq!(found.unwrap_or_else(|refusal| refusal.reason.into()), expected, "{uris:?} {dns_names:?}");
-        let untrusted = principal(&rules, &shown(uris, dns_names, false));
+        // what is remembered of a certificate is worth nothing while it is not trusted
+        let untrusted = holders.principal(&rules, &shown(uris, dns_names, false));
         assert_eq!(untrusted.map_err(|refusal| refusal.reason).err(), Some("no_token"));
     }
 
@@ -276,6 +306,19 @@ mod tests {
         ] {
             check(&[], &[name], "certificate_unknown");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_comes_again_is_the_principal_that_was_made_of_it() {
+        let rules = [Rule { name: "node".into(), names: Names::dns("node.example.org").unwrap() }];
+        let holders = Holders::new();
+        let come = || holders.principal(&rules, &shown(&[], &["node.example.org"], true)).unwrap();
+        assert!(Arc::ptr_eq(&come(), &come()));
+        let mut other = shown(&[], &["node.example.org"], true);
+        let renewed = Certificate { thumbprint: [8; 32], ..Certificate::clone(other.certificate.as_ref().unwrap()) };
+        other.certificate = Some(Arc::new(renewed));
+        let renewed = holders.principal(&rules, &other).unwrap();
+        assert_ne!(renewed.proof, come().proof, "another certificate is another proof");
     }
 
     #[test]

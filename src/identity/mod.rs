@@ -67,10 +67,11 @@ pub struct Ways {
     pub sessions: Option<Arc<Sessions>>,
 }
 
-/// All ways in, and the tokens that were verified.
+/// All ways in, and who was found by them.
 pub struct Identity {
     ways: Ways,
     remembered: Cache<[u8; 32], Arc<Remembered>>,
+    holders: certificate::Holders,
 }
 
 struct Remembered {
@@ -105,7 +106,7 @@ impl Identity {
     /// Lets in by these ways; the issuers' `iss` must differ.
     #[must_use]
     pub fn new(ways: Ways) -> Self {
-        Self { ways, remembered: Cache::new(REMEMBERED) }
+        Self { ways, remembered: Cache::new(REMEMBERED), holders: certificate::Holders::new() }
     }
 
     /// The issuers, in the configuration's order.
@@ -153,7 +154,7 @@ impl Identity {
             }
             (None, Some((sessions, found))) => sessions.principal(found, asking, reply).await,
             (None, None) => {
-                let principal = certificate::principal(&self.ways.certificates, asking.peer)?;
+                let principal = self.holders.principal(&self.ways.certificates, asking.peer)?;
                 Ok(Authenticated { principal, fresh: false })
             }
         }
