@@ -1,19 +1,20 @@
 //! From a configuration to a gate: the one function that start and reload share.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Serving,
     data::{DataPath, Pipeline},
     issue::Issuing,
     kept::{Kept, keep},
+    upstreams::{Keepers, exporter, vertex},
 };
 use crate::{
     audit::Log,
     client::Client,
     clock,
-    config::{Config, ExporterSettings, VertexSettings},
-    credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Minter, Origin},
+    config::Config,
+    credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Origin},
     http::LocalService,
     identity::{
         self, Identity, Issuer, Ways,
@@ -22,8 +23,8 @@ use crate::{
     },
     listen,
     proxy::{Bindings, Gate, Metrics},
-    routes::{Exporter, Group, Routes, TokenBinding, Vertex},
-    secret::{CredentialSlot, Shown},
+    routes::{Routes, TokenBinding},
+    secret::CredentialSlot,
     signing::{self, Signing},
     telemetry::Telemetry,
 };
@@ -34,14 +35,11 @@ pub(super) struct Parts {
     issuers: Vec<Arc<Kept<Asked, Issuer>>>,
     issuing: Option<Issuing>,
     memory: Option<Arc<Memory>>,
-    keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
-    callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
-    caller_metrics: CallerMetrics,
+    pub(super) keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
+    pub(super) callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
+    pub(super) caller_metrics: CallerMetrics,
     pipeline: Option<Arc<Pipeline>>,
 }
-
-/// The gate's own name for the predictions that it asks for on nobody's behalf.
-const FORECAST: &str = "wicketgate:forecast";
 
 /// What an issuer is asked, and by which client: it is another one when the CA file holds something else, and keys that
 /// came by the old one's trust are fetched again.
@@ -200,91 +198,4 @@ fn sessions(
             None
         }
     }
-}
-
-/// The keepers that the new configuration needs.
-struct Keepers<'a> {
-    before: Option<&'a Parts>,
-    now: Vec<Arc<Kept<(String, Origin), Keeper>>>,
-    callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
-    caller_metrics: CallerMetrics,
-    telemetry: &'a Arc<Telemetry>,
-}
-
-impl<'a> Keepers<'a> {
-    fn new(before: Option<&'a Parts>, telemetry: &'a Arc<Telemetry>) -> Self {
-        let counted = before.map(|parts| parts.caller_metrics.clone());
-        let caller_metrics = counted.unwrap_or_else(|| telemetry.register(CallerMetrics::register));
-        Self { before, now: Vec::new(), callers: Vec::new(), caller_metrics, telemetry }
-    }
-
-    /// A slot for each caller.
-    fn callers(&mut self, name: String, origin: CallerOrigin) -> Shown {
-        let known = self.before.map(|parts| parts.callers.as_slice()).unwrap_or_default();
-        let (telemetry, metrics) = (self.telemetry.clone(), self.caller_metrics.clone());
-        let make = |(name, origin): &(String, CallerOrigin)| CallerKeeper::new(name, origin.clone(), metrics);
-        let kept = keep(known, (name, origin), make, |keeper| keeper.keep(telemetry));
-        let shown = Shown::Caller(kept.value.slots.clone());
-        self.callers.push(kept);
-        shown
-    }
-
-    fn slot(&mut self, name: String, origin: Origin) -> CredentialSlot {
-        let known = self.before.map(|parts| parts.keepers.as_slice()).unwrap_or_default();
-        let telemetry = self.telemetry.clone();
-        let pending = self.telemetry.clone();
-        let make = |(name, origin): &(String, Origin)| {
-            let keeper = Keeper::new(name, origin.clone());
-            // until it was tried once; what fails then is a warning
-            pending.trouble(&keeper.part(), true, "it is being obtained");
-            keeper
-        };
-        let kept = keep(known, (name, origin), make, |keeper| async move { keeper.keep(&telemetry).await });
-        let slot = kept.value.slot.clone();
-        self.now.push(kept);
-        slot
-    }
-}
-
-fn exporter(settings: ExporterSettings, keepers: &mut Keepers<'_>) -> Arc<Exporter> {
-    let ExporterSettings { name, upstream, metrics_path, labels, credential, timeout, terms, scripts } = settings;
-    let credential = credential.map(|origin| keepers.slot(format!("exporter/{name}"), origin));
-    let name: Arc<str> = name.into();
-    let resource = crate::policy::Resource::Exporter(name.clone());
-    Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels, terms, scripts })
-}
-
-/// Google is asked as the gate, or as each caller; then the gate's own predictions (`forecasts`) are a caller's too.
-fn vertex(settings: VertexSettings, keepers: &mut Keepers<'_>, minter: Option<&Minter>, forecasts: bool) -> Vertex {
-    let mut credentials = HashMap::new();
-    let mut own = None;
-    for (group, origin) in settings.credentials {
-        let name = format!("google/{}", group.name());
-        let for_callers = match (&origin, minter) {
-            (Origin::Google { google, account }, Some(minter)) if google.is_for_callers() => {
-                let (google, account, minter) = (google.clone(), account.clone(), minter.clone());
-                Some(CallerOrigin { google, account, group: group.name(), minter })
-            }
-            _ => None,
-        };
-        let shown = match for_callers {
-            Some(origin) => {
-                if group == Group::Infer && forecasts {
-                    let origin = Origin::GoogleAs { principal: FORECAST, origin: origin.clone() };
-                    own = Some(keepers.slot("google/forecast".to_owned(), origin));
-                }
-                keepers.callers(name, origin)
-            }
-            None => {
-                let slot = keepers.slot(name, origin);
-                if group == Group::Infer {
-                    own = Some(slot.clone());
-                }
-                Shown::Gate(slot)
-            }
-        };
-        credentials.insert(group, shown);
-    }
-    let upstreams = settings.upstreams.into_iter().map(|(location, upstream)| (location.into(), upstream)).collect();
-    Vertex { upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms }
 }

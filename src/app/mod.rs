@@ -14,6 +14,7 @@ mod data;
 mod issue;
 mod kept;
 mod reload;
+mod upstreams;
 mod worker;
 
 use std::{
