@@ -33,8 +33,8 @@ pub(super) fn check(bytes: &[u8]) {
         }
         Found::Broken => {}
     }
-    // what a browser would keep under our name, an upstream must not set
-    if std::str::from_utf8(bytes).is_ok_and(|text| text.trim_start().starts_with(PREFIX)) {
+    // what a browser would keep under our name (RFC 6265 section 5.2: blanks and tabs fall away), an upstream must not set
+    if std::str::from_utf8(bytes).is_ok_and(|text| text.trim_start_matches([' ', '\t']).starts_with(PREFIX)) {
         assert!(is_ours(bytes), "an upstream sets it: {bytes:?}");
     }
 }

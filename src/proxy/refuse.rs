@@ -150,7 +150,7 @@ pub(super) fn denied(ruling: &Ruling, action: &Arc<str>, resource: &Resource) ->
     match &ruling.denial {
         Some(Denial::Separation(rules)) => forbidden(
             "separation_of_duty",
-            "your token would give you roles that are kept apart; ask for one of them only".into(),
+            "you would hold roles that are kept apart; bring a token with one of them, or have one taken away".into(),
         )
         .with_detail(rules),
         Some(Denial::Forbidden) => forbidden("forbidden", format!("a policy forbids you {asked}")),
