@@ -57,8 +57,8 @@ pub enum TokenError {
     /// Five parts: a JWE (RFC 7516 section 7.1).
     #[error("the token is encrypted; this gate reads signed ones")]
     Encrypted,
-    /// More than [`MAX_TOKEN`] bytes.
-    #[error("the token is longer than 16 KiB")]
+    /// More than [`MAX_TOKEN`] bytes, or fewer that are no JWT.
+    #[error("the token is too long: a JWT may have 16 KiB, any other token 4 KiB")]
     TooLong,
     /// A member of its header or its claims stands twice.
     #[error("a member of the token's header or claims stands twice")]

@@ -5,7 +5,10 @@
 //! still open, the issuer is asked again, and the stream ends as soon as the token is no longer active, or when nobody
 //! could be asked for as long again. A refusal is remembered shortly, so that a sender that does not give up is
 //! answered from memory. An issuer that cannot be asked is 503, never yes. Tokens, questions and refusals are bounded
-//! in number. Never: an answer used for another token, or a token or a secret written anywhere but into the question.
+//! in number; a question that nobody waits for any longer is not asked, and a crowd of unknown tokens does not keep
+//! good ones waiting. Never: an answer used for another token, or a token or a secret written anywhere but into the question.
+
+mod turns;
 
 use std::{
     collections::HashMap,
@@ -19,11 +22,12 @@ use std::{
 use arc_swap::ArcSwapOption;
 use http::{HeaderValue, Request, StatusCode};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
+use self::turns::{Place, Turns};
 use super::{
     introspection, issuer,
     jwt::{Rules, TokenError},
@@ -44,8 +48,8 @@ const MAX_TOKENS: usize = 50_000;
 const MAX_REFUSED: usize = 10_000;
 /// How long a refusal is remembered.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
-/// Questions under way at once, for each issuer; others wait.
-const MAX_QUESTIONS: usize = 64;
+/// Longest token that is no JWT, in bytes: they are kept for as long as anybody stands on them.
+pub(super) const MAX_OPAQUE: usize = 4 * 1024;
 /// For one question.
 const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a request waits for its turn and the answer.
@@ -149,7 +153,8 @@ enum Standing {
 struct Question {
     token: Secret,
     digest: Digest,
-    standing: watch::Sender<Standing>,
+    standing: Arc<watch::Sender<Standing>>,
+    place: Place,
 }
 
 /// The tokens of one issuer that it was asked about.
@@ -161,11 +166,12 @@ pub(super) struct Live {
     /// The introspection endpoint that discovery named.
     found_at: ArcSwapOption<String>,
     secret: tokio::sync::Mutex<Option<(Instant, Secret)>>,
-    tokens: Mutex<HashMap<Digest, watch::Receiver<Standing>>>,
+    /// No receivers, so that those who wait for an answer can be counted.
+    tokens: Mutex<HashMap<Digest, Weak<watch::Sender<Standing>>>>,
     refused: AtomicUsize,
     questions: mpsc::Sender<Question>,
     inbox: Mutex<Option<mpsc::Receiver<Question>>>,
-    turns: Semaphore,
+    turns: Turns,
     /// Why the last question got no answer.
     trouble: watch::Sender<Option<String>>,
     pub(super) answers: Answers,
@@ -185,7 +191,7 @@ impl Live {
             refused: AtomicUsize::new(0),
             questions,
             inbox: Mutex::new(Some(inbox)),
-            turns: Semaphore::new(MAX_QUESTIONS),
+            turns: Turns::new(),
             trouble: watch::Sender::new(None),
             answers: Answers::default(),
         })
@@ -223,19 +229,22 @@ impl Live {
     }
 
     /// How it stands with a token, and where to see it change; puts the question where nobody has yet. Nothing where
-    /// there are too many tokens already.
+    /// there are too many tokens already, or too many that nobody knows.
     fn standing(&self, token: &str, digest: Digest) -> Option<(Standing, watch::Receiver<Standing>)> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = tokens.get(&digest) {
-            let standing = known.borrow().clone();
-            return Some((standing, known.clone()));
+        if let Some(known) = tokens.get(&digest).and_then(Weak::upgrade) {
+            let later = known.subscribe();
+            let standing = later.borrow().clone();
+            return Some((standing, later));
         }
         if tokens.len() >= MAX_TOKENS {
             return None;
         }
         let (standing, later) = watch::channel(Standing::Asking);
-        self.questions.try_send(Question { token: Secret::new(token.to_owned()), digest, standing }).ok()?;
-        tokens.insert(digest, later.clone());
+        let (standing, place) = (Arc::new(standing), self.turns.place(&digest)?);
+        let known = Arc::downgrade(&standing);
+        self.questions.try_send(Question { token: Secret::new(token.to_owned()), digest, standing, place }).ok()?;
+        tokens.insert(digest, known);
         Some((Standing::Asking, later))
     }
 
@@ -271,7 +280,12 @@ impl Live {
 
     /// Asks about one token, and again and again while somebody stands on it.
     async fn stand_by(self: Arc<Self>, question: Question) {
-        let Question { token, digest, standing } = question;
+        let Question { token, digest, standing, place } = question;
+        let mut turn = tokio::select! {
+            biased;
+            () = self.is_given_up(&digest, &standing) => return,
+            turn = self.turns.first(place) => turn,
+        };
         let ended = CancellationToken::new();
         // when nobody asks any longer, nobody may stand on it any longer
         let _end = ended.clone().drop_guard();
@@ -279,9 +293,12 @@ impl Live {
         let mut silent_since = None;
         loop {
             let now = clock::now();
-            let wait = match self.judge(&token, now).await {
+            let judged = self.judge(&token, now).await;
+            drop(turn);
+            let wait = match judged {
                 Ok(Judgement::Active(active)) => {
                     silent_since = None;
+                    self.turns.judged(&digest, true);
                     let principal = Arc::new(self.principal(digest, active, &ended));
                     let left = principal.until.duration_since(now).try_into().unwrap_or_default();
                     holders.push(Arc::downgrade(&principal));
@@ -290,6 +307,8 @@ impl Live {
                 }
                 Ok(Judgement::Refused(error)) => {
                     ended.cancel();
+                    self.turns.judged(&digest, false);
+                    drop(token);
                     standing.send_replace(Standing::Refused(error));
                     return self.linger(&digest).await;
                 }
@@ -311,6 +330,20 @@ impl Live {
             if self.is_left(&digest, &standing, next, &mut holders) {
                 return;
             }
+            turn = self.turns.again().await;
+        }
+    }
+
+    /// Waits until nobody waits for a token's first answer any longer, and forgets the token.
+    async fn is_given_up(&self, digest: &Digest, standing: &watch::Sender<Standing>) {
+        loop {
+            standing.closed().await;
+            // under the lock, so that nobody joins in between
+            let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            if standing.is_closed() {
+                tokens.remove(digest);
+                return;
+            }
         }
     }
 
@@ -324,8 +357,8 @@ impl Live {
     ) -> bool {
         // under the lock, so that nobody takes the principal in between
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        // one receiver is the map's own; others are requests that may be about to take the principal
-        let about_to = matches!(*standing.borrow(), Standing::Active(_)) && standing.receiver_count() > 1;
+        // each receiver is a request that may be about to take the principal
+        let about_to = matches!(*standing.borrow(), Standing::Active(_)) && !standing.is_closed();
         standing.send_replace(next);
         holders.retain(|holder| holder.strong_count() > 0);
         let left = holders.is_empty() && !about_to;
@@ -362,8 +395,6 @@ impl Live {
     }
 
     async fn judge(&self, token: &Secret, now: Timestamp) -> Result<Judgement, AskError> {
-        // it is never closed
-        let _turn = self.turns.acquire().await;
         let judgement = match &self.settings.judge {
             Judge::Introspection(settings) => {
                 let found = self.found_at.load_full();
@@ -441,3 +472,6 @@ impl Live {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -263,6 +263,9 @@ impl Identity {
 
     /// Asks the issuers that can be asked about tokens that are no JWTs, in the configuration's order.
     async fn of_opaque_token(&self, token: &str, digest: [u8; 32], now: Timestamp) -> Result<Authenticated, Refusal> {
+        if token.len() > live::MAX_OPAQUE {
+            return Err(unauthorized(TokenError::TooLong));
+        }
         let mut silent = None;
         let mut refusal = unauthorized(TokenError::Opaque);
         for issuer in &self.ways.issuers {
