@@ -1,8 +1,8 @@
 //! Asking an authorization server about one token: RFC 7662.
 //!
 //! Promises: a token is active only where the server says `"active": true` and nothing else that it says speaks against
-//! it: another issuer, another audience, an end that has passed, a type that is no access token's. Never: the token in
-//! a URL.
+//! it: another issuer, another audience, an end that has passed, a type that is no access token's, a DPoP token without
+//! its key. Never: the token in a URL.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use url::form_urlencoded::byte_serialize;
@@ -77,6 +77,7 @@ fn accept(
     if claims.token_type.as_ref().is_some_and(|kind| !known(kind)) {
         return Err(TokenError::Type);
     }
+    let is_dpop = claims.token_type.as_ref().is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"));
     // RFC 9700 section 2.3: a token for everybody is for nobody, unless the configuration says otherwise. It then has
     // to say what it is: oidc-provider says of an active refresh token neither an audience nor a type
     let for_all = claims.aud.is_none() && claims.token_type.is_some() && settings.audience_optional;
@@ -94,6 +95,11 @@ fn accept(
     let subject = subject(named)?;
     // RFC 8705 section 3.2: the binding stands in the answer as it would in the token
     let confirmation = claims.cnf.confirmation()?;
+    // RFC 9449 section 6.2: the answer about a DPoP-bound token names its key; without it a thief's word would do
+    let bound = confirmation.is_some_and(|confirmation| confirmation.key.is_some());
+    if is_dpop && !bound {
+        return Err(TokenError::Binding);
+    }
     required(answer, rules)?;
     Ok(Active { subject, claims: answer.to_owned(), expires_at, confirmation })
 }
@@ -147,6 +153,15 @@ mod tests {
         check(&closed, r#"{"active":true,"client_id":"c","aud":"wicketgate"}"#, Ok(Err(TokenError::Claims)));
         check(&closed, r#"{"active":true,"sub":"s","aud":"wicketgate"}"#, Ok(Err(TokenError::RequiredClaim)));
         check(&closed, &with(r#","cnf":{"kid":"k"}"#), Ok(Err(TokenError::Binding)));
+        // a DPoP token that names no key would be anybody's
+        let (jkt, x5t) =
+            [r#""jkt""#, r#""x5t#S256""#].map(|name| format!(r#","cnf":{{{name}:"{}"}}"#, "A".repeat(43))).into();
+        for kind in ["DPoP", "dpop"] {
+            let dpop = format!(r#","token_type":"{kind}""#);
+            check(&closed, &with(&dpop), Ok(Err(TokenError::Binding)));
+            check(&closed, &with(&format!("{dpop}{x5t}")), Ok(Err(TokenError::Binding)));
+            check(&closed, &with(&format!("{dpop}{jkt}")), Ok(Ok("s")));
+        }
         // what cannot be understood is nobody's fault but the server's: 503, not 401
         for broken in
             ["", "[]", "true", "{}", r#"{"active":"true"}"#, r#"{"active":1}"#, r#"{"active":false,"active":true}"#]

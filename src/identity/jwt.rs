@@ -97,7 +97,7 @@ pub enum TokenError {
     #[error("the token lacks a required claim, or has one of the wrong type")]
     Claims,
     /// `cnf` binds it to something that cannot be checked here.
-    #[error("the token is bound (`cnf`) to something that this gate cannot check; it checks `x5t#S256` and `jkt`")]
+    #[error("the token is bound (`cnf`) to nothing that this gate can check; it checks `x5t#S256` and `jkt`")]
     Binding,
     /// `sub` is one that a log or a policy could misread.
     #[error("the token's subject is too long or holds control characters")]
