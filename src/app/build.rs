@@ -120,7 +120,7 @@ pub(super) fn build(
         .collect();
     // tokens and opened cookies stay remembered as long as the issuers and the settings of every way in are the same
     let known_identity = before.map(|parts| &*parts.identity);
-    let dpop = Dpop::new(config.dpop, config.gate.url.as_deref(), known_identity.map(Identity::dpop));
+    let dpop = Dpop::new(config.dpop, config.gate.url.as_deref(), known_identity.map(Identity::dpop), clock::now());
     let same = issuers.len() == known.len()
         && issuers.iter().zip(known).all(|(a, b)| Arc::ptr_eq(a, b))
         && known_identity.is_some_and(|known| known.certificates() == config.certificates && *known.dpop() == dpop)

@@ -226,7 +226,8 @@ async fn a_proof_that_was_seen_stays_seen_over_a_reload() {
     assert_eq!(shown(&gate, &token, &[&proof]).send().await.status, StatusCode::OK);
     let config = std::fs::read_to_string(gate.directory.join("wicketgate.toml")).unwrap();
     // another way in, so that all of them are made anew
-    gate.directory.write("wicketgate.toml", format!("{config}\n[dpop]\nnonces = \"required\"\n"));
+    let other = "[dpop]\nnonces = \"required\"\nmax_age = \"5m\"";
+    gate.directory.write("wicketgate.toml", format!("{config}\n{other}\n"));
     let nonce = eventually("the new configuration", || async {
         let answer = shown(&gate, &token, &[&prover.proof(ROOM, &token).sign()]).send().await;
         (answer.status == StatusCode::UNAUTHORIZED).then(|| answer.header("dpop-nonce").to_owned())

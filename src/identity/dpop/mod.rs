@@ -1,8 +1,9 @@
 //! DPoP (RFC 9449): a token that counts only with a proof, made for this one request, that its sender holds a key.
 //!
 //! Promises: a proof is taken for the method, URL, token and moment that it was made for, once. Where nonces are
-//! required it holds one of ours, so it was not made ahead. What cannot be remembered is refused. After a restart
-//! nothing is remembered: a proof of the last minute could be sent once more then, unless nonces are required.
+//! required it holds one of ours, so it was not made ahead. What cannot be remembered is refused. A reload forgets
+//! nothing, and lets no proof in that was too old before it. After a restart nothing is remembered: a proof of the last
+//! minute could be sent once more then, unless nonces are required.
 
 mod nonce;
 pub mod proof;
@@ -44,6 +45,8 @@ pub struct Dpop {
     settings: Settings,
     /// The URL that clients know the gate by, normalised, without a slash at its end.
     base: Option<String>,
+    /// No proof made before this is taken: it may have been forgotten while proofs might not be as old as now.
+    since: Timestamp,
     memory: Arc<Memory>,
 }
 
@@ -55,7 +58,7 @@ struct Memory {
 
 impl Default for Dpop {
     fn default() -> Self {
-        Self::new(Settings::default(), None, None)
+        Self::new(Settings::default(), None, None, Timestamp::MIN)
     }
 }
 
@@ -67,17 +70,28 @@ impl PartialEq for Dpop {
 
 impl Dpop {
     /// `url` is what clients know the gate by; without it no proof can be checked. `before` is what checked them so
-    /// far: the proofs that it saw stay seen.
+    /// far: the proofs that it saw stay seen, and what is too old for it at `now` stays so.
     #[must_use]
-    pub fn new(settings: Settings, url: Option<&str>, before: Option<&Self>) -> Self {
+    pub fn new(settings: Settings, url: Option<&str>, before: Option<&Self>, now: Timestamp) -> Self {
         let base = url.and_then(normal).map(|url| url.trim_end_matches('/').to_owned());
-        let kept = before.filter(|before| before.settings.max_age == settings.max_age);
-        let memory = kept.map(|before| before.memory.clone()).unwrap_or_else(|| {
-            // a proof counts from `FUTURE` before its time until `max_age` after; one second more for good measure
-            let window = settings.max_age + FUTURE + Duration::from_secs(1);
-            Arc::new(Memory { replay: Replay::new(window), nonces: Nonces::new() })
+        let since = before.map_or(Timestamp::MIN, |before| {
+            let oldest = now.checked_sub(before.settings.max_age).unwrap_or(Timestamp::MIN);
+            if settings.max_age > before.settings.max_age { before.since.max(oldest) } else { before.since }
         });
-        Self { settings, base, memory }
+        let memory = before.map(|before| before.memory.clone());
+        let memory = memory.unwrap_or_else(|| Arc::new(Memory { replay: Replay::new(), nonces: Nonces::new() }));
+        Self { settings, base, since, memory }
+    }
+
+    /// How old a proof may be at `now`.
+    fn max_age(&self, now: Timestamp) -> Duration {
+        now.duration_since(self.since).try_into().map_or(Duration::ZERO, |age| self.settings.max_age.min(age))
+    }
+
+    /// How long a proof is remembered.
+    fn window(&self) -> Duration {
+        // a proof counts from `FUTURE` before its time until `max_age` after; one second more for good measure
+        self.settings.max_age + FUTURE + Duration::from_secs(1)
     }
 
     /// Whether proofs can be checked.
@@ -109,7 +123,7 @@ impl Dpop {
             url: &url,
             token,
             key,
-            max_age: self.settings.max_age,
+            max_age: self.max_age(asking.now),
             now: asking.now,
         };
         let proof = proof::verify(proof, &expected).map_err(broken)?;
@@ -117,7 +131,7 @@ impl Dpop {
             self.nonce(proof.nonce.as_deref(), asking.now, reply)?;
         }
         // last, so that only what would be taken is remembered
-        match self.memory.replay.seen(proof.id, asking.now) {
+        match self.memory.replay.seen(proof.id, asking.now, self.window()) {
             Seen::Never => Ok(()),
             Seen::Before => {
                 let text = "this DPoP proof was used before; make one for each request";
@@ -169,4 +183,37 @@ fn only_proof(headers: &HeaderMap) -> Result<&str, Refusal> {
 
 fn broken(error: ProofError) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, error.reason(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_lets_nothing_in_that_may_have_been_forgotten() {
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let dpop = |max_age: u64, before: Option<&Dpop>, second: i64| {
+            Dpop::new(Settings { max_age: Duration::from_secs(max_age), nonces: false }, None, before, at(second))
+        };
+        let check = |dpop: &Dpop, second: i64, expected: u64| {
+            assert_eq!(dpop.max_age(at(second)), Duration::from_secs(expected), "at {second}");
+        };
+        let first = dpop(60, None, 0);
+        check(&first, 0, 60);
+        // as old as the first would have taken, and no older until the proofs of its time are too old
+        let raised = dpop(300, Some(&first), 100);
+        for (second, age) in [(100, 60), (200, 160), (340, 300), (400, 300)] {
+            check(&raised, second, age);
+        }
+        let lowered = dpop(30, Some(&raised), 150);
+        check(&lowered, 150, 30);
+        let again = dpop(300, Some(&lowered), 160);
+        for (second, age) in [(160, 30), (161, 31), (430, 300), (500, 300)] {
+            check(&again, second, age);
+        }
+        // what was seen stays seen by all of them
+        let id = 7;
+        assert_eq!(first.memory.replay.seen(id, at(90), first.window()), Seen::Never);
+        assert_eq!(raised.memory.replay.seen(id, at(389), raised.window()), Seen::Before);
+    }
 }

@@ -18,7 +18,6 @@ const CAPACITY: usize = 65_536;
 
 /// The proofs of the last window and of the one before.
 pub(super) struct Replay {
-    window: Duration,
     capacity: usize,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -43,19 +42,19 @@ pub(super) enum Seen {
 }
 
 impl Replay {
-    /// Remembers each proof for `window` at least, and for twice that at most.
-    pub(super) fn new(window: Duration) -> Self {
-        Self { window, capacity: CAPACITY, shards: Default::default() }
+    pub(super) fn new() -> Self {
+        Self { capacity: CAPACITY, shards: Default::default() }
     }
 
-    /// Whether this proof came before; from here on it did.
-    pub(super) fn seen(&self, id: u128, now: Timestamp) -> Seen {
+    /// Whether this proof came before; from here on it did, for `window` at least and for twice that at most. A longer
+    /// window than before keeps what is there for longer.
+    pub(super) fn seen(&self, id: u128, now: Timestamp, window: Duration) -> Seen {
         #[allow(clippy::cast_possible_truncation, reason = "the remainder is below 16")]
         let index = (id % SHARDS as u128) as usize;
         let Some(shard) = self.shards.get(index) else { return Seen::Full };
         // whoever panicked with the lock had not begun to change anything
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        shard.turn(now, self.window);
+        shard.turn(now, window);
         if shard.current.contains(&id) || shard.last.contains(&id) {
             return Seen::Before;
         }
@@ -95,39 +94,39 @@ mod tests {
     #[test]
     fn a_proof_counts_once_for_as_long_as_it_could_be_taken() {
         for first in [0, 1, 35, 69, 70, 71, 139, 140] {
-            let replay = Replay::new(WINDOW);
-            assert_eq!(replay.seen(0, at(0)), Seen::Never);
-            assert_eq!(replay.seen(16, at(first)), Seen::Never);
+            let replay = Replay::new();
+            assert_eq!(replay.seen(0, at(0), WINDOW), Seen::Never);
+            assert_eq!(replay.seen(16, at(first), WINDOW), Seen::Never);
             for later in [0, 1, 35, 69, 70] {
-                assert_eq!(replay.seen(16, at(first + later)), Seen::Before, "{first} and {later} s later");
+                assert_eq!(replay.seen(16, at(first + later), WINDOW), Seen::Before, "{first} and {later} s later");
             }
         }
     }
 
     #[test]
     fn what_can_no_longer_be_taken_is_forgotten() {
-        let replay = Replay::new(WINDOW);
-        assert_eq!(replay.seen(0, at(0)), Seen::Never);
-        assert_eq!(replay.seen(0, at(140)), Seen::Never);
-        assert_eq!(replay.seen(1, at(150)), Seen::Never);
+        let replay = Replay::new();
+        assert_eq!(replay.seen(0, at(0), WINDOW), Seen::Never);
+        assert_eq!(replay.seen(0, at(140), WINDOW), Seen::Never);
+        assert_eq!(replay.seen(1, at(150), WINDOW), Seen::Never);
         let held: usize = replay.shards.iter().map(|s| s.lock().unwrap().current.len()).sum();
         assert_eq!(held, 2);
     }
 
     #[test]
     fn what_does_not_fit_is_not_let_through() {
-        let replay = Replay { capacity: 2, ..Replay::new(WINDOW) };
-        assert_eq!([0, 16, 32].map(|id| replay.seen(id, at(0))), [Seen::Never, Seen::Never, Seen::Full]);
+        let replay = Replay { capacity: 2, ..Replay::new() };
+        assert_eq!([0, 16, 32].map(|id| replay.seen(id, at(0), WINDOW)), [Seen::Never, Seen::Never, Seen::Full]);
         // another shard has room, and the next window too
-        assert_eq!(replay.seen(1, at(0)), Seen::Never);
-        assert_eq!(replay.seen(32, at(70)), Seen::Never);
-        assert_eq!(replay.seen(0, at(70)), Seen::Before);
+        assert_eq!(replay.seen(1, at(0), WINDOW), Seen::Never);
+        assert_eq!(replay.seen(32, at(70), WINDOW), Seen::Never);
+        assert_eq!(replay.seen(0, at(70), WINDOW), Seen::Before);
     }
 
     #[test]
     fn a_clock_that_goes_back_forgets_nothing() {
-        let replay = Replay::new(WINDOW);
-        assert_eq!(replay.seen(0, at(100)), Seen::Never);
-        assert_eq!(replay.seen(0, at(0)), Seen::Before);
+        let replay = Replay::new();
+        assert_eq!(replay.seen(0, at(100), WINDOW), Seen::Never);
+        assert_eq!(replay.seen(0, at(0), WINDOW), Seen::Before);
     }
 }
