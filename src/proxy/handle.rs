@@ -112,7 +112,7 @@ async fn story(
         }
         Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),
         Route::Discover { .. } => sd::list(gate, &permit, peer, authority(&uri, &headers)?).into(),
-        Route::Home => home::page(gate, &permit, asking).await.into(),
+        Route::Home => home::page(gate, &permit, asking).into(),
     };
     Ok(answer.bounded(permit.route.terms(), &permit.principal, peer))
 }

@@ -12,7 +12,7 @@ use crate::{
     identity::{Asking, session::cookie},
 };
 
-pub(super) async fn page(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>) -> Response<Body> {
+pub(super) fn page(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>) -> Response<Body> {
     let exporters: Vec<(String, String)> = gate
         .routes
         .exporters()
@@ -24,9 +24,6 @@ pub(super) async fn page(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>) -
         })
         .collect();
     let sessions = gate.identity.sessions().filter(|_| cookie::session(asking.headers) != cookie::Found::None);
-    let ends_at = match sessions {
-        Some(sessions) => Some(sessions.logout_origins(asking.now).await),
-        None => None,
-    };
-    pages::home(&permit.principal, &permit.roles, &exporters, ends_at.as_deref())
+    let ends_at = sessions.map(|sessions| sessions.logout_origin(asking.headers));
+    pages::home(&permit.principal, &permit.roles, &exporters, ends_at.as_ref().map(Option::as_slice))
 }

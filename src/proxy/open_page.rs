@@ -82,7 +82,7 @@ impl<'g> OpenPage<'g> {
             Self::TokenExchange(issue) => return Ok(exchange(gate, issue, asking, body, record).await),
             Self::Login(sessions) => people::login(sessions, asking, target, reply).await?,
             Self::Callback(sessions) => people::callback(sessions, asking, target, record, reply).await?,
-            Self::AskLogout(sessions) => people::ask_logout(sessions, asking).await?,
+            Self::AskLogout(sessions) => people::ask_logout(sessions, asking),
             Self::Logout(sessions) => people::logout(sessions, asking, reply).await?,
             Self::BackChannelLogout(sessions) => people::back_channel_logout(sessions, asking, body).await?,
         };

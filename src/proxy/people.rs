@@ -66,11 +66,11 @@ pub(super) async fn callback(
 }
 
 /// `GET /logout`: a page with the button.
-pub(super) async fn ask_logout(sessions: &Sessions, asking: Asking<'_>) -> Result<Response<Body>, Refusal> {
+pub(super) fn ask_logout(sessions: &Sessions, asking: Asking<'_>) -> Response<Body> {
     if cookie::session(asking.headers) == cookie::Found::None {
-        return Ok(pages::signed_out());
+        return pages::signed_out();
     }
-    Ok(pages::ask_logout(&sessions.logout_origins(asking.now).await))
+    pages::ask_logout(sessions.logout_origin(asking.headers).as_slice())
 }
 
 /// `POST /logout`: the session ends here, and the browser goes on to end it at the provider.

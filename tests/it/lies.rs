@@ -1,7 +1,10 @@
 //! A provider that lies, or somebody who speaks in its name: no ID token and no logout token that breaks a rule does
 //! anything.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -31,6 +34,11 @@ struct Attempt {
 
 impl Stage {
     async fn new() -> Self {
+        Self::beside(|_| String::new()).await
+    }
+
+    /// With more issuers: sections of the configuration, by the URL of the one that there is.
+    async fn beside(more: impl FnOnce(&str) -> String) -> Self {
         let harness = Harness::new().await;
         let address = free_address();
         let answer = Arc::new(Mutex::new(json!({})));
@@ -46,14 +54,15 @@ impl Stage {
         });
         let url = format!("https://localhost:{}", address.port());
         let tls = "tls = { certificate = \"gate.pem\", key = \"gate.key\" }";
-        let mut harness = harness.more("issuer", "[issuer.login]\nclient_id = \"gate\"");
+        let issuers = format!("[issuer.login]\nclient_id = \"gate\"\n{}", more(&harness.issuer.url()));
+        let mut harness = harness.more("issuer", issuers);
         harness.replace("gate", format!("[gate]\nworkers = 2\nurl = \"{url}\""));
         harness.replace("listen", format!("[[listen]]\naddress = \"{address}\"\n{tls}"));
         Self { gate: harness.start().await, answer }
     }
 
     async fn begin(&self) -> Attempt {
-        let answer = self.gate.get("/login?return=/exporters/app/metrics").send().await;
+        let answer = self.gate.get("/login?provider=corp&return=/exporters/app/metrics").send().await;
         assert_eq!(answer.status, 303, "{answer:?}");
         let url = url::Url::parse(answer.header("location")).unwrap();
         let of = |wanted: &str| url.query_pairs().find(|(name, _)| name == wanted).unwrap().1.into_owned();
@@ -248,4 +257,29 @@ async fn a_session_too_large_for_cookies_is_refused_with_its_reason() {
     let answer = stage.end(&attempt, tokens(&huge)).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (403, &json!("session_too_large")), "{answer:?}");
     assert!(answer.json()["detail"].as_str().unwrap().contains("fewer claims"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_provider_that_hangs_keeps_nobody_elses_pages_waiting() {
+    // it takes connections and says nothing
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = hanging.local_addr().unwrap();
+    let stage = Stage::beside(|corp| {
+        format!(
+            "[[issuer]]\nname = \"slow\"\nissuer = \"http://{address}\"\naudiences = [\"wicketgate\"]\n\
+             jwks_url = \"{corp}/jwks\"\n[issuer.login]\nclient_id = \"gate\"\n"
+        )
+    })
+    .await;
+    let session = stage.session("s").await;
+    for page in ["/", "/logout"] {
+        let answer = stage.gate.get(page).header("cookie", &session).send();
+        // a question to a provider may take twice as long
+        let answer = tokio::time::timeout(Duration::from_secs(5), answer).await.expect(page);
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let signed_out = stage.gate.post("/logout").header("cookie", &session).header("sec-fetch-site", "same-origin");
+    let answer = tokio::time::timeout(Duration::from_secs(5), signed_out.send()).await.expect("signing out");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(stage.status(&session).await, 401);
 }

@@ -26,6 +26,8 @@ use crate::{
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 /// How old a logout token may be, and how far ahead of this clock.
 const WINDOW: Duration = Duration::from_secs(120);
+/// How long somebody who has signed out waits to learn where that is done at the provider.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest URL that browsers and servers are sure to carry, in bytes; with the ID token in it, it may be longer.
 const MAX_URL: usize = 6 * 1024;
 /// Longest body of a back-channel logout.
@@ -51,14 +53,23 @@ struct Claims {
 }
 
 impl Sessions {
-    /// The origins that a logout may lead to, for a page's policy on where its forms go.
-    pub async fn logout_origins(&self, now: Timestamp) -> Vec<String> {
-        let mut origins = Vec::new();
-        for provider in &self.providers {
-            let end = self.end_session(provider, now).await.and_then(|end| url::Url::parse(&end).ok());
-            origins.extend(end.map(|end| end.origin().ascii_serialization()));
-        }
-        origins
+    /// The origin that a request's logout may lead to, for a page's policy on where its forms go: as far as it is known
+    /// of the session's own provider. A page waits for nobody.
+    #[must_use]
+    pub fn logout_origin(&self, headers: &HeaderMap) -> Option<String> {
+        let provider = self.provider(&self.unsealed(headers)?.issuer)?;
+        let end = match (&provider.settings.end_session, provider.last_document()) {
+            (Some(end), _) => end.clone(),
+            (None, Some(document)) => document.end_session_endpoint?,
+            // as a rule it is the issuer's own, and this page comes before anybody has asked
+            (None, None) => provider.rules.issuer.clone(),
+        };
+        Some(url::Url::parse(&end).ok()?.origin().ascii_serialization())
+    }
+
+    fn unsealed(&self, headers: &HeaderMap) -> Option<Session> {
+        let cookie::Found::Sealed(sealed) = cookie::session(headers) else { return None };
+        Session::read(&self.sessions.open(cookie::SESSION, &sealed)?)
     }
 
     /// Ends the session of a request, where it has one. Its cookies are taken back by `reply`.
@@ -71,9 +82,7 @@ impl Sessions {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", text));
         }
         cookie::clear_session(reply, headers);
-        let cookie::Found::Sealed(sealed) = cookie::session(headers) else { return Ok(Next::Here) };
-        let session = self.sessions.open(cookie::SESSION, &sealed).and_then(|plain| Session::read(&plain));
-        let Some(session) = session else { return Ok(Next::Here) };
+        let Some(session) = self.unsealed(headers) else { return Ok(Next::Here) };
         if let Err(error) = self.memory.end(Who::Session(session.id), now, self.settings.longest).await {
             // it has ended in this process, and the browser has no cookie any longer
             tracing::error!(%error, "an ended session cannot be written down");
@@ -85,10 +94,11 @@ impl Sessions {
 
     /// Where a provider's own session is ended.
     async fn end_session(&self, provider: &Provider, now: Timestamp) -> Option<String> {
-        match &provider.settings.end_session {
-            Some(end) => Some(end.clone()),
-            None => provider.document(now).await.ok()?.end_session_endpoint,
+        if let Some(end) = &provider.settings.end_session {
+            return Some(end.clone());
         }
+        let document = tokio::time::timeout(PATIENCE, provider.document(now)).await;
+        document.map_or_else(|_| provider.last_document(), Result::ok)?.end_session_endpoint
     }
 
     /// RP-Initiated Logout section 2; the ID token as a hint where the URL stays short enough for it.

@@ -1,7 +1,7 @@
 //! One provider that people log in at: where it is, and what it is asked.
 //!
 //! Promises: its endpoints come from its own discovery document, which is read again each hour and serves on while the
-//! provider is away; only https is asked, or http on this machine; every answer is bounded in size and time, and no
+//! provider is away and while it is asked; only https is asked, or http on this machine; every answer is bounded in size and time, and no
 //! redirect is followed. Never: a code, token or secret in an error.
 
 use std::{sync::Arc, time::Duration};
@@ -156,8 +156,12 @@ impl Provider {
         if let Some(known) = self.known.load_full().filter(fresh) {
             return Ok(known.document.clone());
         }
-        // single flight: whoever waited finds what the first one found
-        let mut failed_at = self.asking.lock().await;
+        // single flight: whoever waited finds what the first one found; nobody waits who has an old one
+        let mut failed_at = match (self.last_document(), self.asking.try_lock()) {
+            (_, Ok(failed_at)) => failed_at,
+            (Some(document), Err(_)) => return Ok(document),
+            (None, Err(_)) => self.asking.lock().await,
+        };
         let known = self.known.load_full();
         if let Some(known) = known.as_ref().filter(|known| fresh(known)) {
             return Ok(known.document.clone());
@@ -171,11 +175,19 @@ impl Provider {
                     self.known.store(Some(Arc::new(Known { document: document.clone(), at: now })));
                     return Ok(document);
                 }
-                Err(error) => error,
+                Err(error) => {
+                    // what failed took its time, and everybody who waited meanwhile need not fail anew
+                    *failed_at = Some(clock::now().max(now));
+                    error
+                }
             }
         };
-        *failed_at = Some(failed_at.filter(|at| now < clock::after(*at, RETRY)).unwrap_or(now));
         known.map(|known| known.document.clone()).ok_or(error)
+    }
+
+    /// The discovery document as it was read last, however old; nobody is asked.
+    pub(super) fn last_document(&self) -> Option<Document> {
+        self.known.load().as_ref().map(|known| known.document.clone())
     }
 
     async fn discover(&self) -> Result<Document, AskError> {
@@ -275,5 +287,57 @@ fn said<E: std::error::Error + 'static>(error: RequestTokenError<E, BasicErrorRe
         RequestTokenError::Parse(..) | RequestTokenError::Other(_) => {
             AskError::Unavailable("its token endpoint answers what is no token response".into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{client::Client, identity::Settings};
+
+    /// A provider that nobody answers for.
+    fn absent() -> Provider {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut settings = Settings::test();
+        settings.rules.issuer = format!("http://127.0.0.1:{port}");
+        let login = LoginSettings {
+            issuer: settings.name.clone(),
+            title: "Corp".into(),
+            client_id: "gate".into(),
+            client_secret: None,
+            scopes: vec!["openid".into()],
+            end_session: None,
+        };
+        Provider::new(login, Arc::new(Issuer::new(settings, Arc::new(Client::new(None).unwrap()))))
+    }
+
+    #[tokio::test]
+    async fn who_waited_while_a_provider_failed_does_not_ask_it_again() {
+        let provider = absent();
+        // they came together, and the first one's question took its time to fail
+        let came = clock::now() - jiff::SignedDuration::from_secs(10);
+        let said = async |now| provider.document(now).await.unwrap_err().to_string();
+        assert!(!said(came).await.contains("a moment ago"));
+        assert!(said(came).await.contains("a moment ago"));
+        assert!(said(clock::now()).await.contains("a moment ago"));
+    }
+
+    #[tokio::test]
+    async fn an_old_document_serves_while_somebody_asks_for_a_new_one() {
+        let provider = absent();
+        let endpoint = |path: &str| format!("{}/{path}", provider.rules.issuer);
+        let document = Document {
+            issuer: provider.rules.issuer.clone(),
+            authorization_endpoint: endpoint("auth"),
+            token_endpoint: endpoint("token"),
+            end_session_endpoint: Some(endpoint("end")),
+            authorization_response_iss_parameter_supported: true,
+            token_endpoint_auth_methods_supported: None,
+        };
+        provider.known.store(Some(Arc::new(Known { document, at: Timestamp::UNIX_EPOCH })));
+        let _somebody = provider.asking.lock().await;
+        let document = tokio::time::timeout(DEADLINE, provider.document(clock::now())).await;
+        let document = document.expect("it waits").unwrap();
+        assert_eq!(document.end_session_endpoint, provider.last_document().unwrap().end_session_endpoint);
     }
 }
