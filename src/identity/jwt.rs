@@ -251,6 +251,26 @@ impl<'a> Unverified<'a> {
         Ok(())
     }
 
+    /// Checks what neither time nor a key can change, whether or not it is genuine; gives the claims.
+    pub(super) fn keeps(&self, rules: &Rules) -> Result<&str, TokenError> {
+        self.fits(rules)?;
+        self.is_meant(rules)?;
+        required(&self.payload, rules)?;
+        Ok(&self.payload)
+    }
+
+    fn is_meant(&self, rules: &Rules) -> Result<(), TokenError> {
+        // RFC 8725 section 3.8: the key is the issuer's, so the token must be too
+        if self.issuer() != rules.issuer {
+            return Err(TokenError::Issuer);
+        }
+        // RFC 9068 section 4, RFC 9700 section 2.3: meant for this gate
+        if !self.claims.is_for(&rules.audiences) {
+            return Err(TokenError::Audience);
+        }
+        Ok(())
+    }
+
     /// Checks the token against its issuer's rules and one of its keys.
     ///
     /// # Errors
@@ -277,14 +297,7 @@ impl<'a> Unverified<'a> {
         if !genuine.unwrap_or(false) {
             return Err(TokenError::Signature);
         }
-        // RFC 8725 section 3.8: the key is the issuer's, so the token must be too
-        if self.issuer() != rules.issuer {
-            return Err(TokenError::Issuer);
-        }
-        // RFC 9068 section 4, RFC 9700 section 2.3: meant for this gate
-        if !self.claims.is_for(&rules.audiences) {
-            return Err(TokenError::Audience);
-        }
+        self.is_meant(rules)?;
         let expires_at = self.claims.timely(rules.leeway, now)?.ok_or(TokenError::Claims)?;
         required(&self.payload, rules)?;
         let confirmation = self.claims.cnf.confirmation()?;

@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Gate, Harness,
+    Answer, Gate, Harness, eventually,
     issuer::{Issuer, Key, Token},
     peers::free_address,
     upstream,
@@ -85,13 +85,25 @@ impl Stage {
 
     /// Somebody's session, by its cookie.
     async fn session(&self, sid: &str) -> String {
+        self.session_of(|token| tokens(&token.claim("sid", sid).mint())).await
+    }
+
+    /// The same by these tokens, made of a good ID token.
+    async fn session_of(&self, tokens: impl FnOnce(Token<'_>) -> Value) -> String {
         let attempt = self.begin().await;
-        let token = self.good(&attempt.nonce).claim("sid", sid).mint();
-        let answer = self.end(&attempt, tokens(&token)).await;
+        let answer = self.end(&attempt, tokens(self.good(&attempt.nonce))).await;
         assert_eq!((answer.status.as_u16(), answer.header("location")), (303, ROOM), "{answer:?}");
         let mut set = answer.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
         let session = set.find(|line| line.starts_with("__Host-wicketgate-session=1.")).unwrap();
         session.split(';').next().unwrap().to_owned()
+    }
+
+    /// Changes the configuration and waits until this session is answered so.
+    async fn configure(&self, config: &str, session: &str, status: u16) {
+        self.gate.directory.write("wicketgate.toml", config);
+        self.gate.program.signal("HUP").await;
+        let what = format!("the session to be answered with {status}");
+        eventually(&what, || async { (self.status(session).await == status).then_some(()) }).await;
     }
 
     async fn status(&self, session: &str) -> u16 {
@@ -282,4 +294,47 @@ async fn a_provider_that_hangs_keeps_nobody_elses_pages_waiting() {
     let answer = tokio::time::timeout(Duration::from_secs(5), signed_out.send()).await.expect("signing out");
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(stage.status(&session).await, 401);
+}
+
+#[tokio::test]
+async fn a_session_ends_with_what_its_login_was_checked_by() {
+    let stage = Stage::new().await;
+    let config = std::fs::read_to_string(stage.gate.directory.join("wicketgate.toml")).unwrap();
+    let session = stage.session("s").await;
+    let audiences = "audiences = [\"wicketgate\"]";
+    for (from, to) in [
+        ("client_id = \"gate\"".to_owned(), "client_id = \"another\"".to_owned()),
+        (audiences.to_owned(), format!("{audiences}\nrequired_claims = {{ hd = \"example.com\" }}")),
+        (audiences.to_owned(), format!("{audiences}\nalgorithms = [\"ES256\"]")),
+    ] {
+        let changed = config.replace(&from, &to);
+        assert_ne!(changed, config);
+        stage.configure(&changed, &session, 401).await;
+        let answer = stage.gate.get(ROOM).header("cookie", &session).send().await;
+        assert_eq!(answer.json()["reason"], "session_ended", "{to}: {answer:?}");
+        // what it was is what it is again: nobody was signed out
+        stage.configure(&config, &session, 200).await;
+    }
+}
+
+#[tokio::test]
+async fn a_provider_is_shown_nothing_of_the_one_whose_name_it_has() {
+    let (stage, other) = (Stage::new().await, Issuer::start().await);
+    let config = std::fs::read_to_string(stage.gate.directory.join("wicketgate.toml")).unwrap();
+    let soon = wicketgate::clock::now().as_second() + 6;
+    // it is renewed from the third second on
+    let session = stage
+        .session_of(|token| {
+            let mut tokens = tokens(&token.claim("exp", soon).mint());
+            tokens["refresh_token"] = "the-first-providers".into();
+            tokens
+        })
+        .await;
+    let client = "client_id = \"gate\"";
+    let ends = format!("{client}\nend_session = \"https://elsewhere.example/end\"");
+    let changed = config.replace(&stage.gate.issuer.url(), &other.url()).replace(client, &ends);
+    stage.configure(&changed, &session, 401).await;
+    assert!(other.server.seen().iter().all(|seen| seen.target != "/token"), "it was shown the refresh token");
+    let signed_out = stage.gate.post("/logout").header("cookie", &session).header("sec-fetch-site", "same-origin");
+    assert_eq!(signed_out.send().await.status, 200, "it is sent there with the ID token");
 }

@@ -68,6 +68,14 @@ impl Provider {
         Ok(IdToken { expires_at: verified.expires_at, sid: claims.sid })
     }
 
+    /// Whether an ID token that was checked whole when its session began would be taken today, apart from its end: it is
+    /// the cookie's own record of which provider and client the session is of.
+    pub(super) fn still_takes(&self, token: &str) -> bool {
+        let Ok(unverified) = Unverified::parse_as(Kind::Id, token) else { return false };
+        let is_for_client = |claims: Claims| claims.azp.is_none_or(|azp| azp == self.settings.client_id);
+        unverified.keeps(&self.rules).is_ok_and(|payload| serde_json::from_str(payload).is_ok_and(is_for_client))
+    }
+
     /// A token of this provider for this client, as the one verifier reads it; whether its `sub` must be there depends
     /// on its kind.
     pub(super) async fn verified(

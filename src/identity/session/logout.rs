@@ -57,7 +57,7 @@ impl Sessions {
     /// of the session's own provider. A page waits for nobody.
     #[must_use]
     pub fn logout_origin(&self, headers: &HeaderMap) -> Option<String> {
-        let provider = self.provider(&self.unsealed(headers)?.issuer)?;
+        let provider = self.provider_of(&self.unsealed(headers)?)?;
         let end = match (&provider.settings.end_session, provider.last_document()) {
             (Some(end), _) => end.clone(),
             (None, Some(document)) => document.end_session_endpoint?,
@@ -87,7 +87,7 @@ impl Sessions {
             // it has ended in this process, and the browser has no cookie any longer
             tracing::error!(%error, "an ended session cannot be written down");
         }
-        let Some(provider) = self.provider(&session.issuer) else { return Ok(Next::Here) };
+        let Some(provider) = self.provider_of(&session) else { return Ok(Next::Here) };
         let Some(end) = self.end_session(provider, now).await else { return Ok(Next::Here) };
         Ok(self.end_url(provider, &end, &session)?.map_or(Next::Here, Next::Provider))
     }

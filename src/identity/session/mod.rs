@@ -3,7 +3,8 @@
 //! Promises: a session is what the gate sealed after a login, no more: an id, the issuer's ID token and when it ends,
 //! which is never after that token unless its refresh token gave a new one, and never after the longest session. What a
 //! session may do without being asked by its own pages is read: an unsafe method from another site is refused. A
-//! session that was ended counts for nothing, at once. Never: a session for a provider that is no longer configured.
+//! session that was ended counts for nothing, at once. Never: a session for a provider that is no longer configured, or
+//! whose `iss`, client or rules are others now; nor its tokens shown to the one that has its name.
 
 pub mod cookie;
 mod id_token;
@@ -152,7 +153,7 @@ impl Sessions {
     fn open(&self, text: &str, digest: [u8; 32], now: Timestamp) -> Result<Arc<Opened>, Refusal> {
         let session = self.sessions.open(cookie::SESSION, text).and_then(|plain| Session::read(&plain));
         let session = session.ok_or_else(invalid)?;
-        let provider = self.provider(&session.issuer).ok_or_else(ended)?;
+        let provider = self.provider_of(&session).ok_or_else(ended)?;
         let names = session.names(provider.issuer.name.clone()).ok_or_else(invalid)?;
         let token = self.memory.admit(&names, session.last(self.settings.longest), now)?.map_err(|_| ended())?;
         let principal = session.principal(names, digest, token).ok_or_else(invalid)?;
@@ -161,6 +162,12 @@ impl Sessions {
 
     fn provider(&self, name: &str) -> Option<&Provider> {
         self.providers.iter().find(|provider| *provider.issuer.name == *name)
+    }
+
+    /// The provider that a session is of; nothing where another one has its name today, or today's rules would not take
+    /// its ID token.
+    fn provider_of(&self, session: &Session) -> Option<&Provider> {
+        self.provider(&session.issuer).filter(|provider| provider.still_takes(session.id_token.expose()))
     }
 
     /// Whether the gate's own pages sent this: the browser says so (Fetch Metadata section 2.4), or an old one its

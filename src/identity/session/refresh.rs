@@ -164,7 +164,7 @@ impl Sessions {
 
     async fn next(&self, opened: &Opened, now: Timestamp) -> Outcome {
         let session = &opened.session;
-        let Some((provider, token)) = self.provider(&session.issuer).zip(session.refresh_token.as_ref()) else {
+        let Some((provider, token)) = self.provider_of(session).zip(session.refresh_token.as_ref()) else {
             return Outcome::Refused("the session cannot be refreshed".into());
         };
         let tokens = match provider.ask(Grant::Refresh(token.expose()), self.callback_url(), now).await {
