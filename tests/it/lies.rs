@@ -190,6 +190,24 @@ async fn an_id_token_that_breaks_a_rule_begins_no_session() {
 }
 
 #[tokio::test]
+async fn an_attempt_is_used_once_the_provider_has_taken_its_code() {
+    let stage = Stage::new().await;
+    let attempt = stage.begin().await;
+    // what anybody can ask for takes no room from anybody's login
+    for (query, reason) in [("", "login_malformed"), ("&error=access_denied", "login_refused")] {
+        let call = stage.gate.get(&format!("/callback?state={}{query}", attempt.state));
+        let answer = call.header("cookie", &attempt.cookie).send().await;
+        assert_eq!(answer.json()["reason"], reason, "{answer:?}");
+    }
+    let token = stage.good(&attempt.nonce).mint();
+    assert_eq!(stage.end(&attempt, json!({"error": "server_error"})).await.status, 503);
+    let answer = stage.end(&attempt, tokens(&token)).await;
+    assert_eq!(answer.status, 303, "{answer:?}");
+    let again = stage.end(&attempt, tokens(&token)).await;
+    assert_eq!((again.status.as_u16(), &again.json()["reason"]), (400, &json!("login_replayed")), "{again:?}");
+}
+
+#[tokio::test]
 async fn a_logout_token_that_breaks_a_rule_ends_nothing() {
     let stage = Stage::new().await;
     let session = stage.session("s").await;

@@ -3,7 +3,7 @@
 //! Promises: state, nonce and PKCE verifier are fresh for each attempt and sealed in a cookie of its own, so that tabs
 //! do not clash and only the browser that began an attempt can end it, once; where it goes on to is a path of this
 //! gate, sealed with the rest; the answer's `iss` is checked where it is sent (RFC 9207). A session begins with a fresh
-//! id.
+//! id. Never: an attempt that is remembered before the provider has taken its code, since anybody can begin attempts.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::{
     Sessions, cookie,
     id_token::Expected,
     keys::{digest, random_text},
+    memory::Once,
     provider::{self, AskError, Grant, Provider},
     refresh::too_large,
     sealed::Session,
@@ -195,6 +196,10 @@ impl Sessions {
             }
             AskError::Unavailable(_) => error.unavailable(),
         })?;
+        // RFC 6749 section 4.1.2: the provider takes a code once, so that of two at once only one comes this far
+        if !self.memory.use_once(Once::Login, digest(&attempt.state), attempt.until, now)? {
+            return Err(replayed());
+        }
         let id_token = tokens.id_token.ok_or_else(|| refused("the identity provider gave no ID token"))?;
         // the provider's answer took its time
         let now = clock::now().max(now);
@@ -219,7 +224,7 @@ impl Sessions {
         Ok(LoggedIn { principal: opened.principal.clone(), return_to: attempt.return_to })
     }
 
-    /// The attempt that an answer belongs to; from here on it is used, and its cookie is taken back.
+    /// The attempt that an answer belongs to; its cookie is taken back.
     fn attempt(
         &self,
         callback: &Callback,
@@ -240,8 +245,8 @@ impl Sessions {
             let text = "this login took longer than ten minutes; sign in again";
             return Err(Refusal::malformed("login_expired", text));
         }
-        if !self.memory.use_once(digest(state), attempt.until, now)? {
-            return Err(Refusal::malformed("login_replayed", "this login was used before; sign in again"));
+        if self.memory.was_used(Once::Login, digest(state), now) {
+            return Err(replayed());
         }
         let provider = self.provider(&attempt.issuer).ok_or_else(unknown_attempt)?;
         Ok((attempt, provider))
@@ -293,6 +298,10 @@ fn answers(callback: &Callback, provider: &Provider, says_iss: bool) -> Result<(
 
 fn refused(text: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "login_refused", text)
+}
+
+fn replayed() -> Refusal {
+    Refusal::malformed("login_replayed", "this login was used before; sign in again")
 }
 
 fn unknown_attempt() -> Refusal {

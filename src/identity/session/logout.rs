@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{
     Sessions, cookie,
     keys::{digest, random_text},
-    memory::Who,
+    memory::{Once, Who},
     provider::Provider,
     sealed::Session,
 };
@@ -140,13 +140,18 @@ impl Sessions {
         let who = named(&claims, subject, provider, now)?;
         let jti = claims.jti.unwrap_or_default();
         let once = digest(&format!("{} {jti}", provider.rules.issuer));
-        if !self.memory.use_once(once, clock::after(verified.expires_at, WINDOW), now)? {
+        if self.memory.was_used(Once::LogoutToken, once, now) {
             return Err(malformed("logout_replayed", "its `jti` was used before"));
         }
         self.memory.end(who, now, self.settings.longest).await.map_err(|error| {
             let text = "the sessions have ended, but that cannot be written down; try again";
             Refusal::unavailable("logout_not_kept", text).with_detail(error)
-        })
+        })?;
+        // marked last, so that the provider may try again; what has ended has ended, though nothing more is remembered
+        if self.memory.use_once(Once::LogoutToken, once, clock::after(verified.expires_at, WINDOW), now).is_err() {
+            tracing::warn!(issuer = %provider.issuer.name, "too many logout tokens: one more could be used again");
+        }
+        Ok(())
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Sessions that are used at once, and things of one use that are remembered at once.
+/// Sessions that are used at once, and things of one use that are remembered at once, of each kind.
 const MOST: usize = 100_000;
 
 /// What survives a reload. See the module.
@@ -46,9 +46,23 @@ pub struct Memory {
 struct Inner {
     live: HashMap<Uuid, Live>,
     over: HashMap<Who, Over>,
-    used: HashMap<[u8; 32], Timestamp>,
+    /// Apart from each other, so that no flood of the one leaves no room for the other.
+    logins: Used,
+    logout_tokens: Used,
     /// Sessions from before this do not count.
     since: Option<Timestamp>,
+}
+
+/// Digests of what counts once, until when each is remembered.
+type Used = HashMap<[u8; 32], Timestamp>;
+
+/// What counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Once {
+    /// A login attempt, by its state, whose code the provider has taken.
+    Login,
+    /// A provider's logout token, by its `jti`.
+    LogoutToken,
 }
 
 /// A session that a request has stood on.
@@ -200,20 +214,40 @@ impl Memory {
         open.sync_data().await
     }
 
-    /// Marks something as used until `until`; whether it had not been. 503 where too much is remembered.
-    pub(super) fn use_once(&self, what: [u8; 32], until: Timestamp, now: Timestamp) -> Result<bool, Refusal> {
+    /// Whether this was used.
+    pub(super) fn was_used(&self, once: Once, what: [u8; 32], now: Timestamp) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.used.len() >= MOST {
-            inner.used.retain(|_, until| now < *until);
-            if inner.used.len() >= MOST {
+        inner.used(once).get(&what).is_some_and(|until| now < *until)
+    }
+
+    /// Marks something as used until `until`; whether it had not been. 503 where too much is remembered.
+    pub(super) fn use_once(
+        &self,
+        once: Once,
+        what: [u8; 32],
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, Refusal> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = inner.used(once);
+        if used.len() >= MOST {
+            used.retain(|_, until| now < *until);
+            if used.len() >= MOST {
                 return Err(full());
             }
         }
-        Ok(inner.used.insert(what, until).is_none_or(|until| until <= now))
+        Ok(used.insert(what, until).is_none_or(|until| until <= now))
     }
 }
 
 impl Inner {
+    fn used(&mut self, once: Once) -> &mut Used {
+        match once {
+            Once::Login => &mut self.logins,
+            Once::LogoutToken => &mut self.logout_tokens,
+        }
+    }
+
     /// What could have ended the session of these names.
     fn over_by(&self, names: &Names) -> impl Iterator<Item = (&Who, &Over)> {
         let issuer = || Box::<str>::from(&*names.issuer);

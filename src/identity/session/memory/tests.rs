@@ -72,7 +72,21 @@ async fn a_session_that_ended_stays_ended_over_a_restart() {
 #[test]
 fn what_is_for_one_use_is_used_once() {
     let memory = Memory::open(None, at(0)).unwrap();
-    assert!(memory.use_once([1; 32], at(100), at(0)).unwrap());
-    assert!(!memory.use_once([1; 32], at(100), at(50)).unwrap());
-    assert!(memory.use_once([2; 32], at(100), at(50)).unwrap());
+    let use_once = |what, now| memory.use_once(Once::Login, [what; 32], at(100), at(now)).unwrap();
+    assert!(!memory.was_used(Once::Login, [1; 32], at(0)));
+    assert!(use_once(1, 0));
+    assert!(!use_once(1, 50));
+    assert!(memory.was_used(Once::Login, [1; 32], at(50)) && !memory.was_used(Once::Login, [1; 32], at(100)));
+    assert!(use_once(2, 50));
+    assert!(memory.use_once(Once::LogoutToken, [1; 32], at(100), at(50)).unwrap(), "of another kind");
+}
+
+#[test]
+fn a_flood_of_logins_leaves_room_for_logout_tokens() {
+    let memory = Memory::open(None, at(0)).unwrap();
+    let digest = |number: usize| blake3::hash(&number.to_le_bytes()).into();
+    let logins = (0..=MOST).map(|number| memory.use_once(Once::Login, digest(number), at(100), at(0)));
+    assert_eq!(logins.filter(|used| *used.as_ref().unwrap_or(&false)).count(), MOST, "and it is bounded");
+    assert!(memory.use_once(Once::LogoutToken, digest(0), at(100), at(0)).unwrap());
+    assert!(memory.use_once(Once::Login, digest(MOST), at(200), at(100)).unwrap(), "room again, later");
 }
