@@ -136,10 +136,12 @@ pub(super) fn put(to: &mut HeaderMap, name: &str, value: &str, span: Duration) {
     }
 }
 
-/// The cookies of a request, of one header or several (RFC 9113 section 8.2.3), in order.
+/// The cookies of a request, of one header or several (RFC 9113 section 8.2.3), in order. One that is not ASCII is none
+/// of the gate's, and hides no other.
 pub(super) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
-    pairs.filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let plain = pairs.filter(|pair| pair.is_ascii()).filter_map(|pair| std::str::from_utf8(pair).ok());
+    plain.filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
 }
 
 /// Whether an upstream's `Set-Cookie` would set a cookie of the gate's. A cookie without a name is sent as its value
@@ -218,6 +220,17 @@ mod tests {
         check(&format!("{name}=2.a; {name}-2=b"), Found::Sealed("ab".into()));
         check(&format!("{name}=1.a; {name}-2=b"), Found::Sealed("a".into()));
         check(&format!("{name}-5=a; {}=b", name.to_lowercase()), Found::None);
+    }
+
+    #[test]
+    fn a_cookie_that_is_not_ascii_hides_no_other() {
+        for text in ["x=\u{e9}; SESSION=1.a", "SESSION=1.a;\u{e9}=x", "a=b; SESSION=1.a; SESSION-2=\u{e9}; c=\u{e9}"] {
+            let text = text.replace("SESSION", SESSION);
+            for bytes in [text.as_bytes().to_vec(), text.chars().map(|c| c as u8).collect()] {
+                let headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_bytes(&bytes).unwrap())]);
+                assert_eq!(session(&headers), Found::Sealed("a".into()), "{text}");
+            }
+        }
     }
 
     #[test]
