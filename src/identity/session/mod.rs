@@ -153,9 +153,14 @@ impl Sessions {
     fn open(&self, text: &str, digest: [u8; 32], now: Timestamp) -> Result<Arc<Opened>, Refusal> {
         let session = self.sessions.open(cookie::SESSION, text).and_then(|plain| Session::read(&plain));
         let session = session.ok_or_else(invalid)?;
+        // what is over takes no room among those that are not
+        let over = session.over(self.settings.longest);
+        if over <= now {
+            return Err(ended());
+        }
         let provider = self.provider_of(&session).ok_or_else(ended)?;
         let names = session.names(provider.issuer.name.clone()).ok_or_else(invalid)?;
-        let token = self.memory.admit(&names, session.last(self.settings.longest), now)?.map_err(|_| ended())?;
+        let token = self.memory.admit(&names, over, now)?.map_err(|_| ended())?;
         let principal = session.principal(names, digest, token).ok_or_else(invalid)?;
         Ok(Arc::new(Opened { session, principal: Arc::new(principal) }))
     }

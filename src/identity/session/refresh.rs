@@ -117,8 +117,7 @@ impl Sessions {
 
     /// How long a browser keeps the session's cookies: until it can no longer be refreshed.
     pub(super) fn cookie_span(&self, session: &Session, now: Timestamp) -> Duration {
-        let until = if session.refresh_token.is_some() { session.last(self.settings.longest) } else { session.ends };
-        until.duration_since(now).try_into().unwrap_or_default()
+        session.over(self.settings.longest).duration_since(now).try_into().unwrap_or_default()
     }
 
     /// The one refresh of this generation.

@@ -92,8 +92,43 @@ impl Session {
         Some(Names { id: self.id, issuer, subject, sid: self.sid.clone(), created: self.created })
     }
 
+    /// When it can count no longer: at its end, unless it can be refreshed.
+    pub(super) fn over(&self, longest: Duration) -> Timestamp {
+        let last = self.last(longest);
+        if self.refresh_token.is_some() && self.ends < last { last } else { self.ends }
+    }
+
     /// The end that no refresh goes beyond.
     pub(super) fn last(&self, longest: Duration) -> Timestamp {
         clock::after(self.created, longest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_over_at_its_end_unless_it_can_be_refreshed() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let check = |refresh: Option<&str>, ends: i64, over: i64| {
+            let session = Session {
+                id: Uuid::now_v7(),
+                generation: 0,
+                issuer: "corp".into(),
+                sid: None,
+                id_token: Secret::new("a.b.c".into()),
+                refresh_token: refresh.map(|token| Secret::new(token.into())),
+                created: at(1000),
+                issued: at(1000),
+                ends: at(ends),
+            };
+            assert_eq!(session.over(Duration::from_secs(500)), at(over), "{refresh:?}, ends at {ends}");
+        };
+        check(None, 1100, 1100);
+        check(Some("r"), 1100, 1500);
+        check(Some("r"), 1500, 1500);
+        // as a longer `max` of before sealed it
+        check(Some("r"), 1600, 1600);
     }
 }
