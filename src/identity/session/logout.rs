@@ -143,10 +143,12 @@ impl Sessions {
         if self.memory.was_used(Once::LogoutToken, once, now) {
             return Err(malformed("logout_replayed", "its `jti` was used before"));
         }
-        self.memory.end(who, now, self.settings.longest).await.map_err(|error| {
-            let text = "the sessions have ended, but that cannot be written down; try again";
-            Refusal::unavailable("logout_not_kept", text).with_detail(error)
-        })?;
+        for who in who {
+            self.memory.end(who, now, self.settings.longest).await.map_err(|error| {
+                let text = "the sessions have ended, but that cannot be written down; try again";
+                Refusal::unavailable("logout_not_kept", text).with_detail(error)
+            })?;
+        }
         // marked last, so that the provider may try again; what has ended has ended, though nothing more is remembered
         if self.memory.use_once(Once::LogoutToken, once, clock::after(verified.expires_at, WINDOW), now).is_err() {
             tracing::warn!(issuer = %provider.issuer.name, "too many logout tokens: one more could be used again");
@@ -156,7 +158,7 @@ impl Sessions {
 }
 
 /// The rules of section 2.6 from its step 4 on; whose sessions end.
-fn named(claims: &Claims, subject: Option<String>, provider: &Provider, now: Timestamp) -> Result<Who, Refusal> {
+fn named(claims: &Claims, subject: Option<String>, provider: &Provider, now: Timestamp) -> Result<Vec<Who>, Refusal> {
     #[allow(clippy::cast_possible_truncation, reason = "compared with now right after")]
     let issued = claims.iat.filter(|iat| iat.is_finite()).and_then(|iat| Timestamp::from_second(iat as i64).ok());
     let issued = issued.ok_or_else(|| malformed("logout_iat", "`iat` is missing"))?;
@@ -175,10 +177,14 @@ fn named(claims: &Claims, subject: Option<String>, provider: &Provider, now: Tim
         return Err(malformed("logout_jti", "`jti` is missing"));
     }
     let issuer: Box<str> = Box::from(&*provider.issuer.name);
-    match (&claims.sid, subject.filter(|subject| !subject.is_empty())) {
-        (Some(sid), _) if !sid.is_empty() => Ok(Who::Sid(issuer, sid.clone())),
-        (_, Some(subject)) => Ok(Who::Subject(issuer, subject.into())),
-        _ => Err(malformed("logout_nobody", "it names neither `sid` nor `sub`")),
+    let sid = claims.sid.clone().filter(|sid| !sid.is_empty());
+    let subject = subject.filter(|subject| !subject.is_empty()).map(Box::<str>::from);
+    match (sid, subject) {
+        // an ID token need not say its `sid`, and a session without one could be the one that is meant
+        (Some(sid), Some(subject)) => Ok(vec![Who::Sid(issuer.clone(), sid), Who::Unnamed(issuer, subject)]),
+        (Some(sid), None) => Ok(vec![Who::Sid(issuer, sid)]),
+        (None, Some(subject)) => Ok(vec![Who::Subject(issuer, subject)]),
+        (None, None) => Err(malformed("logout_nobody", "it names neither `sid` nor `sub`")),
     }
 }
 

@@ -93,6 +93,8 @@ pub(super) enum Who {
     Sid(Box<str>, Box<str>),
     /// All of a person's that had begun: (issuer, subject).
     Subject(Box<str>, Box<str>),
+    /// Those of a person's that had begun for which the provider told no `sid`: (issuer, subject).
+    Unnamed(Box<str>, Box<str>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +118,12 @@ impl Over {
             Who::Sid(issuer, sid) => **issuer == *names.issuer && names.sid.as_ref() == Some(sid),
             Who::Subject(issuer, subject) => {
                 **issuer == *names.issuer && *subject == names.subject && names.created <= self.at
+            }
+            Who::Unnamed(issuer, subject) => {
+                names.sid.is_none()
+                    && **issuer == *names.issuer
+                    && *subject == names.subject
+                    && names.created <= self.at
             }
         }
     }
@@ -172,6 +180,10 @@ impl Memory {
         }
         if let Some(live) = inner.live.get_mut(&names.id) {
             live.until = live.until.max(until);
+            if names.sid.is_some() {
+                // a refreshed ID token may be the first to say it
+                live.names.sid.clone_from(&names.sid);
+            }
             return Ok(Ok(live.ended.clone()));
         }
         if inner.live.len() >= MOST {
@@ -252,7 +264,9 @@ impl Inner {
     fn over_by(&self, names: &Names) -> impl Iterator<Item = (&Who, &Over)> {
         let issuer = || Box::<str>::from(&*names.issuer);
         let sid = names.sid.clone().map(|sid| Who::Sid(issuer(), sid));
-        let who = [Some(Who::Session(names.id)), sid, Some(Who::Subject(issuer(), names.subject.clone()))];
+        let subject = Who::Subject(issuer(), names.subject.clone());
+        let unnamed = Who::Unnamed(issuer(), names.subject.clone());
+        let who = [Some(Who::Session(names.id)), sid, Some(subject), Some(unnamed)];
         who.into_iter().flatten().filter_map(|who| self.over.get_key_value(&who))
     }
 }

@@ -19,14 +19,15 @@ fn counts(memory: &Memory, names: &Names, now: i64) -> bool {
 
 #[tokio::test]
 async fn what_ends_a_session_ends_what_it_means_and_no_more() {
-    let check = async |who: fn(&Names) -> Who, ended: bool, what: &str| {
+    let check_of = async |sid: &str, who: fn(&Names) -> Who, ended: bool, what: &str| {
         let memory = Memory::open(None, at(0)).unwrap();
-        let names = names(100, "s");
+        let names = names(100, sid);
         let stream = memory.admit(&names, at(4000), at(150)).unwrap().unwrap();
         memory.end(who(&names), at(200), HOUR).await.unwrap();
         assert_eq!(stream.is_cancelled(), ended, "its stream, by {what}");
         assert_eq!(!counts(&memory, &names, 201), ended, "its cookie, by {what}");
     };
+    let check = async |who, ended, what| check_of("s", who, ended, what).await;
     check(|names| Who::Session(names.id), true, "its id").await;
     check(|_| Who::Session(Uuid::now_v7()), false, "another id").await;
     check(|_| Who::Sid("corp".into(), "s".into()), true, "its sid").await;
@@ -34,6 +35,22 @@ async fn what_ends_a_session_ends_what_it_means_and_no_more() {
     check(|_| Who::Sid("other".into(), "s".into()), false, "another issuer's sid").await;
     check(|_| Who::Subject("corp".into(), "ada".into()), true, "its subject").await;
     check(|_| Who::Subject("corp".into(), "bob".into()), false, "another subject").await;
+    check(|_| Who::Unnamed("corp".into(), "ada".into()), false, "its subject's without a sid").await;
+    check_of("", |_| Who::Unnamed("corp".into(), "ada".into()), true, "its subject's, without a sid").await;
+    check_of("", |_| Who::Unnamed("other".into(), "ada".into()), false, "another issuer's without a sid").await;
+}
+
+#[tokio::test]
+async fn a_sid_that_a_refresh_tells_ends_the_stream_from_before() {
+    let memory = Memory::open(None, at(0)).unwrap();
+    let mut names = names(100, "");
+    let stream = memory.admit(&names, at(4000), at(150)).unwrap().unwrap();
+    names.sid = Some("s".into());
+    assert!(counts(&memory, &names, 160));
+    memory.end(Who::Unnamed("corp".into(), "ada".into()), at(200), HOUR).await.unwrap();
+    assert!(!stream.is_cancelled(), "it has a name now");
+    memory.end(Who::Sid("corp".into(), "s".into()), at(210), HOUR).await.unwrap();
+    assert!(stream.is_cancelled());
 }
 
 #[tokio::test]
