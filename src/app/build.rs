@@ -181,10 +181,13 @@ fn sessions(
         let remedy = "write `keys` under [sessions], so that a restart or another gate signs nobody out";
         tracing::warn!(remedy, "sessions are sealed with a key of this process and end with it");
     }
-    let before = before.filter(|memory| memory.file() == settings.ended.as_deref());
+    let ended = settings.ended.as_deref();
     let memory = match before {
-        Some(memory) => Ok(memory),
-        None => Memory::open(settings.ended.as_deref(), clock::now()).map(Arc::new),
+        Some(memory) => {
+            memory.keep_in(ended, clock::now());
+            Ok(memory)
+        }
+        None => Memory::open(ended, clock::now()).map(Arc::new),
     };
     let made = memory.and_then(|memory| Ok((Arc::new(Sessions::new(settings, issuers, memory.clone())?), memory)));
     match made {

@@ -7,14 +7,13 @@ use crate::identity::{
     self, KeySource,
     issuer::may_be_asked,
     session::{
-        LoginSettings, Settings,
+        LONGEST, LoginSettings, Settings,
         keys::{Key, MAX_KEYS},
     },
 };
 
 /// A working day, with a margin.
 const DEFAULT_LONGEST: Duration = Duration::from_secs(12 * 3600);
-const MOST_LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
 /// One `[issuer.login]`; `None` where its issuer has none.
@@ -74,7 +73,7 @@ pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login
     let Some(section) = section else { return Some(settings) };
     settings.keys = keys(&section);
     settings.longest = section.duration("max", DEFAULT_LONGEST);
-    if settings.longest > MOST_LONGEST {
+    if settings.longest > LONGEST {
         section.refuse("max", "at most thirty days, `\"720h\"`: who was let in long ago may no longer belong here");
     }
     let ended = section.path("ended");

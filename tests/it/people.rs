@@ -584,6 +584,25 @@ async fn keys_rotate_and_nobody_is_signed_out() {
 }
 
 #[tokio::test]
+async fn who_has_signed_out_stays_so_whatever_a_reload_changes() {
+    let mut house = House::new().await;
+    let (mut ada, other) = (house.logged_in("ada").await, house.logged_in("ada").await);
+    let gone = jar(&ada);
+    let page = house.visit(&mut ada, "/logout").await;
+    ada.submit_until(&page, &[], Some(&house.provider.issuer)).await;
+    let config = std::fs::read_to_string(house.gate.directory.join("wicketgate.toml")).unwrap();
+    let sessions = "[sessions]\nmax = \"48h\"\nended = \"another.ended\"\n";
+    house.gate.directory.write("wicketgate.toml", config.replace("[sessions]\n", sessions));
+    house.reloaded(1).await;
+    let copied = |house: &House| house.gate.get(ROOM).header("cookie", &gone);
+    refused(&house, copied(&house), 401, "session_ended").await;
+    assert_eq!(house.status(&other).await, 200);
+    house.gate.kill_and_restart().await;
+    refused(&house, copied(&house), 401, "session_ended").await;
+    assert_eq!(house.status(&other).await, 200);
+}
+
+#[tokio::test]
 async fn without_a_key_sessions_end_with_the_process() {
     let mut house = House::planned(Plan { sessions: String::new(), ..Plan::default() }).await;
     let ada = house.logged_in("ada").await;

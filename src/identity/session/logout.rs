@@ -83,7 +83,7 @@ impl Sessions {
         }
         cookie::clear_session(reply, headers);
         let Some(session) = self.unsealed(headers) else { return Ok(Next::Here) };
-        if let Err(error) = self.memory.end(Who::Session(session.id), now, self.settings.longest).await {
+        if let Err(error) = self.memory.end(Who::Session(session.id), now).await {
             // it has ended in this process, and the browser has no cookie any longer
             tracing::error!(%error, "an ended session cannot be written down");
         }
@@ -144,7 +144,7 @@ impl Sessions {
             return Err(malformed("logout_replayed", "its `jti` was used before"));
         }
         for who in who {
-            self.memory.end(who, now, self.settings.longest).await.map_err(|error| {
+            self.memory.end(who, now).await.map_err(|error| {
                 let text = "the sessions have ended, but that cannot be written down; try again";
                 Refusal::unavailable("logout_not_kept", text).with_detail(error)
             })?;

@@ -3,15 +3,14 @@
 //!
 //! Promises: an ended session counts for nothing from the moment [`Memory::end`] returns, its open streams included,
 //! and so it stays over restarts where there is a file; the file's lines are synced before that. Where the file cannot
-//! be read, no session of an earlier process counts. Everything here is bounded, by number or by the length of a
-//! session. Lives on over reloads.
+//! be read, no session of an earlier process counts. Everything here is bounded, by number or by the longest that any
+//! configuration lets a session last. Lives on over reloads, whatever they change: what has ended stays so.
 
 use std::{
     collections::HashMap,
     io::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    LONGEST,
     keys::{Key, SealError},
     refresh::Flights,
 };
@@ -36,7 +36,7 @@ pub struct Memory {
     /// What seals where no key is configured; ends with the process.
     pub(super) own_key: Key,
     pub(super) flights: Flights,
-    file: Option<PathBuf>,
+    file: Mutex<Option<PathBuf>>,
     /// Held while a line is written, so that lines stay whole.
     writing: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
@@ -129,6 +129,14 @@ impl Over {
     }
 }
 
+impl Line {
+    fn text(&self) -> std::io::Result<Vec<u8>> {
+        let mut text = serde_json::to_vec(self)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
 /// The session has ended before its time.
 #[derive(Debug)]
 pub(super) struct Ended;
@@ -141,28 +149,44 @@ impl Memory {
     pub fn open(file: Option<&Path>, now: Timestamp) -> Result<Self, SealError> {
         let mut inner = Inner::default();
         if let Some(file) = file {
-            match read(file, now) {
-                Ok(over) => inner.over = over,
-                Err(error) => {
-                    let file = file.display();
-                    tracing::error!(%file, %error, "the ended sessions cannot be read: no session from before now counts");
-                    inner.since = Some(now);
-                }
-            }
+            inner.read(file, now);
         }
         Ok(Self {
             own_key: Key::random()?,
             flights: Flights::default(),
-            file: file.map(Path::to_owned),
+            file: Mutex::new(file.map(Path::to_owned)),
             writing: tokio::sync::Mutex::default(),
             inner: Mutex::new(inner),
         })
     }
 
-    /// Where ended sessions are kept.
-    #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+    /// Where ended sessions are kept from now on. What the file there says counts too, and what has ended is written
+    /// to it.
+    pub fn keep_in(&self, file: Option<&Path>, now: Timestamp) {
+        if self.file().as_deref() == file {
+            return;
+        }
+        if let Some(file) = file {
+            self.inner.lock().unwrap_or_else(PoisonError::into_inner).read(file, now);
+        }
+        // first, so that who ends from here on is written there, and who ended before is among these lines
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file.map(Path::to_owned);
+        let Some(file) = file else { return };
+        let over = self.inner.lock().unwrap_or_else(PoisonError::into_inner).over.clone();
+        let lines = over.into_iter().map(|(who, Over { at, until })| Line { who, at, until });
+        let written = lines.map(|line| line.text()).collect::<std::io::Result<Vec<_>>>().and_then(|lines| {
+            let mut open = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
+            open.write_all(&lines.concat())?;
+            open.sync_data()
+        });
+        if let Err(error) = written {
+            let file = file.display();
+            tracing::error!(%file, %error, "the ended sessions cannot be written: they count again after a restart");
+        }
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is cancelled when the session of these names ends before its time. 503 where too many are in use.
@@ -201,8 +225,9 @@ impl Memory {
     ///
     /// # Errors
     /// When the file cannot be written; in this process they have ended all the same.
-    pub(super) async fn end(&self, who: Who, now: Timestamp, longest: Duration) -> std::io::Result<()> {
-        let over = Over { at: now, until: clock::after(now, longest) };
+    pub(super) async fn end(&self, who: Who, now: Timestamp) -> std::io::Result<()> {
+        // not by today's `max`: a reload may raise it, and with it the end of whatever this means
+        let over = Over { at: now, until: clock::after(now, LONGEST) };
         let line = Line { who: who.clone(), at: over.at, until: over.until };
         {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,9 +241,8 @@ impl Memory {
             });
             inner.over.insert(who, over);
         }
-        let Some(file) = &self.file else { return Ok(()) };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
+        let Some(file) = self.file() else { return Ok(()) };
+        let text = line.text()?;
         let _writing = self.writing.lock().await;
         let mut open = tokio::fs::OpenOptions::new().create(true).append(true).open(file).await?;
         open.write_all(&text).await?;
@@ -253,6 +277,23 @@ impl Memory {
 }
 
 impl Inner {
+    /// Takes in what a file says.
+    fn read(&mut self, file: &Path, now: Timestamp) {
+        match read(file, now) {
+            Ok(over) => over.into_iter().for_each(|(who, over)| self.insert(who, over)),
+            Err(error) => {
+                let file = file.display();
+                tracing::error!(%file, %error, "the ended sessions cannot be read: no session from before now counts");
+                self.since = Some(now);
+            }
+        }
+    }
+
+    fn insert(&mut self, who: Who, Over { at, until }: Over) {
+        let kept = self.over.entry(who).or_insert(Over { at, until });
+        *kept = Over { at: kept.at.max(at), until: kept.until.max(until) };
+    }
+
     fn used(&mut self, once: Once) -> &mut Used {
         match once {
             Once::Login => &mut self.logins,
@@ -276,10 +317,10 @@ fn full() -> Refusal {
 }
 
 /// Reads what still matters, and writes that alone back.
-fn read(file: &Path, now: Timestamp) -> std::io::Result<HashMap<Who, Over>> {
+fn read(file: &Path, now: Timestamp) -> std::io::Result<Vec<(Who, Over)>> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(HashMap::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     // a line without an end was not synced, so nobody was told that it counts
@@ -294,12 +335,7 @@ fn read(file: &Path, now: Timestamp) -> std::io::Result<HashMap<Who, Over>> {
     }
     open.sync_data()?;
     std::fs::rename(next, file)?;
-    let mut over: HashMap<Who, Over> = HashMap::new();
-    for Line { who, at, until } in lines {
-        let kept = over.entry(who).or_insert(Over { at, until });
-        *kept = Over { at: kept.at.max(at), until: kept.until.max(until) };
-    }
-    Ok(over)
+    Ok(lines.into_iter().map(|Line { who, at, until }| (who, Over { at, until })).collect())
 }
 
 #[cfg(test)]

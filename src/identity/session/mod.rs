@@ -40,6 +40,8 @@ use crate::{clock::Timestamp, principal::Principal, refusal::Refusal};
 
 /// Opened cookies remembered at once; the least used make room.
 const REMEMBERED: usize = 10_000;
+/// What no configuration lets a session last longer than.
+pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The `[sessions]` section and what it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]

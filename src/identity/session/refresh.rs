@@ -154,7 +154,7 @@ impl Sessions {
         let outcome = self.next(opened, now).await;
         if let Outcome::Refused(_) = &outcome {
             // its provider has ended it, so that its open streams and its other cookies count no longer either
-            if let Err(error) = self.memory.end(Who::Session(session.id), now, self.settings.longest).await {
+            if let Err(error) = self.memory.end(Who::Session(session.id), now).await {
                 tracing::error!(%error, "an ended session cannot be written down");
             }
         }
