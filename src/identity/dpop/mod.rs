@@ -131,7 +131,7 @@ impl Dpop {
             self.nonce(proof.nonce.as_deref(), asking.now, reply)?;
         }
         // last, so that only what would be taken is remembered
-        match self.memory.replay.seen(proof.id, asking.now, self.window()) {
+        match self.memory.replay.seen(proof.id, &key, asking.now, self.window()) {
             Seen::Never => Ok(()),
             Seen::Before => {
                 let text = "this DPoP proof was used before; make one for each request";
@@ -213,7 +213,7 @@ mod tests {
         }
         // what was seen stays seen by all of them
         let id = 7;
-        assert_eq!(first.memory.replay.seen(id, at(90), first.window()), Seen::Never);
-        assert_eq!(raised.memory.replay.seen(id, at(389), raised.window()), Seen::Before);
+        assert_eq!(first.memory.replay.seen(id, &[0; 32], at(90), first.window()), Seen::Never);
+        assert_eq!(raised.memory.replay.seen(id, &[0; 32], at(389), raised.window()), Seen::Before);
     }
 }
