@@ -254,6 +254,8 @@ impl Live {
         let Some(mut inbox) = taken else { return };
         let part = self.part();
         let mut trouble = self.trouble.subscribe();
+        // what was told of settings before these is no longer so; the next question tells anew
+        telemetry.well(&part);
         let mut open = JoinSet::new();
         loop {
             tokio::select! {
