@@ -6,7 +6,8 @@
 //! could be asked for as long again. A refusal is remembered shortly, so that a sender that does not give up is
 //! answered from memory. An issuer that cannot be asked is 503, never yes. Tokens, questions and refusals are bounded
 //! in number; a question that nobody waits for any longer is not asked, and a crowd of unknown tokens does not keep
-//! good ones waiting. Never: an answer used for another token, or a token or a secret written anywhere but into the question.
+//! good ones waiting. Never: an answer used for another token, or a token or a secret written anywhere but into the
+//! question.
 
 mod turns;
 
