@@ -60,6 +60,21 @@ impl Parts {
         self.issuers.iter().map(|kept| &*kept.value)
     }
 
+    /// Ends what stands on parts that `next` did not carry over: their keys and sessions count no longer, and open
+    /// streams end. `next` is served already.
+    pub(super) fn retire(&self, next: &Self) {
+        let gone = self.issuers.iter().filter(|old| !next.issuers.iter().any(|kept| Arc::ptr_eq(old, kept)));
+        gone.for_each(|issuer| issuer.value.close());
+        if let Some(issuing) = &self.issuing
+            && !Issuing::same_belief(Some(issuing), next.issuing.as_ref())
+        {
+            issuing.own.value.close();
+        }
+        if let Some(sessions) = self.identity.sessions() {
+            sessions.retire(next.identity.sessions().map(|next| &**next));
+        }
+    }
+
     /// What readiness calls each of them.
     pub(super) fn names(&self) -> Vec<String> {
         let issuers = self.issuers().flat_map(Issuer::parts);

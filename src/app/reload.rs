@@ -87,7 +87,9 @@ fn reload(shared: &Shared, settings: &Startup) -> Result<(), String> {
         shared.data.as_ref(),
     );
     let (gone, stays) = (before.parts.names(), next.parts.names());
-    shared.serving.store(Arc::new(next));
+    let next = Arc::new(next);
+    shared.serving.store(next.clone());
+    before.parts.retire(&next.parts);
     // the trouble of what is no longer there is nobody's
     gone.iter().filter(|part| !stays.contains(part)).for_each(|part| shared.telemetry.well(part));
     Ok(())

@@ -24,6 +24,7 @@ use std::{
 use arc_swap::ArcSwap;
 use jsonwebtoken::Algorithm;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use super::fetch::may_be_asked;
 use super::{
@@ -86,6 +87,7 @@ pub struct Issuer {
     keys: ArcSwap<Keys>,
     progress: watch::Sender<Progress>,
     counts: Counts,
+    closed: CancellationToken,
     pub(super) live: Option<Arc<Live>>,
 }
 
@@ -149,7 +151,8 @@ impl Issuer {
         let name: Arc<str> = settings.name.as_str().into();
         let live = settings.live.clone().map(|live| Live::new(live, &settings, name.clone(), client.clone()));
         let (keys, progress) = (ArcSwap::default(), watch::Sender::new(Progress::default()));
-        Self { settings, name, client, keys, progress, counts: Counts::default(), live }
+        let (counts, closed) = (Counts::default(), CancellationToken::new());
+        Self { settings, name, client, keys, progress, counts, closed, live }
     }
 
     /// What it is asked by.
@@ -267,8 +270,14 @@ impl Issuer {
         self.live.as_ref().map(|live| &live.answers)
     }
 
-    /// Withdraws every key: tokens of this issuer, remembered ones among them, are refused from here on.
+    /// Withdraws every key, and what it said of tokens: tokens of this issuer, remembered ones among them, are refused
+    /// from here on, and whoever still asks is cut off. It has no other keys ever.
     pub fn close(&self) {
+        self.closed.cancel();
+        self.withdraw();
+    }
+
+    fn withdraw(&self) {
         self.keys.rcu(|keys| {
             keys.keys.iter().for_each(|k| k.withdraw());
             let Keys { withdrawn, failing, .. } = &**keys;
@@ -276,7 +285,7 @@ impl Issuer {
         });
     }
 
-    /// Does its work for as long as it is polled: keeps the keys fresh, and asks about tokens that only the issuer can
+    /// Does its work for as long as it is polled and not closed: keeps the keys fresh, and asks about tokens that only the issuer can
     /// judge.
     pub async fn keep(&self, telemetry: &Telemetry) {
         let live = async {
@@ -285,7 +294,11 @@ impl Issuer {
                 None => std::future::pending().await,
             }
         };
-        tokio::join!(self.keep_fresh(telemetry), live);
+        let work = async { tokio::join!(self.keep_fresh(telemetry), live) };
+        tokio::select! {
+            _ = work => {}
+            () = self.closed.cancelled() => {}
+        }
     }
 
     /// Fetches the keys now and then.
@@ -346,6 +359,10 @@ impl Issuer {
         withdrawn.retain(|kid| !keys.iter().any(|key| key.kid() == Some(kid)));
         withdrawn.drain(..withdrawn.len().saturating_sub(MAX_JWKS_KEYS));
         self.keys.store(Arc::new(Keys { keys, withdrawn, confirmed: Some(confirmed), failing: false }));
+        if self.closed.is_cancelled() {
+            // it was closed while these were on their way
+            self.withdraw();
+        }
         if let (Some(live), Some(url)) = (&self.live, fetched.introspection) {
             live.found_at(url);
         }

@@ -40,6 +40,8 @@ struct Known {
     /// Which of the keys' changes this is; nothing before the first look.
     version: Option<u64>,
     keys: Vec<Arc<Key>>,
+    /// There are no keys from here on.
+    closed: bool,
 }
 
 /// What a token of the gate says besides what every token does.
@@ -73,6 +75,13 @@ impl Own {
                 return;
             }
         }
+    }
+
+    /// Believes nothing from here on: its keys are withdrawn, remembered tokens and open streams with them.
+    pub fn close(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.closed = true;
+        known.keys.drain(..).for_each(|key| key.withdraw());
     }
 
     pub(super) fn rules(&self) -> &Rules {
@@ -116,14 +125,14 @@ impl Own {
     fn up_to_date(&self) -> MutexGuard<'_, Known> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let version = self.signing.version();
-        if known.version != Some(version) {
+        if known.version != Some(version) && !known.closed {
             // an empty set is an error to the parser, and no key here
             let published = parse_jwks(self.signing.jwks().as_bytes()).unwrap_or_default();
             let same = |key: &Key| known.keys.iter().find(|old| old.same_as(key)).cloned();
             let keys: Vec<_> = published.into_iter().map(|key| same(&key).unwrap_or_else(|| Arc::new(key))).collect();
             let gone = known.keys.iter().filter(|old| !keys.iter().any(|key| Arc::ptr_eq(key, old)));
             gone.for_each(|old| old.withdraw());
-            *known = Known { version: Some(version), keys };
+            *known = Known { version: Some(version), keys, closed: false };
         }
         known
     }

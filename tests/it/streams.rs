@@ -27,11 +27,12 @@ use wicketgate::clock;
 
 use crate::{
     certificates::listen,
+    exchange,
     support::{
         Gate, Harness, PATIENCE,
         clients::{Authority, Draft},
         eventually,
-        issuer::Key,
+        issuer::{Issuer, Key},
     },
 };
 
@@ -184,6 +185,43 @@ async fn a_stream_ends_when_its_clients_certificate_is_revoked() {
     assert!(!answer.text().ends_with("0\r\n\r\n"), "it ends as if it were whole: {answer:?}");
     stream.ends().await;
     assert_eq!(gate.record(&answer.id()).await["reason"], "certificate_lapsed");
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_issuer_is_taken_out_and_others_go_on() {
+    let (stream, other) = (Stream::start("text/event-stream").await, Issuer::start().await);
+    let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"", stream.address);
+    let section = |name: &str, url: &str| {
+        format!("[[issuer]]\nname = \"{name}\"\nissuer = \"{url}\"\naudiences = [\"wicketgate\"]\n")
+    };
+    let harness = exchange::harness().await.section("exporter", exporter);
+    let (corp, stays) = (section("corp", &harness.issuer.url()), section("other", &other.url()));
+    let gate = harness.section("issuer", format!("{corp}{stays}")).start().await;
+    let token = gate.token("scrape");
+    let (_, given) = exchange::exchanged(&gate, &token, exchange::URL).await;
+    let own = given["access_token"].as_str().unwrap();
+    let open = async |count: usize| {
+        eventually("the streams", || async { (stream.open() == count).then_some(()) }).await;
+    };
+    let ended = async {
+        let taken_out = async {
+            open(3).await;
+            let config = std::fs::read_to_string(gate.directory.join("wicketgate.toml")).unwrap();
+            gate.directory.write("wicketgate.toml", config.replace(&corp, ""));
+        };
+        let ended = tokio::join!(read(&gate, &token), read(&gate, own), taken_out);
+        open(1).await;
+        ended
+    };
+    let others = other.token("tester", &["scrape"]).mint();
+    let (one, two, ()) = tokio::select! {
+        (status, _, text) = read(&gate, &others) => panic!("another issuer's stream ended: {status} {text}"),
+        ended = ended => ended,
+    };
+    for (status, id, _) in [one, two] {
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(gate.record(&id).await["reason"], "proof_withdrawn");
+    }
 }
 
 #[tokio::test]

@@ -250,6 +250,19 @@ impl Memory {
         open.sync_data().await
     }
 
+    /// Cancels what stands on sessions of this issuer's name. They have not ended: whoever comes again is looked at
+    /// again.
+    pub(super) fn withdraw(&self, issuer: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.live.retain(|_, live| {
+            let stays = *live.names.issuer != *issuer;
+            if !stays {
+                live.ended.cancel();
+            }
+            stays
+        });
+    }
+
     /// Whether this was used.
     pub(super) fn was_used(&self, once: Once, what: [u8; 32], now: Timestamp) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -16,7 +16,10 @@ mod provider;
 mod refresh;
 mod sealed;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode, header::ORIGIN};
 use quick_cache::sync::Cache;
@@ -94,6 +97,21 @@ impl Sessions {
         })
     }
 
+    /// Cuts off what stands on sessions of providers that are not the same in `next`, which is served from now on.
+    pub fn retire(&self, next: Option<&Self>) {
+        let carried = next.filter(|next| Arc::ptr_eq(&next.memory, &self.memory));
+        for provider in &self.providers {
+            let same = carried.and_then(|next| next.provider(&provider.issuer.name)).is_some_and(|next| {
+                next.rules == provider.rules && next.settings.client_id == provider.settings.client_id
+            });
+            if !same {
+                // first for requests under way, which may be about to open a session
+                provider.retired.store(true, Ordering::SeqCst);
+                self.memory.withdraw(&provider.issuer.name);
+            }
+        }
+    }
+
     /// What it was made from.
     #[must_use]
     pub fn settings(&self) -> &Settings {
@@ -135,8 +153,9 @@ impl Sessions {
         let Found::Sealed(text) = found else { return Err(invalid()) };
         let digest = blake3::derive_key("wicketgate 2026 session cookie", text.as_bytes());
         let (opened, fresh) = match self.opened.get(&digest) {
-            Some(opened) => (opened, false),
-            None => (self.open(text, digest, now)?, true),
+            Some(opened) if !opened.principal.ended.is_cancelled() => (opened, false),
+            // perhaps it was only cut off, by a reload
+            _ => (self.open(text, digest, now)?, true),
         };
         if opened.principal.ended.is_cancelled() {
             self.opened.remove(&digest);
@@ -163,6 +182,9 @@ impl Sessions {
         let provider = self.provider_of(&session).ok_or_else(ended)?;
         let names = session.names(provider.issuer.name.clone()).ok_or_else(invalid)?;
         let token = self.memory.admit(&names, over, now)?.map_err(|_| ended())?;
+        if provider.retired.load(Ordering::SeqCst) {
+            return Err(ended());
+        }
         let principal = session.principal(names, digest, token).ok_or_else(invalid)?;
         Ok(Arc::new(Opened { session, principal: Arc::new(principal) }))
     }
@@ -232,3 +254,6 @@ impl From<SealError> for Refusal {
         Refusal::unavailable("no_cryptography", "the gate cannot seal a session at the moment").with_detail(error)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,10 @@
 //! provider is away and while it is asked; only https is asked, or http on this machine; every answer is bounded in size and time, and no
 //! redirect is followed. Never: a code, token or secret in an error.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use http::Request;
@@ -57,6 +60,8 @@ pub(super) struct Provider {
     pub(super) issuer: Arc<Issuer>,
     /// What its ID tokens must satisfy: the audience is this client (OpenID Connect Core section 3.1.3.7).
     pub(super) rules: Rules,
+    /// Whether it is served no longer.
+    pub(super) retired: AtomicBool,
     known: ArcSwapOption<Known>,
     asking: tokio::sync::Mutex<Option<Timestamp>>,
 }
@@ -147,7 +152,8 @@ impl Provider {
     pub(super) fn new(settings: LoginSettings, issuer: Arc<Issuer>) -> Self {
         let audiences = vec![settings.client_id.clone()];
         let rules = Rules { audiences, access_tokens_only: false, ..issuer.settings.rules.clone() };
-        Self { settings, issuer, rules, known: ArcSwapOption::empty(), asking: tokio::sync::Mutex::default() }
+        let (known, asking) = (ArcSwapOption::empty(), tokio::sync::Mutex::default());
+        Self { settings, issuer, rules, retired: AtomicBool::new(false), known, asking }
     }
 
     /// Its discovery document, asked for where none is known or the one that is has grown old.
