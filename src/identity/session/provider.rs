@@ -112,7 +112,10 @@ pub(super) enum AskError {
 
 impl AskError {
     pub(super) fn unavailable(&self) -> Refusal {
-        let text = "the identity provider cannot be reached at the moment; try again later";
+        // whoever waits sees a page; whoever can mend it, a wrong client secret say, reads the log
+        tracing::warn!(error = %self, "people cannot log in or stay logged in");
+        let text =
+            "the identity provider cannot be asked at the moment; try again later, and tell whoever runs this gate";
         Refusal::unavailable("issuer_unavailable", text).with_detail(self)
     }
 }
