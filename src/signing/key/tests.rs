@@ -19,7 +19,7 @@ fn a_key_comes_back_from_its_file_and_only_under_its_own_name() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert!(matches!(SigningKey::read(&directory.0, &made), Err(KeyError::Open(_))));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    std::fs::write(&path, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
+    std::fs::write(&path, format!("{BEGIN}\nAAAA\n{END}\n")).unwrap();
     let error = SigningKey::read(&directory.0, &made).err().unwrap();
     assert!(matches!(error, KeyError::Malformed(_)) && !error.to_string().contains("AAAA"));
     assert!(name("20261122T201452Z-short.pem").is_none() && name("notes.txt").is_none());
