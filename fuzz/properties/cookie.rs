@@ -13,9 +13,11 @@ pub(super) fn check(bytes: &[u8]) {
         }
     }
     let name = format!("{PREFIX}-session");
-    let texts: Vec<&str> = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).collect();
-    let pairs =
-        texts.iter().flat_map(|text| text.split(';')).filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='));
+    // a cookie that is not ASCII is none of the gate's, and hides no other
+    let texts: Vec<String> =
+        headers.get_all(COOKIE).iter().map(|value| value.as_bytes().iter().map(|b| char::from(*b)).collect()).collect();
+    let plain = texts.iter().flat_map(|text| text.split(';')).filter(|pair| pair.is_ascii());
+    let pairs = plain.filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='));
     let values =
         |wanted: &str| pairs.clone().filter(|(name, _)| *name == wanted).map(|(_, value)| value).collect::<Vec<_>>();
     let first = values(&name);
