@@ -12,6 +12,8 @@ const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const settings = JSON.parse((await lines.next()).value);
 
 const browser = await puppeteer.launch({
+  // so that it ends with this program, however that ends
+  pipe: true,
   executablePath: settings.chromium,
   userDataDir: settings.profile,
   headless: true,
