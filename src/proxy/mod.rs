@@ -5,6 +5,7 @@
 //! there.
 
 mod assertion;
+mod end;
 mod exchange;
 mod forward;
 mod handle;

@@ -2,19 +2,19 @@
 //! the record from the beginning, so that a client that leaves before its answer leaves a record too.
 
 use std::{
-    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
+use http::{Response, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::time::Sleep;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{Gate, Metrics};
+use super::{
+    Gate, Metrics,
+    end::{Bound, End},
+};
 use crate::{
     audit::{Log, Record, cut},
     clock::Timestamp,
@@ -34,13 +34,6 @@ pub(super) struct Answer {
     pub(super) bound: Option<Bound>,
 }
 
-/// What an open stream stands on: it ends with its principal's proof, and with its connection's certificate. Holding
-/// the principal tells `identity` that somebody stands on it, so that an issuer which has to be asked is asked again.
-pub(super) struct Bound {
-    principal: Arc<Principal>,
-    lapsed: CancellationToken,
-}
-
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
         Self { response, trail: Trail::None, bound: None }
@@ -52,7 +45,7 @@ impl Answer {
     /// that. An answer whose length is known is finite: it may come to its end.
     pub(super) fn bounded(mut self, terms: Terms, principal: &Arc<Principal>, peer: &Peer) -> Self {
         if terms.end_streams && self.response.body().size_hint().exact().is_none() {
-            self.bound = Some(Bound { principal: principal.clone(), lapsed: peer.lapsed.clone() });
+            self.bound = Some(Bound::new(principal.clone(), peer));
         }
         self
     }
@@ -87,7 +80,7 @@ pub struct Recorded {
     bytes_out: u64,
     trail: Trail,
     closed: bool,
-    end: Option<Box<End>>,
+    end: Option<End>,
     audit: Arc<Log>,
     metrics: Arc<Metrics>,
 }
@@ -106,7 +99,7 @@ impl Recorded {
         self.record.status = Some(response.status());
         self.trail = trail;
         let grpc = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-        self.end = bound.map(|bound| Box::new(End::new(bound, grpc, now)));
+        self.end = bound.map(|bound| bound.end(grpc, now));
         response.map(|body| {
             self.body = body;
             self
@@ -178,50 +171,6 @@ impl Drop for Recorded {
             self.record.reason = Some("client_gone");
         }
         self.close();
-    }
-}
-
-/// Waits for the end of what an open stream stands on.
-struct End {
-    until: Pin<Box<Sleep>>,
-    ended: Pin<Box<WaitForCancellationFutureOwned>>,
-    lapsed: Pin<Box<WaitForCancellationFutureOwned>>,
-    grpc: bool,
-    _principal: Arc<Principal>,
-}
-
-impl End {
-    fn new(Bound { principal, lapsed }: Bound, grpc: bool, now: Timestamp) -> Self {
-        let left = principal.until.duration_since(now).try_into().unwrap_or_default();
-        let until = Box::pin(tokio::time::sleep(left));
-        let (ended, lapsed) = (principal.ended.clone().cancelled_owned(), lapsed.cancelled_owned());
-        Self { until, ended: Box::pin(ended), lapsed: Box::pin(lapsed), grpc, _principal: principal }
-    }
-
-    /// Ready with the record's reason once the stream must end.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
-        if self.ended.as_mut().poll(cx).is_ready() {
-            return Poll::Ready("proof_withdrawn");
-        }
-        if self.lapsed.as_mut().poll(cx).is_ready() {
-            return Poll::Ready("certificate_lapsed");
-        }
-        self.until.as_mut().poll(cx).map(|()| "proof_expired")
-    }
-
-    /// A gRPC stream ends with a status (`UNAUTHENTICATED`, 16); every other is broken off, so that nobody takes it for
-    /// whole.
-    fn last_frame(&self) -> Result<Frame<Bytes>, BodyError> {
-        if !self.grpc {
-            return Err("the proof that this stream stood on has ended".into());
-        }
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("16"));
-        trailers.insert(
-            "grpc-message",
-            HeaderValue::from_static("the proof of who you are has ended; come back with a new one"),
-        );
-        Ok(Frame::trailers(trailers))
     }
 }
 
