@@ -160,13 +160,16 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
         let text = format!("cannot be read: {e}");
         Problems(vec![Problem { file: path.to_owned(), line: 0, key: String::new(), text }])
     })?;
-    let Reading { value: draft, mut problems, mut files } =
-        Source::new(path, text).read(|top| Draft::read(top, clients));
-    let policy = gate::policy(&draft.policies, &draft.issuer_names(), &mut problems);
-    match policy {
-        Some(policy) if problems.is_empty() => {
-            files.extend([path.to_owned(), draft.policies.clone()]);
-            Ok(draft.finish(policy, files, read_at))
+    let mut of_policies = Vec::new();
+    let source = Source::new(path, text);
+    let Reading { value: config, mut problems, files } =
+        source.read(|top| read(top, clients, read_at, &mut of_policies));
+    problems.extend(of_policies);
+    match config {
+        Some(mut config) if problems.is_empty() => {
+            config.files.extend(files);
+            config.files.push(path.to_owned());
+            Ok(config)
         }
         _ => {
             // in the order in which a reader meets them; files keep the order in which they were read
@@ -177,99 +180,47 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
     }
 }
 
-/// What the main file gives; the policies are in files of their own.
-struct Draft {
-    gate: GateSettings,
-    listeners: Vec<listen::Settings>,
-    admin: SocketAddr,
-    audit: audit::Settings,
-    policies: PathBuf,
-    issuers: Vec<(identity::Settings, Arc<Client>)>,
-    certificates: Vec<identity::certificate::Rule>,
-    dpop: identity::dpop::Settings,
-    issue: Option<IssueSettings>,
-    sessions: Option<identity::session::Settings>,
-    exporters: Vec<ExporterSettings>,
-    vertex: Option<VertexSettings>,
-    data: Option<DataSettings>,
-    local: LocalTerms,
-}
-
-impl Draft {
-    fn read(top: &Section<'_>, clients: &Clients) -> Self {
-        let gate = gate::gate(top);
-        let listeners = gate::listeners(top);
-        let usual = Terms { token_binding: gate.token_binding, ..Terms::default() };
-        let exporters = upstreams::exporters(top, clients, usual);
-        let vertex = upstreams::vertex(top, clients, usual);
-        let local = upstreams::local(top, usual);
-        let dpop = binding::dpop(top);
-        let mut logins = Vec::new();
-        let issuers = issuer::issuers(top, clients, &mut logins);
-        let names: Vec<&str> = issuers.iter().map(|(settings, _)| settings.name.as_str()).collect();
-        let certificates = binding::certificates(top, &names, &listeners);
-        let upstreams = exporters.iter().map(|e| e.terms).chain(vertex.as_ref().map(|v| v.terms));
-        binding::can_be_bound(top, &gate, &listeners, [usual, local.write].into_iter().chain(upstreams));
-        let issue = issue::issue(top, &gate, issuers.iter().map(|(settings, _)| settings));
-        issue::needed(top, &exporters, vertex.as_ref());
-        issue::apart(top, issue.as_ref(), vertex.as_ref());
-        Self {
-            sessions: sessions::sessions(top, &gate, logins),
-            dpop,
-            local,
-            certificates,
-            gate,
-            issue,
-            listeners,
-            admin: gate::admin(top),
-            audit: gate::audit(top),
-            policies: gate::policy_directory(top),
-            issuers,
-            data: data::data(top, &exporters, vertex.as_ref()),
-            exporters,
-            vertex,
-        }
-    }
-
-    fn issuer_names(&self) -> Vec<&str> {
-        let issuers = self.issuers.iter().map(|(settings, _)| settings.name.as_str());
-        issuers.chain(self.certificates.iter().map(|rule| &*rule.name)).collect()
-    }
-
-    fn finish(self, policy: Policy, files: Vec<PathBuf>, read_at: Timestamp) -> Config {
-        let Self {
-            gate,
-            listeners,
-            admin,
-            audit,
-            issuers,
-            certificates,
-            dpop,
-            issue,
-            sessions,
-            exporters,
-            vertex,
-            data,
-            local,
-            ..
-        } = self;
-        Config {
-            gate,
-            listeners,
-            admin,
-            audit,
-            policy,
-            issuers,
-            certificates,
-            dpop,
-            issue,
-            sessions,
-            exporters,
-            vertex,
-            data,
-            local,
-            files,
-            read_at,
-        }
-    }
+/// Reads the main file and the policies that it names; what is wrong with those is put into `of_policies`. Nothing where
+/// there is no policy to serve by.
+fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &mut Vec<Problem>) -> Option<Config> {
+    let gate = gate::gate(top);
+    let listeners = gate::listeners(top);
+    let usual = Terms { token_binding: gate.token_binding, ..Terms::default() };
+    let exporters = upstreams::exporters(top, clients, usual);
+    let vertex = upstreams::vertex(top, clients, usual);
+    let local = upstreams::local(top, usual);
+    let mut logins = Vec::new();
+    let issuers = issuer::issuers(top, clients, &mut logins);
+    let names: Vec<&str> = issuers.iter().map(|(settings, _)| settings.name.as_str()).collect();
+    let certificates = binding::certificates(top, &names, &listeners);
+    let upstreams = exporters.iter().map(|e| e.terms).chain(vertex.as_ref().map(|v| v.terms));
+    binding::can_be_bound(top, &gate, &listeners, [usual, local.write].into_iter().chain(upstreams));
+    let issue = issue::issue(top, &gate, issuers.iter().map(|(settings, _)| settings));
+    issue::needed(top, &exporters, vertex.as_ref());
+    issue::apart(top, issue.as_ref(), vertex.as_ref());
+    let (dpop, sessions) = (binding::dpop(top), sessions::sessions(top, &gate, logins));
+    let (admin, audit) = (gate::admin(top), gate::audit(top));
+    let data = data::data(top, &exporters, vertex.as_ref());
+    let directory = gate::policy_directory(top);
+    // role rules may name certificates as they name issuers
+    let names: Vec<&str> = names.into_iter().chain(certificates.iter().map(|rule| &*rule.name)).collect();
+    let policy = gate::policy(&directory, &names, of_policies)?;
+    Some(Config {
+        gate,
+        listeners,
+        admin,
+        audit,
+        policy,
+        issuers,
+        certificates,
+        dpop,
+        issue,
+        sessions,
+        exporters,
+        vertex,
+        data,
+        local,
+        files: vec![directory],
+        read_at,
+    })
 }
