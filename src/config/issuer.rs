@@ -8,8 +8,13 @@ use super::{reader::Section, sessions, upstreams::source};
 use crate::{
     client::{Client, Clients},
     identity::{
-        self, Algorithm, KeySource, introspection, issuer::may_be_asked, jwt::Rules, keys::parse_jwks, live,
-        session::LoginSettings, token_review,
+        self, Algorithm, KeySource, introspection,
+        issuer::may_be_asked,
+        jwt::{ASYMMETRIC, Rules},
+        keys::parse_jwks,
+        live,
+        session::LoginSettings,
+        token_review,
     },
 };
 
@@ -21,17 +26,6 @@ const DEFAULT_CACHE: Duration = Duration::from_secs(60);
 /// A token that was revoked lives on for as long.
 const MOST_CACHE: Duration = Duration::from_secs(600);
 const DEFAULT_ALGORITHMS: [Algorithm; 4] = [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
-const ALGORITHMS: [(&str, Algorithm); 9] = [
-    ("RS256", Algorithm::RS256),
-    ("RS384", Algorithm::RS384),
-    ("RS512", Algorithm::RS512),
-    ("PS256", Algorithm::PS256),
-    ("PS384", Algorithm::PS384),
-    ("PS512", Algorithm::PS512),
-    ("ES256", Algorithm::ES256),
-    ("ES384", Algorithm::ES384),
-    ("EdDSA", Algorithm::EdDSA),
-];
 
 /// A `[issuer.login]`, and the section of its issuer for what is wrong with it.
 pub(super) struct Login<'a> {
@@ -217,9 +211,9 @@ fn cache(table: &Section<'_>) -> Duration {
 fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
     let Some(names) = section.strings("algorithms") else { return DEFAULT_ALGORITHMS.to_vec() };
     let find = |name: &String| {
-        let found = ALGORITHMS.iter().find(|(known, _)| known == name).map(|(_, algorithm)| *algorithm);
+        let found = name.parse().ok().filter(|algorithm| ASYMMETRIC.contains(algorithm));
         if found.is_none() {
-            let known: Vec<&str> = ALGORITHMS.iter().map(|(name, _)| *name).collect();
+            let known = ASYMMETRIC.map(|algorithm| format!("{algorithm:?}"));
             section.refuse("algorithms", format!("`{name}` is not accepted; asymmetric ones are: {}", known.join(" ")));
         }
         found

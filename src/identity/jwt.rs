@@ -28,6 +28,19 @@ use crate::{clock::Timestamp, principal::Confirmation};
 /// Longest token that is looked at, in bytes. Larger ones do not fit the header limits of most servers either.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
+/// What may sign a token: never a shared secret, never nothing (RFC 8725 section 3.1).
+pub const ASYMMETRIC: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
 /// What an issuer's tokens must satisfy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -140,13 +153,21 @@ impl TokenError {
 
 /// Which JWTs a place takes; `typ` must not say that a token is of another kind (RFC 8725 section 3.11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// A bearer's: an access token (RFC 9068) or an ID token.
     Bearer,
     /// An ID token, for a login.
     Id,
     /// A logout token (OpenID Connect Back-Channel Logout section 2.4).
     Logout,
+}
+
+/// Whether an ID token was made for this client (OpenID Connect Core section 3.1.3.7, steps 4 and 5): with several
+/// audiences `azp` must say so, and where it is there it must not say otherwise.
+#[must_use]
+pub fn is_for_client(audience: &serde_json::Value, azp: Option<&str>, client_id: &str) -> bool {
+    let several = audience.as_array().is_some_and(|list| list.len() > 1);
+    azp.map_or(!several, |azp| azp == client_id)
 }
 
 /// A token taken apart, nothing in it believed yet. Its fields choose issuer and key, no more.
@@ -183,7 +204,10 @@ impl<'a> Unverified<'a> {
     }
 
     /// The same for a token that should be of this kind.
-    pub(super) fn parse_as(kind: Kind, token: &'a str) -> Result<Self, TokenError> {
+    ///
+    /// # Errors
+    /// As [`Unverified::parse`], and where `typ` says that it is of another kind.
+    pub fn parse_as(kind: Kind, token: &'a str) -> Result<Self, TokenError> {
         let (message, signature, header, payload) = parts(token)?;
         let header: Header<'_> = object::read(&header)
             .map_err(|e| if stands_twice(&e) { TokenError::Duplicate } else { TokenError::Malformed })?;

@@ -238,13 +238,7 @@ impl Identity {
         }
         unverified.fits(&issuer.settings.rules).map_err(refused)?;
         let (kid, issued_at) = (unverified.kid.as_deref(), unverified.issued_at());
-        let key = match issuer.key(kid, unverified.algorithm, issued_at, now).await {
-            Lookup::Found(key) => key,
-            Lookup::Unfit => return Err(refused(TokenError::Algorithm)),
-            Lookup::Ambiguous => return Err(refused(TokenError::AmbiguousKey)),
-            Lookup::Unknown => return Err(refused(TokenError::UnknownKey)),
-            Lookup::Unavailable(wait) => return Err(unavailable(issuer, wait)),
-        };
+        let key = found(issuer.key(kid, unverified.algorithm, issued_at, now).await, issuer, refused)?;
         let verified = unverified.verify(&key, &issuer.settings.rules, now).map_err(refused)?;
         let principal = Principal {
             name: format!("{}:{}", issuer.name, verified.subject).into(),
@@ -338,6 +332,17 @@ fn bound(text: &'static str) -> Refusal {
 
 fn unauthorized(error: TokenError) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, error.reason(), error.to_string())
+}
+
+/// The key of a token, or what it means that there is none; `refused` says no in the words of who asked.
+fn found(lookup: Lookup, issuer: &Issuer, refused: impl Fn(TokenError) -> Refusal) -> Result<Arc<Key>, Refusal> {
+    match lookup {
+        Lookup::Found(key) => Ok(key),
+        Lookup::Unfit => Err(refused(TokenError::Algorithm)),
+        Lookup::Ambiguous => Err(refused(TokenError::AmbiguousKey)),
+        Lookup::Unknown => Err(refused(TokenError::UnknownKey)),
+        Lookup::Unavailable(wait) => Err(unavailable(issuer, wait)),
+    }
 }
 
 /// Nobody can say for now; `wait` is when somebody can, where that is known.

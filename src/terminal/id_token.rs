@@ -11,26 +11,13 @@ use super::login::{IdToken, Kept};
 use crate::{
     clock::Timestamp,
     identity::{
-        Algorithm,
-        jwt::{Rules, TokenError, Unverified},
+        jwt::{ASYMMETRIC, Kind, Rules, TokenError, Unverified, is_for_client},
         keys::parse_jwks,
     },
 };
 
 /// Clock difference allowed on an ID token.
 const LEEWAY: Duration = Duration::from_secs(60);
-/// Every asymmetric one: which of them the provider uses, its keys say.
-const ALGORITHMS: [Algorithm; 9] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-    Algorithm::ES256,
-    Algorithm::ES384,
-    Algorithm::EdDSA,
-];
 
 /// What an ID token has to fit besides its issuer and its client.
 #[derive(Clone, Copy, Default)]
@@ -59,7 +46,8 @@ pub(super) fn verify(
     let rules = Rules {
         issuer: issuer.to_owned(),
         audiences: vec![client_id.to_owned()],
-        algorithms: ALGORITHMS.to_vec(),
+        // which of them the provider uses, its keys say
+        algorithms: ASYMMETRIC.to_vec(),
         leeway: LEEWAY,
         ..Rules::default()
     };
@@ -68,7 +56,7 @@ pub(super) fn verify(
     let mut verified = None;
     // whichever of the issuer's keys it is: all of them are the issuer's
     for key in &keys {
-        let unverified = Unverified::parse(token.0.expose()).map_err(|e| e.to_string())?;
+        let unverified = Unverified::parse_as(Kind::Id, token.0.expose()).map_err(|e| e.to_string())?;
         match unverified.verify(key, &rules, now) {
             Ok(token) => verified = Some(token),
             Err(TokenError::Signature) => last = TokenError::Signature,
@@ -80,9 +68,7 @@ pub(super) fn verify(
     }
     let verified = verified.ok_or_else(|| last.to_string())?;
     let claims: Claims = serde_json::from_str(&verified.claims).map_err(|_| TokenError::Claims.to_string())?;
-    // steps 3 to 5: where it is for others too, it must have been made for this client
-    let shared = claims.aud.as_array().is_some_and(|all| all.len() > 1);
-    if (shared || claims.azp.is_some()) && claims.azp.as_deref() != Some(client_id) {
+    if !is_for_client(&claims.aud, claims.azp.as_deref(), client_id) {
         return Err("it was made for another client".into());
     }
     // step 11

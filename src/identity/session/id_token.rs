@@ -12,9 +12,8 @@ use super::{keys::digest as of_secret, provider::Provider};
 use crate::{
     clock::Timestamp,
     identity::{
-        issuer::Lookup,
-        jwt::{Kind, Rules, TokenError, Unverified, Verified},
-        unavailable,
+        found,
+        jwt::{Kind, Rules, TokenError, Unverified, Verified, is_for_client},
     },
     refusal::Refusal,
 };
@@ -72,8 +71,8 @@ impl Provider {
     /// the cookie's own record of which provider and client the session is of.
     pub(super) fn still_takes(&self, token: &str) -> bool {
         let Ok(unverified) = Unverified::parse_as(Kind::Id, token) else { return false };
-        let is_for_client = |claims: Claims| claims.azp.is_none_or(|azp| azp == self.settings.client_id);
-        unverified.keeps(&self.rules).is_ok_and(|payload| serde_json::from_str(payload).is_ok_and(is_for_client))
+        let ours = |claims: Claims| is_for_client(&claims.aud, claims.azp.as_deref(), &self.settings.client_id);
+        unverified.keeps(&self.rules).is_ok_and(|payload| serde_json::from_str(payload).is_ok_and(ours))
     }
 
     /// A token of this provider for this client, as the one verifier reads it; whether its `sub` must be there depends
@@ -88,13 +87,8 @@ impl Provider {
         let unverified = Unverified::parse_as(kind, token).map_err(bad)?;
         unverified.fits(&self.rules).map_err(bad)?;
         let (algorithm, issued_at) = (unverified.algorithm, unverified.issued_at());
-        let key = match self.issuer.key(unverified.kid.as_deref(), algorithm, issued_at, now).await {
-            Lookup::Found(key) => key,
-            Lookup::Unfit => return Err(bad(TokenError::Algorithm)),
-            Lookup::Ambiguous => return Err(bad(TokenError::AmbiguousKey)),
-            Lookup::Unknown => return Err(bad(TokenError::UnknownKey)),
-            Lookup::Unavailable(wait) => return Err(unavailable(&self.issuer, wait)),
-        };
+        let lookup = self.issuer.key(unverified.kid.as_deref(), algorithm, issued_at, now).await;
+        let key = found(lookup, &self.issuer, bad)?;
         let (subject, verified) = if kind == Kind::Logout {
             // what the issuer's section requires of tokens is not said in those that only end a session
             let rules = Rules { required: Vec::new(), ..self.rules.clone() };
@@ -124,10 +118,7 @@ fn check(claims: &Claims, client_id: &str, algorithm: Algorithm, expected: &Expe
     if !nonce_fits {
         return Err("id_token_nonce");
     }
-    // steps 4 and 5: with several audiences `azp` says whom it was issued to, and where it says so it must be this
-    // client
-    let several = claims.aud.as_array().is_some_and(|list| list.len() > 1);
-    if claims.azp.as_deref().map_or(several, |azp| azp != client_id) {
+    if !is_for_client(&claims.aud, claims.azp.as_deref(), client_id) {
         return Err("id_token_azp");
     }
     if !claims.iat.is_some_and(f64::is_finite) {
