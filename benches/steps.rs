@@ -25,7 +25,7 @@ use wicketgate::{
     config::load,
     identity::{Asking, Identity, Issuer, Ways},
     peer::Peer,
-    policy::{Question, Resource},
+    policy::{Circumstances, Question, Resource},
     proxy::Target,
     telemetry::Telemetry,
 };
@@ -77,9 +77,15 @@ fn steps(c: &mut Criterion) {
     });
 
     let (action, resource): (Arc<str>, _) = ("Exporter.Scrape".into(), Resource::Exporter("bench".into()));
-    let peer = [127, 0, 0, 1].into();
-    let question =
-        Question { principal: &principal, action: &action, resource: &resource, peer, method: &Method::GET, tls: true };
+    let circumstances = Circumstances::new(&at, &Method::GET, clock::now());
+    let question = Question {
+        principal: &principal,
+        granted: &[],
+        active: None,
+        action: &action,
+        resource: &resource,
+        circumstances,
+    };
     c.bench_function("decision known", |b| b.iter(|| config.policy.rule(black_box(question)).allowed));
     c.bench_function("decision made (shipped policies)", |b| {
         b.iter(|| config.policy.decide(black_box(question)).allowed);

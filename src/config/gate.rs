@@ -129,8 +129,9 @@ pub(super) fn policy_directory(top: &Section<'_>) -> PathBuf {
     directory
 }
 
-/// Loads roles, schema and policies from their directory.
-pub(super) fn policy(directory: &Path, issuers: &[&str], problems: &mut Vec<Problem>) -> Option<Policy> {
+/// Loads roles, schema and policies from their directory. `issuers` are those that role rules may name, where they are
+/// known.
+pub(super) fn policy(directory: &Path, issuers: Option<&[&str]>, problems: &mut Vec<Problem>) -> Option<Policy> {
     let roles = read_file(&directory.join("roles.toml"), problems).map(|file| {
         let reading = Source::new(&file.path, file.text).read(|top| roles(top, issuers));
         problems.extend(reading.problems);
@@ -172,7 +173,7 @@ fn read_file(path: &Path, problems: &mut Vec<Problem>) -> Option<PolicyFile> {
         .ok()
 }
 
-fn roles(top: &Section<'_>, issuers: &[&str]) -> Roles {
+fn roles(top: &Section<'_>, issuers: Option<&[&str]>) -> Roles {
     let mut rules = Vec::new();
     for section in top.sections("rule") {
         let role = section.required("role", "scrape").into();
@@ -181,12 +182,14 @@ fn roles(top: &Section<'_>, issuers: &[&str]) -> Roles {
             section.refuse("issuers", "missing; write the issuers' names, or `issuers = [\"*\"]` for every one");
         }
         let every = listed.iter().any(|name| name == "*");
-        for unknown in listed.iter().filter(|name| !every && !issuers.contains(&name.as_str())) {
-            let text = format!(
-                "no issuer is called `{unknown}`, so this rule can have no effect; there are: {}",
-                issuers.join(", ")
-            );
-            section.refuse("issuers", text);
+        if let Some(issuers) = issuers {
+            for unknown in listed.iter().filter(|name| !every && !issuers.contains(&name.as_str())) {
+                let text = format!(
+                    "no issuer is called `{unknown}`, so this rule can have no effect; there are: {}",
+                    issuers.join(", ")
+                );
+                section.refuse("issuers", text);
+            }
         }
         let claim = section.required("claim", "roles");
         let claim = if claim.starts_with('/') { Claim::Pointer(claim) } else { Claim::Name(claim) };

@@ -180,6 +180,19 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
     }
 }
 
+/// Loads roles and policies from their directory alone, for those who look at policy without a gate. Role rules may name
+/// any issuer: there is no configuration to know them by.
+///
+/// # Errors
+/// Every problem of the files in it.
+pub fn policies(directory: &Path) -> Result<Policy, Problems> {
+    let mut problems = Vec::new();
+    match gate::policy(directory, None, &mut problems) {
+        Some(policy) if problems.is_empty() => Ok(policy),
+        _ => Err(Problems(problems)),
+    }
+}
+
 /// Reads the main file and the policies that it names; what is wrong with those is put into `of_policies`. Nothing where
 /// there is no policy to serve by.
 fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &mut Vec<Problem>) -> Option<Config> {
@@ -204,7 +217,7 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
     let directory = gate::policy_directory(top);
     // role rules may name certificates as they name issuers
     let names: Vec<&str> = names.into_iter().chain(certificates.iter().map(|rule| &*rule.name)).collect();
-    let policy = gate::policy(&directory, &names, of_policies)?;
+    let policy = gate::policy(&directory, Some(&names), of_policies)?;
     Some(Config {
         gate,
         listeners,

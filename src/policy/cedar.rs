@@ -13,7 +13,7 @@ use cedar_policy::{
 };
 use miette::Diagnostic;
 
-use super::{Denial, Question, Resource, Ruling};
+use super::{Denial, Named, Question, Resource, Ruling, VertexKind, VertexResource};
 
 /// A file of policies, or the schema.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub(super) struct Policies {
     actions: HashMap<Box<str>, Entity>,
     authorizer: Authorizer,
     types: Types,
+    /// Whether an answer may depend on what memory does not keep: a policy speaks of it.
+    pub(super) by_circumstance: bool,
 }
 
 struct Types {
@@ -50,6 +52,11 @@ struct Types {
     exporter: EntityTypeName,
     service: EntityTypeName,
     vertex: EntityTypeName,
+    endpoint: EntityTypeName,
+    model: EntityTypeName,
+    dataset: EntityTypeName,
+    bucket: EntityTypeName,
+    service_account: EntityTypeName,
 }
 
 impl Policies {
@@ -80,7 +87,9 @@ impl Policies {
         }
         let types = Types::new().map_err(|e| vec![problem(schema_file, &*e, e.to_string())])?;
         if problems.is_empty() {
-            Ok(Self { set, names, actions, authorizer: Authorizer::new(), types })
+            let words = ["time", "certificate", "size", "names"];
+            let by_circumstance = files.iter().any(|file| words.iter().any(|word| file.text.contains(word)));
+            Ok(Self { set, names, actions, authorizer: Authorizer::new(), types, by_circumstance })
         } else {
             Err(problems)
         }
@@ -117,7 +126,6 @@ impl Policies {
     /// The question in Cedar's words.
     fn phrase(&self, q: Question<'_>, roles: &[Arc<str>]) -> Result<(Request, Entities), Box<dyn std::error::Error>> {
         let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
-        let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
         let action =
             self.actions.get(&**q.action).ok_or_else(|| format!("the schema lacks the action `{}`", q.action))?;
         let attributes = HashMap::from([
@@ -126,24 +134,86 @@ impl Policies {
         ]);
         let parents: HashSet<EntityUid> = roles.iter().map(|role| uid(&self.types.role, role)).collect();
         let principal = Entity::new(uid(&self.types.principal, &q.principal.name), attributes, parents)?;
+        let mut entities = vec![principal.clone(), action.clone()];
         let resource = match q.resource {
             Resource::Exporter(name) => Entity::new_no_attrs(uid(&self.types.exporter, name), HashSet::new()),
             Resource::Service(name) => Entity::new_no_attrs(uid(&self.types.service, name), HashSet::new()),
-            Resource::Vertex { name, project, location } => {
-                let mut attributes = HashMap::from([("location".into(), text(location))]);
-                attributes.extend(project.iter().map(|project| ("project".into(), text(project))));
-                Entity::new(uid(&self.types.vertex, name), attributes, HashSet::new())?
-            }
+            Resource::Vertex(resource) => self.vertex(resource)?,
         };
-        let context = Context::from_pairs([
-            ("peer".into(), RestrictedExpression::new_ip(q.peer.to_string())),
-            ("method".into(), text(q.method.as_str())),
-            ("tls".into(), RestrictedExpression::new_bool(q.tls)),
-        ])?;
+        let mut context = vec![
+            ("peer".into(), RestrictedExpression::new_ip(q.circumstances.peer.to_string())),
+            ("method".into(), text(q.circumstances.method.as_str())),
+            ("tls".into(), RestrictedExpression::new_bool(q.circumstances.tls)),
+            ("time".into(), RestrictedExpression::new_datetime(format!("{:.3}", q.circumstances.now))),
+        ];
+        if let Some(size) = q.circumstances.size {
+            context.push(("size".into(), RestrictedExpression::new_long(i64::try_from(size).unwrap_or(i64::MAX))));
+        }
+        if let Some(certificate) = q.circumstances.certificate {
+            let names = |names: &[Box<str>]| RestrictedExpression::new_set(names.iter().map(|name| text(name)));
+            let fields =
+                [("uris".into(), names(&certificate.uris)), ("dns_names".into(), names(&certificate.dns_names))];
+            context.push(("certificate".into(), RestrictedExpression::new_record(fields)?));
+        }
+        if let Some(named) = q.circumstances.named {
+            for other in named.resources.iter().filter(|other| *other.name != **q.resource.id()) {
+                entities.push(self.vertex(other)?);
+            }
+            context.push(("names".into(), self.names(named)?));
+        }
+        let context = Context::from_pairs(context)?;
         let request = Request::new(principal.uid(), action.uid(), resource.uid(), context, None)?;
-        let entities = Entities::from_entities([principal, resource, action.clone()], None)?;
-        Ok((request, entities))
+        entities.push(resource);
+        Ok((request, Entities::from_entities(entities, None)?))
     }
+
+    fn vertex(&self, resource: &VertexResource) -> Result<Entity, Box<dyn std::error::Error>> {
+        let mut attributes = HashMap::from([("location".into(), text(&resource.location))]);
+        attributes.extend(resource.project.iter().map(|project| ("project".into(), text(project))));
+        if let VertexKind::Model { publisher, version } = &resource.kind {
+            attributes.extend(publisher.iter().map(|publisher| ("publisher".into(), text(publisher))));
+            attributes.extend(version.iter().map(|version| ("version".into(), text(version))));
+        }
+        Ok(Entity::new(self.vertex_uid(resource), attributes, HashSet::new())?)
+    }
+
+    fn vertex_uid(&self, resource: &VertexResource) -> EntityUid {
+        let kind = match resource.kind {
+            VertexKind::Endpoint => &self.types.endpoint,
+            VertexKind::Model { .. } => &self.types.model,
+            VertexKind::Dataset => &self.types.dataset,
+            VertexKind::Other => &self.types.vertex,
+        };
+        EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(&resource.name))
+    }
+
+    /// What a body names, by kind: Cedar's sets hold one type each.
+    fn names(&self, named: &Named) -> Result<RestrictedExpression, Box<dyn std::error::Error>> {
+        let of_kind = |wanted: fn(&VertexKind) -> bool| {
+            let found = named.resources.iter().filter(|resource| wanted(&resource.kind));
+            RestrictedExpression::new_set(
+                found.map(|resource| RestrictedExpression::new_entity_uid(self.vertex_uid(resource))),
+            )
+        };
+        let others = |kind: &EntityTypeName, names: &mut dyn Iterator<Item = &Box<str>>| {
+            RestrictedExpression::new_set(names.map(|name| {
+                let uid = EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(name));
+                RestrictedExpression::new_entity_uid(uid)
+            }))
+        };
+        Ok(RestrictedExpression::new_record([
+            ("endpoints".into(), of_kind(|kind| matches!(kind, VertexKind::Endpoint))),
+            ("models".into(), of_kind(|kind| matches!(kind, VertexKind::Model { .. }))),
+            ("datasets".into(), of_kind(|kind| matches!(kind, VertexKind::Dataset))),
+            ("others".into(), of_kind(|kind| matches!(kind, VertexKind::Other))),
+            ("buckets".into(), others(&self.types.bucket, &mut named.buckets.iter())),
+            ("service_accounts".into(), others(&self.types.service_account, &mut named.service_accounts.iter())),
+        ])?)
+    }
+}
+
+fn text(value: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_owned())
 }
 
 impl Types {
@@ -154,6 +224,11 @@ impl Types {
             exporter: EntityTypeName::from_str("Exporter")?,
             service: EntityTypeName::from_str("Service")?,
             vertex: EntityTypeName::from_str("Vertex")?,
+            endpoint: EntityTypeName::from_str("Endpoint")?,
+            model: EntityTypeName::from_str("Model")?,
+            dataset: EntityTypeName::from_str("Dataset")?,
+            bucket: EntityTypeName::from_str("Bucket")?,
+            service_account: EntityTypeName::from_str("ServiceAccount")?,
         })
     }
 }

@@ -5,6 +5,7 @@
 //! it was made from, and only as long as this set of policies lives. Pure: no I/O, and no clock.
 
 mod cedar;
+mod question;
 mod roles;
 
 use std::{
@@ -18,8 +19,10 @@ use quick_cache::{Equivalent, sync::Cache};
 
 pub use self::{
     cedar::{PolicyFile, PolicyProblem},
+    question::{Circumstances, Named, Question, Resource, VertexKind, VertexResource},
     roles::{Claim, Roles, Rule},
 };
+#[cfg(test)]
 use crate::principal::Principal;
 
 /// Decisions remembered at once; the least used make room.
@@ -33,51 +36,6 @@ pub struct Policy {
     roles: Roles,
     cedar: cedar::Policies,
     remembered: Cache<Asked, Arc<Ruling>>,
-}
-
-/// What is acted upon.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Resource {
-    /// An exporter, by name.
-    Exporter(Arc<str>),
-    /// A part of the gate itself, by name.
-    Service(Arc<str>),
-    /// A Vertex resource.
-    Vertex {
-        /// Its name as in the request's path, without version and verb.
-        name: Arc<str>,
-        /// The project in it; `None` in the short forms.
-        project: Option<Arc<str>>,
-        /// The location in it, `global` in the short forms.
-        location: Arc<str>,
-    },
-}
-
-impl Resource {
-    /// The resource's id, as policies and audit name it.
-    #[must_use]
-    pub fn id(&self) -> &Arc<str> {
-        match self {
-            Self::Exporter(id) | Self::Service(id) | Self::Vertex { name: id, .. } => id,
-        }
-    }
-}
-
-/// One question: may this principal do this to that, in these circumstances?
-#[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
-    /// Who.
-    pub principal: &'a Principal,
-    /// The Cedar action's id, such as `PredictionService.Predict`.
-    pub action: &'a Arc<str>,
-    /// To what.
-    pub resource: &'a Resource,
-    /// The other end of the connection.
-    pub peer: IpAddr,
-    /// The HTTP method.
-    pub method: &'a Method,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
 }
 
 /// The answer to a question.
@@ -127,7 +85,7 @@ impl Policy {
             return ruling;
         }
         let ruling = Arc::new(self.decide(question));
-        if question.resource.id().len() <= REMEMBERED_NAME {
+        if !self.cedar.by_circumstance && question.resource.id().len() <= REMEMBERED_NAME {
             self.remembered.insert(Asked::from(question), ruling.clone());
         }
         ruling
@@ -149,8 +107,12 @@ impl Policy {
 }
 
 /// A question as memory keeps it: everything that an answer can depend on. The token's digest stands for the claims.
+/// The time, the certificate, the size, and what a body names are not in it: questions that policies could answer by
+/// those are not remembered.
 struct Asked {
     proof: [u8; 32],
+    granted: Arc<[Arc<str>]>,
+    active: Option<Box<str>>,
     action: Arc<str>,
     resource: Resource,
     peer: IpAddr,
@@ -161,7 +123,9 @@ struct Asked {
 impl From<Question<'_>> for Asked {
     fn from(q: Question<'_>) -> Self {
         let (proof, action, resource) = (q.principal.proof, q.action.clone(), q.resource.clone());
-        Self { proof, action, resource, peer: q.peer, method: q.method.clone(), tls: q.tls }
+        let Circumstances { peer, method, tls, .. } = q.circumstances;
+        let (granted, active) = (q.granted.into(), q.active.map(Into::into));
+        Self { proof, granted, active, action, resource, peer, method: method.clone(), tls }
     }
 }
 
@@ -179,8 +143,17 @@ impl Hash for Question<'_> {
 
 impl PartialEq for Asked {
     fn eq(&self, other: &Self) -> bool {
-        (&self.proof, &self.action, &self.resource, self.peer, &self.method, self.tls)
-            == (&other.proof, &other.action, &other.resource, other.peer, &other.method, other.tls)
+        (&self.proof, &self.granted, &self.active, &self.action, &self.resource, self.peer, &self.method, self.tls)
+            == (
+                &other.proof,
+                &other.granted,
+                &other.active,
+                &other.action,
+                &other.resource,
+                other.peer,
+                &other.method,
+                other.tls,
+            )
     }
 }
 
@@ -188,8 +161,18 @@ impl Eq for Asked {}
 
 impl Equivalent<Asked> for Question<'_> {
     fn equivalent(&self, asked: &Asked) -> bool {
-        (&self.principal.proof, self.action, self.resource, self.peer, self.method, self.tls)
-            == (&asked.proof, &asked.action, &asked.resource, asked.peer, &asked.method, asked.tls)
+        let Circumstances { peer, method, tls, .. } = self.circumstances;
+        (&self.principal.proof, self.granted, self.active, self.action, self.resource, peer, method, tls)
+            == (
+                &asked.proof,
+                &*asked.granted,
+                asked.active.as_deref(),
+                &asked.action,
+                &asked.resource,
+                asked.peer,
+                &asked.method,
+                asked.tls,
+            )
     }
 }
 
@@ -210,11 +193,11 @@ mod tests {
             let peer = IpAddr::from([127, 0, 0, 1]);
             let question = Question {
                 principal: &principal,
+                granted: &[],
+                active: None,
                 action: &action,
                 resource: &resource,
-                peer,
-                method: &Method::GET,
-                tls: true,
+                circumstances: Circumstances::test(peer),
             };
             assert!(!policy.rule(question).allowed);
             assert_eq!(policy.remembered.len(), remembered, "{length} bytes");

@@ -20,7 +20,7 @@ use crate::{
     clock,
     http::{Body, read_bounded},
     identity::Asking,
-    policy::{Denial, Question},
+    policy::{Circumstances, Denial, Question},
     principal::{Confirmation, Principal},
     refusal::Refusal,
 };
@@ -86,14 +86,13 @@ async fn exchanged(
     let principal = authenticated.map_err(Failure::subject)?.principal;
     record.principal = Some(principal.name.clone());
     record.issuer = Some(principal.issuer.clone());
-    let peer = asking.peer;
     let question = Question {
         principal: &principal,
+        granted: &[],
+        active: None,
         action: &issue.action,
         resource,
-        peer: peer.address.ip(),
-        method: asking.method,
-        tls: peer.tls,
+        circumstances: Circumstances::new(asking.peer, asking.method, asking.now),
     };
     let ruling = gate.policy.rule(question);
     record.roles = Some(ruling.roles.clone());

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use super::{
     Gate, Target,
     assertion::introduce,
+    content::Content,
     forward::{Errand, deliver, forward},
     headers::{bounded, for_upstream, set_request_id},
     home,
@@ -26,7 +27,7 @@ use crate::{
     identity::Asking,
     listen::Unreadable,
     peer::Peer,
-    policy::{Question, Resource},
+    policy::{Circumstances, Question, Resource},
     principal::Principal,
     refusal::Refusal,
     routes::{Found, Route},
@@ -100,7 +101,9 @@ async fn story(
     record.issuer = Some(principal.issuer.clone());
     bound(&principal, found.route.terms())?;
 
-    let permit = authorize(gate, principal, found, peer, &method, record)?;
+    let Content { body, size, named } = Content::read(&found, body).await?;
+    let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
+    let permit = authorize(gate, principal, found, circumstances, record)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 
     let answer = match &permit.route {
@@ -111,7 +114,7 @@ async fn story(
             forward(&permit, errand, record).await?
         }
         Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),
-        Route::Discover { .. } => sd::list(gate, &permit, peer, authority(&uri, &headers)?).into(),
+        Route::Discover { .. } => sd::list(gate, &permit, asking, authority(&uri, asking.headers)?).into(),
         Route::Home => home::page(gate, &permit, asking).into(),
     };
     Ok(answer.bounded(permit.route.terms(), &permit.principal, peer))
@@ -122,14 +125,12 @@ fn authorize<'r>(
     gate: &Gate,
     principal: Arc<Principal>,
     found: Found<'r>,
-    peer: &Peer,
-    method: &Method,
+    circumstances: Circumstances<'_>,
     record: &mut Record,
 ) -> Result<Permit<'r>, Refusal> {
     let resource: &Resource = &found.resource;
-    let peer_ip = peer.address.ip();
-    let question =
-        Question { principal: &principal, action: found.action, resource, peer: peer_ip, method, tls: peer.tls };
+    let (action, granted, active) = (found.action, [].as_slice(), None);
+    let question = Question { principal: &principal, granted, active, action, resource, circumstances };
     let ruling = gate.policy.rule(question);
     record.roles = Some(ruling.roles.clone());
     record.policies = Some(ruling.policies.clone());
@@ -151,14 +152,15 @@ fn counted(body: Incoming, record: &mut Record) -> Body {
 }
 
 /// Asks policy a question besides the request's own, for lists that show only what the caller may use.
-pub(super) fn may(gate: &Gate, permit: &Permit<'_>, peer: &Peer, action: &Arc<str>, resource: &Resource) -> bool {
-    let question = Question {
-        principal: &permit.principal,
-        action,
-        resource,
-        peer: peer.address.ip(),
-        method: &Method::GET,
-        tls: peer.tls,
-    };
+pub(super) fn may(
+    gate: &Gate,
+    permit: &Permit<'_>,
+    asking: Asking<'_>,
+    action: &Arc<str>,
+    resource: &Resource,
+) -> bool {
+    let circumstances = Circumstances::new(asking.peer, &Method::GET, asking.now);
+    let (principal, granted, active) = (&permit.principal, [].as_slice(), None);
+    let question = Question { principal, granted, active, action, resource, circumstances };
     gate.policy.rule(question).allowed
 }

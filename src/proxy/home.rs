@@ -17,7 +17,7 @@ pub(super) fn page(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>) -> Resp
         .routes
         .exporters()
         .into_iter()
-        .filter(|exporter| may(gate, permit, asking.peer, gate.routes.scrape(), &exporter.resource))
+        .filter(|exporter| may(gate, permit, asking, gate.routes.scrape(), &exporter.resource))
         .map(|exporter| {
             let link = format!("/exporters/{}{}", exporter.name, exporter.metrics_path);
             (exporter.name.to_string(), link)

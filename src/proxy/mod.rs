@@ -5,6 +5,7 @@
 //! there.
 
 mod assertion;
+mod content;
 mod end;
 mod exchange;
 mod forward;

@@ -7,15 +7,15 @@ use super::{
     Gate,
     handle::{Permit, may},
 };
-use crate::{http::Body, peer::Peer};
+use crate::{http::Body, identity::Asking};
 
 /// The list, in the format of Prometheus' `http_sd_config`: always whole. Its targets are this gate, under the name
 /// that the caller used; `__metrics_path__` leads to the exporter and `instance` is the exporter's own address.
-pub(super) fn list(gate: &Gate, permit: &Permit<'_>, peer: &Peer, authority: &str) -> Response<Body> {
-    let scheme = if peer.tls { "https" } else { "http" };
+pub(super) fn list(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>, authority: &str) -> Response<Body> {
+    let scheme = if asking.peer.tls { "https" } else { "http" };
     let visible = gate.routes.exporters().into_iter().filter(|exporter| {
         let action = gate.routes.scrape();
-        may(gate, permit, peer, action, &exporter.resource)
+        may(gate, permit, asking, action, &exporter.resource)
     });
     let list: Vec<Value> = visible
         .map(|exporter| {

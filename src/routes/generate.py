@@ -59,7 +59,7 @@ def main(path):
     TABLE.write_text("action\tgroup\tversion\tverb\tpattern\n" + "\n".join(lines) + "\n")
     head = SCHEMA.read_text().split(MARK)[0]
     SCHEMA.write_text(head + MARK + "".join(
-        f'action "{action}" in [{kind}] appliesTo {{ principal: Principal, resource: Vertex, context: Request }};\n'
+        f'action "{action}" in [{kind}] appliesTo {{ principal: Principal, resource: [Endpoint, Model, Dataset, Vertex], context: Request }};\n'
         for action, kind in sorted(actions.items())))
     for action in sorted(before.keys() | actions.keys()):
         if before.get(action) != actions.get(action):

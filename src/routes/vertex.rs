@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use super::{Found, Route, Terms};
 use crate::{
     client::Upstream,
-    policy::Resource,
+    policy::{Resource, VertexResource},
     refusal::Refusal,
     secret::{CredentialSlot, Shown},
 };
@@ -198,7 +198,7 @@ impl Vertex {
             Refusal::new(StatusCode::NOT_FOUND, "unknown_method", text)
         })?;
         let resource = resource(below);
-        let Resource::Vertex { location, .. } = &resource else { return Err(unknown_location("")) };
+        let location = &resource.location;
         let upstream = self.upstreams.get(&**location).ok_or_else(|| unknown_location(location))?;
         let route = Route::Vertex {
             upstream,
@@ -207,7 +207,7 @@ impl Vertex {
             timeout: self.timeout,
             terms: self.terms,
         };
-        Ok(Found { route, action: &method.action, resource: Cow::Owned(resource) })
+        Ok(Found { route, action: &method.action, resource: Cow::Owned(Resource::Vertex(resource)) })
     }
 }
 
@@ -218,16 +218,9 @@ fn unknown_location(location: &str) -> Refusal {
 
 /// The resource that a path names, without version and custom verb, and without escapes: a policy means `models/1@2`
 /// however a client spells the `@`.
-fn resource(below: &str) -> Resource {
+fn resource(below: &str) -> VertexResource {
     let (name, _) = split_custom(below);
-    let name = &*unescaped(name.trim_matches('/'));
-    let mut segments = name.split('/');
-    let (project, location) = match (segments.next(), segments.next(), segments.next(), segments.next()) {
-        (Some("projects"), Some(project), Some("locations"), Some(location)) => (Some(project), location),
-        (Some("projects"), Some(project), ..) => (Some(project), "global"),
-        _ => (None, "global"),
-    };
-    Resource::Vertex { name: name.into(), project: project.map(Into::into), location: location.into() }
+    VertexResource::parse(&unescaped(name.trim_matches('/')))
 }
 
 /// `name` without percent-escapes. A canonical path has none of slashes, so that its segments stay the same.
@@ -318,8 +311,11 @@ mod tests {
             ("/projects/p/locations/l/models/%ff", "projects/p/locations/l/models/%ff", "p"),
         ] {
             let found = resource(below);
-            let expected = Resource::Vertex { name: name.into(), project: Some(project.into()), location: "l".into() };
-            assert_eq!(found, expected, "{below}");
+            assert_eq!(
+                (&*found.name, found.project.as_deref(), &*found.location),
+                (name, Some(project), "l"),
+                "{below}"
+            );
         }
     }
 }

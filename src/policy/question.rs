@@ -1,0 +1,157 @@
+//! What policy is asked: who, what, to what, in which circumstances. Pure.
+//!
+//! Promises: a resource has one name and one reading, wherever the name came from: a path, a gRPC message, a request's
+//! body, an audit record or a test table.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use http::Method;
+
+use crate::{
+    clock::Timestamp,
+    peer::{Certificate, Peer},
+    principal::Principal,
+};
+
+/// What is acted upon.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// An exporter, by name.
+    Exporter(Arc<str>),
+    /// A part of the gate itself, by name.
+    Service(Arc<str>),
+    /// A Vertex resource.
+    Vertex(VertexResource),
+}
+
+impl Resource {
+    /// The resource's id, as policies and audit name it.
+    #[must_use]
+    pub fn id(&self) -> &Arc<str> {
+        match self {
+            Self::Exporter(id) | Self::Service(id) => id,
+            Self::Vertex(resource) => &resource.name,
+        }
+    }
+}
+
+/// A Vertex resource, read off its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VertexResource {
+    /// Its name, without API version, custom verb and percent-escapes, such as
+    /// `projects/p/locations/us-central1/endpoints/1`.
+    pub name: Arc<str>,
+    /// The project in it; `None` in the short forms without one.
+    pub project: Option<Arc<str>>,
+    /// The location in it, `global` in the short forms.
+    pub location: Arc<str>,
+    /// What it is.
+    pub kind: VertexKind,
+}
+
+/// The kinds of Vertex resources that policies tell apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum VertexKind {
+    /// `endpoints/{id}`.
+    Endpoint,
+    /// `models/{id}`, `models/{id}@{version or alias}` or `publishers/{publisher}/models/{id}`.
+    Model {
+        /// Whose model it is, where it is in a publisher's garden.
+        publisher: Option<Arc<str>>,
+        /// The version or alias behind `@`.
+        version: Option<Arc<str>>,
+    },
+    /// `datasets/{id}`.
+    Dataset,
+    /// Any other, collections among them.
+    Other,
+}
+
+impl VertexResource {
+    /// Reads a resource's name.
+    #[must_use]
+    pub fn parse(name: &str) -> Self {
+        let mut segments = name.split('/');
+        let (project, location) = match (segments.next(), segments.next(), segments.next(), segments.next()) {
+            (Some("projects"), Some(project), Some("locations"), Some(location)) => (Some(project), location),
+            (Some("projects"), Some(project), ..) => (Some(project), "global"),
+            _ => (None, "global"),
+        };
+        let mut last = name.rsplit('/');
+        let kind = match (last.next(), last.next(), last.next(), last.next()) {
+            (Some(_), Some("endpoints"), ..) => VertexKind::Endpoint,
+            (Some(_), Some("datasets"), ..) => VertexKind::Dataset,
+            (Some(id), Some("models"), before, collection) => VertexKind::Model {
+                publisher: before.filter(|_| collection == Some("publishers")).map(Into::into),
+                version: id.split_once('@').map(|(_, version)| version.into()),
+            },
+            _ => VertexKind::Other,
+        };
+        Self { name: name.into(), project: project.map(Into::into), location: location.into(), kind }
+    }
+}
+
+/// What a request's body names besides the resource that the request is for. Sorted, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Vertex resources.
+    pub resources: BTreeSet<VertexResource>,
+    /// Buckets of `gs://` URIs.
+    pub buckets: BTreeSet<Box<str>>,
+    /// Google service accounts, by e-mail address.
+    pub service_accounts: BTreeSet<Box<str>>,
+}
+
+/// One question: may this principal do this to that, in these circumstances?
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Who.
+    pub principal: &'a Principal,
+    /// Roles that are granted to the principal on this very resource for a time, besides those that its claims earn.
+    pub granted: &'a [Arc<str>],
+    /// The one role that the caller activates, where it says so.
+    pub active: Option<&'a str>,
+    /// The Cedar action's id, such as `PredictionService.Predict`.
+    pub action: &'a Arc<str>,
+    /// To what.
+    pub resource: &'a Resource,
+    /// What is known of the request besides.
+    pub circumstances: Circumstances<'a>,
+}
+
+/// What is known of a request besides who, what and to what: Cedar's context.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// When the request's head had arrived.
+    pub now: Timestamp,
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// The client's certificate, where it showed one that is trusted.
+    pub certificate: Option<&'a Certificate>,
+    /// The HTTP method.
+    pub method: &'a Method,
+    /// Bytes of the request's body, where that is known before anything is forwarded.
+    pub size: Option<u64>,
+    /// What the body names; `None` where it was not looked at, since it is opaque or goes on after the decision.
+    pub named: Option<&'a Named>,
+}
+
+impl<'a> Circumstances<'a> {
+    /// What a connection and a request's head tell. A certificate that is not trusted proves nothing here.
+    #[must_use]
+    pub fn new(peer: &'a Peer, method: &'a Method, now: Timestamp) -> Self {
+        let certificate = peer.certificate.as_deref().filter(|certificate| certificate.trusted && !certificate.odd);
+        Self { now, peer: peer.address.ip(), tls: peer.tls, certificate, method, size: None, named: None }
+    }
+}
+
+#[cfg(test)]
+impl Circumstances<'_> {
+    /// Circumstances for the tests of pure parts.
+    pub(crate) fn test(peer: IpAddr) -> Self {
+        let (now, method) = (Timestamp::UNIX_EPOCH, &Method::GET);
+        Self { now, peer, tls: true, certificate: None, method, size: None, named: None }
+    }
+}
