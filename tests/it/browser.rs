@@ -2,12 +2,11 @@
 
 use serde_json::json;
 
-use crate::{
-    people::{House, Plan},
-    support::{browser::Browser, peers::OidcSettings},
+use crate::support::{
+    browser::Browser,
+    house::{House, Plan, ROOM},
+    peers::OidcSettings,
 };
-
-const ROOM: &str = "/exporters/app/metrics";
 
 fn url(arrived: &serde_json::Value) -> &str {
     arrived["url"].as_str().unwrap()

@@ -36,6 +36,7 @@ mod providers;
 mod refusals;
 mod reload;
 mod rotation;
+mod sessions;
 mod streams;
 mod support;
 mod terminal;

@@ -261,6 +261,7 @@ async fn an_id_token_that_is_not_of_this_login_is_refused() {
         ("signature", Box::new(|token, _| token.signed_by(stranger, "RS256").mint())),
         ("algorithm", Box::new(|token, _| token.mint_unsigned())),
         ("algorithm", Box::new(|token, _| token.mint_hs256(b"secret"))),
+        ("`typ`", Box::new(|token, _| token.header("typ", "at+jwt").mint())),
         ("not a signed JWT", Box::new(|_, _| "opaque".into())),
     ];
     for (why, bend) in cases {

@@ -7,6 +7,7 @@ pub(crate) mod gate;
 pub(crate) mod glewlwyd;
 pub(crate) mod google;
 pub(crate) mod harness;
+pub(crate) mod house;
 pub(crate) mod issuer;
 pub(crate) mod page;
 pub(crate) mod peers;
