@@ -102,6 +102,7 @@ pub(super) fn build(
     audit: &Arc<Log>,
     data: Option<&DataPath>,
 ) -> Serving {
+    config.warnings.iter().for_each(|warning| tracing::warn!(%warning, "the configuration is served, but look at it"));
     let names = config.issuers.iter().map(|(settings, _)| settings.name.as_str().into()).collect();
     let issuing_before = before.and_then(|parts| parts.issuing.as_ref());
     let issuing = config.issue.map(|settings| Issuing::new(settings, names, issuing_before, telemetry));

@@ -8,6 +8,7 @@ use crate::{client::Clients, config};
 pub(super) fn check(file: &Path) -> ExitCode {
     match config::load(file, &Clients::default()) {
         Ok(config) => {
+            config.warnings.iter().for_each(|warning| complain(&format!("warning: {warning}")));
             say(&format!(
                 "{}: good: {} listeners, {} issuers, {} exporters, Vertex {}",
                 file.display(),

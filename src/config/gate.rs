@@ -1,24 +1,13 @@
-//! The sections about the gate itself: `[gate]`, `[[listen]]`, `[admin]`, `[audit]`, `[policy]`, and the files
-//! in the policy directory.
+//! The sections about the gate itself: `[gate]`, `[[listen]]`, `[admin]`, `[audit]`, `[policy]`.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{
-    GateSettings, Problem, binding,
-    reader::{Section, Source},
-};
+use super::{GateSettings, binding, reader::Section};
 use crate::{
     audit,
     client::MAX_WORKERS,
     listen::{self, TlsError},
-    policy::{Claim, Policy, PolicyFile, Roles, Rule},
-    proxy,
-    routes::{self, TokenBinding},
+    routes::TokenBinding,
 };
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
@@ -127,90 +116,4 @@ pub(super) fn policy_directory(top: &Section<'_>) -> PathBuf {
     let directory = section.path("directory").unwrap_or_else(|| section.beside("policies"));
     section.finish();
     directory
-}
-
-/// Loads roles, schema and policies from their directory. `issuers` are those that role rules may name, where they are
-/// known.
-pub(super) fn policy(directory: &Path, issuers: Option<&[&str]>, problems: &mut Vec<Problem>) -> Option<Policy> {
-    let roles = read_file(&directory.join("roles.toml"), problems).map(|file| {
-        let reading = Source::new(&file.path, file.text).read(|top| roles(top, issuers));
-        problems.extend(reading.problems);
-        reading.value
-    });
-    let schema = read_file(&directory.join("wicketgate.cedarschema"), problems);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "cedar"))
-        .collect();
-    files.sort();
-    if files.is_empty() {
-        let text = "holds no *.cedar file, so everything would be denied; start from the shipped policies".into();
-        problems.push(Problem { file: directory.to_owned(), line: 0, key: String::new(), text });
-    }
-    let policies: Vec<PolicyFile> = files.iter().filter_map(|path| read_file(path, problems)).collect();
-    let compiled = Policy::new(roles?, &schema?, &policies, routes::actions().chain([proxy::EXCHANGE]));
-    compiled
-        .map_err(|found| {
-            problems.extend(found.into_iter().map(|p| Problem {
-                file: p.file,
-                line: p.line,
-                key: String::new(),
-                text: p.text,
-            }));
-        })
-        .ok()
-}
-
-fn read_file(path: &Path, problems: &mut Vec<Problem>) -> Option<PolicyFile> {
-    let read = std::fs::read_to_string(path);
-    read.map(|text| PolicyFile { path: path.to_owned(), text })
-        .map_err(|e| {
-            let text = format!("cannot be read: {e}");
-            problems.push(Problem { file: path.to_owned(), line: 0, key: String::new(), text });
-        })
-        .ok()
-}
-
-fn roles(top: &Section<'_>, issuers: Option<&[&str]>) -> Roles {
-    let mut rules = Vec::new();
-    for section in top.sections("rule") {
-        let role = section.required("role", "scrape").into();
-        let listed = section.strings("issuers").unwrap_or_default();
-        if !section.has("issuers") {
-            section.refuse("issuers", "missing; write the issuers' names, or `issuers = [\"*\"]` for every one");
-        }
-        let every = listed.iter().any(|name| name == "*");
-        if let Some(issuers) = issuers {
-            for unknown in listed.iter().filter(|name| !every && !issuers.contains(&name.as_str())) {
-                let text = format!(
-                    "no issuer is called `{unknown}`, so this rule can have no effect; there are: {}",
-                    issuers.join(", ")
-                );
-                section.refuse("issuers", text);
-            }
-        }
-        let claim = section.required("claim", "roles");
-        let claim = if claim.starts_with('/') { Claim::Pointer(claim) } else { Claim::Name(claim) };
-        let value = section.required("value", "scrape");
-        rules.push(Rule { role, issuers: (!every).then_some(listed), claim, value });
-        section.finish();
-    }
-    let separate = top.section("separate").map(|section| separate(section, &rules)).unwrap_or_default();
-    Roles { rules, separate }
-}
-
-fn separate(section: Section<'_>, rules: &[Rule]) -> Vec<Vec<Arc<str>>> {
-    let lists = section.lists("static");
-    for list in &lists {
-        if list.len() < 2 {
-            section.refuse("static", "a list of roles that are kept apart needs two roles at least");
-        }
-        for role in list.iter().filter(|role| !rules.iter().any(|rule| *rule.role == ***role)) {
-            section.refuse("static", format!("no rule gives the role `{role}`, so keeping it apart has no effect"));
-        }
-    }
-    section.finish();
-    lists.into_iter().map(|list| list.into_iter().map(Into::into).collect()).collect()
 }

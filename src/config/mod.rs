@@ -8,7 +8,9 @@ mod data;
 mod gate;
 mod issue;
 mod issuer;
+mod policies;
 mod reader;
+mod roles;
 mod sessions;
 mod upstreams;
 
@@ -68,6 +70,8 @@ pub struct Config {
     pub local: LocalTerms,
     /// The files and folders that all this was read from.
     pub files: Vec<PathBuf>,
+    /// What is served all the same, and hardly meant so: whoever loads says it.
+    pub warnings: Vec<Problem>,
     /// When reading began.
     pub read_at: Timestamp,
 }
@@ -160,15 +164,16 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
         let text = format!("cannot be read: {e}");
         Problems(vec![Problem { file: path.to_owned(), line: 0, key: String::new(), text }])
     })?;
-    let mut of_policies = Vec::new();
+    let mut of_policies = policies::Told::default();
     let source = Source::new(path, text);
-    let Reading { value: config, mut problems, files } =
+    let Reading { value: config, mut problems, warnings, files } =
         source.read(|top| read(top, clients, read_at, &mut of_policies));
-    problems.extend(of_policies);
+    problems.extend(of_policies.problems);
     match config {
         Some(mut config) if problems.is_empty() => {
             config.files.extend(files);
             config.files.push(path.to_owned());
+            config.warnings = warnings.into_iter().chain(of_policies.warnings).collect();
             Ok(config)
         }
         _ => {
@@ -186,16 +191,16 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
 /// # Errors
 /// Every problem of the files in it.
 pub fn policies(directory: &Path) -> Result<Policy, Problems> {
-    let mut problems = Vec::new();
-    match gate::policy(directory, None, &mut problems) {
-        Some(policy) if problems.is_empty() => Ok(policy),
-        _ => Err(Problems(problems)),
+    let mut told = policies::Told::default();
+    match policies::policy(directory, None, &mut told) {
+        Some(policy) if told.problems.is_empty() => Ok(policy),
+        _ => Err(Problems(told.problems)),
     }
 }
 
 /// Reads the main file and the policies that it names; what is wrong with those is put into `of_policies`. Nothing where
 /// there is no policy to serve by.
-fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &mut Vec<Problem>) -> Option<Config> {
+fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &mut policies::Told) -> Option<Config> {
     let gate = gate::gate(top);
     let listeners = gate::listeners(top);
     let usual = Terms { token_binding: gate.token_binding, ..Terms::default() };
@@ -215,9 +220,8 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
     let (admin, audit) = (gate::admin(top), gate::audit(top));
     let data = data::data(top, &exporters, vertex.as_ref());
     let directory = gate::policy_directory(top);
-    // role rules may name certificates as they name issuers
-    let names: Vec<&str> = names.into_iter().chain(certificates.iter().map(|rule| &*rule.name)).collect();
-    let policy = gate::policy(&directory, Some(&names), of_policies)?;
+    let sayings = roles::sayings(issuers.iter().map(|(settings, _)| settings), &certificates);
+    let policy = policies::policy(&directory, Some(&sayings), of_policies)?;
     Some(Config {
         gate,
         listeners,
@@ -234,6 +238,7 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
         data,
         local,
         files: vec![directory],
+        warnings: Vec::new(),
         read_at,
     })
 }

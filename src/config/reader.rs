@@ -48,6 +48,7 @@ pub(crate) struct Source {
     file: PathBuf,
     text: String,
     problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
     files: RefCell<Vec<PathBuf>>,
 }
 
@@ -55,13 +56,16 @@ pub(crate) struct Source {
 pub(crate) struct Reading<T> {
     pub(crate) value: T,
     pub(crate) problems: Vec<Problem>,
+    /// What is served all the same, and hardly meant so.
+    pub(crate) warnings: Vec<Problem>,
     /// The files that it names as part of the configuration, such as certificates.
     pub(crate) files: Vec<PathBuf>,
 }
 
 impl Source {
     pub(crate) fn new(file: &Path, text: String) -> Self {
-        Self { file: file.to_owned(), text, problems: RefCell::default(), files: RefCell::default() }
+        let (problems, warnings, files) = Default::default();
+        Self { file: file.to_owned(), text, problems, warnings, files }
     }
 
     /// Parses the text and hands its top table to `read`; gives what `read` made and every problem. Keys of the top
@@ -74,12 +78,17 @@ impl Source {
         let top = Section::new(&self, String::new(), table.get_ref(), 0);
         let value = read(&top);
         top.finish();
-        Reading { value, problems: self.problems.into_inner(), files: self.files.into_inner() }
+        let Self { problems, warnings, files, .. } = self;
+        Reading { value, problems: problems.into_inner(), warnings: warnings.into_inner(), files: files.into_inner() }
     }
 
     fn problem(&self, offset: usize, key: &str, text: String) {
+        self.problems.borrow_mut().push(self.told(offset, key, text));
+    }
+
+    fn told(&self, offset: usize, key: &str, text: String) -> Problem {
         let line = self.text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1;
-        self.problems.borrow_mut().push(Problem { file: self.file.clone(), line, key: key.to_owned(), text });
+        Problem { file: self.file.clone(), line, key: key.to_owned(), text }
     }
 }
 
@@ -99,8 +108,17 @@ impl<'a> Section<'a> {
 
     /// Says that `key`'s value will not do.
     pub(crate) fn refuse(&self, key: &str, text: impl fmt::Display) {
-        let offset = self.table.iter().find(|(k, _)| k.get_ref() == key).map_or(self.offset, |(k, _)| k.span().start);
-        self.source.problem(offset, &self.path_to(key), text.to_string());
+        self.source.problem(self.offset_of(key), &self.path_to(key), text.to_string());
+    }
+
+    /// Says that `key`'s value will do, but hardly be meant so.
+    pub(crate) fn warn(&self, key: &str, text: impl fmt::Display) {
+        let told = self.source.told(self.offset_of(key), &self.path_to(key), text.to_string());
+        self.source.warnings.borrow_mut().push(told);
+    }
+
+    fn offset_of(&self, key: &str) -> usize {
+        self.table.iter().find(|(k, _)| k.get_ref() == key).map_or(self.offset, |(k, _)| k.span().start)
     }
 
     /// Keeps a result's value, or its error as a problem of `key`.
@@ -211,13 +229,7 @@ impl<'a> Section<'a> {
     pub(crate) fn values(&self, key: &'static str) -> Vec<(String, serde_json::Value)> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let pair = |(k, v): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
-            let value = match v.get_ref() {
-                DeValue::String(text) => text.to_string().into(),
-                DeValue::Boolean(truth) => (*truth).into(),
-                DeValue::Integer(number) => number.as_str().replace('_', "").parse::<i64>().ok()?.into(),
-                _ => return None,
-            };
-            Some((k.get_ref().to_string(), value))
+            Some((k.get_ref().to_string(), scalar(v.get_ref())?))
         };
         let pairs = value.get_ref().as_table().and_then(|table| table.iter().map(pair).collect::<Option<Vec<_>>>());
         pairs.filter(|pairs| !pairs.is_empty()).unwrap_or_else(|| {
@@ -227,6 +239,15 @@ impl<'a> Section<'a> {
             );
             Vec::new()
         })
+    }
+
+    /// A string, a whole number or a boolean.
+    pub(crate) fn scalar(&self, key: &'static str) -> Option<serde_json::Value> {
+        let value = scalar(self.value(key)?.get_ref());
+        if value.is_none() {
+            self.refuse(key, "write a string, a whole number, `true` or `false`");
+        }
+        value
     }
 
     /// A list of lists of strings, such as `static = [["a", "b"]]`.
@@ -309,6 +330,15 @@ impl<'a> Section<'a> {
 
     fn path_to(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+fn scalar(value: &DeValue<'_>) -> Option<serde_json::Value> {
+    match value {
+        DeValue::String(text) => Some(text.to_string().into()),
+        DeValue::Boolean(truth) => Some((*truth).into()),
+        DeValue::Integer(number) => number.as_str().replace('_', "").parse::<i64>().ok().map(Into::into),
+        _ => None,
     }
 }
 

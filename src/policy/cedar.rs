@@ -42,6 +42,8 @@ pub(super) struct Policies {
     actions: HashMap<Box<str>, Entity>,
     authorizer: Authorizer,
     types: Types,
+    /// The roles that policies speak of.
+    pub(super) mentioned: HashSet<Box<str>>,
     /// Whether an answer may depend on what memory does not keep: a policy speaks of it.
     pub(super) by_circumstance: bool,
 }
@@ -89,7 +91,10 @@ impl Policies {
         if problems.is_empty() {
             let words = ["time", "certificate", "size", "names"];
             let by_circumstance = files.iter().any(|file| words.iter().any(|word| file.text.contains(word)));
-            Ok(Self { set, names, actions, authorizer: Authorizer::new(), types, by_circumstance })
+            let spoken_of = set.policies().flat_map(cedar_policy::Policy::entity_literals);
+            let roles = spoken_of.filter(|uid| *uid.type_name() == types.role);
+            let mentioned = roles.map(|uid| uid.id().unescaped().into()).collect();
+            Ok(Self { set, names, actions, authorizer: Authorizer::new(), types, mentioned, by_circumstance })
         } else {
             Err(problems)
         }

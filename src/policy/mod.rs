@@ -7,6 +7,7 @@
 mod cedar;
 mod question;
 mod roles;
+mod rule;
 
 use std::{
     hash::{Hash, Hasher},
@@ -17,10 +18,12 @@ use std::{
 use http::Method;
 use quick_cache::{Equivalent, sync::Cache};
 
+use self::roles::Unsettled;
 pub use self::{
     cedar::{PolicyFile, PolicyProblem},
     question::{Circumstances, Named, Question, Resource, VertexKind, VertexResource},
-    roles::{Claim, Roles, Rule},
+    roles::Roles,
+    rule::{Claim, Condition, Matcher, Rule, is_role},
 };
 #[cfg(test)]
 use crate::principal::Principal;
@@ -60,6 +63,10 @@ pub enum Denial {
     Forbidden,
     /// The principal would hold roles that are kept apart; names the two rules.
     Separation(String),
+    /// The principal holds these roles, of which one may be active at a time, and has not said which.
+    RoleNotActivated(Arc<[Arc<str>]>),
+    /// The principal does not hold the role that it would activate.
+    RoleNotHeld(Arc<str>),
     /// A policy could not be evaluated.
     Error(String),
 }
@@ -79,6 +86,18 @@ impl Policy {
         Ok(Self { roles, cedar, remembered: Cache::new(REMEMBERED) })
     }
 
+    /// The same policies with other roles.
+    #[must_use]
+    pub fn with_roles(self, roles: Roles) -> Self {
+        Self { roles, remembered: Cache::new(REMEMBERED), ..self }
+    }
+
+    /// Whether a policy speaks of this role.
+    #[must_use]
+    pub fn mentions(&self, role: &str) -> bool {
+        self.cedar.mentioned.contains(role)
+    }
+
     /// Answers a question, from memory where the same was asked before.
     pub fn rule(&self, question: Question<'_>) -> Arc<Ruling> {
         if let Some(ruling) = self.remembered.get(&question) {
@@ -94,14 +113,11 @@ impl Policy {
     /// Answers a question by evaluating roles and policies.
     #[must_use]
     pub fn decide(&self, question: Question<'_>) -> Ruling {
-        match self.roles.of(question.principal) {
+        match self.roles.of(&question) {
             Ok(roles) => self.cedar.decide(question, roles),
-            Err(conflict) => Ruling {
-                allowed: false,
-                roles: conflict.roles,
-                policies: Arc::default(),
-                denial: Some(Denial::Separation(conflict.text)),
-            },
+            Err(Unsettled { roles, denial }) => {
+                Ruling { allowed: false, roles, policies: Arc::default(), denial: Some(denial) }
+            }
         }
     }
 }

@@ -1,161 +1,232 @@
-//! From claims to roles, and which roles nobody may hold together.
+//! From claims and grants to the roles that a request is decided with.
+//!
+//! Promises: roles that are kept apart are never active together, wherever they come from: static lists refuse who
+//! would hold two (NIST RBAC, static separation of duty), dynamic ones want one of them activated for the request
+//! (dynamic separation). What is activated is the only role of the request. The order of rules changes no answer. Pure.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use serde_json::Value;
 
+use super::{Denial, Question, Rule};
 use crate::principal::Principal;
 
-/// Where in the claims a rule looks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// A claim by its exact name, dots and all.
-    Name(String),
-    /// A JSON pointer (RFC 6901) into nested claims.
-    Pointer(String),
-}
-
-/// One rule: principals of these issuers with this claim hold this role.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// The role it gives.
-    pub role: Arc<str>,
-    /// The issuers whose claims it reads; `None` for every one.
-    pub issuers: Option<Vec<String>>,
-    /// The claim it looks at.
-    pub claim: Claim,
-    /// What the claim must equal, or hold where it is a list.
-    pub value: String,
-}
-
-/// All rules, and the lists of roles that are kept apart (NIST RBAC, static separation of duty).
+/// All rules, and the lists of roles that are kept apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     /// In the file's order; decisions do not depend on it.
     pub rules: Vec<Rule>,
     /// Of each list a principal may hold one role.
     pub separate: Vec<Vec<Arc<str>>>,
+    /// Of each list a principal may hold several roles and activates one for each request.
+    pub dynamic: Vec<Vec<Arc<str>>>,
 }
 
-/// Two rules give a principal roles that are kept apart.
-pub(super) struct Conflict {
+/// Why a request has no roles to be decided with.
+pub(super) struct Unsettled {
+    /// Those that are held.
     pub(super) roles: Arc<[Arc<str>]>,
-    pub(super) text: String,
+    pub(super) denial: Denial,
+}
+
+/// Where a role comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The rule in this place of the file, from 0.
+    Rule(usize),
+    /// A token that this gate gave, which carries its roles.
+    Token,
+    /// A grant, for a time.
+    Grant,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(place) => write!(f, "rule {}", place + 1),
+            Self::Token => f.write_str("the token of this gate"),
+            Self::Grant => f.write_str("a grant"),
+        }
+    }
 }
 
 impl Roles {
-    /// The roles of a principal, sorted.
-    pub(super) fn of(&self, principal: &Principal) -> Result<Arc<[Arc<str>]>, Conflict> {
-        if let Some(given) = &principal.roles {
-            return self.given(given);
-        }
-        let claims = serde_json::from_str(&principal.claims).unwrap_or(Value::Null);
-        let earned: Vec<(usize, &Rule)> =
-            self.rules.iter().enumerate().filter(|(_, rule)| rule.matches(principal, &claims)).collect();
-        let mut roles: Vec<Arc<str>> = earned.iter().map(|(_, rule)| rule.role.clone()).collect();
+    /// The roles that a question is decided with, sorted.
+    pub(super) fn of(&self, question: &Question<'_>) -> Result<Arc<[Arc<str>]>, Unsettled> {
+        let held = self.held(question.principal, question.granted);
+        let mut roles: Vec<Arc<str>> = held.iter().map(|(role, _)| role.clone()).collect();
         roles.sort_unstable();
         roles.dedup();
+        let roles: Arc<[Arc<str>]> = roles.into();
+        let unsettled = |denial| Err(Unsettled { roles: roles.clone(), denial });
         for apart in &self.separate {
-            let mut held = apart.iter().filter_map(|role| earned.iter().find(|(_, rule)| rule.role == *role));
-            if let (Some((a, first)), Some((b, second))) = (held.next(), held.next()) {
-                let text = format!(
-                    "rule {} gives `{}` and rule {} gives `{}`, which are kept apart",
-                    a + 1,
-                    first.role,
-                    b + 1,
-                    second.role
-                );
-                return Err(Conflict { roles: roles.into(), text });
+            let mut both = apart.iter().filter_map(|role| held.iter().find(|(held, _)| held == role));
+            if let (Some((a, first)), Some((b, second))) = (both.next(), both.next()) {
+                let text = format!("{first} gives `{a}` and {second} gives `{b}`, which are kept apart");
+                return unsettled(Denial::Separation(text));
             }
         }
-        Ok(roles.into())
-    }
-
-    /// Roles that this gate gave before: they may have been set apart since.
-    fn given(&self, roles: &Arc<[Arc<str>]>) -> Result<Arc<[Arc<str>]>, Conflict> {
-        for apart in &self.separate {
-            let mut held = apart.iter().filter(|role| roles.contains(role));
-            if let (Some(a), Some(b)) = (held.next(), held.next()) {
-                let text = format!("the token of this gate gives `{a}` and `{b}`, which are kept apart");
-                return Err(Conflict { roles: roles.clone(), text });
+        if let Some(active) = question.active {
+            return match roles.iter().find(|role| ***role == *active) {
+                Some(role) => Ok([role.clone()].into()),
+                None => unsettled(Denial::RoleNotHeld(active.into())),
+            };
+        }
+        for apart in &self.dynamic {
+            let both: Vec<Arc<str>> = apart.iter().filter(|role| roles.contains(role)).cloned().collect();
+            if both.len() > 1 {
+                return unsettled(Denial::RoleNotActivated(both.into()));
             }
         }
-        Ok(roles.clone())
+        Ok(roles)
     }
-}
 
-impl Rule {
-    fn matches(&self, principal: &Principal, claims: &Value) -> bool {
-        let issuer_fits = self.issuers.as_ref().is_none_or(|list| list.iter().any(|i| **i == *principal.issuer));
-        let claim = match &self.claim {
-            Claim::Name(name) => claims.get(name),
-            Claim::Pointer(pointer) => claims.pointer(pointer),
+    /// Each role that is held, with where it comes from; a role that comes from several places stands for each.
+    pub(super) fn held(&self, principal: &Principal, granted: &[Arc<str>]) -> Vec<(Arc<str>, Origin)> {
+        let mut held: Vec<(Arc<str>, Origin)> = match &principal.roles {
+            // what the gate wrote itself; it may have been set apart since
+            Some(given) => given.iter().map(|role| (role.clone(), Origin::Token)).collect(),
+            None => {
+                let claims = serde_json::from_str(&principal.claims).unwrap_or(Value::Null);
+                let earned = self.rules.iter().enumerate().filter(|(_, rule)| rule.matches(principal, &claims));
+                earned.map(|(place, rule)| (rule.role.clone(), Origin::Rule(place))).collect()
+            }
         };
-        issuer_fits
-            && match claim {
-                Some(Value::String(text)) => *text == self.value,
-                Some(Value::Array(items)) => items.iter().any(|item| item.as_str() == Some(&self.value)),
-                _ => false,
-            }
+        held.extend(granted.iter().map(|role| (role.clone(), Origin::Grant)));
+        held
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::policy::{Circumstances, Claim, Condition, Matcher, Resource};
 
-    fn check(issuer: &str, claims: &str, expected: Result<&[&str], &str>) {
-        check_principal(&Principal::test(issuer, claims), expected);
-    }
+    const BOTH: &str = r#"{"realm":{"roles":["model"]},"roles":["writer"]}"#;
 
-    fn check_principal(principal: &Principal, expected: Result<&[&str], &str>) {
-        let rule = |role: &str, issuers: Option<&str>, claim: Claim, value: &str| Rule {
+    fn roles() -> Roles {
+        let rule = |role: &str, issuers: Option<&str>, claim: &str, value: &str| Rule {
             role: role.into(),
             issuers: issuers.map(|i| vec![i.to_owned()]),
-            claim,
-            value: value.into(),
+            conditions: vec![Condition { claim: Claim::parse(claim), matcher: Matcher::Text(value.into()) }],
         };
-        let roles = Roles {
+        Roles {
             rules: vec![
-                rule("ingest", None, Claim::Name("roles".into()), "writer"),
-                rule("infer", Some("corp"), Claim::Pointer("/realm/roles".into()), "model"),
-                rule("scrape", None, Claim::Name("https://x.test/role".into()), "reader"),
+                rule("ingest", None, "roles", "writer"),
+                rule("infer", Some("corp"), "/realm/roles", "model"),
+                rule("scrape", None, "https://x.test/role", "reader"),
             ],
             separate: vec![vec!["ingest".into(), "infer".into()]],
-        };
-        match (roles.of(principal), expected) {
-            (Ok(found), Ok(expected)) => assert_eq!(found.iter().map(|r| &**r).collect::<Vec<_>>(), expected),
-            (Err(conflict), Err(expected)) => assert_eq!(conflict.text, expected),
-            (found, expected) => panic!("{:?} is not {expected:?}", found.map_err(|c| c.text)),
+            dynamic: vec![vec!["scrape".into(), "train".into(), "audit".into()]],
         }
     }
 
-    #[test]
-    fn roles_that_the_gate_itself_gave_are_taken_as_they_are_but_stay_apart() {
-        let given = |roles: &[&str]| {
-            let roles = Some(roles.iter().map(|r| Arc::from(*r)).collect());
-            Principal { roles, ..Principal::test("corp", r#"{"roles":["writer"]}"#) }
-        };
-        check_principal(&given(&["infer"]), Ok(&["infer"]));
-        check_principal(&given(&[]), Ok(&[]));
-        let apart = "the token of this gate gives `ingest` and `infer`, which are kept apart";
-        check_principal(&given(&["infer", "ingest"]), Err(apart));
+    fn of(
+        roles: &Roles,
+        principal: &Principal,
+        granted: &[&str],
+        active: Option<&str>,
+    ) -> Result<Arc<[Arc<str>]>, Unsettled> {
+        let granted: Vec<Arc<str>> = granted.iter().map(|role| (*role).into()).collect();
+        let (action, resource) = ("scrape".into(), Resource::Exporter("e".into()));
+        let circumstances = Circumstances::test(IpAddr::from([127, 0, 0, 1]));
+        roles.of(&Question {
+            principal,
+            granted: &granted,
+            active,
+            action: &action,
+            resource: &resource,
+            circumstances,
+        })
+    }
+
+    fn check(principal: &Principal, granted: &[&str], active: Option<&str>, expected: Result<&[&str], Denial>) {
+        match (of(&roles(), principal, granted, active), expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found.iter().map(|r| &**r).collect::<Vec<_>>(), expected),
+            (Err(found), Err(expected)) => assert_eq!(found.denial, expected),
+            (found, expected) => panic!("{:?} is not {expected:?}", found.map_err(|u| u.denial)),
+        }
+    }
+
+    fn given(roles: &[&str]) -> Principal {
+        let roles = Some(roles.iter().map(|r| Arc::from(*r)).collect());
+        Principal { roles, ..Principal::test("corp", r#"{"roles":["writer"]}"#) }
+    }
+
+    fn apart(text: &str) -> Denial {
+        Denial::Separation(format!("{text}, which are kept apart"))
     }
 
     #[test]
     fn claims_earn_roles_exactly_and_roles_kept_apart_are_never_held_together() {
+        let check = |issuer, claims, expected| check(&Principal::test(issuer, claims), &[], None, expected);
         check("corp", r#"{"roles":["writer","other"]}"#, Ok(&["ingest"]));
-        check("corp", r#"{"roles":"writer"}"#, Ok(&["ingest"]));
         check("corp", r#"{"roles":["writers"]}"#, Ok(&[]));
-        check("corp", r#"{"roles":{"writer":true}}"#, Ok(&[]));
         check("corp", r#"{"realm":{"roles":["model"]}}"#, Ok(&["infer"]));
         check("other", r#"{"realm":{"roles":["model"]}}"#, Ok(&[]));
         check("other", r#"{"https://x.test/role":"reader","roles":["writer"]}"#, Ok(&["ingest", "scrape"]));
         check("corp", "not json", Ok(&[]));
-        check(
-            "corp",
-            r#"{"realm":{"roles":["model"]},"roles":["writer"]}"#,
-            Err("rule 1 gives `ingest` and rule 2 gives `infer`, which are kept apart"),
-        );
+        check("corp", BOTH, Err(apart("rule 1 gives `ingest` and rule 2 gives `infer`")));
+    }
+
+    #[test]
+    fn roles_that_the_gate_itself_gave_are_taken_as_they_are_but_stay_apart() {
+        check(&given(&["infer"]), &[], None, Ok(&["infer"]));
+        check(&given(&[]), &[], None, Ok(&[]));
+        let twice = apart("the token of this gate gives `ingest` and the token of this gate gives `infer`");
+        check(&given(&["infer", "ingest"]), &[], None, Err(twice));
+        let choice = Denial::RoleNotActivated(["scrape".into(), "train".into()].into());
+        check(&given(&["scrape", "train"]), &[], None, Err(choice));
+        check(&given(&["scrape", "train"]), &[], Some("train"), Ok(&["train"]));
+    }
+
+    #[test]
+    fn what_is_granted_is_added_and_stays_as_separate_as_what_is_earned() {
+        let writer = Principal::test("corp", r#"{"roles":["writer"]}"#);
+        check(&writer, &["observe"], None, Ok(&["ingest", "observe"]));
+        check(&writer, &["ingest"], None, Ok(&["ingest"]));
+        check(&writer, &["infer"], None, Err(apart("rule 1 gives `ingest` and a grant gives `infer`")));
+        check(&writer, &["infer"], Some("infer"), Err(apart("rule 1 gives `ingest` and a grant gives `infer`")));
+        let choice = Denial::RoleNotActivated(["scrape".into(), "train".into()].into());
+        check(&writer, &["train", "scrape"], None, Err(choice));
+        check(&writer, &["train", "scrape"], Some("scrape"), Ok(&["scrape"]));
+        check(&given(&["train"]), &["scrape"], Some("scrape"), Ok(&["scrape"]));
+    }
+
+    #[test]
+    fn of_roles_kept_apart_for_a_request_one_is_active_and_then_it_alone() {
+        let reader = Principal::test("corp", r#"{"https://x.test/role":"reader","roles":["writer"]}"#);
+        check(&reader, &[], None, Ok(&["ingest", "scrape"]));
+        check(&reader, &[], Some("scrape"), Ok(&["scrape"]));
+        check(&reader, &[], Some("ingest"), Ok(&["ingest"]));
+        check(&reader, &[], Some("train"), Err(Denial::RoleNotHeld("train".into())));
+        check(&reader, &["train"], Some("ingest"), Ok(&["ingest"]));
+        let choice = Denial::RoleNotActivated(["scrape".into(), "train".into(), "audit".into()].into());
+        check(&reader, &["audit", "train"], None, Err(choice));
+        // static separation is about what is held: nobody activates a way out of it
+        check(&Principal::test("corp", BOTH), &[], Some("ingest"), {
+            Err(apart("rule 1 gives `ingest` and rule 2 gives `infer`"))
+        });
+    }
+
+    #[test]
+    fn the_order_of_rules_and_lists_changes_no_answer() {
+        let (straight, mut turned) = (roles(), roles());
+        turned.rules.reverse();
+        turned.separate.reverse();
+        turned.separate.iter_mut().for_each(|list| list.reverse());
+        turned.dynamic.iter_mut().for_each(|list| list.reverse());
+        for claims in [BOTH, r#"{"roles":["writer"],"https://x.test/role":"reader"}"#, "{}"] {
+            for granted in [&[][..], &["train"], &["infer"]] {
+                for active in [None, Some("train"), Some("scrape")] {
+                    let principal = Principal::test("corp", claims);
+                    let found = [&straight, &turned].map(|roles| of(roles, &principal, granted, active));
+                    let [a, b] = found.map(|f| f.map_err(|u| (u.roles, std::mem::discriminant(&u.denial))));
+                    assert_eq!(a, b, "{claims} {granted:?} {active:?}");
+                }
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use http::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Gate, issue::Issue, refuse::denied};
+use super::{Gate, headers::active_role, issue::Issue, refuse::denied};
 use crate::{
     audit::{Decision, Record},
     clock,
@@ -89,7 +89,7 @@ async fn exchanged(
     let question = Question {
         principal: &principal,
         granted: &[],
-        active: None,
+        active: active_role(asking.headers).map_err(Failure::request)?,
         action: &issue.action,
         resource,
         circumstances: Circumstances::new(asking.peer, asking.method, asking.now),
@@ -100,8 +100,12 @@ async fn exchanged(
     if !ruling.allowed {
         let refusal = denied(&ruling, &issue.action, resource);
         // RFC 8693 section 2.2.2: `invalid_target` where the audience is what cannot be had
-        let separate = matches!(ruling.denial, Some(Denial::Separation(_)));
-        return Err(if separate { Failure::request(refusal) } else { Failure::target(refusal) });
+        return Err(match ruling.denial {
+            Some(Denial::Separation(_) | Denial::RoleNotActivated(_) | Denial::RoleNotHeld(_)) => {
+                Failure::request(refusal)
+            }
+            _ => Failure::target(refusal),
+        });
     }
     let token = Given::new(issue, &principal, &ruling.roles, resource.id(), asking, record)?;
     record.decision = Decision::Allow;

@@ -10,7 +10,7 @@ use super::{
     assertion::introduce,
     content::Content,
     forward::{Errand, deliver, forward},
-    headers::{bounded, for_upstream, set_request_id},
+    headers::{active_role, bounded, for_upstream, set_request_id},
     home,
     open_page::OpenPage,
     pages::Navigation,
@@ -103,7 +103,7 @@ async fn story(
 
     let Content { body, size, named } = Content::read(&found, body).await?;
     let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
-    let permit = authorize(gate, principal, found, circumstances, record)?;
+    let permit = authorize(gate, principal, active_role(&headers)?, found, circumstances, record)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 
     let answer = match &permit.route {
@@ -124,12 +124,13 @@ async fn story(
 fn authorize<'r>(
     gate: &Gate,
     principal: Arc<Principal>,
+    active: Option<&str>,
     found: Found<'r>,
     circumstances: Circumstances<'_>,
     record: &mut Record,
 ) -> Result<Permit<'r>, Refusal> {
     let resource: &Resource = &found.resource;
-    let (action, granted, active) = (found.action, [].as_slice(), None);
+    let (action, granted) = (found.action, [].as_slice());
     let question = Question { principal: &principal, granted, active, action, resource, circumstances };
     let ruling = gate.policy.rule(question);
     record.roles = Some(ruling.roles.clone());
@@ -159,8 +160,9 @@ pub(super) fn may(
     action: &Arc<str>,
     resource: &Resource,
 ) -> bool {
+    let Ok(active) = active_role(asking.headers) else { return false };
     let circumstances = Circumstances::new(asking.peer, &Method::GET, asking.now);
-    let (principal, granted, active) = (&permit.principal, [].as_slice(), None);
+    let (principal, granted) = (&permit.principal, [].as_slice());
     let question = Question { principal, granted, active, action, resource, circumstances };
     gate.policy.rule(question).allowed
 }

@@ -9,10 +9,13 @@ use http::{
 };
 use uuid::Uuid;
 
-use crate::{identity::session::cookie, listen::MAX_HEAD, refusal::Refusal};
+use crate::{identity::session::cookie, listen::MAX_HEAD, policy::is_role, refusal::Refusal};
 
 /// Carries the request's id to client and upstream.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The one role that the caller activates for this request. It ends here, as whatever begins with `x-wicketgate-`.
+const ROLE: HeaderName = HeaderName::from_static("x-wicketgate-role");
 
 /// Headers that end at each hop (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [&str; 8] =
@@ -92,6 +95,18 @@ pub(super) fn bounded(headers: &HeaderMap) -> Result<(), Refusal> {
         return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", text));
     }
     Ok(())
+}
+
+/// The role that the caller activates, where it says so. Whether it holds that role is policy's to say.
+pub(super) fn active_role(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut values = headers.get_all(ROLE).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let role = value.to_str().ok().filter(|role| is_role(role));
+    if role.is_none() || values.next().is_some() {
+        let text = "`X-Wicketgate-Role` names one role, once: at most 128 of the characters `a-z A-Z 0-9 . _ : / -`";
+        return Err(Refusal::malformed("role_header", text));
+    }
+    Ok(role)
 }
 
 /// Makes a client's request headers fit to be sent to an upstream.

@@ -153,6 +153,18 @@ pub(super) fn denied(ruling: &Ruling, action: &Arc<str>, resource: &Resource) ->
             "you would hold roles that are kept apart; bring a token with one of them, or have one taken away".into(),
         )
         .with_detail(rules),
+        Some(Denial::RoleNotActivated(roles)) => {
+            let (first, all) = (roles.first().map_or("", |role| role), roles.join(", "));
+            let text = format!(
+                "you hold roles of which one may be active at a time ({all}); say which with the header \
+                 `X-Wicketgate-Role: {first}`"
+            );
+            forbidden("role_not_activated", text)
+        }
+        Some(Denial::RoleNotHeld(role)) => {
+            let text = format!("you do not hold the role `{role}` that the header `X-Wicketgate-Role` would activate");
+            forbidden("role_not_held", text)
+        }
         Some(Denial::Forbidden) => forbidden("forbidden", format!("a policy forbids you {asked}")),
         Some(Denial::Error(error)) => {
             forbidden("policy_error", "policy could not be evaluated, so this is denied".into()).with_detail(error)

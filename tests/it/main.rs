@@ -35,6 +35,7 @@ mod prometheus;
 mod providers;
 mod refusals;
 mod reload;
+mod roles;
 mod rotation;
 mod sessions;
 mod streams;

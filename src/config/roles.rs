@@ -1,0 +1,276 @@
+//! roles.toml: which claims earn a role, and which roles are kept apart.
+//!
+//! Promises: what cannot be meant so is a problem, and what has no effect is a warning at least: a rule that can never
+//! hold, that an earlier one covers, or whose role no policy speaks of.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::reader::Section;
+use crate::{
+    identity::{self, certificate},
+    policy::{Claim, Condition, Matcher, Policy, Roles, Rule, is_role},
+};
+
+/// Claims that differ from token to token, so that a condition on them means none or one.
+const OF_ONE_TOKEN: [&str; 7] = ["exp", "nbf", "iat", "jti", "nonce", "at_hash", "c_hash"];
+
+/// Lists of roles that are kept apart.
+type Lists = Vec<Vec<Arc<str>>>;
+
+/// What is known of the claims of each issuer that rules may name.
+pub(super) struct Sayings(Vec<Saying>);
+
+struct Saying {
+    /// The issuer's or the certificates' name.
+    name: String,
+    /// Claims that always have this value.
+    fixed: Value,
+    /// The only claims there are, where that is known.
+    only: Option<[&'static str; 2]>,
+}
+
+/// What the issuers and the certificates of a configuration say.
+pub(super) fn sayings<'a>(
+    issuers: impl Iterator<Item = &'a identity::Settings>,
+    certificates: &[certificate::Rule],
+) -> Sayings {
+    let of_issuer = |settings: &identity::Settings| {
+        let required = settings.rules.required.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+        let fixed = required.chain([("iss".to_owned(), settings.rules.issuer.as_str().into())]).collect();
+        Saying { name: settings.name.clone(), fixed: Value::Object(fixed), only: None }
+    };
+    let of_certificate = |rule: &certificate::Rule| Saying {
+        name: (*rule.name).to_owned(),
+        fixed: Value::Null,
+        only: Some(match rule.names {
+            certificate::Names::Spiffe { .. } => ["spiffe_id", "x5t#S256"],
+            certificate::Names::Dns { .. } => ["dns_names", "x5t#S256"],
+        }),
+    };
+    Sayings(issuers.map(of_issuer).chain(certificates.iter().map(of_certificate)).collect())
+}
+
+impl Saying {
+    fn can_meet(&self, condition: &Condition) -> bool {
+        let top = condition.claim.top();
+        self.only.is_none_or(|only| only.contains(&top))
+            && (self.fixed.get(top).is_none() || condition.holds(&self.fixed))
+    }
+}
+
+/// Reads roles.toml. `policy` is what its roles are for, where that could be compiled.
+pub(super) fn roles(top: &Section<'_>, sayings: Option<&Sayings>, policy: Option<&Policy>) -> Roles {
+    let sections = top.sections("rule");
+    let rules: Vec<Rule> = sections.iter().map(|section| rule(section, sayings)).collect();
+    let separation = top.section("separate");
+    let (separate, dynamic) = separation.as_ref().map(|section| separation_of(section, &rules, policy)).unzip();
+    let roles = Roles { separate: separate.unwrap_or_default(), dynamic: dynamic.unwrap_or_default(), rules };
+    for (n, (section, rule)) in sections.iter().zip(&roles.rules).enumerate() {
+        idle(section, rule, n, &roles, policy);
+    }
+    roles
+}
+
+fn rule(section: &Section<'_>, sayings: Option<&Sayings>) -> Rule {
+    let role = section.required("role", "scrape");
+    if !role.is_empty() && !is_role(&role) {
+        section.refuse(
+            "role",
+            "write at most 128 of the characters `a-z A-Z 0-9 . _ : / -`, so that a header can hold it",
+        );
+    }
+    let issuers = issuers(section, sayings);
+    let conditions = conditions(section);
+    let named = |saying: &&Saying| issuers.as_ref().is_none_or(|list| list.contains(&saying.name));
+    for condition in &conditions {
+        let said: Vec<&Saying> = sayings.iter().flat_map(|sayings| &sayings.0).filter(named).collect();
+        if !said.is_empty() && !said.iter().any(|saying| saying.can_meet(condition)) {
+            let text = format!(
+                "no token or certificate of these issuers can ever meet `{condition}`, so this rule gives nothing"
+            );
+            section.refuse(if section.has("all") { "all" } else { "claim" }, text);
+        }
+    }
+    section.finish();
+    Rule { role: role.into(), issuers, conditions }
+}
+
+/// The names of the issuers, or nothing for every one.
+fn issuers(section: &Section<'_>, sayings: Option<&Sayings>) -> Option<Vec<String>> {
+    let listed = section.strings("issuers").unwrap_or_default();
+    if !section.has("issuers") {
+        section.refuse("issuers", "missing; write the issuers' names, or `issuers = [\"*\"]` for every one");
+    }
+    let every = listed.iter().any(|name| name == "*");
+    if every && listed.len() > 1 {
+        section
+            .refuse("issuers", "`*` is every issuer, so the other names have no effect; write the one or the others");
+    }
+    let known: Option<Vec<&str>> = sayings.map(|known| known.0.iter().map(|saying| saying.name.as_str()).collect());
+    for unknown in listed.iter().filter(|name| !every && known.as_ref().is_some_and(|k| !k.contains(&name.as_str()))) {
+        let known = known.as_deref().unwrap_or_default().join(", ");
+        let text = format!("no issuer is called `{unknown}`, so this rule can have no effect; there are: {known}");
+        section.refuse("issuers", text);
+    }
+    (!every).then_some(listed)
+}
+
+/// One condition in the rule itself, or several under `all`.
+fn conditions(section: &Section<'_>) -> Vec<Condition> {
+    if !section.has("all") {
+        return condition(section).into_iter().collect();
+    }
+    for key in ["claim", "value", "prefix", "cidr"] {
+        if section.has(key) {
+            section.refuse(key, "a rule has one condition or `all`, not both; put this into the list");
+        }
+    }
+    let mut conditions: Vec<Condition> = Vec::new();
+    let items = section.sections("all");
+    if items.is_empty() {
+        section.refuse("all", "write the conditions: `all = [ { claim = \"ref\", prefix = \"refs/tags/\" }, … ]`");
+    }
+    for item in items {
+        if let Some(found) = condition(&item) {
+            if conditions.contains(&found) {
+                item.refuse("claim", format!("`{found}` stands twice, so one of the two has no effect"));
+            }
+            conditions.push(found);
+        }
+        item.finish();
+    }
+    conditions
+}
+
+fn condition(section: &Section<'_>) -> Option<Condition> {
+    let claim = section.required("claim", "roles");
+    if claim.starts_with('/') && claim.replace("~0", "").replace("~1", "").contains('~') {
+        section.refuse("claim", "in a JSON pointer `~` is written `~0`, and `/` within a name `~1`");
+    }
+    let claim = Claim::parse(&claim);
+    if OF_ONE_TOKEN.contains(&claim.top()) {
+        section.refuse("claim", format!("`{}` differs from token to token, so no rule can go by it", claim.top()));
+    }
+    let matcher = matcher(section)?;
+    Some(Condition { claim, matcher })
+}
+
+fn matcher(section: &Section<'_>) -> Option<Matcher> {
+    let (value, prefix, cidr) = (section.has("value"), section.has("prefix"), section.has("cidr"));
+    if [value, prefix, cidr].iter().filter(|there| **there).count() != 1 {
+        let text =
+            "write one of `value = \"scrape\"`, `prefix = \"refs/tags/\"` and `cidr = \"10.0.0.0/8\"` beside the claim";
+        let surplus = if prefix {
+            "prefix"
+        } else if cidr {
+            "cidr"
+        } else {
+            "value"
+        };
+        section.refuse(surplus, text);
+        return None;
+    }
+    if prefix {
+        return section.string("prefix").map(|text| Matcher::Prefix(text.into()));
+    }
+    if cidr {
+        return block(section).map(Matcher::Within);
+    }
+    match section.scalar("value")? {
+        Value::String(text) if text.is_empty() => {
+            section.refuse("value", "write a string between quotes, not empty");
+            None
+        }
+        Value::String(text) => Some(Matcher::Text(text.into())),
+        Value::Bool(truth) => Some(Matcher::Truth(truth)),
+        number => number.as_i64().map(Matcher::Number),
+    }
+}
+
+fn block(section: &Section<'_>) -> Option<IpNet> {
+    let text = section.string("cidr")?;
+    let block: Option<IpNet> = text.parse().ok();
+    match block {
+        None => section.refuse("cidr", format!("`{text}` is no block of addresses; write one such as `10.0.0.0/8`")),
+        // whoever writes 10.1.2.3/8 may mean either of two blocks
+        Some(block) if block.trunc() != block => {
+            section.refuse("cidr", format!("the address has bits beyond the prefix; write `{}`", block.trunc()));
+        }
+        Some(_) => {}
+    }
+    block
+}
+
+fn separation_of(section: &Section<'_>, rules: &[Rule], policy: Option<&Policy>) -> (Lists, Lists) {
+    let read = |key: &'static str| -> Lists {
+        let lists: Lists =
+            section.lists(key).into_iter().map(|list| list.into_iter().map(Into::into).collect()).collect();
+        check_lists(section, key, &lists, rules, policy);
+        lists
+    };
+    let (fixed, dynamic) = (read("static"), read("dynamic"));
+    for (list, other) in dynamic.iter().flat_map(|list| fixed.iter().map(move |other| (list, other))) {
+        let both: Vec<String> =
+            list.iter().filter(|role| other.contains(role)).map(|role| format!("`{role}`")).collect();
+        if both.len() > 1 {
+            let text =
+                format!("nobody can hold {} to activate one of them: `static` keeps them apart", both.join(" and "));
+            section.refuse("dynamic", text);
+        }
+    }
+    section.finish();
+    (fixed, dynamic)
+}
+
+fn check_lists(
+    section: &Section<'_>,
+    key: &'static str,
+    lists: &[Vec<Arc<str>>],
+    rules: &[Rule],
+    policy: Option<&Policy>,
+) {
+    for list in lists {
+        if list.len() < 2 {
+            section.refuse(key, "a list of roles that are kept apart needs two roles at least");
+        }
+        for (n, role) in list.iter().enumerate() {
+            if list.iter().take(n).any(|earlier| earlier == role) {
+                section.refuse(key, format!("the role `{role}` stands twice in a list"));
+            } else if !rules.iter().any(|rule| rule.role == *role) {
+                // a role that policies speak of may be granted for a time; any other is a slip of the pen
+                let text = format!("no rule gives the role `{role}`, so keeping it apart has no effect");
+                match policy {
+                    Some(policy) if policy.mentions(role) => section.warn(key, format!("{text} unless it is granted")),
+                    _ => section.refuse(key, text),
+                }
+            }
+        }
+    }
+}
+
+/// Warns of a rule that has no effect, though it could be meant so.
+fn idle(section: &Section<'_>, rule: &Rule, place: usize, roles: &Roles, policy: Option<&Policy>) {
+    if rule.conditions.is_empty() || rule.role.is_empty() {
+        return;
+    }
+    let covering = |(other, earlier): (usize, &Rule)| {
+        // of two that are equal the first one has the effect
+        let covers = other != place && earlier.covers(rule) && (other < place || !rule.covers(earlier));
+        covers.then_some(other)
+    };
+    if let Some(other) = roles.rules.iter().enumerate().find_map(covering) {
+        let text = format!(
+            "`rule[{}]` gives `{}` to everybody whom this rule would give it to, so this one has no effect",
+            other, rule.role
+        );
+        section.warn("role", text);
+    }
+    let separated = roles.separate.iter().chain(&roles.dynamic).flatten().any(|role| *role == rule.role);
+    if policy.is_some_and(|policy| !policy.mentions(&rule.role)) && !separated {
+        let text = format!("no policy speaks of the role `{}`, so holding it has no effect", rule.role);
+        section.warn("role", text);
+    }
+}
