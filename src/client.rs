@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::body::Incoming;
@@ -34,6 +34,11 @@ use crate::http::{Body, ReadError, read_bounded};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Idle upstream connections are closed after this long.
 const POOL_IDLE: Duration = Duration::from_secs(90);
+/// How often an HTTP/2 connection that is in use is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Bytes that an upstream may send on one gRPC call, and on all of a connection's, before they are read.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Serving runtimes that one process may have.
 pub const MAX_WORKERS: usize = 64;
@@ -98,7 +103,23 @@ type Connections = Pool<HttpsConnector<HttpConnector>, Body>;
 #[derive(Debug)]
 pub struct Client {
     tls: ClientConfig,
-    pools: Box<[OnceLock<Connections>]>,
+    pools: Box<[Pools]>,
+}
+
+/// One runtime's connections.
+#[derive(Debug, Default)]
+struct Pools {
+    any: OnceLock<Connections>,
+    /// For gRPC, which has no other form: by ALPN over TLS, by prior knowledge in clear.
+    http2: OnceLock<Connections>,
+}
+
+/// What an upstream is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// What it prefers of HTTP/1.1 and HTTP/2.
+    Any,
+    Http2,
 }
 
 /// The clients of this process, by the CA file they trust. Loading the configuration again gives the same client where
@@ -137,7 +158,7 @@ impl Client {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots(ca)?)
             .with_no_client_auth();
-        Ok(Self { tls, pools: (0..=MAX_WORKERS).map(|_| OnceLock::new()).collect() })
+        Ok(Self { tls, pools: (0..=MAX_WORKERS).map(|_| Pools::default()).collect() })
     }
 
     /// Sends one request; the answer's body streams. `deadline` bounds the wait for the answer's head.
@@ -150,7 +171,17 @@ impl Client {
         request: Request<Body>,
         deadline: Duration,
     ) -> Result<Response<Incoming>, ClientError> {
-        let answer = self.pool(worker).request(request);
+        self.ask(Protocol::Any, worker, request, deadline).await
+    }
+
+    async fn ask(
+        &self,
+        protocol: Protocol,
+        worker: Worker,
+        request: Request<Body>,
+        deadline: Duration,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let answer = self.pool(worker, protocol).request(request);
         match tokio::time::timeout(deadline, answer).await {
             Err(_) => Err(ClientError::Deadline(deadline)),
             Ok(Err(e)) if e.is_connect() => Err(ClientError::Connect(e)),
@@ -175,24 +206,36 @@ impl Client {
         tokio::time::timeout(deadline, whole).await.map_err(|_| ClientError::Deadline(deadline))?
     }
 
-    fn pool(&self, worker: Worker) -> &Connections {
+    fn pool(&self, worker: Worker, protocol: Protocol) -> &Connections {
         // a worker past the end can only come of a bug; it shares the background's pool rather than panic
-        let slot = self.pools.get(worker.0).or(self.pools.first());
-        static NONE: OnceLock<Connections> = OnceLock::new();
-        slot.unwrap_or(&NONE).get_or_init(|| self.connect())
+        let pools = self.pools.get(worker.0).or(self.pools.first());
+        static NONE: Pools = Pools { any: OnceLock::new(), http2: OnceLock::new() };
+        let pools = pools.unwrap_or(&NONE);
+        let slot = match protocol {
+            Protocol::Any => &pools.any,
+            Protocol::Http2 => &pools.http2,
+        };
+        slot.get_or_init(|| self.connect(protocol))
     }
 
-    fn connect(&self) -> Connections {
+    fn connect(&self, protocol: Protocol) -> Connections {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_DEADLINE));
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(self.tls.clone())
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(tcp);
-        Pool::builder(TokioExecutor::new()).pool_idle_timeout(POOL_IDLE).pool_timer(TokioTimer::new()).build(https)
+        let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(self.tls.clone()).https_or_http();
+        let mut pool = Pool::builder(TokioExecutor::new());
+        pool.pool_idle_timeout(POOL_IDLE).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+        match protocol {
+            Protocol::Any => pool.build(https.enable_all_versions().wrap_connector(tcp)),
+            Protocol::Http2 => pool
+                .http2_only(true)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .http2_keep_alive_timeout(CONNECT_DEADLINE)
+                .build(https.enable_http2().wrap_connector(tcp)),
+        }
     }
 }
 
@@ -283,6 +326,28 @@ impl Upstream {
         *request.uri_mut() = self.uri(path_and_query)?;
         *request.headers_mut() = headers;
         self.client.send(worker, request, deadline).await
+    }
+
+    /// Makes one gRPC call: HTTP/2 only, and all of `path` is the method's full name.
+    ///
+    /// # Errors
+    /// When the upstream cannot be reached, speaks no HTTP/2, breaks off or is too slow.
+    pub async fn call(
+        &self,
+        worker: Worker,
+        path: &str,
+        mut headers: HeaderMap,
+        body: Body,
+        deadline: Duration,
+    ) -> Result<Response<Incoming>, ClientError> {
+        // HTTP/2 has `:authority` in its place
+        headers.remove(http::header::HOST);
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = self.uri(path)?;
+        *request.headers_mut() = headers;
+        self.client.ask(Protocol::Http2, worker, request, deadline).await
     }
 
     fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {

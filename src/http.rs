@@ -3,6 +3,7 @@
 //! Promises: no body is read without a bound on its bytes and on the time it may take.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     sync::{
@@ -15,7 +16,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -28,7 +29,7 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A request's or response's body.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub enum Body {
     /// No bytes.
     #[default]
@@ -40,6 +41,24 @@ pub enum Body {
     /// A request's bytes as they come from the network, counted for the audit record. Trailers are left out: they are
     /// headers that nobody has looked at.
     Counted(Incoming, Arc<AtomicU64>),
+    /// Bytes that somebody looks at on their way.
+    Boxed(Watched),
+}
+
+/// A body of any kind.
+pub type Watched = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Empty => "Empty",
+            Self::Full(_) => "Full",
+            Self::Stream(_) => "Stream",
+            Self::Counted(..) => "Counted",
+            Self::Boxed(_) => "Boxed",
+        };
+        write!(f, "Body::{kind}({:?})", self.size_hint())
+    }
 }
 
 impl http_body::Body for Body {
@@ -56,6 +75,7 @@ impl http_body::Body for Body {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::Stream(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Boxed(watched) => watched.as_mut().poll_frame(cx),
             Self::Counted(incoming, count) => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx)).transpose()?;
                 let data = frame.and_then(|frame| frame.into_data().ok());
@@ -72,6 +92,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Stream(incoming) | Self::Counted(incoming, _) => incoming.is_end_stream(),
+            Self::Boxed(watched) => watched.is_end_stream(),
         }
     }
 
@@ -80,6 +101,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(incoming) | Self::Counted(incoming, _) => incoming.size_hint(),
+            Self::Boxed(watched) => watched.size_hint(),
         }
     }
 }

@@ -107,5 +107,5 @@ pub(super) fn vertex(
         credentials.insert(group, shown);
     }
     let upstreams = settings.upstreams.into_iter().map(|(location, upstream)| (location.into(), upstream)).collect();
-    Vertex { upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms }
+    Vertex { upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms, dedicated: HashMap::new() }
 }

@@ -86,6 +86,9 @@ pub struct Record {
     /// The status that the client was sent.
     #[serde(serialize_with = "status", skip_serializing_if = "Option::is_none")]
     pub status: Option<StatusCode>,
+    /// The status that a gRPC call ended with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u16>,
     /// Bytes of the request's body that were read.
     #[serde(skip)]
     pub(crate) bytes_in: Option<Arc<AtomicU64>>,
@@ -117,6 +120,7 @@ impl Record {
             model: None,
             model_version: None,
             status: None,
+            grpc_status: None,
             bytes_in: None,
         }
     }

@@ -9,67 +9,87 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::StatusCode;
 use http_body::Frame;
 use tokio_util::sync::CancellationToken;
 
+use super::{content::Foul, refuse::trailers};
 use crate::{
     clock::Timestamp,
     http::{BodyError, BoxFuture},
     peer::Peer,
     principal::Principal,
+    refusal::Refusal,
 };
 
 /// What an open stream stands on. Holding the principal tells `identity` that somebody stands on it, so that an issuer
 /// which has to be asked is asked again.
 pub(super) struct Bound {
-    principal: Arc<Principal>,
-    lapsed: CancellationToken,
+    /// Where the route ends its streams.
+    proof: Option<(Arc<Principal>, CancellationToken)>,
+    /// Where the caller's later messages are looked at.
+    foul: Option<Arc<Foul>>,
 }
 
 /// Waits for the end of it.
 pub(super) struct End {
-    over: BoxFuture<'static, &'static str>,
+    over: BoxFuture<'static, Refusal>,
     grpc: bool,
 }
 
 impl Bound {
-    pub(super) fn new(principal: Arc<Principal>, peer: &Peer) -> Self {
-        Self { principal, lapsed: peer.lapsed.clone() }
+    /// `proof` where the stream shall end with it; `foul` where its caller may end it itself.
+    pub(super) fn new(proof: Option<(&Arc<Principal>, &Peer)>, foul: Option<Arc<Foul>>) -> Option<Self> {
+        let proof = proof.map(|(principal, peer)| (principal.clone(), peer.lapsed.clone()));
+        (proof.is_some() || foul.is_some()).then_some(Self { proof, foul })
     }
 
     pub(super) fn end(self, grpc: bool, now: Timestamp) -> End {
-        let Self { principal, lapsed } = self;
-        let left = principal.until.duration_since(now).try_into().unwrap_or_default();
+        let Self { proof, foul } = self;
+        let proof_ends = async move {
+            match proof {
+                Some((principal, lapsed)) => no_longer(&principal, &lapsed, now).await,
+                None => std::future::pending().await,
+            }
+        };
+        let fouled = async move {
+            match foul {
+                Some(foul) => foul.heard().await,
+                None => std::future::pending().await,
+            }
+        };
         let over = async move {
             tokio::select! {
                 biased;
-                () = principal.ended.cancelled() => "proof_withdrawn",
-                () = lapsed.cancelled() => "certificate_lapsed",
-                () = tokio::time::sleep(left) => "proof_expired",
+                why = proof_ends => why,
+                why = fouled => why,
             }
         };
         End { over: Box::pin(over), grpc }
     }
 }
 
+/// Waits for the end of what let the caller in.
+async fn no_longer(principal: &Principal, lapsed: &CancellationToken, now: Timestamp) -> Refusal {
+    let left = principal.until.duration_since(now).try_into().unwrap_or_default();
+    let reason = tokio::select! {
+        biased;
+        () = principal.ended.cancelled() => "proof_withdrawn",
+        () = lapsed.cancelled() => "certificate_lapsed",
+        () = tokio::time::sleep(left) => "proof_expired",
+    };
+    let text = "the proof of who you are has ended; come back with a new one";
+    Refusal::new(StatusCode::UNAUTHORIZED, reason, text)
+}
+
 impl End {
-    /// Ready with the record's reason once the stream must end.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+    /// Ready once the stream must end.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         self.over.as_mut().poll(cx)
     }
 
-    /// A gRPC stream ends with a status (`UNAUTHENTICATED`, 16); every other is broken off.
-    pub(super) fn last_frame(&self) -> Result<Frame<Bytes>, BodyError> {
-        if !self.grpc {
-            return Err("the proof that this stream stood on has ended".into());
-        }
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("16"));
-        trailers.insert(
-            "grpc-message",
-            HeaderValue::from_static("the proof of who you are has ended; come back with a new one"),
-        );
-        Ok(Frame::trailers(trailers))
+    /// A gRPC stream ends with a status; every other is broken off.
+    pub(super) fn last_frame(&self, why: &Refusal) -> Result<Frame<Bytes>, BodyError> {
+        if self.grpc { Ok(Frame::trailers(trailers(why))) } else { Err(why.text.clone().into_owned().into()) }
     }
 }

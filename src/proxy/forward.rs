@@ -1,13 +1,14 @@
 //! Sending a permitted request on.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT_ENCODING, AUTHORIZATION},
 };
 
 use super::{
+    content::Foul,
     handle::Permit,
     headers::{for_client, sandbox},
     recorded::{Answer, Trail},
@@ -24,6 +25,11 @@ use crate::{
     telemetry::chain,
 };
 
+/// Tells a dedicated host which endpoint is meant.
+const ENDPOINT_ID: HeaderName = HeaderName::from_static("x-vertex-ai-endpoint-id");
+/// Tells Google's front ends where a gRPC call goes (AIP-4222).
+const REQUEST_PARAMS: HeaderName = HeaderName::from_static("x-goog-request-params");
+
 /// What remains of the client's request after `headers::for_upstream`, and where it is sent from.
 pub(super) struct Errand<'a> {
     pub(super) worker: Worker,
@@ -32,11 +38,13 @@ pub(super) struct Errand<'a> {
     pub(super) headers: HeaderMap,
     pub(super) body: Body,
     pub(super) now: Timestamp,
+    pub(super) foul: Option<Arc<Foul>>,
 }
 
 /// Sends the request to the permit's upstream with the route's credential, and streams the answer back.
 pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mut Record) -> Result<Answer, Refusal> {
-    let Errand { worker, method, path_and_query, headers: mut to, body, now } = errand;
+    let Errand { worker, method, path_and_query, headers: mut to, body, now, foul } = errand;
+    let mut rpc = false;
     let (upstream, path, timeout, trail): (&Upstream, _, _, _) = match &permit.route {
         Route::Exporter { exporter, path } => {
             if let Some(slot) = &exporter.credential {
@@ -44,15 +52,31 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
             }
             (&exporter.upstream, *path, exporter.timeout, Trail::None)
         }
-        Route::Vertex { upstream, credential, group, timeout, .. } => {
+        Route::Vertex { upstream, credential, group, timeout, params, endpoint_id, .. } => {
             let shown = credential.ok_or_else(|| no_credential(group.name()))?;
             show(shown.name(), shown.usable(&permit.principal.name, now).await, &mut to, record)?;
+            // what the caller said of both is gone by now (`headers::for_upstream`)
+            to.extend(endpoint_id.map(|id| (ENDPOINT_ID, id.clone())));
+            to.extend(params.clone().map(|params| (REQUEST_PARAMS, params)));
+            rpc = params.is_some();
             let trail = if *group == Group::Infer { model_trail(&mut to) } else { Trail::None };
-            (*upstream, path_and_query, *timeout, trail)
+            let timeout = if rpc { (*timeout).min(grpc_timeout(&to)?) } else { *timeout };
+            (*upstream, path_and_query, timeout, trail)
         }
         Route::Discover { .. } | Route::Home | Route::Service { .. } => return Err(not_an_upstream()),
     };
-    let answer = upstream.send(worker, method, path, to, body, timeout).await;
+    let sent = async {
+        if rpc {
+            upstream.call(worker, path, to, body, timeout).await
+        } else {
+            upstream.send(worker, method, path, to, body, timeout).await
+        }
+    };
+    let answer = tokio::select! {
+        biased;
+        why = fouled(foul.as_deref()) => return Err(why),
+        answer = sent => answer,
+    };
     let mut response = answer.map_err(|e| unreachable_upstream(&e))?.map(Body::Stream);
     if response.status().is_informational() {
         // nobody asked it to: `upgrade` is not passed on
@@ -68,7 +92,7 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
     if let Some(model) = response.headers().get("x-vertex-ai-deployed-model-id").and_then(|v| v.to_str().ok()) {
         record.model = Some(crate::audit::cut(model));
     }
-    Ok(Answer { trail, ..Answer::from(response) })
+    Ok(Answer { trail, foul, ..Answer::from(response) })
 }
 
 /// Hands the request to the part of the gate that answers it.
@@ -100,6 +124,32 @@ fn show(
     record.credential_generation = Some(credential.generation);
     to.insert(AUTHORIZATION, credential.authorization.clone());
     Ok(())
+}
+
+/// Waits for a message of the caller's that it must not send; for ever where it may send what it wants.
+async fn fouled(foul: Option<&Foul>) -> Refusal {
+    match foul {
+        Some(foul) => foul.heard().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long the caller waits ("Timeout": at most eight digits and a unit); no bound where it does not say.
+fn grpc_timeout(headers: &HeaderMap) -> Result<Duration, Refusal> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(Duration::MAX) };
+    let bad = || Refusal::malformed("rpc_timeout", "grpc-timeout is at most eight digits and one of HMSmun");
+    let text = value.to_str().map_err(|_| bad())?;
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let number: u32 = digits.parse().ok().filter(|_| digits.len() <= 8 && !digits.starts_with('+')).ok_or_else(bad)?;
+    Ok(match unit {
+        "H" => Duration::from_secs(3600) * number,
+        "M" => Duration::from_secs(60) * number,
+        "S" => Duration::from_secs(1) * number,
+        "m" => Duration::from_millis(1) * number,
+        "u" => Duration::from_micros(1) * number,
+        "n" => Duration::from_nanos(1) * number,
+        _ => return Err(bad()),
+    })
 }
 
 /// Answers of models are asked for without compression, so that the record can hold the version that answered.

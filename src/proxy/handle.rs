@@ -8,14 +8,13 @@ use hyper::body::Incoming;
 use super::{
     Gate, Target,
     assertion::introduce,
-    content::Content,
+    content::{Content, Head},
     forward::{Errand, deliver, forward},
     headers::{active_role, bounded, for_upstream, set_request_id},
     home,
     open_page::OpenPage,
-    pages::Navigation,
     recorded::{Answer, Recorded},
-    refuse::{bound, denied, refuse},
+    refuse::{Manner, bound, denied, refuse},
     sd,
     target::authority,
 };
@@ -47,11 +46,11 @@ pub async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<I
     let now = clock::now();
     let record = Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path());
     let mut recorded = Recorded::open(record, gate);
-    let navigation = Navigation::of(&request);
+    let manner = Manner::of(&request);
     let mut reply = HeaderMap::new();
     let answer = story(gate, worker, peer, request, now, &mut recorded.record, &mut reply).await;
     let record = &mut recorded.record;
-    let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record, navigation.as_ref()).into());
+    let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record, &manner).into());
     for (name, value) in &reply {
         answer.response.headers_mut().append(name, value.clone());
     }
@@ -80,7 +79,7 @@ async fn story(
     record: &mut Record,
     reply: &mut HeaderMap,
 ) -> Result<Answer, Refusal> {
-    let (http::request::Parts { method, uri, mut headers, .. }, body) = request.into_parts();
+    let (http::request::Parts { method, uri, version, mut headers, .. }, body) = request.into_parts();
     let body = counted(body, record);
     bounded(&headers)?;
     let target = Target::parse(&method, &uri, &headers)?;
@@ -89,19 +88,22 @@ async fn story(
         return Ok(page.answer(gate, asking, target, body, record, reply).await?.into());
     }
 
-    let found = gate.routes.find(&method, target.path, target.path_and_query)?;
-    record.route = Some(found.route.kind());
-    record.action = Some(found.action.clone());
-    record.resource = Some(found.resource.id().clone());
+    let way = gate.routes.find(&method, target.path, target.path_and_query)?;
+    record.route = Some(way.kind());
+    record.action = Some(way.action().clone());
+    record.resource = way.resource().map(|resource| resource.id().clone());
 
     let authenticated = gate.identity.authenticate(asking, reply).await;
     gate.metrics.token(&authenticated);
     let principal = authenticated?.principal;
     record.principal = Some(principal.name.clone());
     record.issuer = Some(principal.issuer.clone());
-    bound(&principal, found.route.terms())?;
+    bound(&principal, way.terms())?;
 
-    let Content { body, size, named } = Content::read(&found, body).await?;
+    let head = Head { version, headers: asking.headers, query: target.query() };
+    let Content { found, body, size, named, foul, .. } = Content::read(way, head, body).await?;
+    record.action = Some(found.action.clone());
+    record.resource = Some(found.resource.id().clone());
     let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
     let permit = authorize(gate, principal, active_role(&headers)?, found, circumstances, record)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
@@ -110,7 +112,7 @@ async fn story(
         Route::Exporter { .. } | Route::Vertex { .. } => {
             for_upstream(&mut headers, record.id);
             introduce(gate.issue.as_ref(), &permit, &mut headers, now)?;
-            let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now };
+            let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now, foul };
             forward(&permit, errand, record).await?
         }
         Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),

@@ -8,12 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, header::CONTENT_TYPE};
+use http::{HeaderMap, Response, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::{
     Gate, Metrics,
+    content::Foul,
     end::{Bound, End},
+    headers::for_client,
 };
 use crate::{
     audit::{Log, Record, cut},
@@ -32,11 +34,13 @@ pub(super) struct Answer {
     pub(super) response: Response<Body>,
     pub(super) trail: Trail,
     pub(super) bound: Option<Bound>,
+    /// What ends a gRPC call by its caller's own messages.
+    pub(super) foul: Option<Arc<Foul>>,
 }
 
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
-        Self { response, trail: Trail::None, bound: None }
+        Self { response, trail: Trail::None, bound: None, foul: None }
     }
 }
 
@@ -44,9 +48,8 @@ impl Answer {
     /// Ends the answer with the principal's proof and the peer's certificate, where it is a stream and its route wants
     /// that. An answer whose length is known is finite: it may come to its end.
     pub(super) fn bounded(mut self, terms: Terms, principal: &Arc<Principal>, peer: &Peer) -> Self {
-        if terms.end_streams && self.response.body().size_hint().exact().is_none() {
-            self.bound = Some(Bound::new(principal.clone(), peer));
-        }
+        let endless = terms.end_streams && self.response.body().size_hint().exact().is_none();
+        self.bound = Bound::new(endless.then_some((principal, peer)), self.foul.take());
         self
     }
 }
@@ -95,10 +98,11 @@ impl Recorded {
 
     /// Takes the answer's body along.
     pub(super) fn answer(mut self, answer: Answer, now: Timestamp) -> Response<Self> {
-        let Answer { response, trail, bound } = answer;
+        let Answer { response, trail, bound, .. } = answer;
         self.record.status = Some(response.status());
         self.trail = trail;
         let grpc = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        self.record.grpc_status = grpc_status(response.headers());
         self.end = bound.map(|bound| bound.end(grpc, now));
         response.map(|body| {
             self.body = body;
@@ -125,22 +129,26 @@ impl http_body::Body for Recorded {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if let Some(end) = this.end.as_mut()
-            && let Poll::Ready(reason) = end.poll(cx)
+            && let Poll::Ready(why) = end.poll(cx)
         {
-            let last = end.last_frame();
-            this.record.reason = Some(reason);
+            let last = end.last_frame(&why);
+            this.record.reason = Some(why.reason);
+            this.record.grpc_status = last.as_ref().ok().and_then(Frame::trailers_ref).and_then(grpc_status);
             // dropping it closes the upstream's side
             this.body = Body::Empty;
             this.end = None;
             this.close();
             return Poll::Ready(Some(last));
         }
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match &polled {
+        let mut polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes_out += data.len() as u64;
                     self.trail.keep(data);
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    for_client(trailers);
+                    self.record.grpc_status = grpc_status(trailers);
                 }
             }
             Poll::Ready(Some(Err(error))) => {
@@ -161,6 +169,11 @@ impl http_body::Body for Recorded {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// The status that a gRPC call ended with, where these trailers have one.
+fn grpc_status(trailers: &HeaderMap) -> Option<u16> {
+    trailers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 impl Drop for Recorded {

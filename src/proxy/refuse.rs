@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
 use super::{
     Gate,
+    content::is_grpc,
     open_page::RESOURCE_METADATA,
     pages::{self, Navigation},
     people::see_other,
@@ -23,27 +24,44 @@ use crate::{
     routes::{Terms, TokenBinding},
 };
 
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// How whoever asks reads a no.
+pub(super) enum Manner {
+    /// A program, over HTTP.
+    Program,
+    /// A person in front of a browser.
+    Person(Navigation),
+    /// A gRPC client.
+    Grpc,
+}
+
+impl Manner {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        if request.version() == Version::HTTP_2 && is_grpc(request.headers()) {
+            return Self::Grpc;
+        }
+        Navigation::of(request).map_or(Self::Program, Self::Person)
+    }
+}
+
 /// The refusal's response: `application/problem+json` (RFC 9457) with the stable word and the request's id besides. The
 /// record's decision stays what policy decided: an upstream that is away does not turn an allowed request into a denied
 /// one.
 ///
-/// A person gets a page instead, and where nothing but a login is missing, the way there.
-pub(super) fn refuse(
-    refusal: Refusal,
-    gate: &Gate,
-    record: &mut Record,
-    navigation: Option<&Navigation>,
-) -> Response<Body> {
+/// A person gets a page instead, and where nothing but a login is missing, the way there; a gRPC client a status.
+pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record, manner: &Manner) -> Response<Body> {
     record.reason = Some(refusal.reason);
     if let Some(detail) = &refusal.detail {
         record.keep_detail(detail);
     }
-    let mut response = match navigation {
-        Some(navigation) if asks_for_login(&refusal) && gate.identity.sessions().is_some() => {
+    let mut response = match manner {
+        Manner::Person(navigation) if asks_for_login(&refusal) && gate.identity.sessions().is_some() => {
             return see_other(&navigation.to_login());
         }
-        Some(_) => pages::refusal(&refusal, record),
-        None => problem(&refusal, record),
+        Manner::Person(_) => pages::refusal(&refusal, record),
+        Manner::Grpc => only_trailers(&refusal),
+        Manner::Program => problem(&refusal, record),
     };
     let to = response.headers_mut();
     to.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -85,16 +103,56 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
 
 /// The refusal as Google's client libraries read one (AIP-193); what they cannot read they show as "unknown error".
 fn google_error(refusal: &Refusal) -> serde_json::Value {
-    let status = match refusal.status {
-        StatusCode::BAD_REQUEST => "INVALID_ARGUMENT",
-        StatusCode::UNAUTHORIZED => "UNAUTHENTICATED",
-        StatusCode::FORBIDDEN => "PERMISSION_DENIED",
-        StatusCode::NOT_FOUND => "NOT_FOUND",
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => "UNAVAILABLE",
-        StatusCode::GATEWAY_TIMEOUT => "DEADLINE_EXCEEDED",
-        _ => "UNKNOWN",
-    };
+    let (_, status) = canonical_code(refusal);
     serde_json::json!({ "code": refusal.status.as_u16(), "message": refusal.text, "status": status })
+}
+
+/// The code of google.rpc.Code that a refusal is; gRPC has the numbers, REST the words.
+fn canonical_code(refusal: &Refusal) -> (u8, &'static str) {
+    match refusal.status {
+        StatusCode::BAD_REQUEST
+        | StatusCode::URI_TOO_LONG
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::LENGTH_REQUIRED => (3, "INVALID_ARGUMENT"),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => (4, "DEADLINE_EXCEEDED"),
+        // gRPC's own word for a method that is not there
+        StatusCode::NOT_FOUND if matches!(refusal.reason, "unknown_method" | "unknown_route") => (12, "UNIMPLEMENTED"),
+        StatusCode::NOT_FOUND => (5, "NOT_FOUND"),
+        StatusCode::FORBIDDEN => (7, "PERMISSION_DENIED"),
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            (8, "RESOURCE_EXHAUSTED")
+        }
+        StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED => (12, "UNIMPLEMENTED"),
+        StatusCode::INTERNAL_SERVER_ERROR => (13, "INTERNAL"),
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => (14, "UNAVAILABLE"),
+        StatusCode::UNAUTHORIZED => (16, "UNAUTHENTICATED"),
+        _ => (2, "UNKNOWN"),
+    }
+}
+
+/// The refusal as a gRPC client reads one: a head that is the trailers too (gRPC over HTTP/2, "Trailers-Only").
+fn only_trailers(refusal: &Refusal) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.headers_mut() = trailers(refusal);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// What ends a gRPC call.
+pub(super) fn trailers(refusal: &Refusal) -> HeaderMap {
+    let (code, _) = canonical_code(refusal);
+    // "Percent-Encoded": what is not printable ASCII, and the percent sign
+    let mut text = String::with_capacity(refusal.text.len());
+    for byte in refusal.text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(u16::from(code)));
+    trailers.extend(HeaderValue::from_str(&text).ok().map(|text| (GRPC_MESSAGE, text)));
+    trailers
 }
 
 /// How to come again: a challenge for each way to send a token. RFC 6750 section 3: no error code where there was no

@@ -9,11 +9,11 @@ mod vertex;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 pub use self::{
     exporter::Exporter,
-    vertex::{Group, Vertex, actions as vertex_actions},
+    vertex::{Dedicated, Field, Group, Payload, Rpc, Streaming, Vertex, actions as vertex_actions},
 };
 use crate::{client::Upstream, http::LocalService, policy::Resource, refusal::Refusal, secret::Shown};
 
@@ -93,6 +93,54 @@ pub struct LocalTerms {
     pub predictions: Terms,
 }
 
+/// A request's way, as far as its head tells it.
+pub enum Way<'r> {
+    /// All of it.
+    Found(Found<'r>),
+    /// A gRPC call, whose message says on what.
+    Rpc(Rpc<'r>),
+}
+
+impl<'r> Way<'r> {
+    /// The route's kind, for audit and metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Found(found) => found.route.kind(),
+            Self::Rpc(_) => VERTEX,
+        }
+    }
+
+    /// The Cedar action, as far as it is known.
+    #[must_use]
+    pub fn action(&self) -> &'r Arc<str> {
+        match self {
+            Self::Found(found) => found.action,
+            Self::Rpc(rpc) => rpc.action(),
+        }
+    }
+
+    /// The Cedar resource, where it is known.
+    #[must_use]
+    pub fn resource(&self) -> Option<&Resource> {
+        match self {
+            Self::Found(found) => Some(&found.resource),
+            Self::Rpc(_) => None,
+        }
+    }
+
+    /// The route's terms.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        match self {
+            Self::Found(found) => found.route.terms(),
+            Self::Rpc(rpc) => rpc.terms(),
+        }
+    }
+}
+
+const VERTEX: &str = "vertex";
+
 /// A request's way: where it goes, and what policy is asked about it.
 pub struct Found<'r> {
     /// Where it goes.
@@ -124,6 +172,12 @@ pub enum Route<'r> {
         timeout: std::time::Duration,
         /// Its terms.
         terms: Terms,
+        /// What the method's body is.
+        payload: Payload,
+        /// What a gRPC call is routed by: the value of `x-goog-request-params`. `None` for REST.
+        params: Option<HeaderValue>,
+        /// The id of the endpoint whose own host this is: the value of `x-vertex-ai-endpoint-id`.
+        endpoint_id: Option<&'r HeaderValue>,
     },
     /// To the list of exporters.
     Discover {
@@ -149,7 +203,7 @@ impl Route<'_> {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Exporter { .. } => "exporter",
-            Self::Vertex { .. } => "vertex",
+            Self::Vertex { .. } => VERTEX,
             Self::Discover { .. } => "sd",
             Self::Home => "home",
             Self::Service { kind, .. } => kind,
@@ -193,7 +247,16 @@ impl Routes {
     ///
     /// # Errors
     /// 404 for what is not there, 405 for a method that the route does not have.
-    pub fn find<'r>(&'r self, method: &Method, path: &'r str, path_and_query: &'r str) -> Result<Found<'r>, Refusal> {
+    pub fn find<'r>(&'r self, method: &Method, path: &'r str, path_and_query: &'r str) -> Result<Way<'r>, Refusal> {
+        match &self.vertex {
+            Some(vertex) if path.starts_with("/google.") => {
+                Rpc::find(vertex, method, path, path_and_query).map(Way::Rpc)
+            }
+            _ => self.found(method, path, path_and_query).map(Way::Found),
+        }
+    }
+
+    fn found<'r>(&'r self, method: &Method, path: &'r str, path_and_query: &'r str) -> Result<Found<'r>, Refusal> {
         if let Some(rest) = path.strip_prefix("/exporters/") {
             return self.exporter(method, rest, path_and_query);
         }

@@ -41,7 +41,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["demo", "identity"]),
     ("maud", &["proxy"]),
     ("oauth2", &["client", "identity", "terminal"]),
-    ("prost", &["demo", "ingest"]),
+    ("prost", &["demo", "ingest", "proxy"]),
     ("rcgen", &["demo"]),
     ("redb", &["spool"]),
     ("rustix", &["terminal"]),

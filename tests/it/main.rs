@@ -24,6 +24,7 @@ mod exchange;
 mod exporters;
 mod faults;
 mod fuzz;
+mod grpc;
 mod hostile;
 mod introspection;
 mod keys;

@@ -16,6 +16,7 @@ pub(crate) mod pki;
 pub(crate) mod program;
 pub(crate) mod proof;
 pub(crate) mod shell;
+pub(crate) mod talk;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 
