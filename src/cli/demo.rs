@@ -164,7 +164,7 @@ fn instructions(world: &World, gate: SocketAddr, admin: SocketAddr, forecast: bo
         )
     };
     let predict = format!(
-        "-d '{{\"instances\":[{{\"input\":[10,20,31,19,11,20,30,21,9,21,30,20],\"horizon\":4}}]}}' \
+        "-H 'content-type: application/json' -d '{{\"instances\":[{{\"input\":[10,20,31,19,11,20,30,21,9,21,30,20],\"horizon\":4}}]}}' \
          https://{gate}/v1/projects/{PROJECT}/locations/{LOCATION}/endpoints/{ENDPOINT}:predict"
     );
     let late = if forecast { "" } else { " (it is late: try again in a moment)" };
