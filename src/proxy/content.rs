@@ -22,7 +22,7 @@ use http::{
 };
 use http_body::Body as _;
 
-pub(super) use self::rpc::{Foul, is_grpc};
+pub(super) use self::rpc::{Foul, grpc_timeout, is_grpc};
 use self::{hold::whole, names::Names};
 use crate::{
     http::Body,

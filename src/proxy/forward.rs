@@ -1,6 +1,6 @@
 //! Sending a permitted request on.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -8,10 +8,11 @@ use http::{
 };
 
 use super::{
-    content::Foul,
+    content::{Foul, grpc_timeout},
     handle::Permit,
     headers::{for_client, sandbox},
-    recorded::{Answer, Trail},
+    recorded::Answer,
+    trail::Trail,
 };
 use crate::{
     audit::Record,
@@ -27,6 +28,7 @@ use crate::{
 
 /// Tells a dedicated host which endpoint is meant.
 const ENDPOINT_ID: HeaderName = HeaderName::from_static("x-vertex-ai-endpoint-id");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// Tells Google's front ends where a gRPC call goes (AIP-4222).
 const REQUEST_PARAMS: HeaderName = HeaderName::from_static("x-goog-request-params");
 
@@ -45,12 +47,12 @@ pub(super) struct Errand<'a> {
 pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mut Record) -> Result<Answer, Refusal> {
     let Errand { worker, method, path_and_query, headers: mut to, body, now, foul } = errand;
     let mut rpc = false;
-    let (upstream, path, timeout, trail): (&Upstream, _, _, _) = match &permit.route {
+    let (upstream, path, timeout): (&Upstream, _, _) = match &permit.route {
         Route::Exporter { exporter, path } => {
             if let Some(slot) = &exporter.credential {
                 show(slot.name(), slot.usable(now), &mut to, record)?;
             }
-            (&exporter.upstream, *path, exporter.timeout, Trail::None)
+            (&exporter.upstream, *path, exporter.timeout)
         }
         Route::Vertex { upstream, credential, group, timeout, params, endpoint_id, .. } => {
             let shown = credential.ok_or_else(|| no_credential(group.name()))?;
@@ -59,9 +61,13 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
             to.extend(endpoint_id.map(|id| (ENDPOINT_ID, id.clone())));
             to.extend(params.clone().map(|params| (REQUEST_PARAMS, params)));
             rpc = params.is_some();
-            let trail = if *group == Group::Infer { model_trail(&mut to) } else { Trail::None };
+            // so that the record can hold the version that answered
+            if *group == Group::Infer {
+                let accepted = if rpc { GRPC_ACCEPT_ENCODING } else { ACCEPT_ENCODING };
+                to.insert(accepted, HeaderValue::from_static("identity"));
+            }
             let timeout = if rpc { (*timeout).min(grpc_timeout(&to)?) } else { *timeout };
-            (*upstream, path_and_query, timeout, trail)
+            (*upstream, path_and_query, timeout)
         }
         Route::Discover { .. } | Route::Home | Route::Service { .. } => return Err(not_an_upstream()),
     };
@@ -83,6 +89,10 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
         let text = "the upstream wants to speak another protocol";
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_switched", text));
     }
+    let trail = match &permit.route {
+        Route::Vertex { group: Group::Infer, payload, .. } => Trail::of(&permit.action, *payload, response.headers()),
+        _ => Trail::None,
+    };
     for_client(response.headers_mut());
     if let Route::Exporter { exporter, .. } = &permit.route
         && !exporter.scripts
@@ -132,30 +142,6 @@ async fn fouled(foul: Option<&Foul>) -> Refusal {
         Some(foul) => foul.heard().await,
         None => std::future::pending().await,
     }
-}
-
-/// How long the caller waits ("Timeout": at most eight digits and a unit); no bound where it does not say.
-fn grpc_timeout(headers: &HeaderMap) -> Result<Duration, Refusal> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(Duration::MAX) };
-    let bad = || Refusal::malformed("rpc_timeout", "grpc-timeout is at most eight digits and one of HMSmun");
-    let text = value.to_str().map_err(|_| bad())?;
-    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
-    let number: u32 = digits.parse().ok().filter(|_| digits.len() <= 8 && !digits.starts_with('+')).ok_or_else(bad)?;
-    Ok(match unit {
-        "H" => Duration::from_secs(3600) * number,
-        "M" => Duration::from_secs(60) * number,
-        "S" => Duration::from_secs(1) * number,
-        "m" => Duration::from_millis(1) * number,
-        "u" => Duration::from_micros(1) * number,
-        "n" => Duration::from_nanos(1) * number,
-        _ => return Err(bad()),
-    })
-}
-
-/// Answers of models are asked for without compression, so that the record can hold the version that answered.
-fn model_trail(to: &mut HeaderMap) -> Trail {
-    to.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    Trail::model()
 }
 
 fn no_credential(name: &str) -> Refusal {

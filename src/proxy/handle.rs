@@ -36,6 +36,7 @@ use crate::{
 pub(super) struct Permit<'r> {
     pub(super) principal: Arc<Principal>,
     pub(super) roles: Arc<[Arc<str>]>,
+    pub(super) action: Arc<str>,
     pub(super) route: Route<'r>,
     /// Keeps the struct from being made elsewhere.
     _made_by_authorize: (),
@@ -141,7 +142,13 @@ fn authorize<'r>(
         return Err(denied(&ruling, found.action, resource));
     }
     record.decision = Decision::Allow;
-    Ok(Permit { principal, roles: ruling.roles.clone(), route: found.route, _made_by_authorize: () })
+    Ok(Permit {
+        principal,
+        roles: ruling.roles.clone(),
+        action: action.clone(),
+        route: found.route,
+        _made_by_authorize: (),
+    })
 }
 
 /// The request's body, counted for the record.

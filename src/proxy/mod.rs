@@ -21,6 +21,7 @@ mod recorded;
 mod refuse;
 mod sd;
 mod target;
+mod trail;
 
 use std::sync::Arc;
 

@@ -16,18 +16,16 @@ use super::{
     content::Foul,
     end::{Bound, End},
     headers::for_client,
+    trail::Trail,
 };
 use crate::{
-    audit::{Log, Record, cut},
+    audit::{Log, Record},
     clock::Timestamp,
     http::{Body, BodyError},
     peer::Peer,
     principal::Principal,
     routes::Terms,
 };
-
-/// The end of a model's answer, in which it names itself.
-const TRAIL_BYTES: usize = 4096;
 
 /// What a request is answered with, before its record takes hold of it.
 pub(super) struct Answer {
@@ -51,28 +49,6 @@ impl Answer {
         let endless = terms.end_streams && self.response.body().size_hint().exact().is_none();
         self.bound = Bound::new(endless.then_some((principal, peer)), self.foul.take());
         self
-    }
-}
-
-/// What of the body is kept for the record.
-pub(super) enum Trail {
-    /// Nothing.
-    None,
-    /// The last bytes of an answer that names its model.
-    Model(Vec<u8>),
-}
-
-impl Trail {
-    pub(super) fn model() -> Self {
-        Self::Model(Vec::new())
-    }
-
-    fn keep(&mut self, data: &[u8]) {
-        let Self::Model(kept) = self else { return };
-        let last = data.get(data.len().saturating_sub(TRAIL_BYTES)..).unwrap_or_default();
-        let excess = (kept.len() + last.len()).saturating_sub(TRAIL_BYTES);
-        kept.drain(..excess.min(kept.len()));
-        kept.extend_from_slice(last);
     }
 }
 
@@ -114,9 +90,7 @@ impl Recorded {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        if let Trail::Model(end) = &self.trail {
-            name_model(&mut self.record, end);
-        }
+        self.trail.name(&mut self.record);
         self.audit.close(&self.record, self.bytes_out);
         self.metrics.request(&self.record, self.bytes_out);
     }
@@ -145,7 +119,7 @@ impl http_body::Body for Recorded {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes_out += data.len() as u64;
-                    self.trail.keep(data);
+                    self.trail.look(data);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     for_client(trailers);
                     self.record.grpc_status = grpc_status(trailers);
@@ -184,22 +158,5 @@ impl Drop for Recorded {
             self.record.reason = Some("client_gone");
         }
         self.close();
-    }
-}
-
-/// Reads model and version off the end of an answer: PredictResponse of Vertex AI v1 has `model` and `modelVersionId`,
-/// GenerateContentResponse has `modelVersion`.
-fn name_model(record: &mut Record, end: &[u8]) {
-    let end = String::from_utf8_lossy(end);
-    let member = |name: &str| {
-        let at = end.rfind(&format!("\"{name}\""))?;
-        let value = end.get(at + name.len() + 2..)?.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
-        value.split_once('"').map(|(value, _)| cut(value))
-    };
-    if let Some(model) = member("model").or_else(|| member("deployedModelId")) {
-        record.model = Some(model);
-    }
-    if let Some(version) = member("modelVersionId").or_else(|| member("modelVersion")) {
-        record.model_version = Some(version);
     }
 }

@@ -44,8 +44,8 @@ pub(super) struct Names {
 impl Names {
     /// Looks at one text.
     pub(super) fn text(&mut self, text: &str) {
-        // the shortest name, `models/m`; nearly all texts in a prediction are none
-        if text.len() < 8 {
+        // nothing that names anything is shorter than `gs://b`; most texts in a prediction are
+        if text.len() < 6 {
             return;
         }
         for (at, _) in text.match_indices("projects/") {

@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -128,7 +129,7 @@ fn may_be_grpc(head: Head<'_>) -> Result<(), Refusal> {
         let text = "send `content-type: application/grpc`: this path is a gRPC method";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_grpc", text));
     }
-    Ok(())
+    grpc_timeout(head.headers).map(drop)
 }
 
 /// Whether these headers are of a gRPC call with protobuf messages.
@@ -137,6 +138,24 @@ pub(in crate::proxy) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = kinds.next().and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     matches!(kind, "application/grpc" | "application/grpc+proto") && kinds.next().is_none()
+}
+
+/// How long the caller waits ("Timeout": at most eight digits and a unit); no bound where it does not say.
+pub(in crate::proxy) fn grpc_timeout(headers: &HeaderMap) -> Result<Duration, Refusal> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(Duration::MAX) };
+    let bad = || Refusal::malformed("rpc_timeout", "grpc-timeout is at most eight digits and one of HMSmun");
+    let text = value.to_str().map_err(|_| bad())?;
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let number: u32 = digits.parse().ok().filter(|_| digits.len() <= 8 && !digits.starts_with('+')).ok_or_else(bad)?;
+    Ok(match unit {
+        "H" => Duration::from_secs(3600) * number,
+        "M" => Duration::from_secs(60) * number,
+        "S" => Duration::from_secs(1) * number,
+        "m" => Duration::from_millis(1) * number,
+        "u" => Duration::from_micros(1) * number,
+        "n" => Duration::from_nanos(1) * number,
+        _ => return Err(bad()),
+    })
 }
 
 /// How messages whose flag says so are compressed.

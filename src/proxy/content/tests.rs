@@ -1,1 +1,174 @@
-//! Tables.
+//! What bodies name, found in JSON and on the wire.
+
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+use super::{json, names::Names, wire};
+use crate::policy::Named;
+
+fn listed(named: &Named) -> String {
+    let mut all = String::new();
+    for resource in &named.resources {
+        write!(all, "{} ", resource.name).unwrap();
+    }
+    for bucket in &named.buckets {
+        write!(all, "gs:{bucket} ").unwrap();
+    }
+    for account in &named.service_accounts {
+        write!(all, "{account} ").unwrap();
+    }
+    all.trim_end().to_owned()
+}
+
+fn check(text: &str, expected: &str) {
+    let mut names = Names::default();
+    names.text(text);
+    assert_eq!(listed(&names.found().unwrap()), expected, "{text}");
+}
+
+#[test]
+fn every_form_of_a_name_is_found() {
+    let endpoint = "projects/p/locations/l/endpoints/1";
+    check(endpoint, endpoint);
+    check(&format!("//aiplatform.googleapis.com/{endpoint}"), endpoint);
+    check(&format!("https://l-aiplatform.googleapis.com/v1/{endpoint}:predict?alt=json"), endpoint);
+    check(&format!(" /{endpoint}/ "), endpoint);
+    check(&format!("{endpoint} and projects/q/locations/m"), &format!("{endpoint} projects/q/locations/m"));
+    check("projects/p/locations/l/models/m@2", "projects/p/locations/l/models/m@2");
+    check("projects/example.com:p/locations/l/models/m", "projects/example.com:p/locations/l/models/m");
+    check("projects/p/global/networks/n", "");
+    check("endpoints/1", "endpoints/1");
+    check("publishers/google/models/gemini", "publishers/google/models/gemini");
+    check("my endpoints/1", "");
+    check("gs://bucket/a/b", "gs:bucket");
+    check("--out=GS://Bucket", "gs:bucket");
+    check("gs://a/*,gs://b.c_d-e/x", "gs:a gs:b.c_d-e");
+    check("https://storage.googleapis.com/bucket/x", "gs:bucket");
+    check("/gcs/bucket/model", "gs:bucket");
+    check("serviceAccount:A@p.iam.gserviceaccount.com", "a@p.iam.gserviceaccount.com");
+    check("é123-compute@developer.gserviceaccount.com", "123-compute@developer.gserviceaccount.com");
+    check("nobody.gserviceaccount.com", "");
+    check("What is the capital of France?", "");
+}
+
+fn check_json(text: &str, expected: Option<(&str, Option<u64>)>) {
+    let mut names = Names::default();
+    let counted = json::scan(text.as_bytes(), &mut names).ok();
+    let found = counted.map(|counted| (listed(&names.found().unwrap()), counted));
+    assert_eq!(found.as_ref().map(|(names, counted)| (names.as_str(), *counted)), expected, "{text}");
+}
+
+#[test]
+fn a_json_body_is_looked_through() {
+    check_json(r#"{"instances":[{},{"a":[1,2]},3],"parameters":{"instances":[1]}}"#, Some(("", Some(3))));
+    check_json(r#"{"instances":[1],"instances":[1,2]}"#, Some(("", Some(3))));
+    check_json(r#"{"instances":7}"#, Some(("", Some(1))));
+    check_json(r#"{"contents":[]}"#, Some(("", None)));
+    check_json(r#"{"a":{"b":["gs://x/y"]},"a":"gs://z/"}"#, Some(("gs:x gs:z", None)));
+    check_json(r#"{"endpoints\/1":0,"m":"mod\u0065ls/2"}"#, Some(("endpoints/1 models/2", None)));
+    check_json(r#""endpoints/1""#, Some(("endpoints/1", None)));
+    for bad in ["", "{", "{} {}", "{'a':1}", "[1,]", "\u{feff}{}", "\"\\ud800\"", &"[".repeat(200)] {
+        check_json(bad, None);
+    }
+}
+
+#[test]
+fn no_body_names_more_than_anything_honest() {
+    let many: Vec<String> = (0..=1000).map(|n| format!("gs://bucket-{n}/")).collect();
+    for (count, fits) in [(1000, true), (1001, false)] {
+        let mut names = Names::default();
+        names.text(&many[..count].join(" "));
+        assert_eq!(names.found().is_ok(), fits, "{count} names");
+    }
+}
+
+fn field(tag: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_key(tag, WireType::LengthDelimited, &mut bytes);
+    encode_varint(payload.len() as u64, &mut bytes);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+fn check_wire(message: &[u8], expected: &str) {
+    let mut names = Names::default();
+    wire::scan(message, &mut names).unwrap();
+    assert_eq!(listed(&names.found().unwrap()), expected, "{message:?}");
+}
+
+#[test]
+fn a_message_is_looked_through_whatever_it_is() {
+    let name = b"projects/p/locations/l/endpoints/1";
+    check_wire(&field(7, name), "projects/p/locations/l/endpoints/1");
+    check_wire(&field(2, &field(1, &field(9, b"gs://bucket/x"))), "gs:bucket");
+    // the tag of what follows is a digit, and stands in no name
+    let followed = [field(1, name), field(6, b"x")].concat();
+    assert_eq!(followed[2 + name.len()], b'2');
+    check_wire(&followed, "projects/p/locations/l/endpoints/1");
+    let mut deep = name.to_vec();
+    for _ in 0..60 {
+        deep = field(1, &deep);
+    }
+    check_wire(&deep, "projects/p/locations/l/endpoints/1");
+    assert_eq!((wire::count(&followed, 1), wire::count(&followed, 2)), (1, 0));
+}
+
+#[test]
+fn a_message_that_costs_too_much_to_look_at_is_refused() {
+    let mut deep = vec![0; 2 << 20];
+    for _ in 0..100 {
+        deep = field(1, &deep);
+    }
+    let refusal = wire::scan(&deep, &mut Names::default()).unwrap_err();
+    assert_eq!(refusal.reason, "rpc_too_nested");
+}
+
+fn check_text(message: &[u8], tags: &[u32], expected: Result<&str, &str>) {
+    assert_eq!(wire::text_at(message, tags).map_err(|refusal| refusal.reason), expected, "{message:?}");
+}
+
+#[test]
+fn a_resource_field_has_one_value() {
+    check_text(&field(1, b"a"), &[1], Ok("a"));
+    check_text(&field(2, b"a"), &[1], Ok(""));
+    check_text(&[], &[1], Ok(""));
+    check_text(&field(1, &field(1, b"a")), &[1, 1], Ok("a"));
+    check_text(&[field(1, b"a"), field(1, b"a")].concat(), &[1], Ok("a"));
+    check_text(&[field(1, b"a"), field(1, b"b")].concat(), &[1], Err("rpc_resource"));
+    check_text(&[field(1, b"a"), field(1, b"")].concat(), &[1], Err("rpc_resource"));
+    // messages in one field are merged, so that either could win
+    let merged = [field(1, &field(1, b"a")), field(1, &field(1, b"b"))].concat();
+    check_text(&merged, &[1, 1], Err("rpc_resource"));
+    check_text(&[0x08, 1], &[1], Err("rpc_resource"));
+    check_text(&field(1, b"\xff"), &[1], Err("rpc_resource"));
+    check_text(&[0x0a, 5, b'a'], &[1], Err("rpc_malformed"));
+    check_text(&[0x0f], &[1], Err("rpc_malformed"));
+}
+
+proptest! {
+    /// Whatever bytes come, nothing panics, and what is no message is refused as a whole.
+    #[test]
+    fn no_bytes_are_read_twice(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut names = Names::default();
+        let scanned = wire::scan(&bytes, &mut names);
+        let text = wire::text_at(&bytes, &[1]);
+        if scanned.is_err() {
+            prop_assert!(text.is_err());
+        }
+    }
+
+    /// A name is found wherever it stands in a message, and whatever stands around it.
+    #[test]
+    fn a_name_is_found_at_any_depth(tags in proptest::collection::vec(1..20u32, 1..12), other in "[ -~]{0,20}") {
+        let mut message = b"projects/p/locations/l/endpoints/1".to_vec();
+        for tag in tags {
+            message = [field(tag, &message), field(tag, other.as_bytes())].concat();
+        }
+        let mut names = Names::default();
+        wire::scan(&message, &mut names).unwrap();
+        let found = names.found().unwrap();
+        prop_assert!(found.resources.iter().any(|name| &*name.name == "projects/p/locations/l/endpoints/1"));
+    }
+}
