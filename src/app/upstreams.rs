@@ -107,5 +107,6 @@ pub(super) fn vertex(
         credentials.insert(group, shown);
     }
     let upstreams = settings.upstreams.into_iter().map(|(location, upstream)| (location.into(), upstream)).collect();
-    Vertex { upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms, dedicated: HashMap::new() }
+    let dedicated = settings.dedicated.into_iter().map(|own| (own.endpoint.clone(), own)).collect();
+    Vertex { upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms, dedicated }
 }

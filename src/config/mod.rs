@@ -34,7 +34,7 @@ use crate::{
     credentials::Origin,
     identity, listen,
     policy::Policy,
-    routes::{Group, LocalTerms, Terms, TokenBinding},
+    routes::{Dedicated, Group, LocalTerms, Terms, TokenBinding},
     signing,
 };
 
@@ -128,6 +128,8 @@ pub struct ExporterSettings {
 pub struct VertexSettings {
     /// The server of each location.
     pub upstreams: Vec<(String, Upstream)>,
+    /// Endpoints with hosts of their own.
+    pub dedicated: Vec<Dedicated>,
     /// How long the head of an answer may take.
     pub timeout: Duration,
     /// What Google is shown, by group.

@@ -2,12 +2,14 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
+use http::HeaderValue;
+
 use super::{ExporterSettings, VertexSettings, binding::token_binding, reader::Section};
 use crate::{
     client::{BuildError, Clients, Upstream},
     credentials::{Google, GoogleSettings, GoogleSubject, Origin},
     identity::issuer::may_be_asked,
-    routes::{Group, LocalTerms, Terms},
+    routes::{Dedicated, Group, LocalTerms, Terms},
     secret::Source,
 };
 
@@ -166,8 +168,47 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: Terms) -> Opti
     }
     let timeout = section.duration("timeout", VERTEX_TIMEOUT);
     let terms = terms(&section, usual);
+    let dedicated = dedicated(&section, ca.as_ref(), clients);
+    for Dedicated { endpoint, .. } in &dedicated {
+        let location = endpoint.split('/').nth(3).unwrap_or_default();
+        if !upstreams.iter().any(|(known, _)| known == location) {
+            let text =
+                format!("`{endpoint}` is in `{location}`; add that to `locations`: all but its predictions go there");
+            section.refuse("dedicated", text);
+        }
+    }
     section.finish();
-    Some(VertexSettings { upstreams, timeout, credentials: credentials.unwrap_or_default(), terms })
+    Some(VertexSettings { dedicated, upstreams, timeout, credentials: credentials.unwrap_or_default(), terms })
+}
+
+/// Endpoints with hosts of their own.
+fn dedicated(vertex: &Section<'_>, ca: Option<&PathBuf>, clients: &Clients) -> Vec<Dedicated> {
+    let mut all: Vec<Dedicated> = Vec::new();
+    for section in vertex.sections("dedicated") {
+        let endpoint = section.required("endpoint", "projects/p/locations/us-central1/endpoints/1");
+        let url = section.required("url", "https://1.us-central1-2.prediction.vertexai.goog");
+        let ca = section.file("ca").or_else(|| ca.cloned());
+        let upstream = upstream(&section, "url", &url, ca, clients);
+        let segments: Vec<&str> = endpoint.split('/').collect();
+        let id = match &*segments {
+            ["projects", project, "locations", location, "endpoints", id]
+                if [project, location, id].iter().all(|s| !s.is_empty()) =>
+            {
+                HeaderValue::from_str(id).ok()
+            }
+            _ => None,
+        };
+        if id.is_none() && !endpoint.is_empty() {
+            section.refuse("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
+        }
+        if all.iter().any(|other| *other.endpoint == *endpoint) {
+            section.refuse("endpoint", format!("`{endpoint}` has two hosts"));
+        }
+        let both = upstream.zip(id);
+        all.extend(both.map(|(upstream, id)| Dedicated { endpoint: endpoint.into(), upstream, id }));
+        section.finish();
+    }
+    all
 }
 
 /// Google's public host for a location: regional, multi-regional or global.

@@ -72,7 +72,10 @@ pub struct Vertex {
 }
 
 /// An endpoint with a host of its own.
+#[derive(Clone)]
 pub struct Dedicated {
+    /// Its full name.
+    pub endpoint: Box<str>,
     /// Where it is.
     pub upstream: Upstream,
     /// Its id, as `x-vertex-ai-endpoint-id` tells its host.

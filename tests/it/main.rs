@@ -46,4 +46,6 @@ mod terminal_faults;
 mod terminal_glewlwyd;
 mod terminal_renewal;
 mod vertex;
+mod vertex_bodies;
+mod vertex_hosts;
 mod vertex_sdk;
