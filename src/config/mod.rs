@@ -223,7 +223,8 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
     let data = data::data(top, &exporters, vertex.as_ref());
     let directory = gate::policy_directory(top);
     let sayings = roles::sayings(issuers.iter().map(|(settings, _)| settings), &certificates);
-    let policy = policies::policy(&directory, Some(&sayings), of_policies)?;
+    let labels = exporters.iter().map(|exporter| (exporter.name.as_str().into(), exporter.labels.clone()));
+    let policy = policies::policy(&directory, Some(&sayings), of_policies)?.with_labels(labels);
     Some(Config {
         gate,
         listeners,

@@ -1,0 +1,207 @@
+//! From the text of schema and policies to what Cedar can evaluate, or every problem with its file and line.
+//!
+//! Promises: nothing that Cedar's validator refuses is compiled; two policies never share a name. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+};
+
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode, Validator};
+use miette::Diagnostic;
+use serde_json::Value;
+
+/// A file of policies, or the schema.
+#[derive(Clone, Debug)]
+pub struct PolicyFile {
+    /// For messages.
+    pub path: PathBuf,
+    /// What it holds.
+    pub text: String,
+}
+
+/// One thing that is wrong with schema or policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyProblem {
+    /// The file it is in.
+    pub file: PathBuf,
+    /// The line, from 1; 0 where Cedar does not say.
+    pub line: usize,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// Schema and policies that fit each other.
+pub(super) struct Compiled {
+    pub(super) schema: Schema,
+    pub(super) set: PolicySet,
+    /// What audit calls each policy.
+    pub(super) names: HashMap<PolicyId, Arc<str>>,
+}
+
+/// Compiles all of them. The actions that are `needed` must be in the schema.
+pub(super) fn compile<'a>(
+    schema_file: &PolicyFile,
+    files: &[PolicyFile],
+    needed: impl Iterator<Item = &'a str>,
+) -> Result<Compiled, Vec<PolicyProblem>> {
+    let of_schema = |e: &dyn Diagnostic, text: String| vec![problem(schema_file, e, text)];
+    let (fragment, _) =
+        SchemaFragment::from_cedarschema_str(&schema_file.text).map_err(|e| of_schema(&e, e.to_string()))?;
+    let schema = Schema::from_schema_fragments([fragment.clone()]).map_err(|e| of_schema(&e, e.to_string()))?;
+    let (set, names, mut problems) = read(files);
+    let validated_by = representative(fragment, &set).unwrap_or_else(|| schema.clone());
+    let verdict = Validator::new(validated_by).validate(&set, ValidationMode::Strict);
+    for error in verdict.validation_errors() {
+        let id = error.policy_id();
+        let file = files.iter().find(|f| f.path.to_string_lossy() == file_of(id));
+        problems.push(problem(file.unwrap_or(schema_file), error, error.to_string()));
+    }
+    let there: HashSet<&str> = schema.actions().map(|action| action.id().unescaped()).collect();
+    problems.extend(needed.filter(|action| !there.contains(action)).map(|action| PolicyProblem {
+        file: schema_file.path.clone(),
+        line: 0,
+        text: format!("the action `{action}` is missing; take the shipped schema and put your own types behind it"),
+    }));
+    if problems.is_empty() { Ok(Compiled { schema, set, names }) } else { Err(problems) }
+}
+
+/// Compiles what the validator has not seen, for properties that must not depend on it.
+#[cfg(test)]
+pub(super) fn unvalidated(schema: &Schema, files: &[PolicyFile]) -> Compiled {
+    let (set, names, problems) = read(files);
+    assert_eq!(problems, []);
+    Compiled { schema: schema.clone(), set, names }
+}
+
+/// The schema with one action in place of all those that no policy can tell apart: the same groups, the same types and
+/// context, and named by none. The validator looks at each policy for each action and each type of resource, and for
+/// such actions always finds the same; of Vertex's many hundred methods a few stay. Nothing where that cannot be done.
+fn representative(fragment: SchemaFragment, set: &PolicySet) -> Option<Schema> {
+    let named: HashSet<String> =
+        set.policies().flat_map(Policy::entity_literals).map(|uid| uid.id().unescaped().to_owned()).collect();
+    let mut schema = fragment.to_json_value().ok()?;
+    for namespace in schema.as_object_mut()?.values_mut() {
+        let Some(actions) = namespace.get_mut("actions").and_then(Value::as_object_mut) else { continue };
+        let groups: HashSet<String> = actions.values().flat_map(member_of).collect();
+        let mut seen: HashSet<String> = HashSet::new();
+        actions.retain(|name, told| named.contains(name) || groups.contains(name) || seen.insert(told.to_string()));
+    }
+    Schema::from_json_value(schema).ok()
+}
+
+/// The names of the groups that an action is in, whatever their namespace.
+fn member_of(action: &Value) -> Vec<String> {
+    let groups = action.get("memberOf").and_then(Value::as_array);
+    groups.into_iter().flatten().filter_map(|group| Some(group.get("id")?.as_str()?.to_owned())).collect()
+}
+
+/// Parses all files into one set. A policy is named by its `@id`, or by its file and place in it.
+fn read(files: &[PolicyFile]) -> (PolicySet, HashMap<PolicyId, Arc<str>>, Vec<PolicyProblem>) {
+    let (mut all, mut names, mut problems) = (PolicySet::new(), HashMap::new(), Vec::new());
+    let mut taken: HashSet<Arc<str>> = HashSet::new();
+    for file in files {
+        let set = match PolicySet::from_str(&file.text) {
+            Ok(set) => set,
+            Err(errors) => {
+                problems.extend(errors.iter().map(|e| problem(file, e, e.to_string())));
+                continue;
+            }
+        };
+        if set.templates().next().is_some() {
+            let text = "templates are not supported; write policies".into();
+            problems.push(PolicyProblem { file: file.path.clone(), line: 0, text });
+        }
+        for policy in set.policies() {
+            // the file is part of the id, so that two files cannot clash
+            let id = PolicyId::new(format!("{}#{}", file.path.display(), policy.id()));
+            let stem = file.path.file_stem().unwrap_or_default().to_string_lossy();
+            let name = policy.annotation("id").map_or_else(|| format!("{stem}#{}", policy.id()), str::to_owned);
+            let name: Arc<str> = name.into();
+            if !taken.insert(name.clone()) {
+                let text = format!("two policies have the id `{name}`; audit could not tell them apart");
+                problems.push(PolicyProblem { file: file.path.clone(), line: 0, text });
+            }
+            if let Err(error) = all.add(policy.new_id(id.clone())) {
+                problems.push(problem(file, &error, error.to_string()));
+            }
+            names.insert(id, name);
+        }
+    }
+    (all, names, problems)
+}
+
+fn file_of(id: &PolicyId) -> String {
+    let id: &str = id.as_ref();
+    id.rsplit_once('#').map_or(id, |(file, _)| file).to_owned()
+}
+
+fn problem(file: &PolicyFile, error: &dyn Diagnostic, text: String) -> PolicyProblem {
+    let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
+    let line = offset.map_or(0, |at| file.text.bytes().take(at).filter(|b| *b == b'\n').count() + 1);
+    PolicyProblem { file: file.path.clone(), line, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+
+    static SHIPPED: LazyLock<(SchemaFragment, Schema)> = LazyLock::new(|| {
+        let text = include_str!("../../policies/wicketgate.cedarschema");
+        let (fragment, _) = SchemaFragment::from_cedarschema_str(text).unwrap();
+        (fragment.clone(), Schema::from_schema_fragments([fragment]).unwrap())
+    });
+
+    /// What the validator says by the whole schema, and by the representative one.
+    fn verdicts(policies: &str) -> [Vec<String>; 2] {
+        let (fragment, schema) = SHIPPED.clone();
+        let set = PolicySet::from_str(policies).unwrap();
+        let small = representative(fragment, &set).unwrap();
+        assert!(small.actions().count() * 10 < schema.actions().count(), "{}", small.actions().count());
+        [schema, small].map(|schema| {
+            let verdict = Validator::new(schema).validate(&set, ValidationMode::Strict);
+            let errors = verdict.validation_errors().map(ToString::to_string);
+            let said = errors.chain(verdict.validation_warnings().map(ToString::to_string));
+            // a message names an action of the kind that it is about
+            let mut said: Vec<String> = said.map(|text| text.split("Action::").next().unwrap().to_owned()).collect();
+            said.sort();
+            said.dedup();
+            said
+        })
+    }
+
+    #[test]
+    fn one_action_in_place_of_many_changes_nothing_that_the_validator_finds() {
+        let check = |policies: &str, right: bool| {
+            let [whole, small] = verdicts(policies);
+            assert_eq!(whole, small, "{policies}");
+            assert_eq!(small.is_empty(), right, "{policies}\n{small:?}");
+        };
+        check(include_str!("../../policies/wicketgate.cedar"), true);
+        check("permit (principal, action, resource) when { context.tls };", true);
+        check("permit (principal, action, resource) when { context.tsl };", false);
+        check(
+            "permit (principal, action in Action::\"infer\", resource is Model) when { resource.location == \"x\" };",
+            true,
+        );
+        check(
+            "permit (principal, action in Action::\"infer\", resource is Model) when { resource.version == \"x\" };",
+            false,
+        );
+        check("permit (principal, action in Action::\"infer\", resource is Exporter);", false);
+        check("permit (principal, action == Action::\"PredictionService.Predict\", resource is Exporter);", false);
+        check("permit (principal, action == Action::\"Fly\", resource);", false);
+        check("permit (principal, action in [Action::\"train\", Action::\"Fly\"], resource);", false);
+        check("permit (principal, action, resource) when { action == Action::\"JobService.CreateCustomJob\" };", true);
+        check(
+            "permit (principal, action, resource) when { action in Action::\"scrape\" && resource is Exporter };",
+            true,
+        );
+        check("permit (principal, action, resource) when { context has size && context.size > \"1\" };", false);
+        check("permit (principal, action, resource) when { principal.team == \"x\" };", false);
+    }
+}
