@@ -11,6 +11,7 @@ pub mod feedback;
 pub mod http;
 pub mod identity;
 pub mod ingest;
+pub mod limits;
 pub mod listen;
 pub mod peer;
 pub mod policy;

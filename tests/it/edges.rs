@@ -13,7 +13,7 @@ const LEAVES: &[&str] =
     &["client", "clock", "http", "peer", "principal", "refusal", "secret", "series", "signing", "telemetry"];
 
 /// The gate half and the metrics half; neither may name the other.
-const GATE: &[&str] = &["audit", "credentials", "identity", "listen", "policy", "proxy", "routes"];
+const GATE: &[&str] = &["audit", "credentials", "identity", "limits", "listen", "policy", "proxy", "routes"];
 const METRICS: &[&str] = &["feedback", "ingest", "shape", "sinks", "spool"];
 
 /// Edges besides those to leaves: (from, to).
@@ -23,7 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("app", &["config", "GATE", "METRICS"]),
     ("config", &["GATE", "METRICS"]),
     ("routes", &["policy"]),
-    ("proxy", &["audit", "credentials", "identity", "listen", "policy", "routes"]),
+    ("proxy", &["audit", "credentials", "identity", "limits", "listen", "policy", "routes"]),
     ("sinks", &["feedback", "shape", "spool"]),
     ("ingest", &["shape", "spool"]),
     ("demo", &[]),
@@ -36,6 +36,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("cedar_policy", &["policy"]),
     ("clap", &["cli"]),
     ("google_cloud_auth", &["credentials"]),
+    ("governor", &["limits"]),
     ("hyper_rustls", &["client"]),
     ("indicatif", &["cli"]),
     ("jsonwebtoken", &["demo", "identity"]),
