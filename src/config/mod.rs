@@ -8,6 +8,7 @@ mod data;
 mod gate;
 mod issue;
 mod issuer;
+mod limits;
 mod policies;
 mod reader;
 mod roles;
@@ -64,6 +65,8 @@ pub struct Config {
     pub exporters: Vec<ExporterSettings>,
     /// Vertex, where it is fronted.
     pub vertex: Option<VertexSettings>,
+    /// How much may be used.
+    pub limits: Vec<crate::limits::Settings>,
     /// The data path, where there is one.
     pub data: Option<DataSettings>,
     /// The terms of what the gate itself answers.
@@ -224,7 +227,15 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
     let directory = gate::policy_directory(top);
     let sayings = roles::sayings(issuers.iter().map(|(settings, _)| settings), &certificates);
     let labels = exporters.iter().map(|exporter| (exporter.name.as_str().into(), exporter.labels.clone()));
-    let policy = policies::policy(&directory, Some(&sayings), of_policies)?.with_labels(labels);
+    let policy = policies::policy(&directory, Some(&sayings), of_policies).map(|policy| policy.with_labels(labels));
+    let there = limits::There {
+        policy: policy.as_ref(),
+        exporters: &exporters,
+        vertex: vertex.is_some(),
+        max_write: data.as_ref().map(|data| data.remote_write.max_body),
+    };
+    let limits = limits::limits(top, &there);
+    let policy = policy?;
     Some(Config {
         gate,
         listeners,
@@ -238,6 +249,7 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
         sessions,
         exporters,
         vertex,
+        limits,
         data,
         local,
         files: vec![directory],

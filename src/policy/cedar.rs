@@ -3,7 +3,7 @@
 //! Promises: denied unless a policy permits and none forbids; denied when any policy reports an error. Pure.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -95,6 +95,16 @@ impl Policies {
             Decision::Deny => Some(Denial::Forbidden),
         };
         Ruling { allowed: denial.is_none(), roles, policies: policies.into(), denial }
+    }
+
+    /// The actions that a name stands for: the one that is called so, and all that are inside a group of that name.
+    pub(super) fn inside(&self, name: &str) -> BTreeSet<Box<str>> {
+        let is_inside = |action: &Entity| {
+            let (_, _, groups) = action.clone().into_inner();
+            groups.iter().any(|group| group.id().unescaped() == name)
+        };
+        let inside = self.actions.iter().filter(|(id, action)| ***id == *name || is_inside(action));
+        inside.map(|(id, _)| id.clone()).collect()
     }
 
     /// Decides by all policies and with all circumstances: what every other way must agree with.

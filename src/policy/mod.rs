@@ -14,7 +14,7 @@ mod roles;
 mod rule;
 mod slice;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 pub use self::{
     compile::{PolicyFile, PolicyProblem},
@@ -96,6 +96,19 @@ impl Policy {
     #[must_use]
     pub fn mentions(&self, role: &str) -> bool {
         self.cedar.mentioned.contains(role)
+    }
+
+    /// The actions that a name stands for: the one that is called so, and all that are inside a group of that name. None
+    /// where the schema does not know it.
+    #[must_use]
+    pub fn actions_inside(&self, name: &str) -> BTreeSet<Box<str>> {
+        self.cedar.inside(name)
+    }
+
+    /// Whether some rule gives this role.
+    #[must_use]
+    pub fn gives(&self, role: &str) -> bool {
+        self.roles.rules.iter().any(|rule| *rule.role == *role)
     }
 
     /// Answers a question, from memory where the same was asked before.

@@ -1,0 +1,175 @@
+//! The `[[limit]]` sections.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{ExporterSettings, reader::Section};
+use crate::{
+    limits::{Per, Place, Quantity, Rate, Settings, Unit},
+    policy::Policy,
+    routes::Group,
+};
+
+const PLACES: &str = "`vertex`, `exporter`, `exporter/NAME`, `write`, `predictions`, `sd` and `home`";
+const MOST_OPEN: u64 = 1_000_000;
+
+/// What a limit can be for.
+pub(super) struct There<'a> {
+    /// Nothing where it has problems of its own.
+    pub(super) policy: Option<&'a Policy>,
+    pub(super) exporters: &'a [ExporterSettings],
+    pub(super) vertex: bool,
+    /// The largest remote write in bytes, where there is remote write.
+    pub(super) max_write: Option<usize>,
+}
+
+pub(super) fn limits(top: &Section<'_>, there: &There<'_>) -> Vec<Settings> {
+    let mut limits: Vec<Settings> = Vec::new();
+    for section in top.sections("limit") {
+        let name = section.required("name", "infer-per-caller");
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            section.refuse("name", "write letters, digits, `-`, `_` and `.` only: clients read it in a header");
+        }
+        if limits.iter().any(|other| *other.name == *name) {
+            section.refuse("name", format!("two limits are called `{name}`; audit could not tell them apart"));
+        }
+        let per = per(&section);
+        let roles = roles(&section, there);
+        let routes = routes(&section, there);
+        let actions = actions(&section, there);
+        let rates: Vec<_> = Quantity::ALL.into_iter().filter_map(|of| Some((of, rate(&section, of)?))).collect();
+        let streams = section.has("streams").then(|| section.number("streams", 1, 1, MOST_OPEN));
+        let streams = streams.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
+        let counts = Quantity::ALL.into_iter().any(|of| section.has(of.name()));
+        if !counts && streams.is_none() {
+            section.refuse(
+                "name",
+                "limits nothing; write one at least of `requests`, `bytes`, `instances`, `tokens` and `streams`",
+            );
+        }
+        let settings = Settings { name: name.into(), per, roles, routes, actions, rates, streams };
+        asks_models(&section, &settings, there);
+        lets_writes_pass(&section, &settings, there);
+        section.finish();
+        limits.push(settings);
+    }
+    limits
+}
+
+fn per(section: &Section<'_>) -> Per {
+    match section.required("per", "principal").as_str() {
+        "principal" | "" => Per::Principal,
+        "role" => Per::Role,
+        "route" => Per::Route,
+        "gate" => Per::Gate,
+        other => {
+            let text = format!("`{other}` is not known; write `\"principal\"`, `\"role\"`, `\"route\"` or `\"gate\"`");
+            section.refuse("per", text);
+            Per::Principal
+        }
+    }
+}
+
+fn roles(section: &Section<'_>, there: &There<'_>) -> Option<Vec<Arc<str>>> {
+    let listed = section.strings("roles")?;
+    for role in &listed {
+        if there.policy.is_some_and(|policy| !policy.gives(role) && !policy.mentions(role)) {
+            section.refuse(
+                "roles",
+                format!(
+                    "no rule gives the role `{role}` and no policy speaks of it, so a limit for it can have no effect"
+                ),
+            );
+        }
+    }
+    Some(listed.into_iter().map(Into::into).collect())
+}
+
+fn routes(section: &Section<'_>, there: &There<'_>) -> Option<Vec<Place>> {
+    let listed = section.strings("routes")?;
+    for route in &listed {
+        let missing = match route.as_str() {
+            "sd" | "home" => None,
+            "vertex" => (!there.vertex).then(|| "there is no [vertex]".to_owned()),
+            "write" | "predictions" => there.max_write.is_none().then(|| "there is no [ingest]".to_owned()),
+            "exporter" => there.exporters.is_empty().then(|| "there is no [[exporter]]".to_owned()),
+            other => match other.strip_prefix("exporter/") {
+                Some(name) => {
+                    let known = there.exporters.iter().any(|exporter| exporter.name == *name);
+                    (!known).then(|| format!("no exporter is called `{name}`"))
+                }
+                None => {
+                    section.refuse("routes", format!("`{other}` is no route; there are {PLACES}"));
+                    None
+                }
+            },
+        };
+        if let Some(missing) = missing {
+            section.refuse("routes", format!("{missing}, so a limit for `{route}` can have no effect"));
+        }
+    }
+    let place = |route: String| match route.split_once('/') {
+        Some((route, name)) => Place { route: route.into(), exporter: Some(name.into()) },
+        None => Place { route: route.into(), exporter: None },
+    };
+    Some(listed.into_iter().map(place).collect())
+}
+
+/// The actions themselves: groups are taken apart.
+fn actions(section: &Section<'_>, there: &There<'_>) -> Option<BTreeSet<Box<str>>> {
+    let listed = section.strings("actions")?;
+    let policy = there.policy?;
+    let mut actions = BTreeSet::new();
+    for action in &listed {
+        let inside = policy.actions_inside(action);
+        if inside.is_empty() {
+            section.refuse("actions", format!("the schema has neither an action nor a group `{action}`"));
+        }
+        actions.extend(inside);
+    }
+    Some(actions)
+}
+
+/// `requests = "600/m"`, or with a burst of its own `requests = { rate = "600/m", burst = "50" }`.
+fn rate(section: &Section<'_>, quantity: Quantity) -> Option<Rate> {
+    let key = quantity.name();
+    let unit = if quantity == Quantity::Bytes { Unit::Bytes } else { Unit::Things };
+    let Some(table) = section.table(key) else {
+        let rate = section.string(key)?;
+        return section.keep(key, Rate::read(&rate, None, unit));
+    };
+    let (rate, burst) =
+        (table.required("rate", if unit == Unit::Bytes { "100MiB/m" } else { "600/m" }), table.string("burst"));
+    table.finish();
+    section.keep(key, Rate::read(&rate, burst.as_deref(), unit))
+}
+
+/// Refuses to count instances and tokens where no model is asked.
+fn asks_models(section: &Section<'_>, settings: &Settings, there: &There<'_>) {
+    let vertex = settings.routes.as_ref().map_or(there.vertex, |places| places.iter().any(|p| *p.route == *"vertex"));
+    let group = there.policy.map(|policy| policy.actions_inside(Group::Infer.name()));
+    let infers = match (&settings.actions, &group) {
+        (Some(actions), Some(group)) => !actions.is_disjoint(group),
+        _ => true,
+    };
+    for of in [Quantity::Instances, Quantity::Tokens] {
+        if section.has(of.name()) && !(vertex && infers) {
+            let text = "can have no effect: only models of [vertex] count it, in actions of the group `infer`";
+            section.refuse(of.name(), text);
+        }
+    }
+}
+
+/// A remote write that can never pass would be dropped by whoever sends it, and its samples be lost.
+fn lets_writes_pass(section: &Section<'_>, settings: &Settings, there: &There<'_>) {
+    let writes = settings.routes.as_ref().is_none_or(|places| places.iter().any(|p| *p.route == *"write"));
+    let most = there.max_write.map_or(0, |most| most as u64);
+    let burst = settings.rates.iter().find(|(of, _)| *of == Quantity::Bytes).map(|(_, rate)| rate.burst);
+    let actions = settings.actions.as_ref().is_none_or(|actions| actions.contains("RemoteWrite.Write"));
+    if writes && actions && burst.is_some_and(|burst| burst < most) {
+        let text = format!(
+            "a remote write may have {most} bytes (`max_body` under [ingest]) and could never pass; write a burst that is \
+             as large, a smaller `max_body`, or `routes` without `write`"
+        );
+        section.refuse("bytes", text);
+    }
+}
