@@ -3,7 +3,7 @@
 //! Promises: the client's text and the log's text are different fields, and only `proxy` turns a refusal into a
 //! response. A refusal never carries a token, a credential or an upstream's own error text to the client.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::StatusCode;
 
@@ -17,17 +17,28 @@ pub struct Refusal {
     /// What the client reads: what is wrong and what to do instead.
     pub text: Cow<'static, str>,
     /// What the audit log holds besides; the client never sees it.
-    pub detail: Option<String>,
+    pub detail: Option<Box<str>>,
     /// When to come back, for refusals that pass.
     pub retry_after: Option<Duration>,
     /// The methods that the resource has, where it was asked for another: the value of `Allow`.
     pub allow: Option<&'static str>,
+    /// The limit that was exceeded.
+    pub limit: Option<Box<Violated>>,
+}
+
+/// A limit that was exceeded.
+#[derive(Clone, Debug)]
+pub struct Violated {
+    /// Its name.
+    pub limit: Arc<str>,
+    /// What `RateLimit-Policy` calls the part of it.
+    pub policy: String,
 }
 
 impl Refusal {
     /// A refusal with this status, stable word and client text.
     pub fn new(status: StatusCode, reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, reason, text: text.into(), detail: None, retry_after: None, allow: None }
+        Self { status, reason, text: text.into(), detail: None, retry_after: None, allow: None, limit: None }
     }
 
     /// 400: the request is not one this gate understands.
@@ -51,7 +62,7 @@ impl Refusal {
     /// Adds what only the audit log may hold.
     #[must_use]
     pub fn with_detail(mut self, detail: impl ToString) -> Self {
-        self.detail = Some(detail.to_string());
+        self.detail = Some(detail.to_string().into());
         self
     }
 }

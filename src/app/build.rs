@@ -21,6 +21,7 @@ use crate::{
         dpop::Dpop,
         session::{self, Memory, Sessions},
     },
+    limits::Limits,
     listen,
     proxy::{Bindings, Gate, Metrics},
     routes::{Routes, TokenBinding},
@@ -39,6 +40,7 @@ pub(super) struct Parts {
     pub(super) callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
     pub(super) caller_metrics: CallerMetrics,
     pipeline: Option<Arc<Pipeline>>,
+    limits: Limits,
 }
 
 /// What an issuer is asked, and by which client: it is another one when the CA file holds something else, and keys that
@@ -154,6 +156,7 @@ pub(super) fn build(
     });
     let certificates =
         config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
+    let limits = Limits::new(config.limits, before.map(|parts| &parts.limits));
     let gate = Gate {
         bindings: Bindings {
             dpop: identity.dpop().is_possible(),
@@ -171,6 +174,7 @@ pub(super) fn build(
         identity: identity.clone(),
         issue: issuing.as_ref().map(Issuing::issue),
         policy: config.policy,
+        limits: limits.clone(),
         audit: audit.clone(),
         metrics: metrics.clone(),
     };
@@ -180,7 +184,7 @@ pub(super) fn build(
         tls,
         files: config.files,
         read_at: config.read_at,
-        parts: Parts { identity, issuers, issuing, memory, keepers, callers, caller_metrics, pipeline },
+        parts: Parts { identity, issuers, issuing, memory, keepers, callers, caller_metrics, pipeline, limits },
     }
 }
 

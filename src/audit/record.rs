@@ -68,6 +68,9 @@ pub struct Record {
     /// The refusal's stable word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
+    /// The limit that the request exceeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Arc<str>>,
     /// What only the log may hold of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<Box<str>>,
@@ -83,6 +86,9 @@ pub struct Record {
     /// The version of the model that answered, where the answer names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_version: Option<Box<str>>,
+    /// Tokens that the model counted, of question and answer together, where the answer says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
     /// The status that the client was sent.
     #[serde(serialize_with = "status", skip_serializing_if = "Option::is_none")]
     pub status: Option<StatusCode>,
@@ -114,11 +120,13 @@ impl Record {
             decision: Decision::Deny,
             policies: None,
             reason: None,
+            limit: None,
             detail: None,
             credential: None,
             credential_generation: None,
             model: None,
             model_version: None,
+            tokens: None,
             status: None,
             grpc_status: None,
             bytes_in: None,

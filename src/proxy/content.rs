@@ -45,7 +45,6 @@ pub(super) struct Content<'r> {
     /// What it names; `None` where it was not looked at.
     pub(super) named: Option<Named>,
     /// How many instances a model is asked about, where the method is of that kind.
-    #[allow(dead_code, reason = "limits and guardrails are what it is for")]
     pub(super) instances: Option<u64>,
     /// What was read, for whoever looks further.
     #[allow(dead_code, reason = "limits and guardrails are what it is for")]

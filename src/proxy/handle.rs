@@ -12,6 +12,7 @@ use super::{
     forward::{Errand, deliver, forward},
     headers::{active_role, bounded, for_upstream, set_request_id},
     home,
+    limit::{self, Known},
     open_page::OpenPage,
     recorded::{Answer, Recorded},
     refuse::{Manner, bound, denied, refuse},
@@ -49,7 +50,10 @@ pub async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<I
     let mut recorded = Recorded::open(record, gate);
     let manner = Manner::of(&request);
     let mut reply = HeaderMap::new();
-    let answer = story(gate, worker, peer, request, now, &mut recorded.record, &mut reply).await;
+    let answer = story(gate, worker, peer, request, now, &mut recorded, &mut reply).await;
+    if answer.is_err() {
+        recorded.refused();
+    }
     let record = &mut recorded.record;
     let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record, &manner).into());
     for (name, value) in &reply {
@@ -77,9 +81,10 @@ async fn story(
     peer: &Peer,
     request: Request<Incoming>,
     now: Timestamp,
-    record: &mut Record,
+    recorded: &mut Recorded,
     reply: &mut HeaderMap,
 ) -> Result<Answer, Refusal> {
+    let Recorded { record, spent, .. } = recorded;
     let (http::request::Parts { method, uri, version, mut headers, .. }, body) = request.into_parts();
     let body = counted(body, record);
     bounded(&headers)?;
@@ -101,12 +106,14 @@ async fn story(
     record.issuer = Some(principal.issuer.clone());
     bound(&principal, way.terms())?;
 
+    limit::look(gate, &principal, &way, &body, reply)?;
     let head = Head { version, headers: asking.headers, query: target.query() };
-    let Content { found, body, size, named, foul, .. } = Content::read(way, head, body).await?;
+    let Content { found, body, size, named, instances, foul, .. } = Content::read(way, head, body).await?;
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
     let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
     let permit = authorize(gate, principal, active_role(&headers)?, found, circumstances, record)?;
+    *spent = limit::spend(gate, &permit, &Known { size, instances }, record, reply)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 
     let answer = match &permit.route {

@@ -38,6 +38,12 @@ struct TokenLabels {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: String,
+    quantity: &'static str,
+}
+
 /// The gate's counters.
 pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
@@ -45,6 +51,7 @@ pub struct Metrics {
     bytes_out: Family<RouteLabels, Counter>,
     decisions: Family<DecisionLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
+    limits: Family<LimitLabels, Counter>,
 }
 
 impl Metrics {
@@ -56,6 +63,7 @@ impl Metrics {
             bytes_out: Family::default(),
             decisions: Family::default(),
             tokens: Family::default(),
+            limits: Family::default(),
         };
         registry.register("requests", "Requests that are over, by route and status", metrics.requests.clone());
         registry.register(
@@ -69,6 +77,11 @@ impl Metrics {
             "tokens",
             "Bearer tokens looked at: verified now, known from before, or refused with a reason",
             metrics.tokens.clone(),
+        );
+        registry.register(
+            "limit_refused",
+            "Requests refused by a limit, by its name and what was exceeded",
+            metrics.limits.clone(),
         );
         metrics
     }
@@ -94,5 +107,9 @@ impl Metrics {
         self.seconds.get_or_create(&RouteLabels { route }).observe(took);
         self.bytes_out.get_or_create(&RouteLabels { route }).inc_by(bytes_out);
         self.decisions.get_or_create(&DecisionLabels { decision, reason: record.reason.unwrap_or("") }).inc();
+        let quantity = record.reason.and_then(|reason| reason.strip_prefix("limit_"));
+        if let (Some(limit), Some(quantity)) = (&record.limit, quantity) {
+            self.limits.get_or_create(&LimitLabels { limit: limit.to_string(), quantity }).inc();
+        }
     }
 }

@@ -13,6 +13,7 @@ mod handle;
 mod headers;
 mod home;
 mod issue;
+mod limit;
 mod metrics;
 mod open_page;
 mod pages;
@@ -32,7 +33,7 @@ pub use self::{
     recorded::Recorded,
     target::Target,
 };
-use crate::{audit, identity::Identity, policy::Policy, routes::Routes};
+use crate::{audit, identity::Identity, limits::Limits, policy::Policy, routes::Routes};
 
 /// Everything that a request is served from: one snapshot, built whole and never changed.
 pub struct Gate {
@@ -48,6 +49,8 @@ pub struct Gate {
     pub issue: Option<Issue>,
     /// What they may do.
     pub policy: Policy,
+    /// How much of it.
+    pub limits: Limits,
     /// Where it is written down.
     pub audit: Arc<audit::Log>,
     /// What is counted.

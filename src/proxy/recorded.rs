@@ -3,7 +3,7 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -22,10 +22,14 @@ use crate::{
     audit::{Log, Record},
     clock::Timestamp,
     http::{Body, BodyError},
+    limits::Spent,
     peer::Peer,
     principal::Principal,
     routes::Terms,
 };
+
+/// What a token is taken for where nobody counted: Google says about four characters of text.
+const BYTES_A_TOKEN: u64 = 4;
 
 /// What a request is answered with, before its record takes hold of it.
 pub(super) struct Answer {
@@ -55,6 +59,8 @@ impl Answer {
 /// A body and the record that it closes; before there is an answer, the record alone.
 pub struct Recorded {
     pub(super) record: Box<Record>,
+    /// What the request has taken of its limits; empty once it is over.
+    pub(super) spent: Spent,
     body: Body,
     bytes_out: u64,
     trail: Trail,
@@ -68,8 +74,18 @@ impl Recorded {
     /// Holds the record of a request whose story begins. hyper drops the story where it stands when the client leaves.
     pub(super) fn open(record: Record, gate: &Gate) -> Self {
         let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
-        let record = Box::new(record);
-        Self { record, body: Body::Empty, bytes_out: 0, trail: Trail::None, closed: false, end: None, audit, metrics }
+        let (record, spent) = (Box::new(record), Spent::default());
+        Self {
+            record,
+            spent,
+            body: Body::Empty,
+            bytes_out: 0,
+            trail: Trail::None,
+            closed: false,
+            end: None,
+            audit,
+            metrics,
+        }
     }
 
     /// Takes the answer's body along.
@@ -91,8 +107,31 @@ impl Recorded {
             return;
         }
         self.trail.name(&mut self.record);
+        self.settle();
         self.audit.close(&self.record, self.bytes_out);
         self.metrics.request(&self.record, self.bytes_out);
+    }
+}
+
+impl Recorded {
+    /// Settles what a request has taken that is refused after all: no model has counted anything.
+    pub(super) fn refused(&mut self) {
+        std::mem::take(&mut self.spent).asked(self.asked());
+    }
+
+    /// Charges what is known only now, and lets go of the request's place among the open ones.
+    fn settle(&mut self) {
+        let spent = std::mem::take(&mut self.spent);
+        spent.asked(self.asked());
+        // what a model did not tell, since it was broken off or speaks a language of its own, it has counted all the same
+        let untold = matches!(self.trail, Trail::None) || self.record.reason.is_some();
+        let guessed = untold.then_some(self.bytes_out / BYTES_A_TOKEN);
+        spent.counted(self.record.tokens.or(guessed).unwrap_or_default());
+    }
+
+    /// Bytes of the request's body that were read.
+    fn asked(&self) -> u64 {
+        self.record.bytes_in.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -119,6 +158,7 @@ impl http_body::Body for Recorded {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes_out += data.len() as u64;
+                    self.spent.answered(data.len() as u64);
                     self.trail.look(data);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     for_client(trailers);

@@ -52,6 +52,7 @@ impl Manner {
 /// A person gets a page instead, and where nothing but a login is missing, the way there; a gRPC client a status.
 pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record, manner: &Manner) -> Response<Body> {
     record.reason = Some(refusal.reason);
+    record.limit = refusal.limit.as_ref().map(|violated| violated.limit.clone());
     if let Some(detail) = &refusal.detail {
         record.keep_detail(detail);
     }
@@ -77,6 +78,9 @@ pub(super) fn refuse(refusal: Refusal, gate: &Gate, record: &mut Record, manner:
     response
 }
 
+/// The problem type of limits (draft-ietf-httpapi-ratelimit-headers-11 section 5.1).
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
 /// Whether a login is all that is missing: a token that is not good is for whoever sent it to look at.
 fn asks_for_login(refusal: &Refusal) -> bool {
     matches!(refusal.reason, "no_token" | "session_invalid" | "session_ended")
@@ -91,6 +95,10 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
         "reason": refusal.reason,
         "request_id": record.id,
     });
+    if let (Some(violated), Some(members)) = (&refusal.limit, problem.as_object_mut()) {
+        members.insert("type".into(), QUOTA_EXCEEDED.into());
+        members.insert("violated-policies".into(), serde_json::json!([violated.policy]));
+    }
     let of_vertex = record.route == Some("vertex") || matches!(refusal.reason, "unknown_method" | "unknown_location");
     if let (true, Some(members)) = (of_vertex, problem.as_object_mut()) {
         members.insert("error".into(), google_error(refusal));

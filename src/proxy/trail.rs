@@ -1,4 +1,4 @@
-//! Which model answered, read off an answer as it passes.
+//! Which model answered and how many tokens it counted, read off an answer as it passes.
 //!
 //! Promises: only what Google itself says is believed: members of the answer's outermost object and fields of its
 //! outermost message, never what a model wrote inside, and nothing of bodies that are a model server's own. Nothing is
@@ -46,15 +46,18 @@ pub(super) struct Answered {
     model: Option<String>,
     deployed_model: Option<String>,
     version: Option<String>,
+    tokens: Option<u64>,
 }
 
 /// Where an answer says who answered: PredictResponse has `model`, `model_version_id` and `deployed_model_id`,
-/// ExplainResponse the last of these, GenerateContentResponse `model_version`.
+/// ExplainResponse the last of these, GenerateContentResponse `model_version`, and in `usage_metadata` the tokens of question
+/// and answer together; of a stream the last one counts all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
     Model,
     DeployedModel,
     Version,
+    Usage,
 }
 
 impl Trail {
@@ -80,7 +83,7 @@ impl Trail {
         }
     }
 
-    /// Writes down who answered.
+    /// Writes down who answered, and the tokens.
     pub(super) fn name(&self, record: &mut Record) {
         let answered = match self {
             Self::None => return,
@@ -91,6 +94,7 @@ impl Trail {
         if let Some(model) = answered.model.as_ref().or(answered.deployed_model.as_ref()) {
             record.model = Some(cut(model));
         }
+        record.tokens = answered.tokens;
         if let Some(version) = &answered.version {
             record.model_version = Some(cut(version));
         }
@@ -103,6 +107,8 @@ impl Answered {
             Said::Model => &mut self.model,
             Said::DeployedModel => &mut self.deployed_model,
             Said::Version => &mut self.version,
+            // an object, not a text
+            Said::Usage => return,
         };
         *slot = Some(text).filter(|text| !text.is_empty());
     }

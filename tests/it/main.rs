@@ -29,6 +29,7 @@ mod hostile;
 mod introspection;
 mod keys;
 mod lies;
+mod limits;
 mod listeners;
 mod people;
 mod people_glewlwyd;

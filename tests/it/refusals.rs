@@ -24,6 +24,8 @@ const OWN_HEADERS: &[&str] = &[
     "content-type",
     "date",
     "dpop-nonce",
+    "ratelimit",
+    "ratelimit-policy",
     "retry-after",
     "www-authenticate",
     "x-content-type-options",
@@ -73,7 +75,9 @@ pub(crate) async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason
     assert_eq!(record["reason"], reason, "{record}");
     assert_eq!(record["status"], status, "{record}");
     // a service of the gate may still refuse what policy let through to it; the decision is policy's
-    let let_through = record["policies"].as_array().is_some_and(|policies| !policies.is_empty());
+    // a limit is the gate's own decision
+    let let_through =
+        record["policies"].as_array().is_some_and(|policies| !policies.is_empty()) && record["limit"].is_null();
     assert_eq!(record["decision"], if let_through { "allow" } else { "deny" }, "{record}");
     assert!(let_through || !gate.permitted(&answer.id()), "a refused request has a permit: {record}");
     record

@@ -52,7 +52,9 @@ impl Fields {
         let tags: &[_] = match action {
             "PredictionService.Predict" => &[(2, Said::DeployedModel), (3, Said::Model), (5, Said::Version)],
             "PredictionService.Explain" => &[(2, Said::DeployedModel)],
-            "PredictionService.GenerateContent" | "PredictionService.StreamGenerateContent" => &[(11, Said::Version)],
+            "PredictionService.GenerateContent" | "PredictionService.StreamGenerateContent" => {
+                &[(4, Said::Usage), (11, Said::Version)]
+            }
             _ => return None,
         };
         Some(Self { tags, left: 0, place: Place::Prefix(Vec::new()), answered: Answered::default() })
@@ -113,7 +115,9 @@ impl Fields {
                 if text.len() < length {
                     Place::Text(said, length, text)
                 } else {
-                    if let Ok(text) = String::from_utf8(text) {
+                    if said == Said::Usage {
+                        self.answered.tokens = total(&text).or(self.answered.tokens);
+                    } else if let Ok(text) = String::from_utf8(text) {
                         self.answered.keep(said, text);
                     }
                     Place::Key(Varint::default())
@@ -135,6 +139,37 @@ impl Fields {
             _ => Place::Skip(length),
         }
     }
+}
+
+/// `total_token_count` of a UsageMetadata.
+fn total(usage: &[u8]) -> Option<u64> {
+    const TOTAL: u64 = 3 << 3;
+    let (mut bytes, mut total) = (usage.iter(), None);
+    let number = |bytes: &mut std::slice::Iter<'_, u8>| {
+        let mut number = Varint::default();
+        loop {
+            match number.push(*bytes.next()?) {
+                Ok(Some(number)) => return Some(number),
+                Ok(None) => {}
+                Err(()) => return None,
+            }
+        }
+    };
+    while !bytes.as_slice().is_empty() {
+        let key = number(&mut bytes)?;
+        match key & 7 {
+            0 => {
+                let value = number(&mut bytes)?;
+                total = if key == TOTAL { Some(value) } else { total };
+            }
+            2 => {
+                let length = usize::try_from(number(&mut bytes)?).ok()?;
+                bytes = bytes.as_slice().get(length..)?.iter();
+            }
+            _ => return None,
+        }
+    }
+    total
 }
 
 /// What follows a field's key. Groups are of proto2; nothing of Google's answers has them.

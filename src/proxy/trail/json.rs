@@ -12,6 +12,8 @@ pub(crate) struct Members {
     /// Whether an object is what is open at that depth.
     object: bool,
     place: Place,
+    /// Where in `usageMetadata` it is, at the depth below.
+    usage: Usage,
     string: Option<Text>,
     pub(super) answered: Answered,
 }
@@ -23,6 +25,17 @@ enum Place {
     Key,
     /// Behind the key: what its value says, if that is of interest.
     Value(Option<Said>),
+}
+
+/// Where in an object of usage the reader is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Usage {
+    #[default]
+    Outside,
+    Key,
+    /// In the value of `totalTokenCount`, with its digits so far.
+    Total(Option<u64>),
+    Other,
 }
 
 /// A string that is open.
@@ -56,15 +69,26 @@ impl Members {
         self.object && self.depth == self.level
     }
 
+    fn in_usage(&self) -> bool {
+        self.usage != Usage::Outside && self.depth == self.level + 1
+    }
+
     fn structure(&mut self, byte: u8) {
+        if self.in_usage() {
+            self.count(byte);
+        }
         match byte {
             b'"' => {
-                let kept = (self.here() && self.place != Place::Value(None)).then(Vec::new);
+                let key = self.in_usage() && self.usage == Usage::Key;
+                let kept = (key || self.here() && self.place != Place::Value(None)).then(Vec::new);
                 self.string = Some(Text { kept, escaped: false });
             }
             b'{' | b'[' => {
                 if self.level == 0 {
                     self.level = if byte == b'{' { 1 } else { 2 };
+                }
+                if byte == b'{' && self.here() && self.place == Place::Value(Some(Said::Usage)) {
+                    self.usage = Usage::Key;
                 }
                 self.depth += 1;
                 if self.depth == self.level {
@@ -78,8 +102,34 @@ impl Members {
         }
     }
 
+    /// Reads the total, digit by digit.
+    fn count(&mut self, byte: u8) {
+        let digit = char::from(byte).to_digit(10).map(u64::from);
+        self.usage = match (self.usage, byte, digit) {
+            (Usage::Total(None), b':' | b' ' | b'\t' | b'\r' | b'\n', _) => Usage::Total(None),
+            (Usage::Total(read), _, Some(digit)) => {
+                let longer = read.unwrap_or_default().checked_mul(10).and_then(|read| read.checked_add(digit));
+                longer.map_or(Usage::Other, |longer| Usage::Total(Some(longer)))
+            }
+            (Usage::Total(Some(total)), b',' | b'}' | b' ' | b'\t' | b'\r' | b'\n', _) => {
+                self.answered.tokens = Some(total);
+                if byte == b',' { Usage::Key } else { Usage::Other }
+            }
+            (Usage::Key, _, _) => Usage::Key,
+            (_, b',', _) => Usage::Key,
+            _ => Usage::Other,
+        };
+        if byte == b'}' {
+            self.usage = Usage::Outside;
+        }
+    }
+
     fn end_string(&mut self) {
         let Some(kept) = self.string.take().and_then(|string| string.kept) else { return };
+        if self.in_usage() {
+            self.usage = if kept == b"totalTokenCount" { Usage::Total(None) } else { Usage::Other };
+            return;
+        }
         if !self.here() {
             return;
         }
@@ -101,6 +151,7 @@ fn said(key: &[u8]) -> Option<Said> {
         b"model" => Some(Said::Model),
         b"deployedModelId" => Some(Said::DeployedModel),
         b"modelVersionId" | b"modelVersion" => Some(Said::Version),
+        b"usageMetadata" => Some(Said::Usage),
         _ => None,
     }
 }

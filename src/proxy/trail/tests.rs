@@ -19,6 +19,59 @@ fn check(action: &str, kind: &'static str, answer: &[u8], expected: (Option<&str
     }
 }
 
+fn check_tokens(action: &str, kind: &'static str, answer: &[u8], expected: Option<u64>) {
+    for size in [1, 2, 3, 7, answer.len().max(1)] {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+        let mut trail = Trail::of(action, Payload::Typed, &headers);
+        answer.chunks(size).for_each(|piece| trail.look(piece));
+        let found = match &trail {
+            Trail::Json(members) => members.answered.tokens,
+            Trail::Events(events) => events.members.answered.tokens,
+            Trail::Grpc(fields) => fields.answered.tokens,
+            Trail::None => None,
+        };
+        assert_eq!(found, expected, "{} in pieces of {size}", String::from_utf8_lossy(answer));
+    }
+}
+
+#[test]
+fn tokens_are_what_google_counted_in_the_end() {
+    let (generate, json, events) = ("PredictionService.GenerateContent", "application/json", "text/event-stream");
+    for (answer, expected) in [
+        (r#"{"usageMetadata":{"promptTokenCount":7,"totalTokenCount":12}}"#, Some(12)),
+        (r#"{"usageMetadata" : { "totalTokenCount" : 12 , "x" : 3 }, "modelVersion":"g"}"#, Some(12)),
+        (r#"{"usageMetadata":{"a":[{"totalTokenCount":9}],"totalTokenCount":12,"b":{"totalTokenCount":9}}}"#, Some(12)),
+        (r#"{"candidates":[{"usageMetadata":{"totalTokenCount":9}}]}"#, None),
+        (r#"{"candidates":["\"usageMetadata\":{\"totalTokenCount\":9}"]}"#, None),
+        (r#"{"usageMetadata":[{"totalTokenCount":9}]}"#, None),
+        (r#"{"usageMetadata":{"totalTokenCount":"9"}}"#, None),
+        (r#"{"usageMetadata":{"totalTokenCount":-9}}"#, None),
+        (r#"{"usageMetadata":{"totalTokenCount":1.5}}"#, None),
+        (r#"{"usageMetadata":{"totalTokenCount":99999999999999999999999}}"#, None),
+        (r#"{"usageMetadata":{"x":"totalTokenCount","y":9}}"#, None),
+        (
+            r#"[{"usageMetadata":{"totalTokenCount":5}},{"text":"x"},{"usageMetadata":{"totalTokenCount":12}}]"#,
+            Some(12),
+        ),
+    ] {
+        check_tokens(generate, json, answer.as_bytes(), expected);
+    }
+    let stream = "data: {\"usageMetadata\":{\"totalTokenCount\":5}}\r\n\r\ndata: {\"usageMetadata\": {\"totalTokenCount\": 12}}\n\n";
+    check_tokens(generate, events, stream.as_bytes(), Some(12));
+    let usage = |total: u64| {
+        let mut usage = message(&[(6, b"\x08\x01\x10\x05")]);
+        for (tag, value) in [(1, 300), (3, total), (5, 1)] {
+            encode_key(tag, WireType::Varint, &mut usage);
+            encode_varint(value, &mut usage);
+        }
+        usage
+    };
+    let frames = [5, 1200].map(|total| framed(0, &message(&[(2, b"x"), (4, &usage(total)), (11, b"g")]))).concat();
+    check_tokens("PredictionService.StreamGenerateContent", "application/grpc", &frames, Some(1200));
+    let inside = framed(0, &message(&[(2, &message(&[(4, &usage(9))]))]));
+    check_tokens("PredictionService.StreamGenerateContent", "application/grpc", &inside, None);
+}
+
 fn check_json(answer: &str, expected: (Option<&str>, Option<&str>)) {
     check("PredictionService.Predict", "application/json; charset=UTF-8", answer.as_bytes(), expected);
 }

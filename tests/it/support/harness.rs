@@ -81,7 +81,7 @@ impl Harness {
     }
 
     /// Replaces a section of the configuration: `gate`, `listen`, `admin`, `audit`, `policy`, `issue`, `issuer`,
-    /// `exporter`, `vertex`, `google`, `ingest`, `spool` or `forecast`.
+    /// `exporter`, `vertex`, `google`, `limit`, `ingest`, `spool` or `forecast`.
     pub(crate) fn section(mut self, name: &'static str, text: impl Into<String>) -> Self {
         self.replace(name, text.into());
         self
@@ -166,6 +166,7 @@ fn sections(issuer: &Issuer, app: &Upstream, google: &Google) -> Vec<(&'static s
                  administer = \"administer@p.iam.gserviceaccount.com\" }}"
             ),
         ),
+        ("limit", String::new()),
         ("ingest", String::new()),
         ("spool", String::new()),
         ("forecast", String::new()),

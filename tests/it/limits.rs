@@ -1,0 +1,484 @@
+//! Nobody uses more than a limit lets them: each refusal says which limit and when to come again, is true, is written
+//! down, and reaches no upstream.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use wicketgate::clock;
+
+use crate::{
+    refusals::{is_refusal, refused, seen},
+    streams::Stream,
+    support::{
+        Answer, Gate, Harness, call::Call, eventually, harness::PAGE, peers::Prometheus, program::run, upstream,
+        wire::remote_write,
+    },
+};
+
+const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
+const GENERATE: &str = "/v1/projects/p/locations/us-central1/publishers/google/models/gemini-2.5-pro:generateContent";
+const ROOM: &str = "/exporters/app/metrics";
+/// The problem type of draft-ietf-httpapi-ratelimit-headers-11 section 5.1.
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+async fn gate(limit: &str) -> Gate {
+    Harness::new().await.section("limit", limit).start().await
+}
+
+fn predict(gate: &Gate, token: &str) -> Call {
+    gate.post(PREDICT).bearer(token).header("content-type", "application/json").body(r#"{"instances":[{"input":[1]}]}"#)
+}
+
+fn scrape(gate: &Gate, token: &str) -> Call {
+    gate.get(ROOM).bearer(token)
+}
+
+/// A token of somebody else.
+fn of(gate: &Gate, name: &str, role: &str) -> String {
+    gate.issuer.token(name, &[role]).mint()
+}
+
+/// Sends `call` and holds the gate to a refusal by this limit: status, problem, header fields, audit record, metric, and
+/// that nothing reached an upstream.
+async fn limited(gate: &Gate, call: Call, status: u16, limit: &str, quantity: &str) -> Answer {
+    let series = format!("wicketgate_limit_refused_total{{limit=\"{limit}\",quantity=\"{quantity}\"}}");
+    let before = gate.metric(&series).await;
+    let (answer, record) = refused(gate, call, status, &format!("limit_{quantity}")).await;
+    assert_eq!((&record["limit"], &record["decision"]), (&limit.into(), &"deny".into()), "{record}");
+    assert!(!gate.permitted(&answer.id()), "{record}");
+    let policy = if quantity == "requests" { limit.to_owned() } else { format!("{limit}/{quantity}") };
+    let problem = answer.json();
+    assert_eq!(problem["type"], QUOTA_EXCEEDED, "{problem}");
+    assert_eq!(problem["violated-policies"], json!([policy]), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains(&format!("`{limit}`")), "{problem}");
+    assert!(answer.header("ratelimit-policy").contains(&format!("\"{policy}\";q=")), "{answer:?}");
+    assert!(answer.header("ratelimit").contains(&format!("\"{policy}\";r=")), "{answer:?}");
+    // the refusal is counted when its last byte has left
+    eventually("the metric", || async { (gate.metric(&series).await == before + 1.0).then_some(()) }).await;
+    answer
+}
+
+fn retry_after(answer: &Answer) -> u64 {
+    answer.header("retry-after").parse().unwrap_or_else(|e| panic!("no Retry-After ({e}): {answer:?}"))
+}
+
+async fn passes(call: Call) -> Answer {
+    let answer = call.send().await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    answer
+}
+
+#[tokio::test]
+async fn requests_are_counted_for_each_principal() {
+    let gate = gate("[[limit]]\nname = \"each\"\nper = \"principal\"\nroutes = [\"vertex\"]\nrequests = \"2/h\"").await;
+    let token = gate.token("infer");
+    for left in [1, 0] {
+        let answer = passes(predict(&gate, &token)).await;
+        assert_eq!(answer.header("ratelimit-policy"), "\"each\";q=2;w=3600");
+        assert!(answer.header("ratelimit").starts_with(&format!("\"each\";r={left};t=")), "{answer:?}");
+    }
+    let answer = limited(&gate, predict(&gate, &token), 429, "each", "requests").await;
+    let wait = retry_after(&answer);
+    assert!((1700..=1800).contains(&wait), "{wait}");
+    assert_eq!(answer.header("ratelimit"), format!("\"each\";r=0;t={wait}"));
+    // Google's clients are told so in their own words
+    assert_eq!(answer.json()["error"]["status"], "RESOURCE_EXHAUSTED");
+    // another token of the same principal is the same principal
+    let again = gate.bent_token("infer").claim("jti", "another").mint();
+    limited(&gate, predict(&gate, &again), 429, "each", "requests").await;
+    // others and other routes are not concerned
+    passes(predict(&gate, &of(&gate, "other", "infer"))).await;
+    let other = passes(scrape(&gate, &gate.token("scrape"))).await;
+    assert_eq!(other.header("ratelimit-policy"), "", "{other:?}");
+}
+
+#[tokio::test]
+async fn a_budget_is_shared_by_a_role_a_route_or_everybody() {
+    for (per, also_there, also_elsewhere) in
+        [("principal", false, false), ("role", true, true), ("route", true, false), ("gate", true, true)]
+    {
+        let gate = gate(&format!("[[limit]]\nname = \"l\"\nper = \"{per}\"\nrequests = \"1/h\"")).await;
+        passes(scrape(&gate, &of(&gate, "first", "scrape"))).await;
+        let second = of(&gate, "second", "scrape");
+        for (target, shared) in [(ROOM, also_there), ("/exporters/locked/metrics", also_elsewhere)] {
+            // a budget of its own is used by the first request
+            let caller = if per == "principal" { of(&gate, target, "scrape") } else { second.clone() };
+            let call = gate.get(target).bearer(&caller);
+            if shared {
+                limited(&gate, call, 503, "l", "requests").await;
+            } else {
+                passes(call).await;
+            }
+        }
+        // another role on another route is concerned by none but the gate's
+        let predict = predict(&gate, &of(&gate, "third", "infer"));
+        match per {
+            "gate" => drop(limited(&gate, predict, 429, "l", "requests").await),
+            _ => drop(passes(predict).await),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_limit_is_for_the_roles_routes_and_actions_that_it_names() {
+    let gate = gate(
+        "[[limit]]\nname = \"l\"\nper = \"gate\"\nroles = [\"infer\"]\nroutes = [\"vertex\"]\nactions = [\"infer\"]\n\
+         requests = \"1/h\"",
+    )
+    .await;
+    let infer = gate.token("infer");
+    let look = |token: &str| gate.get("/v1/projects/p/locations/us-central1/endpoints/1").bearer(token);
+    passes(look(&infer)).await;
+    passes(predict(&gate, &infer)).await;
+    limited(&gate, predict(&gate, &infer), 429, "l", "requests").await;
+    passes(look(&infer)).await;
+    passes(look(&of(&gate, "other", "observe"))).await;
+    passes(scrape(&gate, &gate.token("scrape"))).await;
+}
+
+#[tokio::test]
+async fn who_may_not_do_it_uses_nobodys_budget() {
+    let gate = gate("[[limit]]\nname = \"all\"\nper = \"gate\"\nroutes = [\"vertex\"]\nrequests = \"1/h\"").await;
+    for _ in 0..3 {
+        refused(&gate, predict(&gate, &gate.token("scrape")), 403, "not_permitted").await;
+    }
+    passes(predict(&gate, &gate.token("infer"))).await;
+}
+
+#[tokio::test]
+async fn a_flood_at_a_limit_of_ones_own_leaves_the_others_theirs() {
+    let gate = gate(
+        "[[limit]]\nname = \"all\"\nper = \"gate\"\nrequests = \"3/h\"\n\
+         [[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"1/h\"",
+    )
+    .await;
+    let flood = of(&gate, "flood", "infer");
+    passes(predict(&gate, &flood)).await;
+    for _ in 0..5 {
+        limited(&gate, predict(&gate, &flood), 429, "each", "requests").await;
+    }
+    for other in ["one", "two"] {
+        passes(predict(&gate, &of(&gate, other, "infer"))).await;
+    }
+    limited(&gate, predict(&gate, &of(&gate, "three", "infer")), 429, "all", "requests").await;
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_wait_is_true() {
+    let limit = "[[limit]]\nname = \"slow\"\nper = \"principal\"\nrequests = { rate = \"20/m\", burst = \"1\" }";
+    let gate = gate(limit).await;
+    let token = gate.token("infer");
+    let before = clock::monotonic();
+    let first = passes(predict(&gate, &token)).await;
+    let after = clock::monotonic();
+    assert_eq!(first.header("ratelimit-policy"), "\"slow\";q=20;w=60;wicketgate-burst=1", "{first:?}");
+    eventually("the wait to be over", || async {
+        let asked = before.elapsed();
+        let answer = predict(&gate, &token).send().await;
+        let answered = after.elapsed();
+        if answer.status == StatusCode::OK {
+            assert!(before.elapsed() >= Duration::from_secs(3), "it passed too early: {:?}", before.elapsed());
+            return Some(());
+        }
+        // whole seconds, rounded up: never early, and less than one late
+        let until = Duration::from_secs(retry_after(&answer));
+        assert!(answered + until >= Duration::from_secs(3), "{answered:?} {until:?}");
+        assert!(asked + until < Duration::from_secs(5), "{asked:?} {until:?}");
+        None
+    })
+    .await;
+    // whoever waits as long as is said passes at the first try
+    let wait = Duration::from_secs(retry_after(&predict(&gate, &token).send().await));
+    let said = clock::monotonic();
+    eventually("as long as was said", || async { (said.elapsed() >= wait).then_some(()) }).await;
+    passes(predict(&gate, &token)).await;
+}
+
+#[tokio::test]
+async fn bytes_are_counted_both_ways() {
+    let gate =
+        gate("[[limit]]\nname = \"volume\"\nper = \"principal\"\nroutes = [\"vertex\"]\nbytes = \"1000/h\"").await;
+    let token = gate.token("infer");
+    let sending = |bytes: usize| predict(&gate, &token).body(format!("{{\"x\":\"{}\"}}", "a".repeat(bytes - 8)));
+    // more than passes at once never passes, and nobody is told to wait for it
+    let answer = limited(&gate, sending(1001), 413, "volume", "bytes").await;
+    assert_eq!(answer.header("retry-after"), "", "{answer:?}");
+    assert!(answer.json()["detail"].as_str().unwrap().contains("never pass"), "{answer:?}");
+    let answer = passes(sending(400)).await;
+    let policy = "\"volume/bytes\";q=1000;qu=\"content-bytes\";w=3600";
+    assert_eq!(answer.header("ratelimit-policy"), policy, "{answer:?}");
+    assert!(answer.header("ratelimit").starts_with("\"volume/bytes\";r=600;t="), "{answer:?}");
+    let spent = 400 + answer.body.len();
+    // what does not fit any more is refused, what does passes
+    limited(&gate, sending(1000), 429, "volume", "bytes").await;
+    gate.google
+        .server
+        .intercept(|seen| seen.target.contains(":predict").then(|| upstream::json(&json!("a".repeat(5000)))));
+    let answer = passes(sending(100)).await;
+    let left = 1000 - spent - 100;
+    assert!(answer.header("ratelimit").starts_with(&format!("\"volume/bytes\";r={left};")), "{answer:?}");
+    // the answer was larger than what was left: the next request waits for it
+    let answer = limited(&gate, sending(10), 429, "volume", "bytes").await;
+    let owed = (5002 + spent + 100 - 1000 + 10) as f64;
+    let wait = retry_after(&answer) as f64;
+    assert!((wait - owed * 3.6).abs() < 60.0, "{wait} for {owed} bytes");
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_counted_when_it_has_passed() {
+    let gate =
+        gate("[[limit]]\nname = \"volume\"\nper = \"principal\"\nroutes = [\"vertex\"]\nbytes = \"1000/h\"").await;
+    let token = gate.token("infer");
+    let body = format!("{{\"x\":\"{}\"}}", "a".repeat(2000));
+    let head = format!(
+        "POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+         content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
+    // where the body is read before the decision, its length is known by then
+    if answer.status == StatusCode::OK {
+        gate.record(&answer.id()).await;
+        limited(&gate, predict(&gate, &token), 429, "volume", "bytes").await;
+    } else {
+        is_refusal(&gate, &answer, 413, "limit_bytes").await;
+    }
+}
+
+#[tokio::test]
+async fn instances_are_counted() {
+    let gate = gate("[[limit]]\nname = \"points\"\nper = \"principal\"\ninstances = \"2/h\"").await;
+    let token = gate.token("infer");
+    let policy = "\"points/instances\";q=2;qu=\"instances\";w=3600";
+    assert_eq!(passes(predict(&gate, &token)).await.header("ratelimit-policy"), policy);
+    passes(predict(&gate, &token)).await;
+    limited(&gate, predict(&gate, &token), 429, "points", "instances").await;
+    // looking at an endpoint asks no model
+    let look = gate.get("/v1/projects/p/locations/us-central1/endpoints/1").bearer(&token);
+    assert_eq!(passes(look).await.header("ratelimit"), "");
+}
+
+#[tokio::test]
+async fn tokens_are_counted_when_the_model_has_told_them() {
+    let gate = gate("[[limit]]\nname = \"words\"\nper = \"principal\"\ntokens = \"1000/h\"").await;
+    gate.google.server.intercept(|seen| {
+        let counted = json!({"usageMetadata": {"promptTokenCount": 100, "totalTokenCount": 1500}, "modelVersion": "g"});
+        seen.target.contains(":generateContent").then(|| upstream::json(&counted))
+    });
+    let token = gate.token("infer");
+    let generate = || gate.post(GENERATE).bearer(&token).header("content-type", "application/json").body("{}");
+    let answer = passes(generate()).await;
+    assert!(answer.header("ratelimit").starts_with("\"words/tokens\";r=999;"), "{answer:?}");
+    assert_eq!(gate.record(&answer.id()).await["tokens"], 1500);
+    let answer = limited(&gate, generate(), 429, "words", "tokens").await;
+    // 501 tokens too many
+    assert!((1790..=1804).contains(&retry_after(&answer)), "{answer:?}");
+}
+
+/// Begins to read the endless stream, and goes on until `condition` is met.
+async fn reading<T>(gate: &Gate, token: &str, condition: impl Future<Output = T>) -> T {
+    let head = format!("GET /exporters/stream/events HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\n\r\n");
+    gate.door(0, b"http/1.1").abandon_when(head.as_bytes(), condition).await
+}
+
+#[tokio::test]
+async fn open_requests_are_counted_until_they_end_or_their_client_leaves() {
+    let stream = Stream::start("text/event-stream").await;
+    let exporters = format!(
+        "[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"\n[[limit]]\nname = \"open\"\nper = \"principal\"\nstreams = 1",
+        stream.address
+    );
+    let gate = Harness::new().await.more("exporter", exporters).start().await;
+    let token = gate.token("scrape");
+    reading(&gate, &token, async {
+        eventually("the stream to be open", || async { (stream.open() == 1).then_some(()) }).await;
+        let answer = limited(&gate, scrape(&gate, &token), 503, "open", "streams").await;
+        assert_eq!(answer.header("ratelimit-policy"), "\"open/streams\";q=1;qu=\"concurrent-requests\"");
+        assert_eq!(answer.header("ratelimit"), "\"open/streams\";r=0");
+        // others have places of their own
+        passes(scrape(&gate, &of(&gate, "other", "scrape"))).await;
+    })
+    .await;
+    // the client is gone, and so is its request
+    eventually("the place to be free", || async {
+        (scrape(&gate, &token).send().await.status == StatusCode::OK).then_some(())
+    })
+    .await;
+    for _ in 0..5 {
+        passes(scrape(&gate, &token)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_senders_samples_are_all_there_in_the_end() {
+    let gate = Harness::new()
+        .await
+        .keeping("kept_*")
+        .section("limit", "[[limit]]\nname = \"writes\"\nper = \"principal\"\nroutes = [\"write\"]\nrequests = \"2/s\"")
+        .start()
+        .await;
+    let token = gate.token("ingest");
+    let mut told_to_wait = 0;
+    for batch in 0..6 {
+        let body = || remote_write(&[("__name__", "kept_total")], &[(1000 + batch, 1.0)]);
+        loop {
+            let answer = gate.write(&token, body()).send().await;
+            if answer.status == StatusCode::NO_CONTENT {
+                break;
+            }
+            // 429 would make Prometheus drop the batch
+            is_refusal(&gate, &answer, 503, "limit_requests").await;
+            told_to_wait += 1;
+            let (said, wait) = (clock::monotonic(), Duration::from_secs(retry_after(&answer)));
+            eventually("as long as was said", || async { (said.elapsed() >= wait).then_some(()) }).await;
+        }
+    }
+    assert!(told_to_wait > 0, "the limit never held");
+    assert_eq!(gate.metric("wicketgate_ingest_samples_accepted_total").await, 6.0);
+}
+
+#[tokio::test]
+async fn a_real_prometheus_at_a_limit_loses_nothing() {
+    let limit = "[[limit]]\nname = \"writes\"\nper = \"principal\"\nroutes = [\"write\"]\n\
+                 requests = { rate = \"30/m\", burst = \"1\" }";
+    let gate = Harness::new().await.keeping("up").section("limit", limit).start().await;
+    let directory = gate.directory.join("peer");
+    std::fs::create_dir_all(&directory).unwrap();
+    let (at, app, ca) = (gate.address().port(), gate.app.address, gate.directory.join("ca.pem"));
+    let config = format!(
+        "global: {{scrape_interval: 1s}}\n\
+         scrape_configs:\n- {{job_name: app, static_configs: [{{targets: ['{app}']}}]}}\n\
+         remote_write:\n- url: https://localhost:{at}/api/v1/write\n  authorization: {{credentials: {}}}\n  \
+         tls_config: {{ca_file: {}}}\n  queue_config: {{batch_send_deadline: 500ms, max_shards: 1}}\n",
+        gate.token("ingest"),
+        ca.display()
+    );
+    let prometheus = Prometheus::start(&directory, &config).await;
+    let refusals = || gate.metric("wicketgate_limit_refused_total{limit=\"writes\",quantity=\"requests\"}");
+    eventually("Prometheus to be told to wait", || async { (refusals().await >= 2.0).then_some(()) }).await;
+    // all that it had to send then has come, and none was given up
+    let sent = remote_storage(&prometheus, "samples_total").await;
+    eventually("its samples", || async {
+        let kept = gate.metric("wicketgate_ingest_samples_accepted_total").await;
+        (kept > 0.0 && remote_storage(&prometheus, "samples_total").await > sent).then_some(())
+    })
+    .await;
+    assert_eq!(remote_storage(&prometheus, "samples_failed_total").await, 0.0);
+    assert!(remote_storage(&prometheus, "samples_retried_total").await > 0.0, "it was never refused");
+}
+
+async fn remote_storage(prometheus: &Prometheus, name: &str) -> f64 {
+    let text = prometheus.get("/metrics").await.text();
+    let prefix = format!("prometheus_remote_storage_{name}{{");
+    let line = text.lines().find(|line| line.starts_with(&prefix));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_was_counted() {
+    let limit = |rate: &str| format!("[[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"{rate}\"");
+    let gate = gate(&limit("1/h")).await;
+    let (token, config) =
+        (gate.token("infer"), std::fs::read_to_string(gate.directory.join("wicketgate.toml")).unwrap());
+    passes(predict(&gate, &token)).await;
+    let another = format!("\n[[exporter]]\nname = \"another\"\nurl = \"{}\"\n", gate.app.url());
+    gate.directory.write("wicketgate.toml", format!("{config}{another}"));
+    eventually("the new configuration", || async {
+        let status = gate.get("/exporters/another/metrics").bearer(&of(&gate, "x", "scrape")).send().await.status;
+        (status != StatusCode::NOT_FOUND).then_some(())
+    })
+    .await;
+    limited(&gate, predict(&gate, &token), 429, "each", "requests").await;
+    // another limit begins anew
+    gate.directory.write("wicketgate.toml", config.replace(&limit("1/h"), &limit("2/h")));
+    eventually("the changed limit", || async {
+        let answer = predict(&gate, &token).send().await;
+        (answer.status == StatusCode::OK).then(|| assert!(answer.header("ratelimit-policy").contains("q=2")))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_is_not_waited_for_where_its_senders_budget_is_spent() {
+    let gate = gate("[[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"1/h\"").await;
+    let token = gate.token("infer");
+    passes(predict(&gate, &token)).await;
+    let before = seen(&gate);
+    // it says that it has a body and never sends it
+    let head = format!(
+        "POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: 1000\r\n\r\n"
+    );
+    let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
+    is_refusal(&gate, &answer, 429, "limit_requests").await;
+    assert_eq!(seen(&gate), before, "an upstream saw it");
+}
+
+#[tokio::test]
+async fn a_person_at_a_limit_reads_a_page() {
+    let gate = gate("[[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"1/h\"").await;
+    let token = gate.token("scrape");
+    assert_eq!(passes(scrape(&gate, &token)).await.text(), PAGE);
+    let answer = gate
+        .call(Method::GET, ROOM)
+        .bearer(&token)
+        .header("accept", "text/html")
+        .header("sec-fetch-mode", "navigate")
+        .send()
+        .await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    assert!(answer.header("content-type").starts_with("text/html") && answer.text().contains("each"), "{answer:?}");
+    assert!(retry_after(&answer) > 1, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_meant_so_is_told_what_to_write() {
+    let good = "name = \"l\"\nper = \"principal\"";
+    for (limit, key, remedy) in [
+        (format!("{good}\nrequest = \"1/m\""), "request", "unknown key"),
+        (format!("{good}\nrequests = \"many\""), "requests", "600/m"),
+        (format!("{good}\nrequests = 600"), "requests", "string"),
+        (format!("{good}\nrequests = {{ rate = \"1/m\", bust = \"1\" }}"), "requests.bust", "unknown key"),
+        (format!("{good}\nrequests = {{ rate = \"1/m\", burst = \"0\" }}"), "requests", "whole number"),
+        (format!("{good}\nbytes = \"10 TB/m\""), "bytes", "100MiB"),
+        (format!("{good}\nstreams = 0"), "streams", "whole number"),
+        (good.to_owned(), "name", "`requests`"),
+        ("name = \"l\"\nper = \"person\"\nstreams = 1".into(), "per", "`\"principal\"`"),
+        ("name = \"l\"\nstreams = 1".into(), "per", "missing"),
+        ("name = \"two words\"\nper = \"gate\"\nstreams = 1".into(), "name", "letters"),
+        (format!("{good}\nstreams = 1\nroles = [\"poet\"]"), "roles", "no rule gives the role `poet`"),
+        (format!("{good}\nstreams = 1\nroutes = [\"exporter/none\"]"), "routes", "no exporter is called `none`"),
+        (format!("{good}\nstreams = 1\nroutes = [\"write\"]"), "routes", "[ingest]"),
+        (format!("{good}\nstreams = 1\nroutes = [\"moon\"]"), "routes", "`exporter/NAME`"),
+        (format!("{good}\nstreams = 1\nactions = [\"fly\"]"), "actions", "`fly`"),
+        (format!("{good}\ntokens = \"1/m\"\nroutes = [\"exporter\"]"), "tokens", "models"),
+        (format!("{good}\ninstances = \"1/m\"\nactions = [\"scrape\"]"), "instances", "`infer`"),
+        (format!("{good}\nstreams = 1\n[[limit]]\n{good}\nstreams = 1"), "name", "two limits"),
+    ] {
+        let harness = Harness::new().await.section("limit", format!("[[limit]]\n{limit}"));
+        let said = problems(&harness).await;
+        let told = said.lines().any(|said| {
+            said.contains("wicketgate.toml:") && said.contains(&format!(".{key}`")) && said.contains(remedy)
+        });
+        assert!(told, "{limit}: nothing of `{key}` and `{remedy}` in:\n{said}");
+    }
+    let bytes = format!("[[limit]]\n{good}\nbytes = \"1MiB/m\"");
+    let said = problems(&Harness::new().await.keeping("up").section("limit", bytes)).await;
+    assert!(said.contains("limit[0].bytes") && said.contains("max_body"), "{said}");
+}
+
+async fn problems(harness: &Harness) -> String {
+    harness.directory.write("wicketgate.toml", harness.config());
+    let output = run(&["check", "--config", harness.directory.join("wicketgate.toml").to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn a_record_of_an_allowed_request_names_no_limit() {
+    let gate = gate("[[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"10/h\"").await;
+    let answer = passes(scrape(&gate, &gate.token("scrape"))).await;
+    let record = gate.record(&answer.id()).await;
+    assert_eq!((&record["limit"], &record["decision"]), (&Value::Null, &"allow".into()), "{record}");
+}
