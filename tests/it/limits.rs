@@ -11,7 +11,14 @@ use crate::{
     refusals::{is_refusal, refused, seen},
     streams::Stream,
     support::{
-        Answer, Gate, Harness, call::Call, eventually, harness::PAGE, peers::Prometheus, program::run, upstream,
+        Answer, Gate, Harness,
+        call::Call,
+        eventually,
+        harness::PAGE,
+        peers::Prometheus,
+        program::run,
+        talk::{Line, Talker, frame, message},
+        upstream,
         wire::remote_write,
     },
 };
@@ -174,17 +181,17 @@ async fn what_is_said_of_a_wait_is_true() {
     let after = clock::monotonic();
     assert_eq!(first.header("ratelimit-policy"), "\"slow\";q=20;w=60;wicketgate-burst=1", "{first:?}");
     eventually("the wait to be over", || async {
-        let asked = before.elapsed();
+        let asked = after.elapsed();
         let answer = predict(&gate, &token).send().await;
-        let answered = after.elapsed();
+        let answered = before.elapsed();
         if answer.status == StatusCode::OK {
-            assert!(before.elapsed() >= Duration::from_secs(3), "it passed too early: {:?}", before.elapsed());
+            assert!(answered >= Duration::from_secs(3), "it passed too early: {answered:?}");
             return Some(());
         }
         // whole seconds, rounded up: never early, and less than one late
         let until = Duration::from_secs(retry_after(&answer));
         assert!(answered + until >= Duration::from_secs(3), "{answered:?} {until:?}");
-        assert!(asked + until < Duration::from_secs(5), "{asked:?} {until:?}");
+        assert!(asked + until < Duration::from_secs(4), "{asked:?} {until:?}");
         None
     })
     .await;
@@ -227,36 +234,90 @@ async fn bytes_are_counted_both_ways() {
 
 #[tokio::test]
 async fn a_body_of_unknown_length_is_counted_when_it_has_passed() {
-    let gate =
-        gate("[[limit]]\nname = \"volume\"\nper = \"principal\"\nroutes = [\"vertex\"]\nbytes = \"1000/h\"").await;
-    let token = gate.token("infer");
-    let body = format!("{{\"x\":\"{}\"}}", "a".repeat(2000));
+    let ingest = "[ingest]\nmax_body = 1024\n[[ingest.keep]]\nmetric = \"kept_*\"";
+    let limit = "[[limit]]\nname = \"volume\"\nper = \"principal\"\nroutes = [\"write\"]\nbytes = \"1024/h\"";
+    let gate = Harness::new().await.keeping("").section("ingest", ingest).section("limit", limit).start().await;
+    let token = gate.token("ingest");
     let head = format!(
-        "POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
-         content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
-        body.len()
+        "POST /api/v1/write HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+         content-type: application/x-protobuf\r\ncontent-encoding: snappy\r\ntransfer-encoding: chunked\r\n\r\n\
+         400\r\n{}\r\n0\r\n\r\n",
+        "\u{7f}".repeat(1024)
     );
     let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
-    // where the body is read before the decision, its length is known by then
-    if answer.status == StatusCode::OK {
-        gate.record(&answer.id()).await;
-        limited(&gate, predict(&gate, &token), 429, "volume", "bytes").await;
-    } else {
-        is_refusal(&gate, &answer, 413, "limit_bytes").await;
-    }
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
+    assert!(answer.header("ratelimit").starts_with("\"volume/bytes\";r=1023;"), "{answer:?}");
+    gate.record(&answer.id()).await;
+    let body = remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);
+    limited(&gate, gate.write(&token, body), 503, "volume", "bytes").await;
 }
 
 #[tokio::test]
 async fn instances_are_counted() {
-    let gate = gate("[[limit]]\nname = \"points\"\nper = \"principal\"\ninstances = \"2/h\"").await;
+    let gate = gate("[[limit]]\nname = \"points\"\nper = \"principal\"\ninstances = \"5/h\"").await;
     let token = gate.token("infer");
-    let policy = "\"points/instances\";q=2;qu=\"instances\";w=3600";
-    assert_eq!(passes(predict(&gate, &token)).await.header("ratelimit-policy"), policy);
-    passes(predict(&gate, &token)).await;
-    limited(&gate, predict(&gate, &token), 429, "points", "instances").await;
+    let asking = |count: usize| {
+        let instances = vec![json!({"input": [1]}); count];
+        predict(&gate, &token).body(json!({"instances": instances}).to_string())
+    };
+    limited(&gate, asking(6), 413, "points", "instances").await;
+    let answer = passes(asking(3)).await;
+    assert_eq!(answer.header("ratelimit-policy"), "\"points/instances\";q=5;qu=\"instances\";w=3600");
+    assert!(answer.header("ratelimit").starts_with("\"points/instances\";r=2;"), "{answer:?}");
+    limited(&gate, asking(3), 429, "points", "instances").await;
+    passes(asking(2)).await;
+    // what has instances that nobody can count is one
+    let raw = PREDICT.replace(":predict", ":rawPredict");
+    let raw = gate.post(&raw).bearer(&token).header("content-type", "text/plain").body("1 2 3");
+    limited(&gate, raw, 429, "points", "instances").await;
     // looking at an endpoint asks no model
     let look = gate.get("/v1/projects/p/locations/us-central1/endpoints/1").bearer(&token);
     assert_eq!(passes(look).await.header("ratelimit"), "");
+}
+
+#[tokio::test]
+async fn a_grpc_caller_is_told_in_its_own_words() {
+    let talker = Talker::start().await;
+    let limit = "[[limit]]\nname = \"points\"\nper = \"principal\"\ninstances = \"3/h\"";
+    let gate = Harness::new().await.section("vertex", talker.section()).section("limit", limit).start().await;
+    let (path, token) = ("/google.cloud.aiplatform.v1.PredictionService/Predict", gate.token("infer"));
+    let endpoint = b"projects/p/locations/us-central1/endpoints/1";
+    let sent = frame(&message(&[(1, endpoint), (2, b"\x11\0\0\0\0\0\0\0\0"), (2, b"\x11\0\0\0\0\0\0\0\0")]));
+    let mut line = Line::open(&gate).await;
+    let answering = async {
+        let (pen, _) = talker.asked().await.answer("application/grpc", &[]);
+        pen.end(&[("grpc-status", "0")]).await;
+    };
+    let (said, ()) = tokio::join!(line.unary(path, &token, &[], &sent), answering);
+    assert_eq!(said.code(), 0, "{said:?}");
+    assert!(said.headers["ratelimit"].to_str().unwrap().starts_with("\"points/instances\";r=1;"), "{said:?}");
+    // RESOURCE_EXHAUSTED
+    let said = line.unary(path, &token, &[], &sent).await;
+    assert_eq!((said.status, said.code()), (StatusCode::OK, 8), "{said:?}");
+    assert!(said.headers["grpc-message"].to_str().unwrap().contains("`points`"), "{said:?}");
+    assert!(said.headers["retry-after"].to_str().unwrap().parse::<u32>().unwrap() > 1000, "{said:?}");
+    let record = gate.record(&said.id()).await;
+    assert_eq!((&record["reason"], &record["limit"]), (&"limit_instances".into(), &"points".into()), "{record}");
+    assert_eq!((&record["decision"], talker.count()), (&"deny".into(), 1), "{record}");
+}
+
+#[tokio::test]
+async fn a_model_that_is_broken_off_before_it_tells_has_counted_all_the_same() {
+    let stream = Stream::start("text/event-stream").await;
+    let vertex = format!("[vertex]\nlocations = [\"us-central1\"]\nurl = \"http://{}\"", stream.address);
+    let limit = "[[limit]]\nname = \"words\"\nper = \"principal\"\ntokens = { rate = \"60/h\", burst = \"10\" }";
+    let gate = Harness::new().await.section("vertex", vertex).section("limit", limit).start().await;
+    let token = gate.token("infer");
+    let target = GENERATE.replace(":generateContent", ":streamGenerateContent?alt=sse");
+    let head = format!(
+        "POST {target} HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: 2\r\n\r\n{{}}"
+    );
+    let enough = async { eventually("a hundred bytes", || async { (stream.sent() > 20).then_some(()) }).await };
+    gate.door(0, b"http/1.1").abandon_when(head.as_bytes(), enough).await;
+    stream.ends().await;
+    let generate = || gate.post(GENERATE).bearer(&token).header("content-type", "application/json").body("{}");
+    limited(&gate, generate(), 429, "words", "tokens").await;
 }
 
 #[tokio::test]
@@ -435,6 +496,7 @@ async fn a_person_at_a_limit_reads_a_page() {
 #[tokio::test]
 async fn a_limit_that_cannot_be_meant_so_is_told_what_to_write() {
     let good = "name = \"l\"\nper = \"principal\"";
+    let mut harness = Harness::new().await;
     for (limit, key, remedy) in [
         (format!("{good}\nrequest = \"1/m\""), "request", "unknown key"),
         (format!("{good}\nrequests = \"many\""), "requests", "600/m"),
@@ -456,7 +518,7 @@ async fn a_limit_that_cannot_be_meant_so_is_told_what_to_write() {
         (format!("{good}\ninstances = \"1/m\"\nactions = [\"scrape\"]"), "instances", "`infer`"),
         (format!("{good}\nstreams = 1\n[[limit]]\n{good}\nstreams = 1"), "name", "two limits"),
     ] {
-        let harness = Harness::new().await.section("limit", format!("[[limit]]\n{limit}"));
+        harness.replace("limit", format!("[[limit]]\n{limit}"));
         let said = problems(&harness).await;
         let told = said.lines().any(|said| {
             said.contains("wicketgate.toml:") && said.contains(&format!(".{key}`")) && said.contains(remedy)
@@ -464,7 +526,7 @@ async fn a_limit_that_cannot_be_meant_so_is_told_what_to_write() {
         assert!(told, "{limit}: nothing of `{key}` and `{remedy}` in:\n{said}");
     }
     let bytes = format!("[[limit]]\n{good}\nbytes = \"1MiB/m\"");
-    let said = problems(&Harness::new().await.keeping("up").section("limit", bytes)).await;
+    let said = problems(&harness.keeping("up").section("limit", bytes)).await;
     assert!(said.contains("limit[0].bytes") && said.contains("max_body"), "{said}");
 }
 

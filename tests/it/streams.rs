@@ -101,6 +101,11 @@ impl Stream {
         self.open.load(Ordering::SeqCst)
     }
 
+    /// How often it said something.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::SeqCst)
+    }
+
     pub(crate) async fn ends(&self) {
         eventually("the upstream's side to be closed", || async { (self.open() == 0).then_some(()) }).await;
     }
