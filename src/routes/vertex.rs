@@ -5,6 +5,8 @@
 
 mod rpc;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, collections::HashMap, time::Duration};
 
@@ -160,81 +162,4 @@ fn unescaped(name: &str) -> Cow<'_, str> {
         }
     }
     String::from_utf8(bytes).map_or_else(|_| name.into(), Into::into)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(verb: &str, path: &str, expected: Option<(&str, Group)>) {
-        let version = if path.starts_with("/v1beta1") { "v1beta1" } else { "v1" };
-        let below = path.strip_prefix(&format!("/{version}")).unwrap();
-        let found = table::find(version, below, Some(&verb.parse().unwrap()));
-        assert_eq!(found.map(|m| (&*m.action, m.group)), expected, "{verb} {path}");
-    }
-
-    #[test]
-    fn methods_are_found_by_verb_and_path_and_nothing_else_is() {
-        let e = "/v1/projects/p/locations/l/endpoints/1";
-        check("POST", &format!("{e}:predict"), Some(("PredictionService.Predict", Group::Infer)));
-        check("GET", &format!("{e}:predict"), None);
-        check("POST", &format!("{e}:predictt"), None);
-        check("POST", &format!("{e}/"), None);
-        check("POST", &format!("{e}/:predict"), None);
-        check("GET", e, Some(("EndpointService.GetEndpoint", Group::Observe)));
-        check("DELETE", e, Some(("EndpointService.DeleteEndpoint", Group::Administer)));
-        check("POST", "/v1/projects/p/locations/l/endpoints/openapi:predict", None);
-        check("POST", "/v1/projects/p/locations/l/customJobs", Some(("JobService.CreateCustomJob", Group::Train)));
-        check(
-            "GET",
-            "/v1/projects/p/locations/l/endpoints/1/operations/2",
-            Some(("Operations.GetOperation/administer", Group::Administer)),
-        );
-        check("POST", &format!("{e}:setIamPolicy"), Some(("IAMPolicy.SetIamPolicy", Group::Administer)));
-        check(
-            "POST",
-            &format!("{e}/invoke/any/thing"),
-            Some(("projects.locations.endpoints.invoke.invoke", Group::Infer)),
-        );
-        check(
-            "GET",
-            "/v1/projects/p/locations/l/datasets/1/datasetVersions/2:restore",
-            Some(("DatasetService.RestoreDatasetVersion", Group::Ingest)),
-        );
-        check(
-            "POST",
-            "/v1/projects/p/locations/l/featureOnlineStores/1/featureViews/2:generateFetchAccessToken",
-            Some(("FeatureOnlineStoreService.GenerateFetchAccessToken", Group::Administer)),
-        );
-        check(
-            "POST",
-            "/v1/projects/p/locations/l/publishers/google/models/gemini@1:generateContent",
-            Some(("PredictionService.GenerateContent", Group::Infer)),
-        );
-        check(
-            "POST",
-            "/v1beta1/projects/p/locations/l/endpoints/1:predict",
-            Some(("PredictionService.Predict", Group::Infer)),
-        );
-    }
-    #[test]
-    fn a_resource_has_one_name_however_it_is_spelled() {
-        for (below, name, project) in [
-            ("/projects/p/locations/l/models/m@2:copy", "projects/p/locations/l/models/m@2", "p"),
-            ("/projects/p/locations/l/models/m%402:copy", "projects/p/locations/l/models/m@2", "p"),
-            (
-                "/projects/example.com%3ap/locations/l/models/%c3%a9",
-                "projects/example.com:p/locations/l/models/é",
-                "example.com:p",
-            ),
-            ("/projects/p/locations/l/models/%ff", "projects/p/locations/l/models/%ff", "p"),
-        ] {
-            let found = resource(below, None);
-            assert_eq!(
-                (&*found.name, found.project.as_deref(), &*found.location),
-                (name, Some(project), "l"),
-                "{below}"
-            );
-        }
-    }
 }

@@ -114,3 +114,29 @@ pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
 pub(super) fn too_slow() -> Refusal {
     Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive within 30s")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_takes_room_until_its_last_holder_is_done() {
+        let mut held = Held::default();
+        held.push(&[1; 5000]).unwrap();
+        assert_eq!(BUDGET.available_permits(), ROOM - 5);
+        let first = held.take(3000);
+        assert_eq!((first.len(), held.bytes().len(), BUDGET.available_permits()), (3000, 2000, ROOM - 5));
+        let copy = first.clone();
+        drop(first);
+        held.push(&[1; 100]).unwrap();
+        assert_eq!(BUDGET.available_permits(), ROOM - 6, "3 for what was taken, 3 for 2,100 bytes");
+        drop(copy);
+        assert_eq!(BUDGET.available_permits(), ROOM - 3);
+        let all = held.all();
+        let rest = BUDGET.try_acquire_many(u32::try_from(ROOM - 3).unwrap()).unwrap();
+        let refusal = Held::default().push(&[1]).unwrap_err();
+        assert_eq!((refusal.status.as_u16(), refusal.reason), (503, "bodies_full"));
+        drop((all, rest));
+        assert_eq!(BUDGET.available_permits(), ROOM);
+    }
+}

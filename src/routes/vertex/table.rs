@@ -14,7 +14,7 @@ use http::Method;
 use super::Group;
 
 /// The generated table; `src/routes/generate.py` says what its columns are and how it is made.
-const TABLE: &str = include_str!("../vertex_methods.tsv");
+pub(super) const TABLE: &str = include_str!("../vertex_methods.tsv");
 
 static READ: LazyLock<Table> = LazyLock::new(|| Table::read(TABLE));
 
