@@ -495,37 +495,48 @@ async fn a_person_at_a_limit_reads_a_page() {
 
 #[tokio::test]
 async fn a_limit_that_cannot_be_meant_so_is_told_what_to_write() {
-    let good = "name = \"l\"\nper = \"principal\"";
-    let mut harness = Harness::new().await;
-    for (limit, key, remedy) in [
-        (format!("{good}\nrequest = \"1/m\""), "request", "unknown key"),
-        (format!("{good}\nrequests = \"many\""), "requests", "600/m"),
-        (format!("{good}\nrequests = 600"), "requests", "string"),
-        (format!("{good}\nrequests = {{ rate = \"1/m\", bust = \"1\" }}"), "requests.bust", "unknown key"),
-        (format!("{good}\nrequests = {{ rate = \"1/m\", burst = \"0\" }}"), "requests", "whole number"),
-        (format!("{good}\nbytes = \"10 TB/m\""), "bytes", "100MiB"),
-        (format!("{good}\nstreams = 0"), "streams", "whole number"),
-        (good.to_owned(), "name", "`requests`"),
-        ("name = \"l\"\nper = \"person\"\nstreams = 1".into(), "per", "`\"principal\"`"),
-        ("name = \"l\"\nstreams = 1".into(), "per", "missing"),
-        ("name = \"two words\"\nper = \"gate\"\nstreams = 1".into(), "name", "letters"),
-        (format!("{good}\nstreams = 1\nroles = [\"poet\"]"), "roles", "no rule gives the role `poet`"),
-        (format!("{good}\nstreams = 1\nroutes = [\"exporter/none\"]"), "routes", "no exporter is called `none`"),
-        (format!("{good}\nstreams = 1\nroutes = [\"write\"]"), "routes", "[ingest]"),
-        (format!("{good}\nstreams = 1\nroutes = [\"moon\"]"), "routes", "`exporter/NAME`"),
-        (format!("{good}\nstreams = 1\nactions = [\"fly\"]"), "actions", "`fly`"),
-        (format!("{good}\ntokens = \"1/m\"\nroutes = [\"exporter\"]"), "tokens", "models"),
-        (format!("{good}\ninstances = \"1/m\"\nactions = [\"scrape\"]"), "instances", "`infer`"),
-        (format!("{good}\nstreams = 1\n[[limit]]\n{good}\nstreams = 1"), "name", "two limits"),
-    ] {
-        harness.replace("limit", format!("[[limit]]\n{limit}"));
-        let said = problems(&harness).await;
-        let told = said.lines().any(|said| {
-            said.contains("wicketgate.toml:") && said.contains(&format!(".{key}`")) && said.contains(remedy)
-        });
-        assert!(told, "{limit}: nothing of `{key}` and `{remedy}` in:\n{said}");
+    let cases = [
+        ("request = \"1/m\"", "request", "unknown key"),
+        ("requests = \"many\"", "requests", "600/m"),
+        ("requests = 600", "requests", "string"),
+        ("requests = { rate = \"1/m\", bust = \"1\" }", "requests.bust", "unknown key"),
+        ("requests = { rate = \"1/m\", burst = \"0\" }", "requests", "whole number"),
+        ("requests = { rate = \"1/s\", burst = \"100000\" }", "requests", "at most 86400"),
+        ("requests = \"2000000/s\"", "requests", "smaller rate"),
+        ("bytes = \"10 TB/m\"", "bytes", "100MiB"),
+        ("streams = 0", "streams", "whole number"),
+        ("", "name", "`requests`"),
+        ("streams = 1\nroles = [\"poet\"]", "roles", "no rule gives the role `poet`"),
+        ("streams = 1\nroutes = [\"exporter/none\"]", "routes", "no exporter is called `none`"),
+        ("streams = 1\nroutes = [\"write\"]", "routes", "[ingest]"),
+        ("streams = 1\nroutes = [\"moon\"]", "routes", "`exporter/NAME`"),
+        ("streams = 1\nactions = [\"fly\"]", "actions", "`fly`"),
+        ("tokens = \"1/m\"\nroutes = [\"exporter\"]", "tokens", "models"),
+        ("instances = \"1/m\"\nactions = [\"scrape\"]", "instances", "`infer`"),
+    ];
+    let mut limits = String::new();
+    for (number, (limit, ..)) in cases.iter().enumerate() {
+        limits += &format!("[[limit]]\nname = \"l{number}\"\nper = \"principal\"\n{limit}\n");
     }
-    let bytes = format!("[[limit]]\n{good}\nbytes = \"1MiB/m\"");
+    let odd = [
+        ("name = \"a\"\nper = \"person\"\nstreams = 1", "per", "`\"principal\"`"),
+        ("name = \"b\"\nstreams = 1", "per", "missing"),
+        ("name = \"two words\"\nper = \"gate\"\nstreams = 1", "name", "letters"),
+        ("name = \"l0\"\nper = \"gate\"\nstreams = 1", "name", "two limits"),
+    ];
+    for (limit, ..) in odd {
+        limits += &format!("[[limit]]\n{limit}\n");
+    }
+    let harness = Harness::new().await.section("limit", limits);
+    let said = problems(&harness).await;
+    for (number, (limit, key, remedy)) in cases.iter().chain(&odd).enumerate() {
+        let place = format!("`limit[{number}].{key}`");
+        let told = said
+            .lines()
+            .any(|said| said.contains("wicketgate.toml:") && said.contains(&place) && said.contains(remedy));
+        assert!(told, "{limit}: nothing of {place} and `{remedy}` in:\n{said}");
+    }
+    let bytes = "[[limit]]\nname = \"l\"\nper = \"principal\"\nbytes = \"1MiB/m\"";
     let said = problems(&harness.keeping("up").section("limit", bytes)).await;
     assert!(said.contains("limit[0].bytes") && said.contains("max_body"), "{said}");
 }
