@@ -1,4 +1,5 @@
-//! What each step of the story costs: target, token known, token verified, decision known, decision made, audit line.
+//! What each step of the story costs: target, token known, token verified, decision known, decision made, limits,
+//! audit line.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,6 +25,7 @@ use wicketgate::{
     clock,
     config::load,
     identity::{Asking, Identity, Issuer, Ways},
+    limits::{self, Fields, Limits, Per, Quantity, Rate, Unit, Use},
     peer::Peer,
     policy::{Circumstances, Question, Resource},
     proxy::Target,
@@ -91,6 +93,25 @@ fn steps(c: &mut Criterion) {
         b.iter(|| config.policy.decide(black_box(question)).allowed);
     });
 
+    let limits = Limits::new(
+        ["each", "role", "all"].into_iter().zip([Per::Principal, Per::Role, Per::Gate]).map(limit).collect(),
+        None,
+    );
+    let roles: [Arc<str>; 1] = ["scrape".into()];
+    let exporter = "bench".into();
+    let usage = Use {
+        principal: &principal.name,
+        roles: &roles,
+        route: "exporter",
+        exporter: Some(&exporter),
+        action: &action,
+        bytes: None,
+        instances: None,
+    };
+    c.bench_function("limits, three that match", |b| {
+        b.iter(|| limits.spend(black_box(&usage), &mut Fields::default()).is_ok());
+    });
+
     let log = Log::open(&folder.0.join("audit.jsonl")).unwrap();
     let peer = ([127, 0, 0, 1], 4242).into();
     let mut record = Record::open(clock::now(), clock::monotonic(), peer, Method::GET, "/exporters/bench/metrics");
@@ -100,6 +121,13 @@ fn steps(c: &mut Criterion) {
     record.resource = Some(resource.id().clone());
     c.bench_function("audit: a permit, written", |b| b.iter(|| log.permit(black_box(&record)).unwrap()));
     c.bench_function("audit: a record, buffered", |b| b.iter(|| log.close(black_box(&record), 1024)));
+}
+
+/// One that is never reached.
+fn limit((name, per): (&str, Per)) -> limits::Settings {
+    let rate = Rate::read("1000000/s", None, Unit::Things).unwrap();
+    let rates = vec![(Quantity::Requests, Rate { burst: u64::from(u32::MAX), ..rate })];
+    limits::Settings { name: name.into(), per, roles: None, routes: None, actions: None, rates, streams: Some(16) }
 }
 
 criterion_group! {
