@@ -74,6 +74,7 @@ async fn a_call_reaches_vertex_by_its_message_and_its_trailers_come_back() {
     assert_eq!((&record["action"], &record["resource"]), (&"PredictionService.Predict".into(), &ENDPOINT.into()));
     assert_eq!((&record["bytes_in"], &record["bytes_out"]), (&sent.len().into(), &answered.len().into()), "{record}");
     assert_eq!((&record["grpc_status"], &record["status"]), (&0.into(), &200.into()), "{record}");
+    assert_eq!((&record["model"], &record["model_version"]), (&"projects/p/locations/l/models/m".into(), &"3".into()));
     assert!(gate.permitted(&said.id()));
 }
 

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::support::Harness;
+use crate::support::{Harness, upstream};
 
 const ENDPOINT: &str = "projects/p/locations/us-central1/endpoints/1";
 const BODY: &str = r#"{"instances":[{"input":[1,2,3],"horizon":2}]}"#;
@@ -83,6 +83,82 @@ async fn no_role_reaches_another_roles_methods() {
 }
 
 #[tokio::test]
+async fn operations_belong_to_the_class_of_what_they_are_about() {
+    let gate = Harness::new().await.start().await;
+    let location = "projects/p/locations/us-central1";
+    let (data, job, endpoint) = ("datasets/1", "customJobs/1", "endpoints/1");
+    for (role, method, path, custom, account) in [
+        ("ingest", Method::GET, data, "", Some("ingest")),
+        ("ingest", Method::POST, data, ":wait", Some("ingest")),
+        ("ingest", Method::POST, data, ":cancel", Some("ingest")),
+        ("ingest", Method::DELETE, data, "", None),
+        ("ingest", Method::GET, job, "", None),
+        ("ingest", Method::GET, endpoint, "", None),
+        ("infer", Method::GET, data, "", None),
+        ("train", Method::GET, job, "", Some("train")),
+        ("train", Method::GET, data, "", None),
+        ("observe", Method::GET, data, "", Some("ingest")),
+        ("observe", Method::GET, job, "", Some("train")),
+        ("observe", Method::GET, endpoint, "", Some("administer")),
+        ("observe", Method::POST, job, ":cancel", None),
+        ("administer", Method::GET, endpoint, "", Some("administer")),
+        ("administer", Method::DELETE, data, "", Some("administer")),
+        ("administer", Method::GET, data, "", None),
+    ] {
+        let target = format!("/v1/{location}/{path}/operations/7{custom}");
+        let seen = gate.google.vertex().len();
+        let answer = gate.call(method.clone(), &target).bearer(&gate.token(role)).send().await;
+        let case = format!("{role} {method} {target}: {answer:?}");
+        assert_eq!(answer.status, if account.is_some() { 200 } else { 403 }, "{case}");
+        let forwarded = gate.google.vertex().split_off(seen);
+        assert_eq!(forwarded.len(), usize::from(account.is_some()), "{case}");
+        if let (Some(account), Some(seen)) = (account, forwarded.first()) {
+            let shown = format!("Bearer google-token-of-{account}@");
+            assert!(seen.header("authorization").starts_with(&shown), "{case} {:?}", seen.headers);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_version_that_answered_is_googles_word_and_not_the_models() {
+    let harness = Harness::new().await;
+    harness.google.server.intercept(|seen| {
+        let lie = r#"{"model":"lie","modelVersionId":"9","modelVersion":"9"}"#;
+        let padding = " ".repeat(9000);
+        let text = if seen.target.contains(":predict") {
+            format!(r#"{{"modelVersionId":"3","model":"m","predictions":[{lie},"\"modelVersionId\":\"9\""]{padding}}}"#)
+        } else if seen.target.contains("alt=sse") {
+            format!("data: {{\"modelVersion\":\"g-1\",\"candidates\":[{lie}]}}\r\n\r\n")
+        } else if seen.target.contains(":streamGenerateContent") {
+            format!(r#"[{{"modelVersion":"g-2","candidates":[{lie}]}},{{"candidates":[{lie}]}}]"#)
+        } else if seen.target.contains(":rawPredict") {
+            lie.to_owned()
+        } else {
+            return None;
+        };
+        let kind = if seen.target.contains("alt=sse") { "text/event-stream" } else { "application/json" };
+        Some(upstream::reply(http::StatusCode::OK, kind, text))
+    });
+    let gate = harness.start().await;
+    let model = "projects/p/locations/us-central1/publishers/google/models/gemini";
+    for (target, named, version) in [
+        (format!("{ENDPOINT}:predict"), Some("m"), Some("3")),
+        (format!("{model}:streamGenerateContent?alt=sse"), None, Some("g-1")),
+        (format!("{model}:streamGenerateContent"), None, Some("g-2")),
+        (format!("{ENDPOINT}:rawPredict"), None, None),
+    ] {
+        let answer = gate.post(&format!("/v1/{target}")).bearer(&gate.token("infer")).body("{}").send().await;
+        assert_eq!(answer.status, 200, "{target}: {answer:?}");
+        let record = gate.record(&answer.id()).await;
+        assert_eq!(
+            (record["model"].as_str(), record["model_version"].as_str()),
+            (named, version),
+            "{target}: {record}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_google_would_take_for_a_credential_or_another_method_does_not_travel() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("infer");
@@ -96,7 +172,9 @@ async fn what_google_would_take_for_a_credential_or_another_method_does_not_trav
     call.header("x-goog-user-project", "victim").body(BODY).send().await;
     let told = gate.google.vertex().iter().any(|seen| seen.headers.contains_key("x-http-method-override"));
     assert!(!told, "the method override travelled");
-    for target in ["/batch", "/upload/v1/projects/p/locations/us-central1/endpoints/1:predict"] {
+    for target in
+        ["/batch", "/resumable/upload/v1/x", "/upload/v1/projects/p/locations/us-central1/endpoints/1:predict"]
+    {
         assert_eq!(gate.post(target).bearer(&token).body(BODY).send().await.status, 404, "{target}");
     }
 }

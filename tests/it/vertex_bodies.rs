@@ -27,6 +27,12 @@ forbid (principal, action == Action::"PredictionService.RawPredict", resource) u
 forbid (principal, action == Action::"PredictionService.Explain", resource) unless {
     context has size && context.size < 20
 };
+@id("confined")
+forbid (principal, action == Action::"PipelineService.CreateTrainingPipeline", resource) unless {
+    context has names
+        && [ServiceAccount::"train@p.iam.gserviceaccount.com"].containsAll(context.names.service_accounts)
+        && [Bucket::"training"].containsAll(context.names.buckets)
+};
 "#;
 
 async fn start() -> Gate {
@@ -63,6 +69,7 @@ async fn policy_sees_what_a_body_names() {
     let job = |text: &str| format!(r#"{{"displayName":"j","jobSpec":{{"workerPoolSpecs":[{text}]}}}}"#);
     let deploy = format!("/v1/{LOCATION}/endpoints/1:deployModel");
     let predict = format!("/v1/{LOCATION}/endpoints/1:predict");
+    let pipelines = format!("/v1/{LOCATION}/trainingPipelines");
     for (role, target, body, expected) in [
         ("train", &jobs, job(r#"{"args":["--in=gs://open/a"]}"#), (200, "")),
         ("train", &jobs, job(r#"{"args":["--in=gs://secret/a"]}"#), (403, "secret-bucket")),
@@ -87,6 +94,13 @@ async fn policy_sees_what_a_body_names() {
             &deploy,
             format!(r#"{{"deployedModel":{{"model":"//aiplatform.googleapis.com/{LOCATION}/models/two"}}}}"#),
             (403, "model-two"),
+        ),
+        ("train", &pipelines, r#"{"a":"gs://training/x","b":"train@p.iam.gserviceaccount.com"}"#.into(), (200, "")),
+        (
+            "train",
+            &pipelines,
+            r#"{"a":"gs://other/x","b":"train@p.iam.gserviceaccount.com"}"#.into(),
+            (403, "confined"),
         ),
         ("infer", &predict, r#"{"instances":[{"uri":"gs://secret/a"}]}"#.into(), (403, "secret-bucket")),
         ("infer", &format!("{predict}?x=gs://secret/a"), r#"{"instances":[]}"#.into(), (403, "secret-bucket")),
@@ -129,7 +143,6 @@ async fn a_typed_body_that_could_be_read_otherwise_is_refused() {
         (&[("content-type", "multipart/mixed; boundary=x")], b"{}", (415, "body_not_json")),
         (&[("content-type", "application/json"), ("content-type", "text/plain")], b"{}", (415, "body_not_json")),
         (&[("content-encoding", "gzip")], b"{}", (415, "body_not_json")),
-        (json, &vec![b' '; (10 << 20) + 1], (413, "body_too_large")),
     ] {
         let found = posted(&gate, "infer", &predict, headers, body).await;
         assert_eq!(
@@ -139,6 +152,21 @@ async fn a_typed_body_that_could_be_read_otherwise_is_refused() {
             String::from_utf8_lossy(&body[..body.len().min(40)])
         );
     }
+}
+
+#[tokio::test]
+async fn a_body_beyond_bounds_is_refused_before_it_is_sent() {
+    let gate = start().await;
+    let head = format!(
+        "POST /v1/{LOCATION}/endpoints/1:predict HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {}\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n",
+        gate.token("infer"),
+        (10 << 20) + 1
+    );
+    let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (413, &"body_too_large".into()));
+    assert_eq!(gate.record(&answer.id()).await["reason"], "body_too_large");
+    assert!(gate.google.vertex().is_empty(), "Vertex saw a refused request");
 }
 
 #[tokio::test]
