@@ -108,5 +108,6 @@ pub(super) fn vertex(
     }
     let upstreams = settings.upstreams.into_iter().map(|(location, upstream)| (location.into(), upstream)).collect();
     let dedicated = settings.dedicated.into_iter().map(|own| (own.endpoint.clone(), own)).collect();
-    Vertex { upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms, dedicated }
+    let projects = settings.projects.map(|projects| projects.into_iter().map(Into::into).collect());
+    Vertex { projects, upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms, dedicated }
 }

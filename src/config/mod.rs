@@ -131,6 +131,8 @@ pub struct ExporterSettings {
 pub struct VertexSettings {
     /// The server of each location.
     pub upstreams: Vec<(String, Upstream)>,
+    /// The projects that may be asked, where that is bounded.
+    pub projects: Option<Vec<String>>,
     /// Endpoints with hosts of their own.
     pub dedicated: Vec<Dedicated>,
     /// How long the head of an answer may take.

@@ -168,6 +168,13 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: Terms) -> Opti
     }
     let timeout = section.duration("timeout", VERTEX_TIMEOUT);
     let terms = terms(&section, usual);
+    let projects = section.strings("projects");
+    if projects
+        .as_ref()
+        .is_some_and(|projects| projects.is_empty() || projects.iter().any(|p| p.is_empty() || p.contains('/')))
+    {
+        section.refuse("projects", "write ids of projects, such as `projects = [\"my-project\"]`, or leave it out");
+    }
     let dedicated = dedicated(&section, ca.as_ref(), clients);
     for Dedicated { endpoint, .. } in &dedicated {
         let location = endpoint.split('/').nth(3).unwrap_or_default();
@@ -178,7 +185,14 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: Terms) -> Opti
         }
     }
     section.finish();
-    Some(VertexSettings { dedicated, upstreams, timeout, credentials: credentials.unwrap_or_default(), terms })
+    Some(VertexSettings {
+        projects,
+        dedicated,
+        upstreams,
+        timeout,
+        credentials: credentials.unwrap_or_default(),
+        terms,
+    })
 }
 
 /// Endpoints with hosts of their own.

@@ -99,7 +99,8 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
         members.insert("type".into(), QUOTA_EXCEEDED.into());
         members.insert("violated-policies".into(), serde_json::json!([violated.policy]));
     }
-    let of_vertex = record.route == Some("vertex") || matches!(refusal.reason, "unknown_method" | "unknown_location");
+    let of_vertex = record.route == Some("vertex")
+        || matches!(refusal.reason, "unknown_method" | "unknown_location" | "unknown_project");
     if let (true, Some(members)) = (of_vertex, problem.as_object_mut()) {
         members.insert("error".into(), google_error(refusal));
     }
@@ -111,20 +112,18 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
 
 /// The refusal as Google's client libraries read one (AIP-193); what they cannot read they show as "unknown error".
 fn google_error(refusal: &Refusal) -> serde_json::Value {
-    let (_, status) = canonical_code(refusal);
+    let (_, status) = canonical_code(refusal.status);
     serde_json::json!({ "code": refusal.status.as_u16(), "message": refusal.text, "status": status })
 }
 
-/// The code of google.rpc.Code that a refusal is; gRPC has the numbers, REST the words.
-fn canonical_code(refusal: &Refusal) -> (u8, &'static str) {
-    match refusal.status {
+/// The code of google.rpc.Code that a status is; gRPC has the numbers, REST the words.
+fn canonical_code(status: StatusCode) -> (u8, &'static str) {
+    match status {
         StatusCode::BAD_REQUEST
         | StatusCode::URI_TOO_LONG
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
         | StatusCode::LENGTH_REQUIRED => (3, "INVALID_ARGUMENT"),
         StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => (4, "DEADLINE_EXCEEDED"),
-        // gRPC's own word for a method that is not there
-        StatusCode::NOT_FOUND if matches!(refusal.reason, "unknown_method" | "unknown_route") => (12, "UNIMPLEMENTED"),
         StatusCode::NOT_FOUND => (5, "NOT_FOUND"),
         StatusCode::FORBIDDEN => (7, "PERMISSION_DENIED"),
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
@@ -148,7 +147,12 @@ fn only_trailers(refusal: &Refusal) -> Response<Body> {
 
 /// What ends a gRPC call.
 pub(super) fn trailers(refusal: &Refusal) -> HeaderMap {
-    let (code, _) = canonical_code(refusal);
+    // for REST the path is not there, for gRPC it is a method
+    let status = match refusal.reason {
+        "unknown_method" | "unknown_route" => StatusCode::NOT_IMPLEMENTED,
+        _ => refusal.status,
+    };
+    let (code, _) = canonical_code(status);
     // "Percent-Encoded": what is not printable ASCII, and the percent sign
     let mut text = String::with_capacity(refusal.text.len());
     for byte in refusal.text.bytes() {

@@ -69,6 +69,8 @@ pub struct Vertex {
     pub timeout: Duration,
     /// Its terms.
     pub terms: Terms,
+    /// The projects that may be asked, where that is bounded.
+    pub projects: Option<Box<[Box<str>]>>,
     /// Endpoints with hosts of their own, by full name.
     pub dedicated: HashMap<Box<str>, Dedicated>,
 }
@@ -108,6 +110,10 @@ impl Vertex {
         resource: VertexResource,
         params: Option<HeaderValue>,
     ) -> Result<Found<'r>, Refusal> {
+        let outside = |project: &str| self.projects.iter().any(|known| !known.iter().any(|known| **known == *project));
+        if let Some(project) = resource.project.as_deref().filter(|project| outside(project)) {
+            return Err(unknown_project(project));
+        }
         let location = &resource.location;
         let of_location = self.upstreams.get(&**location).ok_or_else(|| unknown_location(location))?;
         let own = self.dedicated.get(&*resource.name).filter(|_| DEDICATED.contains(&&*method.action));
@@ -128,6 +134,11 @@ impl Vertex {
 fn unknown_method() -> Refusal {
     let text = "this is no Vertex method that the gate knows; what it does not know it denies";
     Refusal::new(StatusCode::NOT_FOUND, "unknown_method", text)
+}
+
+fn unknown_project(project: &str) -> Refusal {
+    let text = "this gate does not front Vertex in this project, or knows it by its id only and not by its number";
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_project", text).with_detail(format!("project {project}"))
 }
 
 fn unknown_location(location: &str) -> Refusal {

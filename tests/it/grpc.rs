@@ -75,6 +75,7 @@ async fn a_call_reaches_vertex_by_its_message_and_its_trailers_come_back() {
     assert_eq!((&record["bytes_in"], &record["bytes_out"]), (&sent.len().into(), &answered.len().into()), "{record}");
     assert_eq!((&record["grpc_status"], &record["status"]), (&0.into(), &200.into()), "{record}");
     assert_eq!((&record["model"], &record["model_version"]), (&"projects/p/locations/l/models/m".into(), &"3".into()));
+    assert_eq!(record.get("reason"), None, "{record}");
     assert!(gate.permitted(&said.id()));
 }
 
@@ -337,73 +338,49 @@ async fn an_upstream_that_is_away_is_unavailable() {
     );
 }
 
-#[tokio::test]
-async fn rest_and_grpc_are_the_same_action_on_the_same_resource() {
-    let (talker, gate) = start("").await;
+/// A role, a gRPC method and a message for it, and the REST call that is the same.
+struct Same(&'static str, String, Vec<u8>, &'static str, String);
+
+fn same() -> Vec<Same> {
     let location = "projects/p/locations/us-central1";
     let dataset = format!("{location}/datasets/1");
     let operation = format!("{dataset}/operations/2");
-    for (role, rpc, message, verb, rest) in [
-        (
-            "infer",
-            "google.cloud.aiplatform.v1.PredictionService/Predict",
-            predict(ENDPOINT),
-            "POST",
-            format!("{ENDPOINT}:predict"),
-        ),
-        (
+    let of = |name: &str| message(&[(1, name.as_bytes())]);
+    let [vertex, operations, iam, locations] = [
+        "google.cloud.aiplatform.v1",
+        "google.longrunning.Operations",
+        "google.iam.v1.IAMPolicy",
+        "google.cloud.location.Locations",
+    ];
+    let same = |role, service: &str, method, message, verb, path| {
+        Same(role, format!("/{service}{method}"), message, verb, path)
+    };
+    vec![
+        same("infer", vertex, ".PredictionService/Predict", predict(ENDPOINT), "POST", format!("{ENDPOINT}:predict")),
+        same("ingest", vertex, ".DatasetService/CreateDataset", of(location), "POST", format!("{location}/datasets")),
+        same(
             "ingest",
-            "google.cloud.aiplatform.v1.DatasetService/CreateDataset",
-            message(&[(1, location.as_bytes())]),
-            "POST",
-            format!("{location}/datasets"),
-        ),
-        (
-            "ingest",
-            "google.cloud.aiplatform.v1.DatasetService/UpdateDataset",
-            message(&[(1, &message(&[(1, dataset.as_bytes())]))]),
+            vertex,
+            ".DatasetService/UpdateDataset",
+            message(&[(1, &of(&dataset))]),
             "PATCH",
             dataset.clone(),
         ),
-        (
-            "ingest",
-            "google.longrunning.Operations/GetOperation",
-            message(&[(1, operation.as_bytes())]),
-            "GET",
-            operation.clone(),
-        ),
-        (
-            "observe",
-            "google.longrunning.Operations/ListOperations",
-            message(&[(1, dataset.as_bytes())]),
-            "GET",
-            format!("{dataset}/operations"),
-        ),
-        (
-            "ingest",
-            "google.longrunning.Operations/CancelOperation",
-            message(&[(1, operation.as_bytes())]),
-            "POST",
-            format!("{operation}:cancel"),
-        ),
-        (
-            "administer",
-            "google.iam.v1.IAMPolicy/SetIamPolicy",
-            message(&[(1, ENDPOINT.as_bytes())]),
-            "POST",
-            format!("{ENDPOINT}:setIamPolicy"),
-        ),
-        (
-            "observe",
-            "google.cloud.location.Locations/GetLocation",
-            message(&[(1, location.as_bytes())]),
-            "GET",
-            location.to_owned(),
-        ),
-    ] {
+        same("ingest", operations, "/GetOperation", of(&operation), "GET", operation.clone()),
+        same("observe", operations, "/ListOperations", of(&dataset), "GET", format!("{dataset}/operations")),
+        same("ingest", operations, "/CancelOperation", of(&operation), "POST", format!("{operation}:cancel")),
+        same("administer", iam, "/SetIamPolicy", of(ENDPOINT), "POST", format!("{ENDPOINT}:setIamPolicy")),
+        same("observe", locations, "/GetLocation", of(location), "GET", location.to_owned()),
+    ]
+}
+
+#[tokio::test]
+async fn rest_and_grpc_are_the_same_action_on_the_same_resource() {
+    let (talker, gate) = start("").await;
+    for Same(role, rpc, message, verb, path) in same() {
         let token = gate.token(role);
         let mut line = Line::open(&gate).await;
-        let mut open = line.call(&format!("/{rpc}"), &token, &[]);
+        let mut open = line.call(&rpc, &token, &[]);
         open.write(frame(&message)).await;
         open.pen = None;
         let answered = async {
@@ -412,7 +389,7 @@ async fn rest_and_grpc_are_the_same_action_on_the_same_resource() {
         };
         let (said, ()) = tokio::join!(open.said(), answered);
         assert_eq!(said.code(), 0, "{rpc}");
-        let call = gate.call(verb.parse().unwrap(), &format!("/v1/{rest}")).bearer(&token);
+        let call = gate.call(verb.parse().unwrap(), &format!("/v1/{path}")).bearer(&token);
         let call = if verb == "GET" { call } else { call.body("{}") };
         let answered = async {
             let (pen, _) = talker.asked().await.answer("application/json", &[]);
@@ -421,7 +398,7 @@ async fn rest_and_grpc_are_the_same_action_on_the_same_resource() {
         let (answer, ()) = tokio::join!(call.send(), answered);
         let (one, two) = (gate.record(&said.id()).await, gate.record(&answer.id()).await);
         for field in ["action", "resource", "policies", "credential"] {
-            assert_eq!(one[field], two[field], "{rpc} and {verb} {rest}: {field}");
+            assert_eq!(one[field], two[field], "{rpc} and {verb} {path}: {field}");
         }
     }
 }

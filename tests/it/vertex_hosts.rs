@@ -57,6 +57,21 @@ async fn a_dedicated_endpoint_is_asked_at_its_own_host_and_only_for_what_that_an
 }
 
 #[tokio::test]
+async fn a_project_that_is_not_listed_is_refused_by_rest_and_by_grpc() {
+    let talker = Talker::start().await;
+    let gate = Harness::new().await.section("vertex", talker.section() + "\nprojects = [\"p\"]").start().await;
+    let (token, mut line) = (gate.token("infer"), Line::open(&gate).await);
+    let other = "projects/123456/locations/us-central1/endpoints/1";
+    let answer = gate.post(&format!("/v1/{other}:predict")).bearer(&token).body("{}").send().await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (404, &"unknown_project".into()));
+    assert_eq!(answer.json()["error"]["status"], "NOT_FOUND");
+    let path = "/google.cloud.aiplatform.v1.PredictionService/Predict";
+    let said = line.unary(path, &token, &[], &frame(&message(&[(1, other.as_bytes())]))).await;
+    assert_eq!((said.code(), &gate.record(&said.id()).await["reason"]), (5, &"unknown_project".into()));
+    assert_eq!(talker.count(), 0, "Vertex saw a refused call");
+}
+
+#[tokio::test]
 async fn a_dedicated_endpoint_that_means_nothing_is_refused() {
     for (text, problem) in [
         (

@@ -45,7 +45,7 @@ impl Names {
     /// Looks at one text.
     pub(super) fn text(&mut self, text: &str) {
         // nothing that names anything is shorter than `gs://b`; most texts in a prediction are
-        if text.len() < 6 {
+        if text.len() < 6 || !text.contains(['/', '@']) {
             return;
         }
         for (at, _) in text.match_indices("projects/") {
