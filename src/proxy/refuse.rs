@@ -248,3 +248,35 @@ pub(super) fn denied(ruling: &Ruling, action: &Arc<str>, resource: &Resource) ->
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_client_is_told_in_its_own_words() {
+        let check = |status: u16, reason, text: &'static str, expected: (&str, &str)| {
+            let refusal = Refusal::new(StatusCode::from_u16(status).unwrap(), reason, text);
+            let trailers = trailers(&refusal);
+            assert_eq!(
+                (trailers["grpc-status"].to_str().unwrap(), trailers["grpc-message"].to_str().unwrap()),
+                expected,
+                "{status}"
+            );
+        };
+        check(400, "a", "no", ("3", "no"));
+        check(401, "a", "50% é\n", ("16", "50%25 %C3%A9%0A"));
+        check(403, "a", "", ("7", ""));
+        check(404, "unknown_location", "", ("5", ""));
+        check(404, "unknown_method", "", ("12", ""));
+        check(408, "a", "", ("4", ""));
+        check(413, "a", "", ("8", ""));
+        check(429, "a", "", ("8", ""));
+        check(500, "a", "", ("13", ""));
+        check(501, "a", "", ("12", ""));
+        check(502, "a", "", ("14", ""));
+        check(503, "a", "", ("14", ""));
+        check(504, "a", "", ("4", ""));
+        check(418, "a", "", ("2", ""));
+    }
+}

@@ -1,11 +1,12 @@
 //! What bodies name, found in JSON and on the wire.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
+use http::{HeaderMap, HeaderName};
 use proptest::prelude::*;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::{json, names::Names, wire};
+use super::{json, names::Names, rpc, wire};
 use crate::policy::Named;
 
 fn listed(named: &Named) -> String {
@@ -171,4 +172,22 @@ proptest! {
         let found = names.found().unwrap();
         prop_assert!(found.resources.iter().any(|name| &*name.name == "projects/p/locations/l/endpoints/1"));
     }
+}
+
+#[test]
+fn a_callers_patience_is_read_as_grpc_writes_it() {
+    let check = |text: &str, expected: Option<Duration>| {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("grpc-timeout"), text.parse().unwrap())]);
+        assert_eq!(rpc::grpc_timeout(&headers).ok(), expected, "{text}");
+    };
+    check("1H", Some(Duration::from_secs(3600)));
+    check("2M", Some(Duration::from_secs(120)));
+    check("50S", Some(Duration::from_secs(50)));
+    check("200m", Some(Duration::from_millis(200)));
+    check("99999999u", Some(Duration::from_micros(99_999_999)));
+    check("0n", Some(Duration::ZERO));
+    for bad in ["", "S", "5", "-1S", "+1S", "1.5S", "123456789S", "1h", "1 S", "S1"] {
+        check(bad, None);
+    }
+    assert_eq!(rpc::grpc_timeout(&HeaderMap::new()).unwrap(), Duration::MAX);
 }
