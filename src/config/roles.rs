@@ -274,3 +274,6 @@ fn idle(section: &Section<'_>, rule: &Rule, place: usize, roles: &Roles, policy:
         section.warn("role", text);
     }
 }
+
+#[cfg(test)]
+mod tests;

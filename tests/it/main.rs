@@ -19,6 +19,7 @@ mod certificates;
 mod check;
 mod crash;
 mod credentials;
+mod decisions;
 mod edges;
 mod exchange;
 mod exporters;
