@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, Method, Response,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::{
@@ -56,6 +59,16 @@ impl Answer {
     }
 }
 
+/// An answer to HEAD: RFC 9110 section 9.3.2, no content, but the length that it would have. hyper sees to that over
+/// HTTP/1.1 alone; over HTTP/2 a client takes what comes for an error of the connection.
+fn without_content(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    Response::from_parts(head, Body::Empty)
+}
+
 /// A body and the record that it closes; before there is an answer, the record alone.
 pub struct Recorded {
     pub(super) record: Box<Record>,
@@ -96,7 +109,7 @@ impl Recorded {
         let grpc = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         self.record.grpc_status = grpc_status(response.headers());
         self.end = bound.map(|bound| bound.end(grpc, now));
-        response.map(|body| {
+        if self.record.method == Method::HEAD { without_content(response) } else { response }.map(|body| {
             self.body = body;
             self
         })

@@ -84,6 +84,22 @@ pub(crate) async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason
 }
 
 #[tokio::test]
+async fn head_is_refused_without_content() {
+    let gate = Harness::new().await.start().await;
+    for alpn in [&b"http/1.1"[..], b"h2"] {
+        let (door, http2) = (gate.door(0, alpn), alpn == b"h2");
+        let target = if http2 { format!("https://localhost:{}{ROOM}", gate.address().port()) } else { ROOM.into() };
+        let call = Call::new(door, Method::HEAD, &target);
+        let answer = if http2 { call.http2() } else { call }.send().await;
+        assert_eq!(answer.status, 401, "{answer:?}");
+        assert!(answer.body.is_empty(), "{answer:?}");
+        let would_be: usize = answer.header("content-length").parse().expect("no length");
+        assert!(would_be > 0, "{answer:?}");
+        assert_eq!(gate.record(&answer.id()).await["reason"], "no_token");
+    }
+}
+
+#[tokio::test]
 async fn a_request_without_a_token_is_told_to_bring_one() {
     let gate = Harness::new().await.start().await;
     let (answer, record) = refused(&gate, gate.get(ROOM), 401, "no_token").await;
