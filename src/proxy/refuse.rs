@@ -103,6 +103,8 @@ fn problem(refusal: &Refusal, record: &Record) -> Response<Body> {
         || matches!(refusal.reason, "unknown_method" | "unknown_location" | "unknown_project");
     if let (true, Some(members)) = (of_vertex, problem.as_object_mut()) {
         members.insert("error".into(), google_error(refusal));
+        // RFC 9457 section 3.1.2 lets it be left out, and google-genai takes it for the word of the status in `error`
+        members.remove("status");
     }
     let mut response = Response::new(Body::from(problem.to_string()));
     *response.status_mut() = refusal.status;
