@@ -1,4 +1,5 @@
-//! Google as far as a test looks at it: STS, IAM Credentials and a Vertex that echoes which account asked.
+//! Google as far as a test looks at it: STS, IAM Credentials and a Vertex that echoes which account asked, by REST here
+//! and by gRPC in `google_rpc`.
 //!
 //! It promises nothing about forecasts (the demo's emulator does); it remembers every request, so that a test can say
 //! which service account, and which bytes, reached Vertex.
@@ -74,8 +75,12 @@ pub(crate) fn claims(token: &str) -> Value {
     payload.and_then(|payload| serde_json::from_slice(&payload).ok()).unwrap_or_default()
 }
 
+/// What a model says, piece by piece where it is asked to stream.
+pub(crate) const GENERATED: [&str; 3] = ["the season ", "goes ", "on"];
+
+/// Whether it is no request for a token: those of STS and IAM Credentials have Vertex's version in their paths too.
 fn is_vertex(target: &str) -> bool {
-    target.starts_with("/v1/projects/p/") || target.starts_with("/v1beta1/projects/p/")
+    target != "/v1/token" && !target.starts_with("/v1/projects/-/serviceAccounts/")
 }
 
 fn answer(seen: &Seen, minted: &AtomicU64, lifetime: u64) -> Reply {
@@ -87,7 +92,8 @@ fn answer(seen: &Seen, minted: &AtomicU64, lifetime: u64) -> Reply {
             "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
         }));
     }
-    if let Some(account) = target.strip_suffix(":generateAccessToken").and_then(|path| path.rsplit('/').next()) {
+    let account = target.strip_prefix("/v1/projects/-/serviceAccounts/");
+    if let Some(account) = account.and_then(|rest| rest.strip_suffix(":generateAccessToken")) {
         let subject = seen.header("authorization").strip_prefix("Bearer federated-").unwrap_or_default();
         let number = minted.fetch_add(1, Ordering::SeqCst);
         let until = clock::after(clock::now(), std::time::Duration::from_secs(lifetime));
@@ -95,24 +101,51 @@ fn answer(seen: &Seen, minted: &AtomicU64, lifetime: u64) -> Reply {
             "accessToken": format!("google-token-of-{account}-{number}-for-{subject}"), "expireTime": until.to_string(),
         }));
     }
-    if !is_vertex(target) {
-        return upstream::reply(StatusCode::NOT_FOUND, "application/json", r#"{"error":{"code":404}}"#);
+    match method(target) {
+        _ if !is_vertex(target) => {
+            upstream::reply(StatusCode::NOT_FOUND, "application/json", r#"{"error":{"code":404}}"#)
+        }
+        "predict" => {
+            let asked: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+            let instances = asked["instances"].as_array().cloned().unwrap_or_default();
+            upstream::json(&json!({
+                "predictions": predictions(&instances), "deployedModelId": "77",
+                "model": "projects/p/locations/l/models/m", "modelDisplayName": "m", "modelVersionId": "3",
+            }))
+        }
+        "generateContent" => upstream::json(&generated(&GENERATED.concat())),
+        "streamGenerateContent" if target.contains("alt=sse") => {
+            let events: String = GENERATED.iter().map(|text| format!("data: {}\r\n\r\n", generated(text))).collect();
+            upstream::reply(StatusCode::OK, "text/event-stream", events)
+        }
+        "streamGenerateContent" => upstream::json(&GENERATED.map(generated).into()),
+        "countTokens" => upstream::json(&json!({"totalTokens": 7})),
+        // the model's own server says back what it was told
+        "rawPredict" | "streamRawPredict" => {
+            upstream::reply(StatusCode::OK, seen.header("content-type"), seen.body.clone())
+        }
+        // the resource's name is its path without version, query and verb
+        _ => {
+            upstream::json(&json!({"name": target.split(['?', ':']).next().unwrap_or_default().splitn(3, '/').nth(2)}))
+        }
     }
-    if target.contains(":predict") {
-        return upstream::json(&json!({
-            "predictions": predictions(seen), "deployedModelId": "77", "model": "projects/p/locations/l/models/m",
-            "modelDisplayName": "m", "modelVersionId": "3",
-        }));
-    }
-    // the resource's name is its path without version, query and verb
-    let name = target.split(['?', ':']).next().unwrap_or_default().splitn(3, '/').nth(2);
-    upstream::json(&json!({"name": name}))
+}
+
+/// The custom verb of a path, "" where there is none.
+fn method(target: &str) -> &str {
+    let path = target.split('?').next().unwrap_or_default();
+    path.rsplit('/').next().and_then(|last| last.split_once(':')).map_or("", |(_, verb)| verb)
+}
+
+fn generated(text: &str) -> Value {
+    json!({
+        "candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 3, "totalTokenCount": 7}, "modelVersion": "gemini-2-001",
+    })
 }
 
 /// One flat forecast for each instance, in TimesFM's shape.
-fn predictions(seen: &Seen) -> Vec<serde_json::Value> {
-    let asked: serde_json::Value = serde_json::from_slice(&seen.body).unwrap_or_default();
-    let instances = asked["instances"].as_array().cloned().unwrap_or_default();
+pub(crate) fn predictions(instances: &[Value]) -> Vec<Value> {
     instances
         .iter()
         .map(|instance| {

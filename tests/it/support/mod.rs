@@ -6,6 +6,8 @@ pub(crate) mod clients;
 pub(crate) mod gate;
 pub(crate) mod glewlwyd;
 pub(crate) mod google;
+pub(crate) mod google_rpc;
+pub(crate) mod grpc;
 pub(crate) mod harness;
 pub(crate) mod house;
 pub(crate) mod issuer;

@@ -14,11 +14,16 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use tokio::{net::TcpListener, task::JoinSet};
 use wicketgate::http::read_bounded;
+
+use super::google_rpc;
 
 /// One request as it arrived.
 #[derive(Clone, Debug)]
@@ -27,6 +32,7 @@ pub(crate) struct Seen {
     /// Path and query, exactly as sent.
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
+    /// Of a gRPC call its first message.
     pub(crate) body: Bytes,
 }
 
@@ -41,7 +47,8 @@ pub(crate) type Reply = Response<Full<Bytes>>;
 type Answers = Arc<Mutex<Box<dyn Fn(&Seen) -> Reply + Send>>>;
 type Intercepts = Arc<Mutex<Box<dyn Fn(&Seen) -> Option<Reply> + Send>>>;
 
-/// A recording HTTP/1.1 server in clear on a loopback port of its own; it ends when dropped.
+/// A recording server in clear on a loopback port of its own; it ends when dropped. It speaks HTTP/1.1 and, to who
+/// begins with it, HTTP/2; gRPC calls are answered by [`google_rpc`], whatever it is told to answer.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -107,23 +114,31 @@ async fn accept(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, connections:
         connections.fetch_add(1, Ordering::SeqCst);
         let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
         open.spawn(async move {
-            let service = service_fn(|request| serve(request, &seen, &answers));
+            let service = service_fn(move |request| {
+                let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+                async move { serve(request, &seen, &answers).await }
+            });
             // a connection that the gate drops is no failure of the upstream
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         });
         while open.try_join_next().is_some() {}
     }
 }
 
-async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Seen>>, answers: &Answers) -> Result<Reply, Infallible> {
+type Answered = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Seen>>, answers: &Answers) -> Result<Answered, Infallible> {
     let (head, body) = request.into_parts();
+    if head.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return Ok(google_rpc::serve(head, body, seen).await.map(BodyExt::boxed_unsync));
+    }
     let Ok(body) = read_bounded(body, 64 << 20, Duration::from_secs(30)).await else {
-        return Ok(reply(StatusCode::BAD_REQUEST, "text/plain", "the body broke off"));
+        return Ok(reply(StatusCode::BAD_REQUEST, "text/plain", "the body broke off").map(BodyExt::boxed_unsync));
     };
     let target = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
     let request = Seen { method: head.method, target, headers: head.headers, body };
     seen.lock().unwrap().push(request.clone());
-    Ok(answers.lock().unwrap()(&request))
+    Ok(answers.lock().unwrap()(&request).map(BodyExt::boxed_unsync))
 }
 
 /// A response with a body and its type.
