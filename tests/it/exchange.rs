@@ -9,8 +9,9 @@ use crate::support::{
     clients::Draft,
     google::claims,
     issuer::Key,
-    peers::{Client, OidcProvider, jose, vertex_sdk},
+    peers::{Client, OidcProvider, jose},
     proof::Prover,
+    sdk::vertex_sdk,
     upstream::{self, Upstream},
 };
 

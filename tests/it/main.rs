@@ -41,6 +41,8 @@ mod refusals;
 mod reload;
 mod roles;
 mod rotation;
+mod sdk_genai;
+mod sdk_node;
 mod sessions;
 mod streams;
 mod support;

@@ -1,43 +1,122 @@
-//! The Vertex SDK as published uses the gate with nothing but an OIDC token.
+//! The Vertex SDK as published uses the gate with nothing but an OIDC token, over REST and over gRPC.
 
 use serde_json::{Value, json};
 
-use crate::support::{Gate, Harness, peers::vertex_sdk};
+use crate::support::{
+    Gate, Harness,
+    sdk::{records, vertex_sdk},
+};
 
-/// What the SDK raises for 403 over REST. (Over gRPC it is the subclass `PermissionDenied`.)
-const REFUSED: &str = "Forbidden";
+/// What the SDK raises for 403 over REST. Over gRPC it is the subclass `PermissionDenied`.
+const REFUSED: [(&str, &str); 2] = [("rest", "Forbidden"), ("grpc", "PermissionDenied")];
 
-async fn ask(gate: &Gate, way: &str, role: &str) -> Value {
-    let (address, ca) = (format!("https://localhost:{}", gate.address().port()), gate.directory.join("ca.pem"));
+async fn ask(gate: &Gate, way: &str, transport: &str, role: &str) -> Value {
+    let (port, ca) = (gate.address().port(), gate.directory.join("ca.pem"));
+    let scheme = if transport == "rest" { "https://" } else { "" };
+    let address = format!("{scheme}localhost:{port}");
     let instances = json!([{"input": [1.0, 2.0, 3.0, 4.0], "horizon": 2}]).to_string();
-    vertex_sdk("predict.py", &ca, &[way, &address, &gate.token(role), "p", "us-central1", "1", &instances]).await
+    let token = gate.token(role);
+    vertex_sdk("predict.py", &ca, &[way, transport, &address, &token, "p", "us-central1", "1", &instances]).await
 }
 
-#[tokio::test]
-async fn endpoint_predict_works_unchanged_for_who_may_infer_and_for_nobody_else() {
+/// An answer for who may infer, with the gate's credential; for who may ingest, the SDK's own error, a record, and
+/// silence at Google.
+async fn check(way: &str, transport: &str, action: &str, expected: Value) {
     let gate = Harness::new().await.start().await;
-    let answer = ask(&gate, "endpoint", "infer").await;
-    assert_eq!(answer["predictions"][0]["mean"], json!([4.0, 4.0]), "{answer}");
-    assert_eq!(answer["model_version"], "3", "{answer}");
+    let answer = ask(&gate, way, transport, "infer").await;
+    assert_eq!(answer, expected, "{way} over {transport}");
+    let asked = gate.google.vertex();
+    let last = asked.last().expect("Vertex saw nothing");
+    assert!(last.header("authorization").starts_with("Bearer google-token-of-infer@"), "{:?}", last.headers);
+    let record = records(&gate, "allow", 1).await.remove(0);
+    assert_eq!(record["action"], action, "{record}");
+    assert_eq!(record["principal"], "corp:tester", "{record}");
+
+    let answer = ask(&gate, way, transport, "ingest").await;
+    let class = REFUSED.iter().find(|(of, _)| *of == transport).unwrap().1;
+    assert_eq!(answer["refused"], class, "{way} over {transport}: {answer}");
+    assert!(answer["message"].as_str().unwrap().contains("ingest"), "the caller is not told why: {answer}");
+    if transport == "grpc" {
+        assert_eq!(answer["status"], "PERMISSION_DENIED", "{answer}");
+    }
+    assert_eq!(gate.google.vertex().len(), asked.len(), "Vertex saw a refused request");
+    let refused = records(&gate, "deny", 1).await.remove(0);
+    assert_eq!(refused["action"], action, "{refused}");
+    assert_eq!(refused["roles"], json!(["ingest"]), "{refused}");
+}
+
+fn forecast() -> Value {
+    json!({"predictions": [[4.0, 4.0]], "model_version": "3"})
+}
+
+/// What `Endpoint.predict` gives, cut to what matters.
+async fn endpoint(transport: &str) {
+    let gate = Harness::new().await.start().await;
+    let mut answer = ask(&gate, "endpoint", transport, "infer").await;
+    answer["predictions"] = json!([answer["predictions"][0]["mean"]]);
+    assert_eq!(answer, forecast(), "{transport}");
     let asked = gate.google.vertex();
     let predicted = asked.last().expect("Vertex saw nothing");
     assert!(predicted.header("authorization").starts_with("Bearer google-token-of-infer@"), "{:?}", predicted.headers);
 
-    let answer = ask(&gate, "endpoint", "ingest").await;
-    assert_eq!(answer["refused"], REFUSED, "{answer}");
+    let answer = ask(&gate, "endpoint", transport, "ingest").await;
+    let class = REFUSED.iter().find(|(of, _)| *of == transport).unwrap().1;
+    assert_eq!(answer["refused"], class, "{answer}");
     assert_eq!(gate.google.vertex().len(), asked.len(), "Vertex saw a refused request");
 }
 
 #[tokio::test]
-async fn the_services_client_is_refused_prediction_with_an_ingestion_token() {
-    let gate = Harness::new().await.start().await;
-    let answer = ask(&gate, "client", "infer").await;
-    assert_eq!(answer["model_version"], "3", "{answer}");
+async fn endpoint_predict_works_unchanged_for_who_may_infer_and_for_nobody_else() {
+    endpoint("rest").await;
+}
 
-    let answer = ask(&gate, "client", "ingest").await;
-    assert_eq!(answer["refused"], REFUSED, "{answer}");
-    assert!(answer["message"].as_str().unwrap().contains("ingest"), "the caller is not told why: {answer}");
-    assert_eq!(gate.google.vertex().len(), 1, "Vertex saw a refused request");
-    let refused = gate.audit().into_iter().find(|line| line["decision"] == "deny" && line["event"] == "request");
-    assert_eq!(refused.expect("no record of the refusal")["action"], "PredictionService.Predict");
+#[tokio::test]
+async fn endpoint_predict_works_unchanged_over_grpc() {
+    endpoint("grpc").await;
+}
+
+#[tokio::test]
+async fn the_services_client_is_refused_prediction_with_an_ingestion_token() {
+    let expected = json!({"predictions": 1, "model_version": "3"});
+    check("client", "rest", "PredictionService.Predict", expected.clone()).await;
+    check("client", "grpc", "PredictionService.Predict", expected).await;
+}
+
+#[tokio::test]
+async fn the_beta_client_is_treated_as_the_other() {
+    let expected = json!({"predictions": 1, "model_version": "3"});
+    check("beta", "rest", "PredictionService.Predict", expected.clone()).await;
+    check("beta", "grpc", "PredictionService.Predict", expected).await;
+}
+
+#[tokio::test]
+async fn bytes_for_a_models_own_server_come_back_in_pieces_over_grpc() {
+    let body = json!([{"horizon": 2, "input": [1.0, 2.0, 3.0, 4.0]}]);
+    let gate = Harness::new().await.start().await;
+    let answer = ask(&gate, "raw", "grpc", "infer").await;
+    let pieces: Vec<Value> = answer["pieces"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| serde_json::from_str(p.as_str().unwrap()).unwrap())
+        .collect();
+    assert_eq!(pieces, [body.clone(), body], "{answer}");
+    let answer = ask(&gate, "raw", "grpc", "train").await;
+    assert_eq!((&answer["refused"], &answer["status"]), (&"PermissionDenied".into(), &"PERMISSION_DENIED".into()));
+}
+
+#[tokio::test]
+async fn a_stream_of_answers_arrives_whole_over_grpc() {
+    check("server", "grpc", "PredictionService.ServerStreamingPredict", json!({"pieces": [[1], [1], [1]]})).await;
+}
+
+#[tokio::test]
+async fn streams_both_ways_are_let_through_or_refused_as_one() {
+    check("bidi", "grpc", "PredictionService.StreamingPredict", json!({"pieces": [[1], [2]]})).await;
+}
+
+#[tokio::test]
+async fn generated_content_streams_over_grpc() {
+    let expected = json!({"pieces": ["the season ", "goes ", "on"]});
+    check("generate", "grpc", "PredictionService.StreamGenerateContent", expected).await;
 }

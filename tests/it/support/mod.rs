@@ -17,6 +17,7 @@ pub(crate) mod person;
 pub(crate) mod pki;
 pub(crate) mod program;
 pub(crate) mod proof;
+pub(crate) mod sdk;
 pub(crate) mod shell;
 pub(crate) mod talk;
 pub(crate) mod upstream;

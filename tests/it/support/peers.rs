@@ -1,4 +1,4 @@
-//! The real peers: Prometheus, node_exporter, oidc-provider and the Python Vertex SDK, as `tests/run` installs them.
+//! The real peers: Prometheus, node_exporter and oidc-provider, as `tests/run` installs them.
 
 use std::{
     net::SocketAddr,
@@ -21,16 +21,16 @@ use super::{
 };
 
 /// What to do when a peer is not there.
-const HINT: &str = "run `tests/run`, which installs the suite's peers";
+pub(super) const HINT: &str = "run `tests/run`, which installs the suite's peers";
 
 /// Where the Python peer lies: `$WICKETGATE_PEERS`, or `target/peers`.
 #[allow(clippy::disallowed_methods, reason = "the suite has no configuration file to name the place")]
-fn installed() -> PathBuf {
+pub(super) fn installed() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers");
     std::env::var("WICKETGATE_PEERS").map_or_else(|_| default(), PathBuf::from)
 }
 
-fn source(path: &str) -> PathBuf {
+pub(super) fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(path)
 }
 
@@ -284,24 +284,4 @@ impl Prometheus {
         )
         .await
     }
-}
-
-/// Runs `tests/peers/vertex/SCRIPT` with the Python that has `google-cloud-aiplatform`, and reads the JSON object it
-/// prints as its last line.
-pub(crate) async fn vertex_sdk(script: &str, ca: &Path, arguments: &[&str]) -> Value {
-    let python = installed().join("vertex/bin/python");
-    assert!(python.exists(), "the Vertex SDK is not installed at `{}`: {HINT}", python.display());
-    let output = Command::new(python)
-        .arg(source("vertex").join(script))
-        .args(arguments)
-        // the SDK's REST transport is `requests`
-        .env("REQUESTS_CA_BUNDLE", ca)
-        .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(3 * super::PATIENCE, output).await.expect("the SDK does not end").unwrap();
-    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "the SDK's script fails: {said}{complained}");
-    serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {said}{complained}"))
 }
