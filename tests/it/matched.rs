@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Paths made for the matching alone, and for the whole program.
-const CASES: u32 = 30_000;
+const CASES: u32 = 10_000;
 const WHOLE_CASES: usize = 500;
 
 mod percent {

@@ -1,9 +1,20 @@
 //! The Vertex SDK as published uses the gate with nothing but an OIDC token, over REST and over gRPC.
 
+use http::Method;
 use serde_json::{Value, json};
+
+use wicketgate::demo::{
+    directory::Directory,
+    google::{ENDPOINT, LOCATION, PROJECT},
+    world::{Ports, World},
+};
 
 use crate::support::{
     Gate, Harness,
+    call::{Call, Door},
+    eventually,
+    peers::free_address,
+    program::{Program, listening, wicketgate},
     sdk::{records, vertex_sdk},
 };
 
@@ -119,4 +130,34 @@ async fn streams_both_ways_are_let_through_or_refused_as_one() {
 async fn generated_content_streams_over_grpc() {
     let expected = json!({"pieces": ["the season ", "goes ", "on"]});
     check("generate", "grpc", "PredictionService.StreamGenerateContent", expected).await;
+}
+
+#[tokio::test]
+async fn the_demos_model_forecasts_over_grpc_too() {
+    let [at, admin] = [free_address(), free_address()];
+    let directory = Directory::temporary().await.unwrap();
+    let world = World::start(directory, Ports { gate: at.port(), admin: admin.port() }).await.unwrap();
+    let config = world.directory.join("wicketgate.toml");
+    let mut command = wicketgate(&["serve", "--config"]);
+    command.arg(&config).current_dir(world.directory.path());
+    let _gate = Program::start("the demo's gate", &mut command, "build it first");
+    listening("the demo's gate", admin).await;
+    eventually("the demo's gate to be ready", || async {
+        let door = Door { address: admin, tls: None };
+        (Call::new(door, Method::GET, "/readyz").send().await.status == 200).then_some(())
+    })
+    .await;
+
+    let (address, ca) = (format!("localhost:{}", at.port()), world.directory.join("ca.pem"));
+    let instances = json!([{"input": [4, 4, 4, 4], "horizon": 2}]).to_string();
+    for (role, expected) in [("infer", json!([4.0, 4.0])), ("ingest", Value::Null)] {
+        let token = world.token(role).unwrap();
+        let asked = ["endpoint", "grpc", &address, &token, PROJECT, LOCATION, ENDPOINT, &instances];
+        let answer = vertex_sdk("predict.py", &ca, &asked).await;
+        assert_eq!(answer["predictions"][0]["mean"], expected, "{role}: {answer}");
+        assert_eq!(answer["refused"] == "PermissionDenied", role == "ingest", "{answer}");
+    }
+    let path = world.directory.path().to_owned();
+    world.stop().await;
+    std::fs::remove_dir_all(path).unwrap();
 }

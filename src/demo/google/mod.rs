@@ -1,4 +1,5 @@
-//! An emulator of Google: STS, IAM Credentials and Vertex AI, on one clear loopback port.
+//! An emulator of Google: STS, IAM Credentials and Vertex AI (REST, and of gRPC what predicting takes), on one clear
+//! loopback port.
 //!
 //! Promises: it believes nobody: a subject token is verified against the trusted issuer's keys, a federated token
 //! and an access token are its own, unexpired, and of an account that may do what is asked. Errors have Google's
@@ -6,6 +7,7 @@
 
 pub mod forecast;
 mod identity;
+mod rpc;
 mod vertex;
 
 use std::{
@@ -220,22 +222,28 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Answers a REST request.
+    async fn rest(&self, call: &Call) -> Response<Body> {
+        let segments: Vec<&str> = call.path.trim_start_matches('/').split('/').collect();
+        match (&call.method, segments.as_slice()) {
+            (&Method::POST, ["v1", "token"]) => identity::exchange(self, call).await,
+            (&Method::POST, ["v1", "projects", "-", "serviceAccounts", account]) => {
+                identity::impersonate(self, account, call)
+            }
+            (_, ["v1" | "v1beta1", "projects", project, "locations", location, rest @ ..]) => {
+                vertex::answer(self, project, location, rest, call).await
+            }
+            _ => not_found(&call.path),
+        }
+    }
+}
+
 impl Answer for Shared {
     fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>> {
-        Box::pin(async move {
-            let path = call.path.clone();
-            let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-            match (&call.method, segments.as_slice()) {
-                (&Method::POST, ["v1", "token"]) => identity::exchange(&self, &call).await,
-                (&Method::POST, ["v1", "projects", "-", "serviceAccounts", account]) => {
-                    identity::impersonate(&self, account, &call)
-                }
-                (_, ["v1" | "v1beta1", "projects", project, "locations", location, rest @ ..]) => {
-                    vertex::answer(&self, project, location, rest, &call).await
-                }
-                _ => not_found(&call.path),
-            }
-        })
+        Box::pin(
+            async move { if rpc::is_call(&call) { rpc::answer(&self, &call).await } else { self.rest(&call).await } },
+        )
     }
 }
 

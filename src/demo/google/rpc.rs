@@ -1,0 +1,220 @@
+//! The emulated Vertex AI over gRPC: the calls that `Endpoint.predict` of Google's SDKs makes, answered by the same
+//! methods that answer REST.
+//!
+//! Promises: unary calls with one uncompressed message; errors are the statuses that REST has as words; what it does not
+//! know is UNIMPLEMENTED.
+
+use std::{collections::BTreeMap, convert::Infallible, future::ready};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::{BodyExt, Full};
+use prost::{Message, Oneof};
+use serde_json::{Map, Value as Json, json};
+
+use super::Shared;
+use crate::{demo::server::Call, http::Body};
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// gRPC's words for what the REST methods answer with (google/rpc/code.proto).
+const CODES: [(&str, u16); 6] = [
+    ("INVALID_ARGUMENT", 3),
+    ("NOT_FOUND", 5),
+    ("PERMISSION_DENIED", 7),
+    ("UNIMPLEMENTED", 12),
+    ("INTERNAL", 13),
+    ("UNAUTHENTICATED", 16),
+];
+/// Whole numbers beyond this are not exact in a double.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Whether this is a gRPC call of Vertex's.
+pub(super) fn is_call(call: &Call) -> bool {
+    call.path.starts_with("/google.cloud.aiplatform.") && call.header("content-type").starts_with("application/grpc")
+}
+
+/// Answers `/google.cloud.aiplatform.v1*.{service}/{method}`.
+pub(super) async fn answer(google: &Shared, call: &Call) -> Response<Body> {
+    let method = call.path.rsplit('.').next().unwrap_or_default();
+    let Some(message) = unframed(&call.body) else { return failed("INVALID_ARGUMENT", "no whole message came") };
+    let asked = match method {
+        "PredictionService/Predict" => PredictRequest::decode(message).map(|request| {
+            let instances: Json = request.instances.iter().map(Value::json).collect();
+            (Method::POST, format!("/v1/{}:predict", request.endpoint), json!({ "instances": instances }).to_string())
+        }),
+        "EndpointService/GetEndpoint" => {
+            Endpoint::decode(message).map(|request| (Method::GET, format!("/v1/{}", request.name), String::new()))
+        }
+        _ => return failed("UNIMPLEMENTED", "the emulator knows no such method"),
+    };
+    let Ok((verb, path, body)) = asked else { return failed("INVALID_ARGUMENT", "the message cannot be read") };
+    let rest = Call { method: verb, path, headers: call.headers.clone(), body: body.into() };
+    let answer = google.rest(&rest).await;
+    let json: Json = match answer.body() {
+        Body::Full(bytes) => serde_json::from_slice(bytes).unwrap_or_default(),
+        _ => Json::Null,
+    };
+    if answer.status() != StatusCode::OK {
+        let text = |name| json.pointer(name).and_then(Json::as_str).unwrap_or_default();
+        return failed(text("/error/status"), text("/error/message"));
+    }
+    match method {
+        "PredictionService/Predict" => whole(&PredictResponse::of(&json)),
+        _ => whole(&Endpoint { name: text(&json, "name"), display_name: text(&json, "displayName") }),
+    }
+}
+
+/// The one message of a unary call; nothing where it is compressed or not whole.
+fn unframed(body: &[u8]) -> Option<&[u8]> {
+    let (head, message) = body.split_first_chunk::<5>()?;
+    let [0, length @ ..] = head else { return None };
+    (u32::from_be_bytes(*length) as usize == message.len()).then_some(message)
+}
+
+fn whole(message: &impl Message) -> Response<Body> {
+    let message = message.encode_to_vec();
+    let mut framed = BytesMut::with_capacity(5 + message.len());
+    framed.put_u8(0);
+    framed.put_u32(message.len().try_into().unwrap_or(u32::MAX));
+    framed.put_slice(&message);
+    let trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from(0_u16))]);
+    let body = Full::new(Bytes::from(framed)).with_trailers(ready(Some(Ok::<_, Infallible>(trailers))));
+    respond(Body::Boxed(Box::pin(body.map_err(|never| match never {}))))
+}
+
+fn failed(word: &str, message: &str) -> Response<Body> {
+    let code = CODES.iter().find(|(known, _)| *known == word).map_or(2, |(_, code)| *code);
+    let mut response = respond(Body::Empty);
+    response.headers_mut().insert(STATUS, code.into());
+    // these texts are the emulator's own, in ASCII; what stands in backticks was in a URL
+    let message = HeaderValue::from_str(message).unwrap_or_else(|_| HeaderValue::from_static(""));
+    response.headers_mut().insert(MESSAGE, message);
+    response
+}
+
+fn respond(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+fn text(json: &Json, name: &str) -> String {
+    json.get(name).and_then(Json::as_str).unwrap_or_default().to_owned()
+}
+
+// The fields that are looked at, with their tags in google/cloud/aiplatform/v1/*.proto.
+
+#[derive(Clone, PartialEq, Message)]
+struct PredictRequest {
+    #[prost(string, tag = "1")]
+    endpoint: String,
+    #[prost(message, repeated, tag = "2")]
+    instances: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PredictResponse {
+    #[prost(message, repeated, tag = "1")]
+    predictions: Vec<Value>,
+    #[prost(string, tag = "2")]
+    deployed_model_id: String,
+    #[prost(string, tag = "3")]
+    model: String,
+    #[prost(string, tag = "4")]
+    model_display_name: String,
+    #[prost(string, tag = "5")]
+    model_version_id: String,
+}
+
+impl PredictResponse {
+    /// From the answer that REST gives.
+    fn of(json: &Json) -> Self {
+        let predictions = json.get("predictions").and_then(Json::as_array);
+        Self {
+            predictions: predictions.map(|all| all.iter().map(Value::of).collect()).unwrap_or_default(),
+            deployed_model_id: text(json, "deployedModelId"),
+            model: text(json, "model"),
+            model_display_name: text(json, "modelDisplayName"),
+            model_version_id: text(json, "modelVersionId"),
+        }
+    }
+}
+
+/// An endpoint, and the request for one: the name is the first field of both.
+#[derive(Clone, PartialEq, Message)]
+struct Endpoint {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    display_name: String,
+}
+
+/// `google.protobuf.Value`.
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Kind {
+    #[prost(int32, tag = "1")]
+    Null(i32),
+    #[prost(double, tag = "2")]
+    Number(f64),
+    #[prost(string, tag = "3")]
+    Text(String),
+    #[prost(bool, tag = "4")]
+    Bool(bool),
+    #[prost(message, tag = "5")]
+    Struct(Struct),
+    #[prost(message, tag = "6")]
+    List(List),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Struct {
+    #[prost(btree_map = "string, message", tag = "1")]
+    fields: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct List {
+    #[prost(message, repeated, tag = "1")]
+    values: Vec<Value>,
+}
+
+impl Value {
+    fn of(json: &Json) -> Self {
+        let kind = match json {
+            Json::Null => Kind::Null(0),
+            Json::Bool(value) => Kind::Bool(*value),
+            Json::Number(value) => Kind::Number(value.as_f64().unwrap_or_default()),
+            Json::String(text) => Kind::Text(text.clone()),
+            Json::Array(values) => Kind::List(List { values: values.iter().map(Self::of).collect() }),
+            Json::Object(fields) => {
+                let fields = fields.iter().map(|(name, value)| (name.clone(), Self::of(value)));
+                Kind::Struct(Struct { fields: fields.collect() })
+            }
+        };
+        Self { kind: Some(kind) }
+    }
+
+    fn json(&self) -> Json {
+        match &self.kind {
+            None | Some(Kind::Null(_)) => Json::Null,
+            // protobuf has no whole numbers here, and the model's server wants some
+            #[allow(clippy::cast_possible_truncation, reason = "it is whole and within what a double holds exactly")]
+            Some(Kind::Number(value)) if value.fract() == 0.0 && value.abs() < EXACT => json!(*value as i64),
+            Some(Kind::Number(value)) => json!(value),
+            Some(Kind::Text(text)) => json!(text),
+            Some(Kind::Bool(value)) => json!(value),
+            Some(Kind::List(list)) => list.values.iter().map(Self::json).collect(),
+            Some(Kind::Struct(fields)) => {
+                fields.fields.iter().map(|(name, value)| (name.clone(), value.json())).collect::<Map<_, _>>().into()
+            }
+        }
+    }
+}
