@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod login;
 mod logout;
+mod policy;
 mod profile;
 mod serve;
 mod token;
@@ -44,6 +45,11 @@ enum Command {
         #[command(subcommand)]
         command: audit::Command,
     },
+    /// Ask about policies without a gate.
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
+    },
     /// Log in at an identity provider, in a browser or with a code.
     Login(Box<login::Options>),
     /// Print a valid token of a login, for programs: `curl -H "Authorization: Bearer $(wicketgate token)"`.
@@ -66,6 +72,7 @@ pub fn run() -> ExitCode {
         Command::Serve { config } => serve::serve(&config),
         Command::Check { config } => check::check(&config),
         Command::Audit { command } => audit::run(command),
+        Command::Policy { command } => policy::run(command),
         Command::Login(options) => login::login(&options),
         Command::Token(options) => token::token(&options),
         Command::Logout(options) => logout::logout(&options),

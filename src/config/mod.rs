@@ -10,6 +10,7 @@ mod issue;
 mod issuer;
 mod limits;
 mod policies;
+mod proofs;
 mod reader;
 mod roles;
 mod sessions;
@@ -26,6 +27,7 @@ use std::{
 use self::reader::{Reading, Section, Source};
 pub use self::{
     data::{DataSettings, ForecastSettings, ScrapeSettings},
+    proofs::{Proofs, proofs},
     reader::Problem,
 };
 use crate::{
@@ -203,6 +205,21 @@ pub fn policies(directory: &Path) -> Result<Policy, Problems> {
         Some(policy) if told.problems.is_empty() => Ok(policy),
         _ => Err(Problems(told.problems)),
     }
+}
+
+/// Where the policies of a configuration are, whatever else is in it.
+///
+/// # Errors
+/// The file cannot be read, or is no TOML.
+pub fn policy_directory(path: &Path) -> Result<PathBuf, Problems> {
+    let problem = |text| Problems(vec![Problem { file: path.to_owned(), line: 0, key: String::new(), text }]);
+    let text = std::fs::read_to_string(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
+    let reading = Source::new(path, text).read(gate::policy_directory);
+    // what a policy directory alone does not know is for `check` to say
+    let (known, broken) =
+        (|p: &Problem| p.key == "policy" || p.key.starts_with("policy."), |p: &Problem| p.key.is_empty());
+    let problems: Vec<Problem> = reading.problems.into_iter().filter(|p| known(p) || broken(p)).collect();
+    if problems.is_empty() { Ok(reading.value) } else { Err(Problems(problems)) }
 }
 
 /// Reads the main file and the policies that it names; what is wrong with those is put into `of_policies`. Nothing where

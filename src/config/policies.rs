@@ -29,10 +29,8 @@ impl Told {
     }
 }
 
-/// Loads roles, schema and policies from their directory. `sayings` tells what the issuers that rules may name say,
-/// where that is known.
-pub(super) fn policy(directory: &Path, sayings: Option<&Sayings>, told: &mut Told) -> Option<Policy> {
-    let roles = read_file(&directory.join("roles.toml"), told);
+/// The schema and the policies of a directory, as they are written.
+pub(super) fn sources(directory: &Path, told: &mut Told) -> (Option<PolicyFile>, Vec<PolicyFile>) {
     let schema = read_file(&directory.join("wicketgate.cedarschema"), told);
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .into_iter()
@@ -41,11 +39,18 @@ pub(super) fn policy(directory: &Path, sayings: Option<&Sayings>, told: &mut Tol
         .filter(|path| path.extension().is_some_and(|e| e == "cedar"))
         .collect();
     files.sort();
-    if files.is_empty() {
+    (schema, files.iter().filter_map(|path| read_file(path, told)).collect())
+}
+
+/// Loads roles, schema and policies from their directory. `sayings` tells what the issuers that rules may name say,
+/// where that is known.
+pub(super) fn policy(directory: &Path, sayings: Option<&Sayings>, told: &mut Told) -> Option<Policy> {
+    let roles = read_file(&directory.join("roles.toml"), told);
+    let (schema, policies) = sources(directory, told);
+    if policies.is_empty() {
         let text = "holds no *.cedar file, so everything would be denied; start from the shipped policies";
         told.problem(directory.to_owned(), 0, text.into());
     }
-    let policies: Vec<PolicyFile> = files.iter().filter_map(|path| read_file(path, told)).collect();
     let actions = routes::actions().chain([proxy::EXCHANGE]);
     let compiled = schema.map(|schema| Policy::new(Roles::default(), &schema, &policies, actions));
     let compiled = compiled.and_then(|compiled| {

@@ -99,7 +99,7 @@ fn member_of(action: &Value) -> Vec<String> {
 }
 
 /// Parses all files into one set. A policy is named by its `@id`, or by its file and place in it.
-fn read(files: &[PolicyFile]) -> (PolicySet, HashMap<PolicyId, Arc<str>>, Vec<PolicyProblem>) {
+pub(super) fn read(files: &[PolicyFile]) -> (PolicySet, HashMap<PolicyId, Arc<str>>, Vec<PolicyProblem>) {
     let (mut all, mut names, mut problems) = (PolicySet::new(), HashMap::new(), Vec::new());
     let mut taken: HashSet<Arc<str>> = HashSet::new();
     for file in files {
@@ -133,7 +133,7 @@ fn read(files: &[PolicyFile]) -> (PolicySet, HashMap<PolicyId, Arc<str>>, Vec<Po
     (all, names, problems)
 }
 
-fn file_of(id: &PolicyId) -> String {
+pub(super) fn file_of(id: &PolicyId) -> String {
     let id: &str = id.as_ref();
     id.rsplit_once('#').map_or(id, |(file, _)| file).to_owned()
 }

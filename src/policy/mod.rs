@@ -8,6 +8,7 @@ mod cedar;
 mod compile;
 mod memory;
 mod phrase;
+pub mod prove;
 mod question;
 mod reads;
 mod roles;
@@ -90,6 +91,12 @@ impl Policy {
     pub fn with_labels(mut self, exporters: impl Iterator<Item = (Arc<str>, Vec<(String, String)>)>) -> Self {
         self.cedar.labels = exporters.collect();
         Self { memory: Memory::new(), ..self }
+    }
+
+    /// The rules and what is kept apart.
+    #[must_use]
+    pub fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     /// Whether a policy speaks of this role.

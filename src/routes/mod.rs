@@ -13,7 +13,9 @@ use http::{HeaderValue, Method, StatusCode};
 
 pub use self::{
     exporter::Exporter,
-    vertex::{Dedicated, Field, Group, Payload, Rpc, Streaming, Vertex, actions as vertex_actions},
+    vertex::{
+        Dedicated, Field, Group, Payload, Rpc, Streaming, Vertex, actions as vertex_actions, groups as vertex_groups,
+    },
 };
 use crate::{client::Upstream, http::LocalService, policy::Resource, refusal::Refusal, secret::Shown};
 
@@ -27,6 +29,12 @@ const HOME: &str = "Gate.Home";
 /// Every action that a route can ask about.
 pub fn actions() -> impl Iterator<Item = &'static str> {
     [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE, HOME].into_iter().chain(vertex_actions())
+}
+
+/// Each action that does something to an upstream, with the group that it counts as, whatever a schema says.
+pub fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let own = [(SCRAPE, "scrape"), (DISCOVER, "scrape"), (READ_PREDICTIONS, "scrape"), (REMOTE_WRITE, "ingest")];
+    own.into_iter().chain(vertex_groups())
 }
 
 /// All routes of one configuration.

@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, StatusCode};
 use self::table::{VertexMethod, split_custom};
 pub use self::{
     rpc::Rpc,
-    table::{Field, Payload, Streaming, actions},
+    table::{Field, Payload, Streaming, actions, groups},
 };
 use super::{Found, Route, Terms};
 use crate::{

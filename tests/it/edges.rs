@@ -19,7 +19,7 @@ const METRICS: &[&str] = &["feedback", "ingest", "shape", "sinks", "spool"];
 /// Edges besides those to leaves: (from, to).
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "audit", "config", "demo", "terminal"]),
+    ("cli", &["app", "audit", "config", "demo", "policy", "terminal"]),
     ("app", &["config", "GATE", "METRICS"]),
     ("config", &["GATE", "METRICS"]),
     ("routes", &["policy"]),
@@ -34,6 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const DOORS: &[(&str, &[&str])] = &[
     ("augurs", &["demo"]),
     ("cedar_policy", &["policy"]),
+    ("cedar_policy_symcc", &["policy"]),
     ("clap", &["cli"]),
     ("google_cloud_auth", &["credentials"]),
     ("governor", &["limits"]),

@@ -25,6 +25,14 @@ pub fn actions() -> impl Iterator<Item = &'static str> {
     TABLE.lines().skip(1).filter_map(|line| line.split('\t').next())
 }
 
+/// Each of them with its group.
+pub fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
+    TABLE.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split('\t');
+        Some((fields.next()?, fields.next()?))
+    })
+}
+
 /// The method at a path below `version`. `None` as `verb` finds what only gRPC has.
 pub(super) fn find(version: &str, below: &str, verb: Option<&Method>) -> Option<&'static VertexMethod> {
     READ.versions.get(version)?.find(below, verb)

@@ -1,0 +1,43 @@
+//! `wicketgate policy`: one file for each subcommand.
+
+mod prove;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Subcommand;
+
+use super::{complain, profile, say};
+use crate::config::{self, Problems};
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Prove what policies can never do, for every request at once, or show one that breaks it.
+    Prove(prove::Options),
+}
+
+pub(super) fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Prove(options) => prove::prove(&options),
+    }
+}
+
+/// Which policies.
+#[derive(clap::Args)]
+struct Place {
+    /// The policy directory [default: ./policies]
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    policies: Option<PathBuf>,
+    /// The configuration file whose policies are meant
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Place {
+    fn directory(&self) -> Result<PathBuf, Problems> {
+        match (&self.policies, &self.config) {
+            (Some(directory), _) => Ok(directory.clone()),
+            (None, Some(file)) => config::policy_directory(file),
+            (None, None) => Ok("policies".into()),
+        }
+    }
+}

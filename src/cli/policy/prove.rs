@@ -1,0 +1,64 @@
+//! `wicketgate policy prove`.
+//!
+//! Exit codes: 0 all is proved, 1 something is not, or nobody knows, 2 wrong usage or configuration, or no solver.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use super::{
+    Place, complain,
+    profile::{End, environment, run},
+    say,
+};
+use crate::{
+    config,
+    policy::prove::{Report, Settings, Verdict},
+};
+
+/// What `wicketgate policy prove` is told.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    place: Place,
+    /// The solver cvc5 [default: the variable CVC5, or `cvc5` on the PATH]
+    #[arg(long, value_name = "PATH")]
+    solver: Option<PathBuf>,
+    /// Seconds that the solver may take for one question; what it cannot answer in that time is not proved
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+pub(super) fn prove(options: &Options) -> ExitCode {
+    run(async {
+        let wrong = |text: String| End::Wrong(text);
+        let directory = options.place.directory().map_err(|e| wrong(e.to_string()))?;
+        let proofs = config::proofs(&directory).map_err(|e| wrong(e.to_string()))?;
+        proofs.warnings.iter().for_each(|warning| complain(&format!("warning: {warning}")));
+        let named = options.solver.clone().or_else(|| environment("CVC5").map(PathBuf::from));
+        let program = named.unwrap_or_else(|| "cvc5".into());
+        let settings = Settings { program, limit: Duration::from_secs(options.timeout) };
+        let mut solver = proofs.subject.with_solver(settings).await.map_err(|e| wrong(e.to_string()))?;
+        let mut failed = 0;
+        for statement in &proofs.statements {
+            let report = solver.prove(statement).await.map_err(|e| wrong(e.to_string()))?;
+            failed += usize::from(!matches!(report.verdict, Verdict::Proved));
+            tell(&statement.name, &report);
+        }
+        match failed {
+            0 => Ok(()),
+            _ => Err(End::No(format!("{failed} of {} are not proved", proofs.statements.len()))),
+        }
+    })
+}
+
+fn tell(name: &str, report: &Report) {
+    let seconds = report.took.as_secs_f64();
+    match &report.verdict {
+        Verdict::Proved => say(&format!(
+            "proved {name} ({} environments, {} questions, {seconds:.1} s)",
+            report.environments, report.questions
+        )),
+        Verdict::Broken(example) => say(&format!("NOT PROVED {name}\n{example}")),
+        Verdict::BrokenSomehow(text) => say(&format!("NOT PROVED {name}\n  {text}")),
+        Verdict::Undecided(text) => say(&format!("UNDECIDED {name}\n  {text}")),
+    }
+}
