@@ -326,6 +326,25 @@ async fn a_call_waits_no_longer_than_its_caller() {
 }
 
 #[tokio::test]
+async fn an_upstream_with_tls_is_spoken_to_in_http2() {
+    let harness = Harness::new().await;
+    let talker = Talker::start_tls(harness.directory.path()).await;
+    let port = talker.address.port();
+    let section =
+        format!("[vertex]\nlocations = [\"us-central1\"]\nurl = \"https://localhost:{port}\"\nca = \"ca.pem\"");
+    let gate = harness.section("vertex", section).start().await;
+    let mut line = Line::open(&gate).await;
+    let mut open = line.call(&format!("{SERVICE}/Predict"), &gate.token("infer"), &[]);
+    open.write(frame(&predict(ENDPOINT))).await;
+    open.pen = None;
+    let asked = talker.asked().await;
+    assert_eq!(asked.head.version, http::Version::HTTP_2);
+    let (pen, _) = asked.answer("application/grpc", &[]);
+    pen.end(&[("grpc-status", "0")]).await;
+    assert_eq!(open.said().await.code(), 0);
+}
+
+#[tokio::test]
 async fn an_upstream_that_is_away_is_unavailable() {
     let (talker, gate) = start("").await;
     drop(talker);

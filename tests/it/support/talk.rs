@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::{
         Arc,
@@ -22,13 +23,18 @@ use hyper_util::{
     server::conn::auto,
 };
 use prost::encoding::{WireType, encode_key, encode_varint};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use tokio::{
     net::TcpListener,
     sync::{Mutex, mpsc, oneshot},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::{Gate, PATIENCE};
+use super::{Gate, PATIENCE, call::Stream};
 
 /// A body that the test writes.
 pub(crate) struct Written(mpsc::Receiver<Frame<Bytes>>);
@@ -128,6 +134,25 @@ impl Asked {
 
 impl Talker {
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With TLS, as the gate's own certificate names it: HTTP/2 is for who asks for it by ALPN.
+    pub(crate) async fn start_tls(directory: &Path) -> Self {
+        let chain = CertificateDer::pem_file_iter(directory.join("gate.pem")).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(directory.join("gate.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self::start_with(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (asked, receiver) = mpsc::channel(16);
@@ -138,11 +163,13 @@ impl Talker {
             let mut open = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (asked, counted) = (asked.clone(), counted.clone());
+                let (asked, counted, tls) = (asked.clone(), counted.clone(), tls.clone());
                 open.spawn(async move {
-                    let service = service_fn(|request| converse(request, asked.clone(), counted.clone()));
-                    let server = auto::Builder::new(TokioExecutor::new());
-                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    let Some(tls) = tls else { return serve(stream, asked, counted).await };
+                    if let Ok(stream) = tls.accept(stream).await {
+                        assert!(stream.get_ref().1.alpn_protocol().is_some(), "no ALPN");
+                        serve(stream, asked, counted).await;
+                    }
                 });
             }
         });
@@ -164,6 +191,11 @@ impl Talker {
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
+}
+
+async fn serve(stream: impl Stream + 'static, asked: mpsc::Sender<Asked>, counted: Arc<AtomicUsize>) {
+    let service = service_fn(|request| converse(request, asked.clone(), counted.clone()));
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn converse(
