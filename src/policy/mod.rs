@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 pub use self::{
     compile::{PolicyFile, PolicyProblem},
-    question::{Circumstances, Named, Question, Resource, VertexKind, VertexResource},
+    question::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource},
     roles::Roles,
     rule::{Claim, Condition, Matcher, Rule, is_role},
 };
@@ -122,6 +122,12 @@ impl Policy {
     pub fn rule(&self, question: Question<'_>) -> Arc<Ruling> {
         let decide = |slice: &slice::Slice, roles| self.cedar.decide_by(slice, question, roles);
         self.memory.rule(question, || self.settle(question), decide)
+    }
+
+    /// Which of the `held` roles nobody may hold beside `role`.
+    #[must_use]
+    pub fn apart<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
+        self.roles.apart(held, role)
     }
 
     /// Answers a question by evaluating roles and policies.

@@ -13,7 +13,7 @@ use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, ParseErrors, Request, RestrictedExpression,
 };
 
-use super::{Circumstances, Named, Question, Resource, VertexKind, VertexResource, reads::Reads};
+use super::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource, reads::Reads};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -29,6 +29,7 @@ pub(super) struct Types {
     dataset: EntityTypeName,
     bucket: EntityTypeName,
     service_account: EntityTypeName,
+    grant: EntityTypeName,
 }
 
 /// Labels of exporters, by exporter.
@@ -55,6 +56,7 @@ impl Types {
             dataset: EntityTypeName::from_str("Dataset")?,
             bucket: EntityTypeName::from_str("Bucket")?,
             service_account: EntityTypeName::from_str("ServiceAccount")?,
+            grant: EntityTypeName::from_str("Grant")?,
         })
     }
 
@@ -71,6 +73,7 @@ impl Types {
             Resource::Exporter(_) => &self.exporter,
             Resource::Service(_) => &self.service,
             Resource::Vertex(vertex) => self.vertex_kind(vertex),
+            Resource::Grant(_) => &self.grant,
         }
     }
 
@@ -116,7 +119,25 @@ impl Types {
             }
             Resource::Service(name) => Entity::new_no_attrs(uid(&self.service, name), HashSet::new()),
             Resource::Vertex(resource) => self.vertex_entity(resource)?,
+            Resource::Grant(grant) => self.grant_entity(grant)?,
         })
+    }
+
+    fn grant_entity(&self, grant: &GrantResource) -> Result<Entity, Failure> {
+        let seconds = RestrictedExpression::new_long(i64::try_from(grant.seconds).unwrap_or(i64::MAX));
+        let attributes = HashMap::from([
+            ("role".into(), text(&grant.role)),
+            ("resource".into(), text(&grant.resource)),
+            ("asker".into(), RestrictedExpression::new_entity_uid(self.principal(&grant.asker))),
+            ("seconds".into(), seconds),
+        ]);
+        Ok(Entity::new(uid(&self.grant, &grant.id), attributes, HashSet::new())?)
+    }
+
+    /// Who asked for a grant, where that is not the principal. Its roles are not told: they may be others by now.
+    fn asker_entity(&self, grant: &GrantResource) -> Result<Entity, Failure> {
+        let attributes = [("issuer", &*grant.issuer), ("subject", &*grant.subject)].map(|(k, v)| (k.into(), text(v)));
+        Ok(Entity::new(self.principal(&grant.asker), attributes.into(), HashSet::new())?)
     }
 
     /// The question, with as much of its circumstances as is read.
@@ -141,6 +162,11 @@ impl Types {
             for other in named.resources.iter().filter(|other| *other.name != **question.resource.id()) {
                 entities.push(self.vertex_entity(other)?);
             }
+        }
+        if let Resource::Grant(grant) = question.resource
+            && grant.asker != question.principal.name
+        {
+            entities.push(self.asker_entity(grant)?);
         }
         entities.push(resource);
         Ok((request, Entities::from_entities(entities, None)?))

@@ -22,6 +22,8 @@ pub enum Resource {
     Service(Arc<str>),
     /// A Vertex resource.
     Vertex(VertexResource),
+    /// A grant that is asked for, or that somebody asked for.
+    Grant(Box<GrantResource>),
 }
 
 impl Resource {
@@ -31,8 +33,28 @@ impl Resource {
         match self {
             Self::Exporter(id) | Self::Service(id) => id,
             Self::Vertex(resource) => &resource.name,
+            Self::Grant(grant) => &grant.id,
         }
     }
+}
+
+/// A grant, as policies see it: what decides on it never changes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GrantResource {
+    /// Its id.
+    pub id: Arc<str>,
+    /// The role that is asked for.
+    pub role: Arc<str>,
+    /// On what, such as `exporter/node` or `projects/p/locations/l/*`.
+    pub resource: Arc<str>,
+    /// The asking principal's name.
+    pub asker: Arc<str>,
+    /// Its issuer's name.
+    pub issuer: Arc<str>,
+    /// Its subject there.
+    pub subject: Box<str>,
+    /// For how many seconds.
+    pub seconds: u64,
 }
 
 /// A Vertex resource, read off its name.

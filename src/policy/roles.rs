@@ -81,6 +81,12 @@ impl Roles {
         Ok(roles)
     }
 
+    /// Which of the `held` roles nobody may hold beside `role`.
+    pub(super) fn apart<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
+        let lists = || self.separate.iter().filter(|apart| apart.iter().any(|one| **one == *role));
+        held.iter().find(|other| ***other != *role && lists().any(|apart| apart.contains(other)))
+    }
+
     /// Each role that is held, with where it comes from; a role that comes from several places stands for each.
     pub(super) fn held(&self, principal: &Principal, granted: &[Arc<str>]) -> Vec<(Arc<str>, Origin)> {
         let mut held: Vec<(Arc<str>, Origin)> = match &principal.roles {
