@@ -5,6 +5,7 @@
 mod audit;
 mod check;
 mod demo;
+mod grant;
 mod login;
 mod logout;
 mod policy;
@@ -50,6 +51,11 @@ enum Command {
         #[command(subcommand)]
         command: policy::Command,
     },
+    /// Ask for a role for a time, and approve or revoke what others asked for.
+    Grant {
+        #[command(subcommand)]
+        command: grant::Command,
+    },
     /// Log in at an identity provider, in a browser or with a code.
     Login(Box<login::Options>),
     /// Print a valid token of a login, for programs: `curl -H "Authorization: Bearer $(wicketgate token)"`.
@@ -73,6 +79,7 @@ pub fn run() -> ExitCode {
         Command::Check { config } => check::check(&config),
         Command::Audit { command } => audit::run(command),
         Command::Policy { command } => policy::run(command),
+        Command::Grant { command } => grant::run(command),
         Command::Login(options) => login::login(&options),
         Command::Token(options) => token::token(&options),
         Command::Logout(options) => logout::logout(&options),

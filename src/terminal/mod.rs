@@ -8,6 +8,7 @@ pub mod browser;
 pub mod cache;
 pub mod device;
 mod exchange;
+pub mod gate;
 mod id_token;
 pub mod login;
 mod loopback;
@@ -48,6 +49,8 @@ pub enum Problem {
     Lacks(&'static str, &'static str),
     #[error("the provider refused: {0}")]
     Refused(String),
+    #[error("the gate refused ({0}): {1}")]
+    Gate(http::StatusCode, String),
     #[error("the provider's answer cannot be understood: {0}")]
     Answer(String),
     #[error("the login was refused at the provider")]
@@ -242,9 +245,10 @@ impl Waiting {
     }
 }
 
-/// What a provider says, made safe to print: no control characters, no end.
-fn printable(text: &str) -> String {
-    const MOST: usize = 300;
+/// What somebody else says, made safe to print: no control characters, and bounded.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    const MOST: usize = 2000;
     // what is neither a letter nor seen reorders or hides what stands beside it (Unicode bidirectional controls)
     let hidden = |c: char| {
         c.is_control()
@@ -268,6 +272,6 @@ mod tests {
         ] {
             assert_eq!(printable(said), shown, "{said:?}");
         }
-        assert_eq!(printable(&"x".repeat(10_000)).len(), 300);
+        assert_eq!(printable(&"x".repeat(10_000)).len(), 2000);
     }
 }

@@ -1,0 +1,215 @@
+//! `wicketgate grant`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Subcommand;
+use http::Method;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    complain,
+    profile::{self, End, Profile},
+    say,
+};
+use crate::{
+    secret::{Secret, Source},
+    telemetry::chain,
+    terminal::{self, Kind, Problem, gate::Gate, printable},
+};
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Ask for a role on a resource for a time.
+    Request {
+        /// The role, as policies name it
+        #[arg(long)]
+        role: String,
+        /// `exporter/NAME`, `service/NAME`, a Vertex resource such as `projects/P/locations/L/endpoints/1`, or one of
+        /// them with `*` as its last segment
+        #[arg(long)]
+        resource: String,
+        /// For how long, such as `30m` or `2h`
+        #[arg(long = "for", value_name = "TIME")]
+        duration: String,
+        /// Why; whoever approves reads it
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        gate: Options,
+    },
+    /// Show your grants, and others' that you may approve or revoke.
+    List {
+        /// Only those that wait for an answer
+        #[arg(long)]
+        pending: bool,
+        #[command(flatten)]
+        gate: Options,
+    },
+    /// Approve what somebody else asked for.
+    Approve {
+        /// The grant's id.
+        id: String,
+        /// For a shorter time than was asked
+        #[arg(long = "for", value_name = "TIME")]
+        duration: Option<String>,
+        #[command(flatten)]
+        gate: Options,
+    },
+    /// Say no to what somebody asked for.
+    Deny {
+        /// The grant's id.
+        id: String,
+        #[command(flatten)]
+        gate: Options,
+    },
+    /// End a grant before its time, or take back what you asked for.
+    Revoke {
+        /// The grant's id.
+        id: String,
+        #[command(flatten)]
+        gate: Options,
+    },
+}
+
+/// Which gate, and as whom.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The gate
+    #[arg(long, value_name = "URL")]
+    gate: String,
+    /// The certificates to trust the gate by, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The token to show, instead of the one of `wicketgate login`
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The ID token of the login instead of its access token
+    #[arg(long, conflicts_with = "token_file")]
+    id_token: bool,
+    /// Print what the gate answers, as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    profile: Profile,
+}
+
+pub(super) fn run(command: Command) -> ExitCode {
+    profile::run(async move {
+        match command {
+            Command::Request { role, resource, duration, reason, gate } => {
+                let wish = json!({ "role": role, "resource": resource, "for": duration, "reason": reason });
+                change(&gate, "/grants", &wish).await
+            }
+            Command::List { pending, gate } => list(&gate, pending).await,
+            Command::Approve { id, duration, gate } => {
+                let terms = duration.map_or_else(|| json!({}), |duration| json!({ "for": duration }));
+                change(&gate, &format!("/grants/{}:approve", segment(&id)?), &terms).await
+            }
+            Command::Deny { id, gate } => change(&gate, &format!("/grants/{}:deny", segment(&id)?), &json!({})).await,
+            Command::Revoke { id, gate } => {
+                change(&gate, &format!("/grants/{}:revoke", segment(&id)?), &json!({})).await
+            }
+        }
+    })
+}
+
+async fn change(options: &Options, path: &str, wish: &Value) -> Result<(), End> {
+    let grant = connect(options).await?.ask(Method::POST, path, Some(wish)).await?;
+    say(&if options.json { grant.to_string() } else { line(&understood(grant)?) });
+    Ok(())
+}
+
+async fn list(options: &Options, pending: bool) -> Result<(), End> {
+    let path = if pending { "/grants?state=pending" } else { "/grants" };
+    let answer = connect(options).await?.ask(Method::GET, path, None).await?;
+    if options.json {
+        say(&answer.to_string());
+        return Ok(());
+    }
+    let Listed { grants, more } = understood(answer)?;
+    grants.iter().for_each(|grant| say(&line(grant)));
+    if grants.is_empty() {
+        complain("there is none");
+    }
+    if more {
+        complain("there are older ones, which are not shown");
+    }
+    Ok(())
+}
+
+/// What the gate lists.
+#[derive(Deserialize)]
+struct Listed {
+    grants: Vec<Shown>,
+    more: bool,
+}
+
+/// A grant, as far as it is shown.
+#[derive(Deserialize)]
+struct Shown {
+    id: String,
+    state: String,
+    asker: String,
+    role: String,
+    resource: String,
+    reason: String,
+    seconds: i64,
+    approved: Option<Approved>,
+    ended: Option<Ended>,
+}
+
+#[derive(Deserialize)]
+struct Approved {
+    by: String,
+    until: String,
+}
+
+#[derive(Deserialize)]
+struct Ended {
+    by: String,
+    at: String,
+}
+
+fn understood<T: DeserializeOwned>(answer: Value) -> Result<T, End> {
+    let told = |e: serde_json::Error| {
+        End::No(format!("the gate's answer cannot be understood: {}", printable(&e.to_string())))
+    };
+    serde_json::from_value(answer).map_err(told)
+}
+
+async fn connect(options: &Options) -> Result<Gate, End> {
+    Ok(Gate::new(&options.gate, options.ca.as_deref(), token(options).await?)?)
+}
+
+async fn token(options: &Options) -> Result<Secret, End> {
+    if let Some(file) = &options.token_file {
+        return Source::File(file.clone()).read().await.map_err(|e| End::Wrong(chain(&e)));
+    }
+    let (profile, kind) = (&options.profile, if options.id_token { Kind::Id } else { Kind::Access });
+    let cache = profile.existing()?.ok_or_else(|| End::from(Problem::NoLogin(profile.name.clone())))?;
+    let handed = terminal::token(&cache, &profile.name, kind).await?;
+    if let Some(warning) = &handed.warning {
+        complain(&format!("the login's token ends within a minute, and there is no newer one: {warning}"));
+    }
+    Ok(handed.token)
+}
+
+/// An id as one segment of a path, and no more.
+fn segment(id: &str) -> Result<&str, End> {
+    let whole = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    whole
+        .then_some(id)
+        .ok_or_else(|| End::Wrong(format!("`{}` is no grant's id; `grant list` shows them", printable(id))))
+}
+
+/// A grant on one line. What others wrote is made safe to print.
+fn line(grant: &Shown) -> String {
+    let Shown { id, state, asker, role, resource, reason, seconds, approved, ended } = grant;
+    let end = match (ended, approved) {
+        (Some(Ended { by, at }), _) => format!("at {at}, by {by}"),
+        (None, Some(Approved { by, until })) => format!("until {until}, by {by}"),
+        (None, None) => format!("for {:#}", jiff::SignedDuration::from_secs(*seconds)),
+    };
+    printable(&format!("{id}  {state:<9}  {asker}: {role} on {resource} {end} ({reason})"))
+}
