@@ -8,6 +8,7 @@ pub mod config;
 pub mod credentials;
 pub mod demo;
 pub mod feedback;
+pub mod grants;
 pub mod http;
 pub mod identity;
 pub mod ingest;

@@ -15,6 +15,7 @@ use crate::{
     clock,
     config::Config,
     credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Origin},
+    grants::Grants,
     http::LocalService,
     identity::{
         self, Identity, Issuer, Ways,
@@ -103,6 +104,7 @@ pub(super) fn build(
     metrics: &Arc<Metrics>,
     audit: &Arc<Log>,
     data: Option<&DataPath>,
+    grants: Option<&Arc<Grants>>,
 ) -> Serving {
     config.warnings.iter().for_each(|warning| tracing::warn!(%warning, "the configuration is served, but look at it"));
     let names = config.issuers.iter().map(|(settings, _)| settings.name.as_str().into()).collect();
@@ -157,6 +159,13 @@ pub(super) fn build(
     let certificates =
         config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
     let limits = Limits::new(config.limits, before.map(|parts| &parts.limits));
+    let routes = Routes::new(
+        exporters,
+        vertex,
+        pipeline.as_ref().map(|pipeline| pipeline.value.clone() as Arc<dyn LocalService>),
+        data.map(|data| Arc::new(data.predictions.clone()) as Arc<dyn LocalService>),
+        config.local,
+    );
     let gate = Gate {
         bindings: Bindings {
             dpop: identity.dpop().is_possible(),
@@ -164,17 +173,12 @@ pub(super) fn build(
             required: config.gate.token_binding == TokenBinding::Required,
         },
         url: config.gate.url,
-        routes: Routes::new(
-            exporters,
-            vertex,
-            pipeline.as_ref().map(|pipeline| pipeline.value.clone() as Arc<dyn LocalService>),
-            data.map(|data| Arc::new(data.predictions.clone()) as Arc<dyn LocalService>),
-            config.local,
-        ),
+        routes: if grants.is_some() { routes.with_grants() } else { routes },
         identity: identity.clone(),
         issue: issuing.as_ref().map(Issuing::issue),
         policy: config.policy,
         limits: limits.clone(),
+        grants: grants.cloned(),
         audit: audit.clone(),
         metrics: metrics.clone(),
     };

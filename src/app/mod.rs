@@ -34,6 +34,7 @@ use crate::{
     client::Clients,
     clock,
     config::{self, Config, Problems},
+    grants::{self, Grants},
     listen,
     proxy::{Gate, Metrics},
     spool,
@@ -52,6 +53,8 @@ pub enum StartError {
     Bind(SocketAddr, std::io::Error),
     #[error("cannot use the spool")]
     Spool(#[from] spool::OpenError),
+    #[error(transparent)]
+    Grants(#[from] grants::OpenError),
     #[error("cannot start a worker")]
     Worker(#[source] std::io::Error),
 }
@@ -73,6 +76,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     audit: Arc<Log>,
     data: Option<DataPath>,
+    grants: Option<Arc<Grants>>,
     serving: ArcSwap<Serving>,
 }
 
@@ -108,9 +112,14 @@ impl App {
             Some(data) => Some(DataPath::open(&data.spool, &telemetry).await?),
             None => None,
         };
-        let serving = build::build(config, None, &telemetry, &metrics, &audit, data.as_ref());
+        let grants = match settings.grants.clone() {
+            Some(settings) => Some(Arc::new(blocking(move || Grants::open(settings)).await?)),
+            None => None,
+        };
+        let serving = build::build(config, None, &telemetry, &metrics, &audit, data.as_ref(), grants.as_ref());
         let serving = ArcSwap::from_pointee(serving);
-        let shared = Arc::new(Shared { file: file.to_owned(), clients, telemetry, metrics, audit, data, serving });
+        let shared =
+            Arc::new(Shared { file: file.to_owned(), clients, telemetry, metrics, audit, data, grants, serving });
         read_ages(&shared);
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let slots = Arc::new(Semaphore::new(settings.max_connections));
@@ -118,6 +127,7 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(admin::serve(sockets.admin, shared.clone(), stop.clone()));
         background.spawn(flush(shared.clone(), stop.clone()));
+        background.spawn(keep_grants(shared.clone(), stop.clone()));
         background.spawn(reload::watch(shared.clone(), settings.clone(), hangups, stop.clone()));
         for (address, tls) in &gate_addresses {
             tracing::info!(listener = "gate", %address, tls, "listening");
@@ -178,6 +188,18 @@ async fn flush(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
+async fn keep_grants(shared: Arc<Shared>, stop: CancellationToken) {
+    if let Some(grants) = &shared.grants {
+        stop.run_until_cancelled(grants.keep(&shared.telemetry)).await;
+    }
+}
+
+/// Runs what blocks beside the runtime, and panics as it does.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
 /// What is fixed for as long as the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Startup {
@@ -185,6 +207,7 @@ struct Startup {
     admin: SocketAddr,
     audit: PathBuf,
     spool: Option<spool::Settings>,
+    grants: Option<grants::Settings>,
     workers: usize,
     max_connections: usize,
     drain: Duration,
@@ -203,6 +226,7 @@ impl Startup {
             admin: config.admin,
             audit: config.audit.file.clone(),
             spool: config.data.as_ref().map(|data| data.spool.clone()),
+            grants: config.grants.clone(),
             workers: config.gate.workers,
             max_connections: config.gate.max_connections,
             drain: config.gate.drain,

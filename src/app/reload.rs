@@ -74,7 +74,8 @@ fn reload(shared: &Shared, settings: &Startup) -> Result<(), String> {
     let config = config::load(&shared.file, &shared.clients).map_err(|problems| problems.to_string())?;
     let wanted = Startup::of(&config);
     if wanted != *settings {
-        return Err("addresses, `tls = false`, workers, max_connections, drain, the audit file and the spool change only with a restart"
+        return Err("addresses, `tls = false`, workers, max_connections, drain, the audit file, the spool and [grants] change only \
+                    with a restart"
             .into());
     }
     let before = shared.serving.load();
@@ -85,6 +86,7 @@ fn reload(shared: &Shared, settings: &Startup) -> Result<(), String> {
         &shared.metrics,
         &shared.audit,
         shared.data.as_ref(),
+        shared.grants.as_ref(),
     );
     let (gone, stays) = (before.parts.names(), next.parts.names());
     let next = Arc::new(next);

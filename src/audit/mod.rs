@@ -16,7 +16,7 @@ mod verify;
 
 pub use log::{AuditError, Log};
 pub(crate) use record::cut;
-pub use record::{Decision, Record};
+pub use record::{Decision, GrantNote, Record};
 pub use verify::{Verdict, verify};
 
 use std::path::PathBuf;

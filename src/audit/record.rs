@@ -25,6 +25,26 @@ pub enum Decision {
     Deny,
 }
 
+/// What the record of a request about a grant says of it.
+#[derive(Debug, Serialize)]
+pub struct GrantNote {
+    /// The grant's id.
+    pub id: Uuid,
+    /// Who asked for it.
+    pub asker: Arc<str>,
+    /// The role.
+    pub role: Arc<str>,
+    /// On what.
+    pub resource: Arc<str>,
+    /// Why, in the asker's words.
+    pub reason: Box<str>,
+    /// For how many seconds it was asked.
+    pub seconds: u64,
+    /// Until when it counts, where it was approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
 /// One request's record, filled in as its story goes on.
 #[derive(Debug, Serialize)]
 pub struct Record {
@@ -74,6 +94,12 @@ pub struct Record {
     /// What only the log may hold of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<Box<str>>,
+    /// The grant that the request is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Box<GrantNote>>,
+    /// The grants whose roles are among those that the decision was made with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Box<[Uuid]>>,
     /// The downstream credential's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<Arc<str>>,
@@ -122,6 +148,8 @@ impl Record {
             reason: None,
             limit: None,
             detail: None,
+            grant: None,
+            grants: None,
             credential: None,
             credential_generation: None,
             model: None,

@@ -6,6 +6,7 @@
 mod binding;
 mod data;
 mod gate;
+mod grants;
 mod issue;
 mod issuer;
 mod limits;
@@ -35,7 +36,7 @@ use crate::{
     client::{Client, Clients, Upstream},
     clock::{self, Timestamp},
     credentials::Origin,
-    identity, listen,
+    grants as granting, identity, listen,
     policy::Policy,
     routes::{Dedicated, Group, LocalTerms, Terms, TokenBinding},
     signing,
@@ -71,6 +72,8 @@ pub struct Config {
     pub limits: Vec<crate::limits::Settings>,
     /// The data path, where there is one.
     pub data: Option<DataSettings>,
+    /// How roles are granted for a time, where they are.
+    pub grants: Option<granting::Settings>,
     /// The terms of what the gate itself answers.
     pub local: LocalTerms,
     /// The files and folders that all this was read from.
@@ -243,6 +246,7 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
     let (dpop, sessions) = (binding::dpop(top), sessions::sessions(top, &gate, logins));
     let (admin, audit) = (gate::admin(top), gate::audit(top));
     let data = data::data(top, &exporters, vertex.as_ref());
+    let grants = grants::grants(top);
     let directory = gate::policy_directory(top);
     let sayings = roles::sayings(issuers.iter().map(|(settings, _)| settings), &certificates);
     let labels = exporters.iter().map(|exporter| (exporter.name.as_str().into(), exporter.labels.clone()));
@@ -270,6 +274,7 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
         vertex,
         limits,
         data,
+        grants,
         local,
         files: vec![directory],
         warnings: Vec::new(),

@@ -80,21 +80,30 @@ fn assertion(issue: &Issue, permit: &Permit<'_>, now: Timestamp) -> Result<Heade
     };
     let audience = exporter.as_ref().map_or_else(|| "vertex".to_owned(), |name| format!("exporter/{name}"));
     let key = (permit.principal.proof, exporter);
-    if let Some(signed) = issue.assertions.0.get(&key).filter(|signed| now < signed.until) {
+    // one with granted roles must not outlive the grant, and is not for later requests
+    let granted_until = permit.held.grants.iter().map(|grant| grant.until).min();
+    if granted_until.is_none()
+        && let Some(signed) = issue.assertions.0.get(&key).filter(|signed| now < signed.until)
+    {
         return Ok(signed.value.clone());
     }
+    let end = clock::after(now, LIFETIME);
+    let end = granted_until.map_or(end, |until| until.min(end));
     let claims = serde_json::json!({
         "iss": issue.url,
         "sub": &*permit.principal.name,
         "aud": audience,
         "iat": now.as_second(),
         "nbf": now.as_second(),
-        "exp": clock::after(now, LIFETIME).as_second(),
+        "exp": end.as_second(),
         "jti": Uuid::now_v7(),
         "roles": permit.roles,
     });
     let mut value = value(&issue.sign(TYP, &claims)?)?;
     value.set_sensitive(true);
+    if granted_until.is_some() {
+        return Ok(value);
+    }
     let signed = Arc::new(Signed { value: value.clone(), until: clock::after(now, SERVES) });
     issue.assertions.0.insert(key, signed);
     Ok(value)

@@ -1,11 +1,13 @@
 //! What ends an open stream: it goes on for no longer than what let its caller in.
 //!
-//! Promises: a stream ends when its principal's proof expires or is withdrawn, and when its connection's certificate
-//! lapses; a gRPC caller is told why, and nobody takes what was broken off for whole.
+//! Promises: a stream ends when its principal's proof expires or is withdrawn, when its connection's certificate lapses,
+//! and when a grant that it stands on ends; a gRPC caller is told why, and nobody takes what was broken off for whole.
 
 use std::{
+    future::{Future, pending, poll_fn},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{content::Foul, refuse::trailers};
 use crate::{
     clock::Timestamp,
+    grants::Active,
     http::{BodyError, BoxFuture},
     peer::Peer,
     principal::Principal,
@@ -27,6 +30,8 @@ use crate::{
 pub(super) struct Bound {
     /// Where the route ends its streams.
     proof: Option<(Arc<Principal>, CancellationToken)>,
+    /// Those that it was permitted with.
+    grants: Box<[Arc<Active>]>,
     /// Where the caller's later messages are looked at.
     foul: Option<Arc<Foul>>,
 }
@@ -38,30 +43,31 @@ pub(super) struct End {
 }
 
 impl Bound {
-    /// `proof` where the stream shall end with it; `foul` where its caller may end it itself.
-    pub(super) fn new(proof: Option<(&Arc<Principal>, &Peer)>, foul: Option<Arc<Foul>>) -> Option<Self> {
+    /// `proof` where the stream shall end with it; `foul` where its caller may end it itself. Nothing where there is
+    /// nothing to end with.
+    pub(super) fn new(
+        proof: Option<(&Arc<Principal>, &Peer)>,
+        grants: &[Arc<Active>],
+        foul: Option<Arc<Foul>>,
+    ) -> Option<Self> {
         let proof = proof.map(|(principal, peer)| (principal.clone(), peer.lapsed.clone()));
-        (proof.is_some() || foul.is_some()).then_some(Self { proof, foul })
+        let ends = proof.is_some() || !grants.is_empty() || foul.is_some();
+        ends.then(|| Self { proof, grants: grants.into(), foul })
     }
 
     pub(super) fn end(self, grpc: bool, now: Timestamp) -> End {
-        let Self { proof, foul } = self;
-        let proof_ends = async move {
-            match proof {
-                Some((principal, lapsed)) => no_longer(&principal, &lapsed, now).await,
-                None => std::future::pending().await,
-            }
-        };
+        let Self { proof, grants, foul } = self;
         let fouled = async move {
             match foul {
                 Some(foul) => foul.heard().await,
-                None => std::future::pending().await,
+                None => pending().await,
             }
         };
         let over = async move {
             tokio::select! {
                 biased;
-                why = proof_ends => why,
+                why = proof_ends(proof, now) => why,
+                why = grant_ends(&grants, now) => why,
                 why = fouled => why,
             }
         };
@@ -70,16 +76,36 @@ impl Bound {
 }
 
 /// Waits for the end of what let the caller in.
-async fn no_longer(principal: &Principal, lapsed: &CancellationToken, now: Timestamp) -> Refusal {
-    let left = principal.until.duration_since(now).try_into().unwrap_or_default();
+async fn proof_ends(proof: Option<(Arc<Principal>, CancellationToken)>, now: Timestamp) -> Refusal {
+    let Some((principal, lapsed)) = proof else { return pending().await };
     let reason = tokio::select! {
         biased;
         () = principal.ended.cancelled() => "proof_withdrawn",
         () = lapsed.cancelled() => "certificate_lapsed",
-        () = tokio::time::sleep(left) => "proof_expired",
+        () = tokio::time::sleep(left(principal.until, now)) => "proof_expired",
     };
     let text = "the proof of who you are has ended; come back with a new one";
     Refusal::new(StatusCode::UNAUTHORIZED, reason, text)
+}
+
+/// Waits for the first of them to end.
+async fn grant_ends(grants: &[Arc<Active>], now: Timestamp) -> Refusal {
+    let Some(until) = grants.iter().map(|grant| grant.until).min() else { return pending().await };
+    let mut ended: Vec<_> = grants.iter().map(|grant| Box::pin(grant.ended.cancelled())).collect();
+    let any = poll_fn(|cx| {
+        let ready = ended.iter_mut().any(|ended| ended.as_mut().poll(cx).is_ready());
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    });
+    tokio::select! {
+        () = any => {}
+        () = tokio::time::sleep(left(until, now)) => {}
+    }
+    Refusal::new(StatusCode::FORBIDDEN, "grant_ended", "the grant that let you in has ended")
+}
+
+/// From `now` to `until`.
+fn left(until: Timestamp, now: Timestamp) -> Duration {
+    until.duration_since(now).try_into().unwrap_or_default()
 }
 
 impl End {

@@ -69,7 +69,9 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
             let timeout = if rpc { (*timeout).min(grpc_timeout(&to)?) } else { *timeout };
             (*upstream, path_and_query, timeout)
         }
-        Route::Discover { .. } | Route::Home | Route::Service { .. } => return Err(not_an_upstream()),
+        Route::Discover { .. } | Route::Home | Route::Grants(_) | Route::Service { .. } => {
+            return Err(not_an_upstream());
+        }
     };
     let sent = async {
         if rpc {

@@ -10,6 +10,7 @@ use super::{
     assertion::introduce,
     content::{Content, Head},
     forward::{Errand, deliver, forward},
+    grants::{self, held},
     headers::{active_role, bounded, for_upstream, set_request_id},
     home,
     limit::{self, Known},
@@ -23,6 +24,7 @@ use crate::{
     audit::{Decision, Record},
     client::Worker,
     clock::{self, Timestamp},
+    grants::Held,
     http::Body,
     identity::Asking,
     listen::Unreadable,
@@ -38,6 +40,8 @@ pub(super) struct Permit<'r> {
     pub(super) principal: Arc<Principal>,
     pub(super) roles: Arc<[Arc<str>]>,
     pub(super) action: Arc<str>,
+    /// What it stands on besides the principal's own roles; it ends with them.
+    pub(super) held: Held,
     pub(super) route: Route<'r>,
     /// Keeps the struct from being made elsewhere.
     _made_by_authorize: (),
@@ -109,6 +113,7 @@ async fn story(
     limit::look(gate, &principal, &way, &body, reply)?;
     let head = Head { version, headers: asking.headers, query: target.query() };
     let Content { found, body, size, named, instances, foul, .. } = Content::read(way, head, body).await?;
+    let (found, body) = grants::about(gate, found, &principal, asking, body, record).await?;
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
     let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
@@ -126,8 +131,9 @@ async fn story(
         Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),
         Route::Discover { .. } => sd::list(gate, &permit, asking, authority(&uri, asking.headers)?).into(),
         Route::Home => home::page(gate, &permit, asking).into(),
+        Route::Grants(wish) => grants::fulfil(gate, &permit, wish, asking, record).await?.into(),
     };
-    Ok(answer.bounded(permit.route.terms(), &permit.principal, peer))
+    Ok(answer.bounded(&permit, peer))
 }
 
 /// Asks policy. Deny is the answer to every doubt.
@@ -140,7 +146,11 @@ fn authorize<'r>(
     record: &mut Record,
 ) -> Result<Permit<'r>, Refusal> {
     let resource: &Resource = &found.resource;
-    let (action, granted) = (found.action, [].as_slice());
+    let held = held(gate, &principal, resource, circumstances.now);
+    if !held.grants.is_empty() {
+        record.grants = Some(held.grants.iter().map(|grant| grant.id).collect());
+    }
+    let (action, granted) = (found.action, held.roles.as_slice());
     let question = Question { principal: &principal, granted, active, action, resource, circumstances };
     let ruling = gate.policy.rule(question);
     record.roles = Some(ruling.roles.clone());
@@ -153,6 +163,7 @@ fn authorize<'r>(
         principal,
         roles: ruling.roles.clone(),
         action: action.clone(),
+        held,
         route: found.route,
         _made_by_authorize: (),
     })
@@ -178,7 +189,8 @@ pub(super) fn may(
 ) -> bool {
     let Ok(active) = active_role(asking.headers) else { return false };
     let circumstances = Circumstances::new(asking.peer, &Method::GET, asking.now);
-    let (principal, granted) = (&permit.principal, [].as_slice());
+    let held = held(gate, &permit.principal, resource, asking.now);
+    let (principal, granted) = (&permit.principal, held.roles.as_slice());
     let question = Question { principal, granted, active, action, resource, circumstances };
     gate.policy.rule(question).allowed
 }

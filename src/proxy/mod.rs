@@ -9,6 +9,7 @@ mod content;
 mod end;
 mod exchange;
 mod forward;
+mod grants;
 mod handle;
 mod headers;
 mod home;
@@ -33,7 +34,7 @@ pub use self::{
     recorded::Recorded,
     target::Target,
 };
-use crate::{audit, identity::Identity, limits::Limits, policy::Policy, routes::Routes};
+use crate::{audit, grants::Grants, identity::Identity, limits::Limits, policy::Policy, routes::Routes};
 
 /// Everything that a request is served from: one snapshot, built whole and never changed.
 pub struct Gate {
@@ -51,6 +52,8 @@ pub struct Gate {
     pub policy: Policy,
     /// How much of it.
     pub limits: Limits,
+    /// What they are granted for a time, where grants are given.
+    pub grants: Option<Arc<Grants>>,
     /// Where it is written down.
     pub audit: Arc<audit::Log>,
     /// What is counted.

@@ -18,6 +18,7 @@ use super::{
     Gate, Metrics,
     content::Foul,
     end::{Bound, End},
+    handle::Permit,
     headers::for_client,
     trail::Trail,
 };
@@ -27,8 +28,6 @@ use crate::{
     http::{Body, BodyError},
     limits::Spent,
     peer::Peer,
-    principal::Principal,
-    routes::Terms,
 };
 
 /// What a token is taken for where nobody counted: Google says about four characters of text.
@@ -50,11 +49,14 @@ impl From<Response<Body>> for Answer {
 }
 
 impl Answer {
-    /// Ends the answer with the principal's proof and the peer's certificate, where it is a stream and its route wants
-    /// that. An answer whose length is known is finite: it may come to its end.
-    pub(super) fn bounded(mut self, terms: Terms, principal: &Arc<Principal>, peer: &Peer) -> Self {
-        let endless = terms.end_streams && self.response.body().size_hint().exact().is_none();
-        self.bound = Bound::new(endless.then_some((principal, peer)), self.foul.take());
+    /// Ends the answer with what the permit stands on, where it is a stream: with its grants always, with the
+    /// principal's proof and the peer's certificate where its route wants that. An answer whose length is known is
+    /// finite: it may come to its end.
+    pub(super) fn bounded(mut self, permit: &Permit<'_>, peer: &Peer) -> Self {
+        let endless = self.response.body().size_hint().exact().is_none();
+        let proof = (endless && permit.route.terms().end_streams).then_some((&permit.principal, peer));
+        let grants = if endless { &*permit.held.grants } else { &[] };
+        self.bound = Bound::new(proof, grants, self.foul.take());
         self
     }
 }

@@ -5,6 +5,7 @@
 //! length of the path, not in the number of routes.
 
 mod exporter;
+mod grants;
 mod vertex;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
@@ -13,11 +14,12 @@ use http::{HeaderValue, Method, StatusCode};
 
 pub use self::{
     exporter::Exporter,
+    grants::Granting,
     vertex::{
         Dedicated, Field, Group, Payload, Rpc, Streaming, Vertex, actions as vertex_actions, groups as vertex_groups,
     },
 };
-use crate::{client::Upstream, http::LocalService, policy::Resource, refusal::Refusal, secret::Shown};
+use crate::{client::Upstream, grants::Wish, http::LocalService, policy::Resource, refusal::Refusal, secret::Shown};
 
 /// The actions of routes that are not Vertex methods; the schema must have them besides those.
 const SCRAPE: &str = "Exporter.Scrape";
@@ -25,10 +27,15 @@ const DISCOVER: &str = "Exporter.Discover";
 const READ_PREDICTIONS: &str = "Predictions.Scrape";
 const REMOTE_WRITE: &str = "RemoteWrite.Write";
 const HOME: &str = "Gate.Home";
+const LIST_GRANTS: &str = "Grant.List";
+const REQUEST_GRANT: &str = "Grant.Request";
+const APPROVE_GRANT: &str = "Grant.Approve";
+const REVOKE_GRANT: &str = "Grant.Revoke";
 
 /// Every action that a route can ask about.
 pub fn actions() -> impl Iterator<Item = &'static str> {
-    [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE, HOME].into_iter().chain(vertex_actions())
+    let own = [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE, HOME];
+    own.into_iter().chain([LIST_GRANTS, REQUEST_GRANT, APPROVE_GRANT, REVOKE_GRANT]).chain(vertex_actions())
 }
 
 /// Each action that does something to an upstream, with the group that it counts as, whatever a schema says.
@@ -46,6 +53,7 @@ pub struct Routes {
     write: Option<(Local, Arc<dyn LocalService>)>,
     predictions: Option<(Local, Arc<dyn LocalService>)>,
     scrape: Arc<str>,
+    grants: Option<Granting>,
 }
 
 /// What policy is asked about a part of the gate itself.
@@ -194,6 +202,8 @@ pub enum Route<'r> {
     },
     /// To the start page of people.
     Home,
+    /// To grants: what is wished there.
+    Grants(Wish),
     /// To a part of the gate itself.
     Service {
         /// The part.
@@ -214,6 +224,7 @@ impl Route<'_> {
             Self::Vertex { .. } => VERTEX,
             Self::Discover { .. } => "sd",
             Self::Home => "home",
+            Self::Grants(_) => "grants",
             Self::Service { kind, .. } => kind,
         }
     }
@@ -224,7 +235,7 @@ impl Route<'_> {
         match self {
             Self::Exporter { exporter, .. } => exporter.terms,
             Self::Vertex { terms, .. } | Self::Discover { terms } | Self::Service { terms, .. } => *terms,
-            Self::Home => Terms::default(),
+            Self::Home | Self::Grants(_) => Terms::default(),
         }
     }
 }
@@ -248,7 +259,20 @@ impl Routes {
             predictions: predictions
                 .map(|service| (Local::new(READ_PREDICTIONS, "predictions", terms.predictions), service)),
             scrape: SCRAPE.into(),
+            grants: None,
         }
+    }
+
+    /// The same with a way to grants.
+    #[must_use]
+    pub fn with_grants(self) -> Self {
+        Self { grants: Some(Granting::new()), ..self }
+    }
+
+    /// What policy is asked about grants, where there are any.
+    #[must_use]
+    pub fn grants(&self) -> Option<&Granting> {
+        self.grants.as_ref()
     }
 
     /// The way of a request. `path` is canonical; `query` goes where the path goes.
@@ -267,6 +291,12 @@ impl Routes {
     fn found<'r>(&'r self, method: &Method, path: &'r str, path_and_query: &'r str) -> Result<Found<'r>, Refusal> {
         if let Some(rest) = path.strip_prefix("/exporters/") {
             return self.exporter(method, rest, path_and_query);
+        }
+        if let Some(rest) = path.strip_prefix("/grants")
+            && (rest.is_empty() || rest.starts_with('/'))
+        {
+            let query = path_and_query.split_once('?').map_or("", |(_, query)| query);
+            return grants::find(self.grants.as_ref(), method, rest, query);
         }
         match path {
             "/sd" => {

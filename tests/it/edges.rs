@@ -13,7 +13,7 @@ const LEAVES: &[&str] =
     &["client", "clock", "http", "peer", "principal", "refusal", "secret", "series", "signing", "telemetry"];
 
 /// The gate half and the metrics half; neither may name the other.
-const GATE: &[&str] = &["audit", "credentials", "identity", "limits", "listen", "policy", "proxy", "routes"];
+const GATE: &[&str] = &["audit", "credentials", "grants", "identity", "limits", "listen", "policy", "proxy", "routes"];
 const METRICS: &[&str] = &["feedback", "ingest", "shape", "sinks", "spool"];
 
 /// Edges besides those to leaves: (from, to).
@@ -22,8 +22,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cli", &["app", "audit", "config", "demo", "policy", "terminal"]),
     ("app", &["config", "GATE", "METRICS"]),
     ("config", &["GATE", "METRICS"]),
-    ("routes", &["policy"]),
-    ("proxy", &["audit", "credentials", "identity", "limits", "listen", "policy", "routes"]),
+    ("grants", &["policy"]),
+    ("routes", &["grants", "policy"]),
+    ("proxy", &["audit", "credentials", "grants", "identity", "limits", "listen", "policy", "routes"]),
     ("sinks", &["feedback", "shape", "spool"]),
     ("ingest", &["shape", "spool"]),
     ("demo", &[]),
@@ -32,6 +33,7 @@ const EDGES: &[(&str, &[&str])] = &[
 
 /// Foreign libraries with a door: (crate, modules that may name it). The rest is vocabulary (bytes, http, serde, …).
 const DOORS: &[(&str, &[&str])] = &[
+    ("async_nats", &["grants"]),
     ("augurs", &["demo"]),
     ("cedar_policy", &["policy"]),
     ("cedar_policy_symcc", &["policy"]),
@@ -45,7 +47,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("oauth2", &["client", "identity", "terminal"]),
     ("prost", &["demo", "ingest", "proxy"]),
     ("rcgen", &["demo"]),
-    ("redb", &["spool"]),
+    ("redb", &["grants", "spool"]),
     ("rustix", &["terminal"]),
     ("rustls", &["client", "demo", "listen"]),
     ("rustls_native_certs", &["client"]),

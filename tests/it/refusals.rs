@@ -78,9 +78,9 @@ pub(crate) async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason
     assert_eq!(record["reason"], reason, "{record}");
     assert_eq!(record["status"], status, "{record}");
     // a service of the gate may still refuse what policy let through to it; the decision is policy's
-    // a limit is the gate's own decision
-    let let_through =
-        record["policies"].as_array().is_some_and(|policies| !policies.is_empty()) && record["limit"].is_null();
+    // a limit is the gate's own decision, and so is a policy that forbids
+    let permitted = |policies: &Vec<Value>| !policies.is_empty() && reason != "forbidden" && record["limit"].is_null();
+    let let_through = record["policies"].as_array().is_some_and(permitted);
     assert_eq!(record["decision"], if let_through { "allow" } else { "deny" }, "{record}");
     assert!(let_through || !gate.permitted(&answer.id()), "a refused request has a permit: {record}");
     record

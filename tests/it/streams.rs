@@ -118,7 +118,7 @@ async fn gate(stream: &Stream, terms: &str) -> Gate {
 }
 
 /// Reads over HTTP/1.1 until the gate breaks off; the chunks as they were sent.
-async fn read(gate: &Gate, token: &str) -> (StatusCode, String, String) {
+pub(crate) async fn read(gate: &Gate, token: &str) -> (StatusCode, String, String) {
     let head = format!(
         "GET /exporters/stream/events HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
     );

@@ -81,7 +81,7 @@ impl Harness {
     }
 
     /// Replaces a section of the configuration: `gate`, `listen`, `admin`, `audit`, `policy`, `issue`, `issuer`,
-    /// `exporter`, `vertex`, `google`, `limit`, `ingest`, `spool` or `forecast`.
+    /// `exporter`, `vertex`, `google`, `limit`, `ingest`, `spool`, `forecast` or `grants`.
     pub(crate) fn section(mut self, name: &'static str, text: impl Into<String>) -> Self {
         self.replace(name, text.into());
         self
@@ -170,6 +170,7 @@ fn sections(issuer: &Issuer, app: &Upstream, google: &Google) -> Vec<(&'static s
         ("ingest", String::new()),
         ("spool", String::new()),
         ("forecast", String::new()),
+        ("grants", String::new()),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! The real peers: Prometheus, node_exporter and oidc-provider, as `tests/run` installs them.
+//! The real peers: Prometheus, node_exporter, NATS and oidc-provider, as `tests/run` installs them.
 
 use std::{
     net::SocketAddr,
@@ -17,6 +17,7 @@ use super::{
     Answer,
     call::{Call, Door},
     eventually,
+    harness::Directory,
     program::{Program, listening},
 };
 
@@ -218,6 +219,58 @@ pub(crate) async fn jose(token: &str, jwks: &Value, issuer: &str, audience: &str
 
 fn issuer_of(line: &str) -> Option<String> {
     Some(serde_json::from_str::<Value>(line).ok()?.get("issuer")?.as_str()?.to_owned())
+}
+
+/// `nats-server` with JetStream, for one user.
+pub(crate) struct Nats {
+    pub(crate) address: SocketAddr,
+    directory: Directory,
+    /// Its certificate and key, where it speaks TLS.
+    pair: Option<(PathBuf, PathBuf)>,
+    program: Option<Program>,
+}
+
+impl Nats {
+    /// Who may come in.
+    pub(crate) const USER: &str = "gate";
+    pub(crate) const PASSWORD: &str = "the-password-of-nats";
+
+    pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With TLS where there are a certificate and a key.
+    pub(crate) async fn start_with(pair: Option<(PathBuf, PathBuf)>) -> Self {
+        let mut nats = Self { address: free_address(), directory: Directory::new(), pair, program: None };
+        nats.go_on().await;
+        nats
+    }
+
+    /// Ends it; what it holds stays on disk.
+    pub(crate) async fn stop(&mut self) {
+        let mut program = self.program.take().expect("it does not run");
+        program.signal("TERM").await;
+        program.ended().await;
+    }
+
+    /// Forgets all that it holds. It must not run.
+    pub(crate) fn forget(&self) {
+        assert!(self.program.is_none(), "it runs");
+        std::fs::remove_dir_all(self.directory.join("jetstream")).unwrap();
+    }
+
+    /// Starts it again at the same address.
+    pub(crate) async fn go_on(&mut self) {
+        let server = installed().join("nats/bin/nats-server");
+        let mut command = Command::new(&server);
+        command.args(["--addr", "127.0.0.1", "--port", &self.address.port().to_string(), "--jetstream"]);
+        command.arg("--store_dir").arg(self.directory.path()).args(["--user", Self::USER, "--pass", Self::PASSWORD]);
+        if let Some((certificate, key)) = &self.pair {
+            command.arg("--tls").arg("--tlscert").arg(certificate).arg("--tlskey").arg(key);
+        }
+        self.program = Some(Program::start("nats-server", &mut command, HINT));
+        listening("nats-server", self.address).await;
+    }
 }
 
 /// Debian's `prometheus-node-exporter`.

@@ -1,0 +1,100 @@
+//! The `[grants]` section: time-bound elevation.
+
+use std::time::Duration;
+
+use super::{reader::Section, upstreams::source};
+use crate::{
+    client::Client,
+    grants::{Login, NatsSettings, Place, Settings},
+};
+
+const DEFAULT_MAX: Duration = Duration::from_secs(8 * 3600);
+/// A grant is for a while: a role for good belongs into roles.toml.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+const DEFAULT_PENDING: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+const DEFAULT_STALE: Duration = Duration::from_secs(60);
+const DEFAULT_BUCKET: &str = "wicketgate_grants";
+
+/// Reads `[grants]`; nothing where it is missing.
+pub(super) fn grants(top: &Section<'_>) -> Option<Settings> {
+    let section = top.section("grants")?;
+    let directory = section.path("directory");
+    let place = match section.section("nats") {
+        Some(nats) => {
+            if directory.is_some() {
+                section.refuse("directory", "has no effect with `nats`, which keeps the grants; leave one of them out");
+            }
+            let stale = section.duration("stale", DEFAULT_STALE);
+            if stale < Duration::from_secs(1) {
+                section.refuse("stale", "at least one second, or no grant would ever count");
+            }
+            let settings = self::nats(&nats, stale);
+            nats.finish();
+            Place::Nats(settings)
+        }
+        None => {
+            if section.has("stale") {
+                section.refuse("stale", "has no effect without `nats`: this gate alone keeps its grants");
+            }
+            Place::Directory(directory.unwrap_or_else(|| section.beside("grants")))
+        }
+    };
+    let max = section.duration("max", DEFAULT_MAX);
+    if max > LONGEST || max < Duration::from_secs(1) {
+        section.refuse("max", "from one second to thirty days, `\"720h\"`: a role for good belongs into roles.toml");
+    }
+    let pending = section.duration("pending", DEFAULT_PENDING);
+    let keep = section.duration("keep", DEFAULT_KEEP);
+    section.finish();
+    Some(Settings { place, max, pending, keep })
+}
+
+fn nats(section: &Section<'_>, stale: Duration) -> NatsSettings {
+    let url = section.required("url", "tls://nats.example.com:4222");
+    let parsed = url::Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "nats" | "tls"));
+    match &parsed {
+        _ if url.is_empty() => {}
+        Some(parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
+            section.refuse("url", "holds a user name or password; write `token`, or `user` and `password`");
+        }
+        Some(parsed) if parsed.scheme() == "nats" && !is_loopback(parsed) => {
+            section.refuse("url", "write `tls://…`: in clear anybody on the way could grant what they like");
+        }
+        Some(parsed) if parsed.host_str().is_some_and(|host| !host.is_empty()) => {}
+        _ => section.refuse("url", "write where NATS is, such as `tls://nats.example.com:4222`"),
+    }
+    let bucket = section.string("bucket").unwrap_or_else(|| DEFAULT_BUCKET.into());
+    if !bucket.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
+        section.refuse("bucket", "write letters, digits, `-` and `_` only");
+    }
+    let token = section.has("token").then(|| source(section, "token")).flatten();
+    let user = section.string("user");
+    let password = section.has("password").then(|| source(section, "password")).flatten();
+    let login = match (token, user, password) {
+        (None, None, None) => None,
+        (Some(token), None, None) => Some(Login::Token(token)),
+        (None, Some(user), Some(password)) => Some(Login::Password(user, password)),
+        _ => {
+            section.refuse("token", "write `token`, or `user` and `password`, or none of them");
+            None
+        }
+    };
+    let ca = section.file("ca");
+    match &parsed {
+        Some(url) if ca.is_some() && url.scheme() == "nats" => {
+            section.refuse("ca", "has no effect with `nats://`, which is in clear; write `tls://`, or leave it out");
+        }
+        _ => {
+            // it is read again at each connection; a file that will not do is told now
+            let _ = ca.as_deref().map(|ca| section.keep("ca", Client::new(Some(ca))));
+        }
+    }
+    NatsSettings { url, bucket, login, ca, stale }
+}
+
+/// Whether it is this machine, and nobody on the way.
+fn is_loopback(url: &url::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
