@@ -1,5 +1,5 @@
-//! What each step of the story costs: target, token known, token verified, decision known, decision made, limits,
-//! audit line.
+//! What each step of the story costs: target, token known, token verified, decision known, decision made (also with
+//! 1,000 policies), limits, audit line.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,17 +23,42 @@ use wicketgate::{
     audit::{Log, Record},
     client::Clients,
     clock,
-    config::load,
+    config::{load, policies},
     identity::{Asking, Identity, Issuer, Ways},
     limits::{self, Fields, Limits, Per, Quantity, Rate, Unit, Use},
     peer::Peer,
-    policy::{Circumstances, Question, Resource},
+    policy::{Circumstances, Policy, Question, Resource},
     proxy::Target,
     telemetry::Telemetry,
 };
 
 fn asking<'a>(peer: &'a Peer, headers: &'a HeaderMap) -> Asking<'a> {
     Asking { peer, method: &Method::GET, path: "/exporters/bench/metrics", headers, now: clock::now() }
+}
+
+/// The shipped policies and as many more as make `count`, of every kind of scope.
+fn with_policies(folder: &common::Folder, count: usize) -> Policy {
+    let directory = folder.0.join("policies");
+    let model = "projects/p/locations/l/models/m";
+    let more: String = (0..count.saturating_sub(12) / 4)
+        .map(|n| {
+            format!(
+                "permit (principal in Role::\"team-{n}\", action in Action::\"scrape\", resource == Exporter::\"x-{n}\");\n\
+                 permit (principal == Principal::\"bench:s-{n}\", action in Action::\"infer\", resource in Model::\"{model}-{n}\");\n\
+                 permit (principal in Role::\"ops-{n}\", action in [Action::\"observe\", Action::\"scrape\"], resource)\n\
+                 when {{ context.tls && context.peer.isInRange(ip(\"10.{n}.0.0/16\")) }};\n\
+                 forbid (principal, action in Action::\"scrape\", resource == Exporter::\"e-{n}\") unless {{ context.tls }};\n"
+            )
+        })
+        .collect();
+    let started = std::time::Instant::now();
+    policies(&directory).unwrap();
+    println!("roles, schema and the shipped policies read in {:?}", started.elapsed());
+    std::fs::write(directory.join("more.cedar"), more).unwrap();
+    let started = std::time::Instant::now();
+    let policy = policies(&directory).unwrap();
+    println!("the same with {count} policies in {:?}", started.elapsed());
+    policy
 }
 
 fn steps(c: &mut Criterion) {
@@ -91,6 +116,25 @@ fn steps(c: &mut Criterion) {
     c.bench_function("decision known", |b| b.iter(|| config.policy.rule(black_box(question)).allowed));
     c.bench_function("decision made (shipped policies)", |b| {
         b.iter(|| config.policy.decide(black_box(question)).allowed);
+    });
+
+    let many = with_policies(&folder, 1_000);
+    c.bench_function("decision known, 1,000 policies", |b| b.iter(|| many.rule(black_box(question)).allowed));
+    c.bench_function("decision made, 1,000 policies", |b| b.iter(|| many.decide(black_box(question)).allowed));
+    // each of these names meets a policy of its own besides
+    let names: Vec<Resource> = (0..250).map(|n| Resource::Exporter(format!("e-{n}").into())).collect();
+    let started = std::time::Instant::now();
+    for resource in &names {
+        assert!(many.decide(Question { resource, ..question }).allowed);
+    }
+    println!("decision made where its policies meet for the first time: {:?}", started.elapsed() / 250);
+    let mut turn = names.iter().cycle();
+    c.bench_function("decision made, 1,000 policies, one of its own", |b| {
+        b.iter(|| many.decide(Question { resource: turn.next().unwrap(), ..question }).allowed);
+    });
+    let mut turn = names.iter().cycle();
+    c.bench_function("decision known by circumstance, 1,000 policies", |b| {
+        b.iter(|| many.rule(Question { resource: turn.next().unwrap(), ..question }).allowed);
     });
 
     let limits = Limits::new(
