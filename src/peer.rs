@@ -52,6 +52,16 @@ pub struct Certificate {
     pub chain: Chain,
 }
 
+impl Certificate {
+    /// A certificate that nobody has shown, with these names, for commands that ask what policy would say.
+    #[must_use]
+    pub fn supposed(uris: Vec<Box<str>>, dns_names: Vec<Box<str>>) -> Self {
+        let chain = Chain { certificates: Vec::new(), digest: [0; 32] };
+        let not_after = Timestamp::MAX;
+        Self { thumbprint: [0; 32], trusted: true, uris, dns_names, odd: false, not_after, chain }
+    }
+}
+
 /// A chain of certificates as it was shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {

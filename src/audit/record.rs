@@ -6,16 +6,17 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
+use super::Context;
 use crate::clock::{Instant, Timestamp};
 
 /// Longest text from outside that one field holds, in bytes; what is longer is cut and marked with `…`.
 const FIELD_LIMIT: usize = 1024;
 
 /// Whether the request was let through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     /// It was.
@@ -71,6 +72,12 @@ pub struct Record {
     /// The roles that the decision was made with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roles: Option<Arc<[Arc<str>]>>,
+    /// The one role that the caller activated for the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<Box<str>>,
+    /// The roles that the principal holds, where it activated one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Arc<[Arc<str>]>>,
     /// The Cedar action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Arc<str>>,
@@ -85,6 +92,21 @@ pub struct Record {
     /// The policies that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policies: Option<Arc<[Arc<str>]>>,
+    /// What policy was told of the request besides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<Context>,
+    /// What the shadow policies would have decided, where there are some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow_decision: Option<Decision>,
+    /// The shadow policies that would have decided so, where that differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow_policies: Option<Arc<[Arc<str>]>>,
+    /// The roles that they would have decided with, where the decision and the roles differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow_roles: Option<Arc<[Arc<str>]>>,
+    /// Why the shadow policies could not be evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow_error: Option<Box<str>>,
     /// The refusal's stable word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
@@ -140,11 +162,18 @@ impl Record {
             principal: None,
             issuer: None,
             roles: None,
+            active: None,
+            held: None,
             action: None,
             resource: None,
             route: None,
             decision: Decision::Deny,
             policies: None,
+            context: None,
+            shadow_decision: None,
+            shadow_policies: None,
+            shadow_roles: None,
+            shadow_error: None,
             reason: None,
             limit: None,
             detail: None,

@@ -198,13 +198,19 @@ pub fn load(path: &Path, clients: &Clients) -> Result<Config, Problems> {
 }
 
 /// Loads roles and policies from their directory alone, for those who look at policy without a gate. Role rules may name
-/// any issuer: there is no configuration to know them by.
+/// any issuer: there is no configuration to know them by. A directory `shadow` without a schema of its own is read as the
+/// shadow set of the directory above it.
 ///
 /// # Errors
 /// Every problem of the files in it.
 pub fn policies(directory: &Path) -> Result<Policy, Problems> {
     let mut told = policies::Told::default();
-    match policies::policy(directory, None, &mut told) {
+    let is_shadow = directory.file_name().is_some_and(|name| name == policies::SHADOW);
+    let policy = match is_shadow && !directory.join("wicketgate.cedarschema").exists() {
+        true => policies::shadow(directory, &mut told),
+        false => policies::policy(directory, None, &mut told),
+    };
+    match policy {
         Some(policy) if told.problems.is_empty() => Ok(policy),
         _ => Err(Problems(told.problems)),
     }
@@ -223,6 +229,11 @@ pub fn policy_directory(path: &Path) -> Result<PathBuf, Problems> {
         (|p: &Problem| p.key == "policy" || p.key.starts_with("policy."), |p: &Problem| p.key.is_empty());
     let problems: Vec<Problem> = reading.problems.into_iter().filter(|p| known(p) || broken(p)).collect();
     if problems.is_empty() { Ok(reading.value) } else { Err(Problems(problems)) }
+}
+
+/// Every action that policy can be asked about; the schema may have more, which nobody ever asks about.
+pub fn actions() -> impl Iterator<Item = &'static str> {
+    policies::actions()
 }
 
 /// Reads the main file and the policies that it names; what is wrong with those is put into `of_policies`. Nothing where
@@ -276,7 +287,7 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
         data,
         grants,
         local,
-        files: vec![directory],
+        files: vec![directory.join(policies::SHADOW), directory],
         warnings: Vec::new(),
         read_at,
     })

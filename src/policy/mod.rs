@@ -13,6 +13,7 @@ mod question;
 mod reads;
 mod roles;
 mod rule;
+mod shadow;
 mod slice;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -22,17 +23,21 @@ pub use self::{
     question::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource},
     roles::Roles,
     rule::{Claim, Condition, Matcher, Rule, is_role},
+    shadow::Shadowed,
 };
 use self::{
     memory::{Memory, Settled},
     roles::Unsettled,
 };
+use crate::principal::Principal;
 
 /// Roles and policies, compiled.
 pub struct Policy {
     roles: Roles,
     cedar: cedar::Policies,
     memory: Memory,
+    /// What is asked besides, and decides nothing.
+    shadow: Option<Box<Self>>,
 }
 
 /// The answer to a question.
@@ -65,6 +70,21 @@ pub enum Denial {
     Error(String),
 }
 
+impl Denial {
+    /// The stable word for it, in refusals and records.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotPermitted => "not_permitted",
+            Self::Forbidden => "forbidden",
+            Self::Separation(_) => "separation_of_duty",
+            Self::RoleNotActivated(_) => "role_not_activated",
+            Self::RoleNotHeld(_) => "role_not_held",
+            Self::Error(_) => "policy_error",
+        }
+    }
+}
+
 impl Policy {
     /// Compiles roles and policies. `actions` are those that routes can ask about: each must be in the schema.
     ///
@@ -77,7 +97,7 @@ impl Policy {
         actions: impl Iterator<Item = &'a str>,
     ) -> Result<Self, Vec<PolicyProblem>> {
         let cedar = cedar::Policies::new(schema, policies, actions)?;
-        Ok(Self { roles, cedar, memory: Memory::new() })
+        Ok(Self { roles, cedar, memory: Memory::new(), shadow: None })
     }
 
     /// The same policies with other roles.
@@ -90,7 +110,17 @@ impl Policy {
     #[must_use]
     pub fn with_labels(mut self, exporters: impl Iterator<Item = (Arc<str>, Vec<(String, String)>)>) -> Self {
         self.cedar.labels = exporters.collect();
-        Self { memory: Memory::new(), ..self }
+        let shadow = self.shadow.take().map(|shadow| Box::new(shadow.labelled(&self.cedar.labels)));
+        Self { memory: Memory::new(), shadow, ..self }
+    }
+
+    /// The roles that a principal holds, whichever it activates. Sorted.
+    #[must_use]
+    pub fn held(&self, principal: &Principal, granted: &[Arc<str>]) -> Arc<[Arc<str>]> {
+        let mut roles: Vec<Arc<str>> = self.roles.held(principal, granted).into_iter().map(|(role, _)| role).collect();
+        roles.sort_unstable();
+        roles.dedup();
+        roles.into()
     }
 
     /// The rules and what is kept apart.

@@ -37,7 +37,7 @@ fn unchecked(policies: &[String]) -> Policy {
 fn of_files(files: &[PolicyFile]) -> Policy {
     let cedar = cedar::Policies::of(unvalidated(&SCHEMA, files)).unwrap();
     let labels = [("e".into(), vec![("team".to_owned(), "platform".to_owned())])];
-    Policy { roles: Roles::default(), cedar, memory: Memory::new() }.with_labels(labels.into_iter())
+    Policy { roles: Roles::default(), cedar, memory: Memory::new(), shadow: None }.with_labels(labels.into_iter())
 }
 
 fn validated(policies: &str) -> Policy {

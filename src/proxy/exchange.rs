@@ -14,7 +14,7 @@ use http::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Gate, headers::active_role, issue::Issue, refuse::denied};
+use super::{Gate, ask::ask, headers::active_role, issue::Issue, refuse::denied};
 use crate::{
     audit::{Decision, Record},
     clock,
@@ -94,9 +94,7 @@ async fn exchanged(
         resource,
         circumstances: Circumstances::new(asking.peer, asking.method, asking.now),
     };
-    let ruling = gate.policy.rule(question);
-    record.roles = Some(ruling.roles.clone());
-    record.policies = Some(ruling.policies.clone());
+    let ruling = ask(gate, question, record);
     if !ruling.allowed {
         let refusal = denied(&ruling, &issue.action, resource);
         // RFC 8693 section 2.2.2: `invalid_target` where the audience is what cannot be had

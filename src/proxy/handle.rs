@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 
 use super::{
     Gate, Target,
+    ask::ask,
     assertion::introduce,
     content::{Content, Head},
     forward::{Errand, deliver, forward},
@@ -152,9 +153,7 @@ fn authorize<'r>(
     }
     let (action, granted) = (found.action, held.roles.as_slice());
     let question = Question { principal: &principal, granted, active, action, resource, circumstances };
-    let ruling = gate.policy.rule(question);
-    record.roles = Some(ruling.roles.clone());
-    record.policies = Some(ruling.policies.clone());
+    let ruling = ask(gate, question, record);
     if !ruling.allowed {
         return Err(denied(&ruling, found.action, resource));
     }

@@ -34,6 +34,12 @@ struct DecisionLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShadowLabels {
+    decision: &'static str,
+    differs: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TokenLabels {
     result: &'static str,
 }
@@ -50,6 +56,7 @@ pub struct Metrics {
     seconds: Family<RouteLabels, Histogram>,
     bytes_out: Family<RouteLabels, Counter>,
     decisions: Family<DecisionLabels, Counter>,
+    shadow: Family<ShadowLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
     limits: Family<LimitLabels, Counter>,
 }
@@ -62,6 +69,7 @@ impl Metrics {
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             bytes_out: Family::default(),
             decisions: Family::default(),
+            shadow: Family::default(),
             tokens: Family::default(),
             limits: Family::default(),
         };
@@ -73,6 +81,11 @@ impl Metrics {
         );
         registry.register("response_bytes", "Bytes of response bodies sent to clients", metrics.bytes_out.clone());
         registry.register("decisions", "Requests let through or refused, by reason", metrics.decisions.clone());
+        registry.register(
+            "policy_shadow",
+            "What the shadow policies would have decided, and whether that differs from what was decided",
+            metrics.shadow.clone(),
+        );
         registry.register(
             "tokens",
             "Bearer tokens looked at: verified now, known from before, or refused with a reason",
@@ -95,13 +108,15 @@ impl Metrics {
         self.tokens.get_or_create(&TokenLabels { result }).inc();
     }
 
+    pub(super) fn shadow(&self, decision: Decision, differs: bool) {
+        let labels = ShadowLabels { decision: word(decision), differs: if differs { "true" } else { "false" } };
+        self.shadow.get_or_create(&labels).inc();
+    }
+
     pub(super) fn request(&self, record: &Record, bytes_out: u64) {
         let route = record.route.unwrap_or("none");
         let code = record.status.map_or(0, |s| s.as_u16());
-        let decision = match record.decision {
-            Decision::Allow => "allow",
-            Decision::Deny => "deny",
-        };
+        let decision = word(record.decision);
         self.requests.get_or_create(&RequestLabels { route, code }).inc();
         let took = clock::monotonic().duration_since(record.started).as_secs_f64();
         self.seconds.get_or_create(&RouteLabels { route }).observe(took);
@@ -111,5 +126,12 @@ impl Metrics {
         if let (Some(limit), Some(quantity)) = (&record.limit, quantity) {
             self.limits.get_or_create(&LimitLabels { limit: limit.to_string(), quantity }).inc();
         }
+    }
+}
+
+fn word(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Allow => "allow",
+        Decision::Deny => "deny",
     }
 }

@@ -4,6 +4,7 @@
 //! and the decision was written down; every way out closes the request's record. Open `handle.rs` first: the story is
 //! there.
 
+mod ask;
 mod assertion;
 mod content;
 mod end;

@@ -217,11 +217,11 @@ pub(super) fn bound(principal: &Principal, terms: Terms) -> Result<(), Refusal> 
 
 /// The refusal that a ruling means.
 pub(super) fn denied(ruling: &Ruling, action: &Arc<str>, resource: &Resource) -> Refusal {
-    let forbidden = |reason, text: String| Refusal::new(StatusCode::FORBIDDEN, reason, text);
+    let reason = ruling.denial.as_ref().unwrap_or(&Denial::NotPermitted).reason();
+    let forbidden = |text: String| Refusal::new(StatusCode::FORBIDDEN, reason, text);
     let asked = format!("`{action}` on `{}`", resource.id());
     match &ruling.denial {
         Some(Denial::Separation(rules)) => forbidden(
-            "separation_of_duty",
             "you would hold roles that are kept apart; bring a token with one of them, or have one taken away".into(),
         )
         .with_detail(rules),
@@ -231,22 +231,22 @@ pub(super) fn denied(ruling: &Ruling, action: &Arc<str>, resource: &Resource) ->
                 "you hold roles of which one may be active at a time ({all}); say which with the header \
                  `X-Wicketgate-Role: {first}`"
             );
-            forbidden("role_not_activated", text)
+            forbidden(text)
         }
         Some(Denial::RoleNotHeld(role)) => {
             let text = format!("you do not hold the role `{role}` that the header `X-Wicketgate-Role` would activate");
-            forbidden("role_not_held", text)
+            forbidden(text)
         }
-        Some(Denial::Forbidden) => forbidden("forbidden", format!("a policy forbids you {asked}")),
+        Some(Denial::Forbidden) => forbidden(format!("a policy forbids you {asked}")),
         Some(Denial::Error(error)) => {
-            forbidden("policy_error", "policy could not be evaluated, so this is denied".into()).with_detail(error)
+            forbidden("policy could not be evaluated, so this is denied".into()).with_detail(error)
         }
         Some(Denial::NotPermitted) | None => {
             let roles = match &*ruling.roles {
                 [] => "none of your claims earns a role here".to_owned(),
                 roles => format!("your roles ({}) do not allow it", roles.join(", ")),
             };
-            forbidden("not_permitted", format!("you may not do {asked}: {roles}"))
+            forbidden(format!("you may not do {asked}: {roles}"))
         }
     }
 }

@@ -47,6 +47,7 @@ mod rotation;
 mod sdk_genai;
 mod sdk_node;
 mod sessions;
+mod shadow;
 mod streams;
 mod support;
 mod terminal;
