@@ -1,6 +1,7 @@
 //! Who is asking: the one name that a caller has everywhere.
 //!
-//! A [`Principal`] exists only after its proof was verified; `identity` makes it, everything else reads it.
+//! A [`Principal`] exists only after its proof was verified; `identity` makes it, everything else reads it. One that is
+//! only supposed is for commands that look at policy: no request is served for it.
 
 use std::sync::Arc;
 
@@ -41,6 +42,32 @@ pub struct Confirmation {
     pub certificate: Option<[u8; 32]>,
     /// RFC 7638 thumbprint of the key that signs DPoP proofs (RFC 9449 section 6.1, `jkt`).
     pub key: Option<[u8; 32]>,
+}
+
+impl Principal {
+    /// A caller that nobody has verified, for commands that ask what policy would say. With `roles` it holds these and
+    /// no others, else those that `claims`, a JSON object, earn.
+    #[must_use]
+    pub fn supposed(issuer: &str, subject: &str, claims: &str, roles: Option<Arc<[Arc<str>]>>) -> Self {
+        let mut told = blake3::Hasher::new();
+        let held = roles.iter().flat_map(|roles| roles.iter()).map(|role| &**role);
+        for text in [issuer, subject, claims, if roles.is_some() { "roles" } else { "" }].into_iter().chain(held) {
+            told.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        Self {
+            name: format!("{issuer}:{subject}").into(),
+            issuer: issuer.into(),
+            subject: subject.into(),
+            claims: claims.into(),
+            // it stands for everything that policy can go by, as a token's does
+            proof: *told.finalize().as_bytes(),
+            expires_at: Timestamp::MAX,
+            until: Timestamp::MAX,
+            ended: CancellationToken::new(),
+            roles,
+            confirmation: None,
+        }
+    }
 }
 
 #[cfg(test)]

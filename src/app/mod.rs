@@ -13,6 +13,7 @@ mod build;
 mod data;
 mod issue;
 mod kept;
+mod lookup;
 mod reload;
 mod upstreams;
 mod worker;
@@ -28,6 +29,7 @@ use arc_swap::ArcSwap;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use self::lookup::look_up;
 use self::{build::Parts, data::DataPath, worker::Worker};
 use crate::{
     audit::{AuditError, Log},

@@ -46,7 +46,7 @@ enum Command {
         #[command(subcommand)]
         command: audit::Command,
     },
-    /// Ask about policies without a gate.
+    /// Look at policies: why something is allowed or denied, and what a change would change.
     Policy {
         #[command(subcommand)]
         command: policy::Command,

@@ -248,6 +248,16 @@ impl<'a> Unverified<'a> {
         self.claims.iss.as_deref().unwrap_or_default()
     }
 
+    /// The `sub` that the token claims.
+    pub(super) fn subject(&self) -> Option<&str> {
+        self.claims.sub.as_deref()
+    }
+
+    /// The claims, as they are in the token.
+    pub(super) fn payload(&self) -> &str {
+        &self.payload
+    }
+
     /// The `iat` that the token claims.
     pub(super) fn issued_at(&self) -> Option<Timestamp> {
         self.claims.issued_at()

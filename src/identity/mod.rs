@@ -10,6 +10,7 @@ mod claims;
 pub mod confirmation;
 pub mod dpop;
 mod fetch;
+pub mod inspect;
 pub mod introspection;
 pub mod issuer;
 pub mod jwt;

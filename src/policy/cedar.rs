@@ -7,13 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use cedar_policy::{Authorizer, Decision, Entity, Policy, PolicyId, PolicySetError};
+use cedar_policy::{Authorizer, Decision, Entities, Entity, Policy, PolicyId, PolicySetError, Request};
 
 use super::{
     Denial, Question, Ruling,
     compile::{Compiled, PolicyFile, PolicyProblem, compile},
     phrase::{Labels, Types},
+    reads::Reads,
     slice::{Index, Slice},
+    written::Written,
 };
 
 /// Compiled policies.
@@ -25,6 +27,8 @@ pub(super) struct Policies {
     types: Types,
     /// Of exporters, which policies see as tags.
     pub(super) labels: Labels,
+    /// Each policy as its file has it.
+    pub(super) written: Vec<Written>,
     /// The roles that policies speak of.
     pub(super) mentioned: HashSet<Box<str>>,
 }
@@ -41,7 +45,7 @@ impl Policies {
 
     /// Sorts what was compiled.
     pub(super) fn of(compiled: Compiled) -> Result<Self, Box<dyn std::error::Error>> {
-        let Compiled { schema, set, names } = compiled;
+        let Compiled { schema, set, names, written } = compiled;
         let (types, entities) = (Types::new()?, schema.action_entities()?);
         let ancestors = |uid: &_| entities.ancestors(uid).into_iter().flatten().cloned().collect();
         let index = Index::new(set.policies(), &types.principal, entities.iter(), ancestors);
@@ -51,7 +55,7 @@ impl Policies {
         let roles = spoken_of.filter(|uid| *uid.type_name() == types.role);
         let mentioned = roles.map(|uid| uid.id().unescaped().into()).collect();
         let (authorizer, labels) = (Authorizer::new(), Labels::new());
-        Ok(Self { index, names, actions, authorizer, types, labels, mentioned })
+        Ok(Self { index, names, actions, authorizer, types, labels, written, mentioned })
     }
 
     /// The policies that can apply to a question that is decided with these roles.
@@ -105,6 +109,12 @@ impl Policies {
         };
         let inside = self.actions.iter().filter(|(id, action)| ***id == *name || is_inside(action));
         inside.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The whole question in Cedar's words, whatever policies read of it; nothing where it has none.
+    pub(super) fn phrase(&self, question: Question<'_>, roles: &[Arc<str>]) -> Option<(Request, Entities)> {
+        let action = self.actions.get(&**question.action)?;
+        self.types.phrase(question, action, roles, &self.labels, Reads::ALL).ok()
     }
 
     /// Decides by all policies and with all circumstances: what every other way must agree with.

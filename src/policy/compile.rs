@@ -13,6 +13,8 @@ use cedar_policy::{Policy, PolicyId, PolicySet, Schema, SchemaFragment, Validati
 use miette::Diagnostic;
 use serde_json::Value;
 
+use super::written::{Written, written};
+
 /// A file of policies, or the schema.
 #[derive(Clone, Debug)]
 pub struct PolicyFile {
@@ -39,6 +41,8 @@ pub(super) struct Compiled {
     pub(super) set: PolicySet,
     /// What audit calls each policy.
     pub(super) names: HashMap<PolicyId, Arc<str>>,
+    /// Each policy as its file has it.
+    pub(super) written: Vec<Written>,
 }
 
 /// Compiles all of them. The actions that are `needed` must be in the schema.
@@ -65,7 +69,14 @@ pub(super) fn compile<'a>(
         line: 0,
         text: format!("the action `{action}` is missing; take the shipped schema and put your own types behind it"),
     }));
-    if problems.is_empty() { Ok(Compiled { schema, set, names }) } else { Err(problems) }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let written = written(&set, |id| {
+        let file = files.iter().find(|file| file.path.to_string_lossy() == file_of(id))?;
+        Some((names.get(id)?.clone(), file))
+    });
+    Ok(Compiled { schema, set, names, written })
 }
 
 /// Compiles what the validator has not seen, for properties that must not depend on it.
@@ -73,7 +84,7 @@ pub(super) fn compile<'a>(
 pub(super) fn unvalidated(schema: &Schema, files: &[PolicyFile]) -> Compiled {
     let (set, names, problems) = read(files);
     assert_eq!(problems, []);
-    Compiled { schema: schema.clone(), set, names }
+    Compiled { schema: schema.clone(), set, names, written: Vec::new() }
 }
 
 /// The schema with one action in place of all those that no policy can tell apart: the same groups, the same types and

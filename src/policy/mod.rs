@@ -6,6 +6,7 @@
 
 mod cedar;
 mod compile;
+mod explain;
 mod memory;
 mod phrase;
 pub mod prove;
@@ -15,15 +16,18 @@ mod roles;
 mod rule;
 mod shadow;
 mod slice;
+mod written;
 
 use std::{collections::BTreeSet, sync::Arc};
 
 pub use self::{
     compile::{PolicyFile, PolicyProblem},
+    explain::{ConditionTold, Explanation, Outcome, PolicyTold, RuleTold},
     question::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource},
     roles::Roles,
     rule::{Claim, Condition, Matcher, Rule, is_role},
     shadow::Shadowed,
+    written::Written,
 };
 use self::{
     memory::{Memory, Settled},
@@ -123,10 +127,16 @@ impl Policy {
         roles.into()
     }
 
-    /// The rules and what is kept apart.
+    /// The rules and lists of roles.toml.
     #[must_use]
     pub fn roles(&self) -> &Roles {
         &self.roles
+    }
+
+    /// Every policy as its file has it, in the order of files and lines.
+    #[must_use]
+    pub fn written(&self) -> &[Written] {
+        &self.cedar.written
     }
 
     /// Whether a policy speaks of this role.

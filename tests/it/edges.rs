@@ -19,7 +19,7 @@ const METRICS: &[&str] = &["feedback", "ingest", "shape", "sinks", "spool"];
 /// Edges besides those to leaves: (from, to).
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "audit", "config", "demo", "policy", "terminal"]),
+    ("cli", &["app", "audit", "config", "demo", "identity", "policy", "terminal"]),
     ("app", &["config", "GATE", "METRICS"]),
     ("config", &["GATE", "METRICS"]),
     ("grants", &["policy"]),

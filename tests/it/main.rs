@@ -22,6 +22,7 @@ mod credentials;
 mod decisions;
 mod edges;
 mod exchange;
+mod explain;
 mod exporters;
 mod faults;
 mod fuzz;

@@ -1,6 +1,9 @@
 //! `wicketgate policy`: one file for each subcommand.
 
+mod explain;
 mod prove;
+mod question;
+mod told;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -11,12 +14,15 @@ use crate::config::{self, Problems};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
+    /// Say why policy allows or denies something: which role rules, which policies, and what is lacking.
+    Explain(Box<explain::Options>),
     /// Prove what policies can never do, for every request at once, or show one that breaks it.
     Prove(prove::Options),
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
     match command {
+        Command::Explain(options) => explain::explain(&options),
         Command::Prove(options) => prove::prove(&options),
     }
 }

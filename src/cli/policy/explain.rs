@@ -1,0 +1,42 @@
+//! `wicketgate policy explain`.
+
+use std::process::ExitCode;
+
+use super::{
+    question::{Asked, Ready},
+    told,
+};
+use crate::cli::{WRONG, complain, say};
+
+/// What `wicketgate policy explain` is told.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    asked: Asked,
+    /// For programs: one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn explain(options: &Options) -> ExitCode {
+    let ready = match options.asked.ready() {
+        Ok(ready) => ready,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(WRONG);
+        }
+    };
+    let told = ready.policy.explain(ready.question());
+    let allowed = is_let_in(&ready) && told.ruling.allowed;
+    if options.json {
+        say(&told::json(&ready, &told, allowed).to_string());
+    } else {
+        told::text(&ready, &told, allowed).iter().for_each(|line| say(line));
+    }
+    if allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether nothing is known for which a gate would refuse the caller before it asks policy.
+fn is_let_in(ready: &Ready) -> bool {
+    ready.who.objection.is_none()
+}

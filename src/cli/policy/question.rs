@@ -1,0 +1,352 @@
+//! From arguments to the question that policy is asked.
+
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use http::{Method, Uri};
+
+use crate::{
+    app,
+    client::Clients,
+    clock::{self, Timestamp},
+    config::{self, Config},
+    identity::{
+        inspect::{Inspected, Known, inspect},
+        jwt::TokenError,
+    },
+    peer::Certificate,
+    policy::{Circumstances, Named, Policy, Question, Resource, VertexResource, is_role},
+    principal::Principal,
+};
+
+/// Who, what and to what, as arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Asked {
+    /// The configuration; it says who the issuers are, where their keys are, and where `--request` leads
+    #[arg(long, value_name = "FILE", required_unless_present = "policies", conflicts_with = "policies")]
+    config: Option<PathBuf>,
+    /// Only the policy directory
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    #[command(flatten)]
+    who: Who,
+    #[command(flatten)]
+    what: What,
+    #[command(flatten)]
+    circumstances: Told,
+}
+
+#[derive(Debug, clap::Args)]
+struct Who {
+    /// A file with the caller's token, or `-` for standard input
+    #[arg(long, value_name = "FILE", group = "who")]
+    token: Option<PathBuf>,
+    /// The caller's claims, as a JSON object or a file with one
+    #[arg(long, value_name = "JSON|FILE", group = "who", requires = "issuer")]
+    claims: Option<String>,
+    /// The roles that the caller holds, whatever its claims are
+    #[arg(long, value_delimiter = ',', value_name = "ROLE,ROLE", group = "who")]
+    roles: Option<Vec<String>>,
+    /// The issuer, by the name that roles.toml knows it by
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    /// The caller's subject; the claim `sub` unless this says otherwise
+    #[arg(long)]
+    subject: Option<String>,
+    /// The role that the caller activates (`X-Wicketgate-Role`)
+    #[arg(long, value_name = "ROLE")]
+    active: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct What {
+    /// The action, such as `PredictionService.Predict` or `Exporter.Scrape`
+    #[arg(long, required_unless_present = "request")]
+    action: Option<String>,
+    /// The exporter that it is about
+    #[arg(long, value_name = "NAME", group = "resource")]
+    exporter: Option<String>,
+    /// The part of the gate that it is about: `sd`, `write`, `predictions`, `home`, or a token's audience
+    #[arg(long, value_name = "NAME", group = "resource")]
+    service: Option<String>,
+    /// The Vertex resource that it is about: `projects/P/locations/L/endpoints/1`
+    #[arg(long, value_name = "NAME", group = "resource")]
+    vertex: Option<String>,
+    /// A whole request instead, such as `POST /v1/projects/P/locations/L/endpoints/1:predict`; needs `--config`
+    #[arg(long, value_name = "METHOD PATH", conflicts_with_all = ["action", "exporter", "service", "vertex", "method"])]
+    request: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Told {
+    /// The client's address
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    peer: IpAddr,
+    /// The HTTP method
+    #[arg(long, default_value = "GET")]
+    method: Method,
+    /// Whether the connection is encrypted
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, default_missing_value = "true",
+          action = clap::ArgAction::Set)]
+    tls: bool,
+    /// When, such as `2026-01-31T12:00:00Z`; now unless this says otherwise
+    #[arg(long)]
+    time: Option<Timestamp>,
+    /// Bytes of the request's body
+    #[arg(long, value_name = "BYTES")]
+    size: Option<u64>,
+    /// A URI name of the client's certificate, as often as it has one
+    #[arg(long, value_name = "URI")]
+    certificate_uri: Vec<Box<str>>,
+    /// A DNS name of the client's certificate, as often as it has one
+    #[arg(long, value_name = "NAME")]
+    certificate_dns: Vec<Box<str>>,
+    /// What the body names, as often as it names something: a Vertex resource, `gs://BUCKET` or a service account
+    #[arg(long, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+/// A question that can be put.
+pub(super) struct Ready {
+    pub(super) policy: Policy,
+    pub(super) who: Found,
+    pub(super) action: Arc<str>,
+    pub(super) resource: Resource,
+    active: Option<String>,
+    peer: IpAddr,
+    method: Method,
+    tls: bool,
+    time: Timestamp,
+    size: Option<u64>,
+    certificate: Option<Certificate>,
+    named: Option<Named>,
+}
+
+/// The caller, and how far it can be believed.
+pub(super) struct Found {
+    pub(super) principal: Principal,
+    pub(super) source: Source,
+    /// Why a gate would refuse the token before policy is asked.
+    pub(super) objection: Option<TokenError>,
+}
+
+/// Where the caller comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A token whose signature was checked.
+    Verified,
+    /// A token whose signature was not checked.
+    Unverified,
+    /// Claims or roles of the command line.
+    Supposed,
+}
+
+impl Ready {
+    pub(super) fn question(&self) -> Question<'_> {
+        let circumstances = Circumstances {
+            now: self.time,
+            peer: self.peer,
+            tls: self.tls,
+            certificate: self.certificate.as_ref(),
+            method: &self.method,
+            size: self.size,
+            named: self.named.as_ref(),
+        };
+        let (principal, action, resource) = (&self.who.principal, &self.action, &self.resource);
+        Question { principal, granted: &[], active: self.active.as_deref(), action, resource, circumstances }
+    }
+}
+
+impl Asked {
+    /// Reads what the arguments name.
+    ///
+    /// # Errors
+    /// What is wrong, for the person who wrote it.
+    pub(super) fn ready(&self) -> Result<Ready, String> {
+        let mut config = match &self.config {
+            Some(file) => Some(config::load(file, &Clients::default()).map_err(|problems| problems.to_string())?),
+            None => None,
+        };
+        let time = self.circumstances.time.unwrap_or_else(clock::now);
+        let who = self.who.found(config.as_ref(), time)?;
+        let (action, resource, method) = self.what.found(config.as_mut(), &self.circumstances.method)?;
+        let policy = match (config, &self.policies) {
+            (Some(config), _) => config.policy,
+            (None, Some(directory)) => config::policies(directory).map_err(|problems| problems.to_string())?,
+            (None, None) => return Err("name `--config FILE` or `--policies DIR`".into()),
+        };
+        if let Some(active) = self.who.active.as_ref().filter(|role| !is_role(role)) {
+            return Err(format!("`{active}` is no role: write at most 128 of the characters `a-z A-Z 0-9 . _ : / -`"));
+        }
+        let Told { peer, tls, size, certificate_uri, certificate_dns, names, .. } = &self.circumstances;
+        let shown = !certificate_uri.is_empty() || !certificate_dns.is_empty();
+        Ok(Ready {
+            policy,
+            who,
+            action,
+            resource,
+            active: self.who.active.clone(),
+            peer: peer.to_canonical(),
+            method,
+            tls: *tls,
+            time,
+            size: *size,
+            certificate: shown.then(|| Certificate::supposed(certificate_uri.clone(), certificate_dns.clone())),
+            named: (!names.is_empty()).then(|| named(names)),
+        })
+    }
+}
+
+impl Who {
+    fn found(&self, config: Option<&Config>, now: Timestamp) -> Result<Found, String> {
+        if let Some(file) = &self.token {
+            return self.of_token(&read(file)?, config, now);
+        }
+        let issuer = self.issuer.as_deref();
+        let supposed = |principal| Found { principal, source: Source::Supposed, objection: None };
+        if let (Some(claims), Some(issuer)) = (&self.claims, issuer) {
+            let text = if claims.trim_start().starts_with('{') { claims.clone() } else { read(Path::new(claims))? };
+            let parsed: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(&text).map_err(|e| format!("the claims are no JSON object: {e}"))?;
+            if let Some(config) = config {
+                known(config, issuer)?;
+            }
+            let said = parsed.get("sub").and_then(serde_json::Value::as_str);
+            let subject = self.subject.as_deref().or(said).unwrap_or("somebody");
+            return Ok(supposed(Principal::supposed(issuer, subject, &text, None)));
+        }
+        if let Some(roles) = &self.roles {
+            if let Some(odd) = roles.iter().find(|role| !is_role(role)) {
+                return Err(format!("`{odd}` is no role; write `--roles scrape,observe`"));
+            }
+            let (issuer, subject) = (issuer.unwrap_or("somewhere"), self.subject.as_deref().unwrap_or("somebody"));
+            let mut roles: Vec<Arc<str>> = roles.iter().map(|role| role.as_str().into()).collect();
+            roles.sort_unstable();
+            roles.dedup();
+            return Ok(supposed(Principal::supposed(issuer, subject, "{}", Some(roles.into()))));
+        }
+        Err("say who is asking: `--token FILE`, `--claims JSON --issuer NAME` or `--roles ROLE,ROLE`".into())
+    }
+
+    fn of_token(&self, token: &str, config: Option<&Config>, now: Timestamp) -> Result<Found, String> {
+        let settings: Vec<_> = config.iter().flat_map(|config| &config.issuers).map(|(settings, _)| settings).collect();
+        let own = config.and_then(|config| config.issue.as_ref()).map(|issue| issue.url.as_str());
+        let known = match (config, self.issuer.as_deref()) {
+            (Some(_), None) => Known::Issuers(&settings, own),
+            (Some(config), Some(name)) => Known::Named(known(config, name)?),
+            (None, Some(name)) => Known::Named(name),
+            (None, None) => {
+                return Err("a policy directory knows no issuers: name the token's with `--issuer NAME`, or give \
+                            `--config FILE` instead of `--policies DIR`"
+                    .into());
+            }
+        };
+        let Inspected { principal, signature_checked, objection } =
+            inspect(token, known, now).map_err(|error| format!("the token cannot be explained: {error}"))?;
+        let source = if signature_checked { Source::Verified } else { Source::Unverified };
+        Ok(Found { principal, source, objection })
+    }
+}
+
+/// An issuer's name that the configuration has.
+fn known<'n>(config: &Config, name: &'n str) -> Result<&'n str, String> {
+    let issuers = config.issuers.iter().map(|(settings, _)| settings.name.as_str());
+    let names: Vec<&str> = issuers.chain(config.certificates.iter().map(|rule| &*rule.name)).collect();
+    if names.contains(&name) {
+        return Ok(name);
+    }
+    Err(format!("no issuer is called `{name}`; there are: {}", names.join(", ")))
+}
+
+impl What {
+    fn found(&self, config: Option<&mut Config>, method: &Method) -> Result<(Arc<str>, Resource, Method), String> {
+        if let Some(request) = &self.request {
+            let config = config.ok_or("`--request` needs `--config FILE`: a policy directory knows no routes")?;
+            return requested(config, request);
+        }
+        let action = action(self.action.as_deref().unwrap_or_default())?;
+        let resource = match (&self.exporter, &self.service, &self.vertex) {
+            (Some(name), ..) => Resource::Exporter(name.as_str().into()),
+            (_, Some(name), _) => Resource::Service(name.as_str().into()),
+            (.., Some(name)) => Resource::Vertex(VertexResource::parse(name.trim_matches('/'))),
+            _ => return Err("say what it is about: `--exporter NAME`, `--service NAME` or `--vertex NAME`".into()),
+        };
+        Ok((action, resource, method.clone()))
+    }
+}
+
+/// What a request is by the configuration's routes.
+fn requested(config: &mut Config, request: &str) -> Result<(Arc<str>, Resource, Method), String> {
+    let usage = || format!("`{request}` is no request; write `--request 'GET /exporters/node/metrics'`");
+    let (method, target) = request.trim().split_once(' ').ok_or_else(usage)?;
+    let method: Method = method.parse().map_err(|_| usage())?;
+    let uri: Uri = target.trim().parse().map_err(|_| usage())?;
+    let (action, resource) = app::look_up(config, &method, &uri).map_err(|refusal| {
+        format!(
+            "the gate would answer `{request}` with {} ({}) before it asks policy: {}; pages that are open to everybody, \
+             such as /login, are no routes either",
+            refusal.status.as_u16(),
+            refusal.reason,
+            refusal.text
+        )
+    })?;
+    Ok((action, resource, method))
+}
+
+/// An action that policy can be asked about.
+fn action(wanted: &str) -> Result<Arc<str>, String> {
+    /// Most names that are suggested.
+    const SUGGESTED: usize = 8;
+    let all: BTreeSet<&str> = config::actions().collect();
+    if all.contains(wanted) {
+        return Ok(wanted.into());
+    }
+    let word = wanted.rsplit('.').next().unwrap_or(wanted).to_lowercase();
+    // the method's own name first, then those that hold the word
+    let distance = |name: &str| match name.to_lowercase() {
+        name if name.rsplit('.').next() == Some(&word) => Some(0),
+        name if name.rsplit('.').next().is_some_and(|method| method.contains(&word)) => Some(1),
+        name => name.contains(&word).then_some(2),
+    };
+    let mut near: Vec<_> = all.iter().filter_map(|name| Some((distance(name)?, name.len(), *name))).collect();
+    near.sort_unstable();
+    let names: Vec<&str> = near.iter().take(SUGGESTED).map(|(.., name)| *name).collect();
+    let near = match near.len().saturating_sub(names.len()) {
+        _ if names.is_empty() => {
+            "an action is a method such as `PredictionService.Predict`, or `Exporter.Scrape`; the schema lists them"
+                .into()
+        }
+        0 => format!("near it: {}", names.join(", ")),
+        more => format!("near it: {} and {more} more", names.join(", ")),
+    };
+    Err(format!("no action is called `{wanted}`; {near}"))
+}
+
+fn named(names: &[String]) -> Named {
+    let mut named = Named::default();
+    for name in names {
+        if let Some(bucket) = name.strip_prefix("gs://") {
+            named.buckets.insert(bucket.split('/').next().unwrap_or(bucket).into());
+        } else if name.contains('@') && !name.contains('/') {
+            named.service_accounts.insert(name.as_str().into());
+        } else {
+            named.resources.insert(VertexResource::parse(name.trim_matches('/')));
+        }
+    }
+    named
+}
+
+/// A file's text; `-` is standard input.
+fn read(file: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = match file == Path::new("-") {
+        true => std::io::stdin().read_to_string(&mut text).map(|_| text),
+        false => std::fs::read_to_string(file),
+    };
+    read.map_err(|error| format!("cannot read `{}`: {error}", file.display()))
+}
