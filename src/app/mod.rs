@@ -15,6 +15,7 @@ mod issue;
 mod kept;
 mod lookup;
 mod reload;
+mod replay;
 mod upstreams;
 mod worker;
 
@@ -29,8 +30,11 @@ use arc_swap::ArcSwap;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use self::lookup::look_up;
 use self::{build::Parts, data::DataPath, worker::Worker};
+pub use self::{
+    lookup::look_up,
+    replay::{ReplayError, Replayed, replay},
+};
 use crate::{
     audit::{AuditError, Log},
     client::Clients,

@@ -12,11 +12,13 @@
 //! up to and not including `,"hash"`. So a line that is changed, removed or moved breaks the chain at its place.
 
 mod context;
+mod line;
 mod log;
 mod record;
 mod verify;
 
 pub use context::{BodyNames, CertificateNames, Context};
+pub use line::{Event, Line, Lines};
 pub use log::{AuditError, Log};
 pub(crate) use record::cut;
 pub use record::{Decision, GrantNote, Record};

@@ -12,6 +12,7 @@ mod phrase;
 pub mod prove;
 mod question;
 mod reads;
+mod replay;
 mod roles;
 mod rule;
 mod shadow;
@@ -24,6 +25,7 @@ pub use self::{
     compile::{PolicyFile, PolicyProblem},
     explain::{ConditionTold, Explanation, Outcome, PolicyTold, RuleTold},
     question::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource},
+    replay::{Change, Changed, Decided, Difference, Is, Part, Past, Replay, differences},
     roles::Roles,
     rule::{Claim, Condition, Matcher, Rule, is_role},
     shadow::Shadowed,
@@ -75,6 +77,10 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// Every word that [`Denial::reason`] gives.
+    pub const REASONS: [&str; 6] =
+        ["not_permitted", "forbidden", "separation_of_duty", "role_not_activated", "role_not_held", "policy_error"];
+
     /// The stable word for it, in refusals and records.
     #[must_use]
     pub fn reason(&self) -> &'static str {

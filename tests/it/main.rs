@@ -20,6 +20,7 @@ mod check;
 mod crash;
 mod credentials;
 mod decisions;
+mod diff;
 mod edges;
 mod exchange;
 mod explain;

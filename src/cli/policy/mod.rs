@@ -1,5 +1,6 @@
 //! `wicketgate policy`: one file for each subcommand.
 
+mod diff;
 mod explain;
 mod prove;
 mod question;
@@ -18,11 +19,14 @@ pub(super) enum Command {
     Explain(Box<explain::Options>),
     /// Prove what policies can never do, for every request at once, or show one that breaks it.
     Prove(prove::Options),
+    /// Say what differs between two policy directories, and which decisions of an audit log would change.
+    Diff(diff::Options),
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
     match command {
         Command::Explain(options) => explain::explain(&options),
+        Command::Diff(options) => diff::diff(&options),
         Command::Prove(options) => prove::prove(&options),
     }
 }

@@ -1,0 +1,244 @@
+//! Real traffic put to two sets of policies: from an audit log to the decisions that come out otherwise.
+//!
+//! Promises: a log whose chain is broken is not replayed unless the caller insists; every line is either replayed or
+//! counted as what it is; each request counts once. Streams: memory grows with the requests that were open at once and
+//! with the number of different changes.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs::File,
+    io::{BufReader, Error},
+    path::Path,
+};
+
+use uuid::Uuid;
+
+use crate::{
+    audit::{BodyNames, CertificateNames, Decision, Event, Line, Lines, Verdict, verify},
+    peer::Certificate,
+    policy::{Change, Changed, Denial, Named, Past, Policy, Replay, Resource, VertexResource},
+    principal::Principal,
+    routes,
+};
+
+/// What came of a replay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Replayed {
+    /// Lines that were read.
+    pub lines: u64,
+    /// Requests that were put to both sets.
+    pub replayed: u64,
+    /// Of these, those that the old set decides otherwise than the record says: it is not what was served then.
+    pub unlike_record: u64,
+    /// Requests that were refused before policy was asked.
+    pub refused_before: u64,
+    /// Requests whose record lacks something that policy was told.
+    pub incomplete: u64,
+    /// Lines that are none of an audit log, or of events that this version does not know.
+    pub unreadable: u64,
+    /// Lines that the gate itself could not write.
+    pub lost: u64,
+}
+
+/// Why a log was not replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// It cannot be read.
+    #[error("it cannot be read")]
+    Unreadable(#[source] Error),
+    /// Its chain breaks.
+    #[error("line {line}: {why}, so it was changed or is cut; `--unverified` replays it all the same")]
+    Broken {
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+/// Puts what the log at `path` holds to both sets. The chain is verified first unless `unverified`.
+///
+/// # Errors
+/// When the log cannot be read, or its chain is broken.
+pub fn replay(
+    path: &Path,
+    old: &Policy,
+    new: &Policy,
+    unverified: bool,
+) -> Result<(Replayed, Vec<(Change, Changed)>), ReplayError> {
+    let open = || File::open(path).map(BufReader::new).map_err(ReplayError::Unreadable);
+    let verified = match unverified {
+        true => u64::MAX,
+        false => match verify(open()?).map_err(ReplayError::Unreadable)? {
+            Verdict::Whole { lines } => lines,
+            Verdict::Broken { line, why } => return Err(ReplayError::Broken { line, why }),
+        },
+    };
+    let mut lines = Lines::new(open()?);
+    let mut reading = Reading::new(old, new);
+    // a gate may be appending: what came since is not verified
+    while reading.told.lines < verified {
+        let Some(line) = lines.advance().map_err(ReplayError::Unreadable)? else { break };
+        reading.read(line);
+    }
+    Ok((reading.told, reading.replay.changes()))
+}
+
+/// A log that is being read.
+struct Reading<'p> {
+    replay: Replay<'p>,
+    told: Replayed,
+    /// Requests that were permitted and are not over yet: they count already.
+    open: HashSet<Uuid>,
+    /// The actions whose resources are Vertex'.
+    vertex: HashSet<&'static str>,
+}
+
+impl<'p> Reading<'p> {
+    fn new(old: &'p Policy, new: &'p Policy) -> Self {
+        let vertex = routes::vertex_actions().collect();
+        Self { replay: Replay::new(old, new), told: Replayed::default(), open: HashSet::new(), vertex }
+    }
+
+    fn read(&mut self, line: Option<Line<'_>>) {
+        self.told.lines += 1;
+        let Some(line) = line else {
+            self.told.unreadable += 1;
+            return;
+        };
+        match line.event {
+            Event::Permit => self.open.extend(line.id),
+            Event::Request if line.id.is_some_and(|id| self.open.remove(&id)) => return,
+            Event::Request => {}
+            Event::Lost => {
+                self.told.lost += line.lines;
+                return;
+            }
+            Event::Other => {
+                self.told.unreadable += 1;
+                return;
+            }
+        }
+        if line.policies.is_none() {
+            self.told.refused_before += 1;
+            return;
+        }
+        let Some(past) = self.past(&line) else {
+            self.told.incomplete += 1;
+            return;
+        };
+        let ruling = self.replay.ask(&past);
+        self.told.replayed += 1;
+        // what was permitted may have been refused later, for want of something else
+        let denied = line.reason.as_deref().is_some_and(|reason| Denial::REASONS.contains(&reason));
+        let allowed = line.decision == Some(Decision::Allow) || !denied;
+        self.told.unlike_record += u64::from(allowed != ruling.allowed);
+    }
+
+    /// The question that a line tells of; nothing where something of it is missing.
+    fn past(&self, line: &Line<'_>) -> Option<Past> {
+        let (issuer, name) = (line.issuer.as_deref()?, line.principal.as_deref()?);
+        let subject = name.strip_prefix(issuer)?.strip_prefix(':')?;
+        let context = line.context.as_ref().filter(|context| !context.cut)?;
+        let roles = line.held.clone().or_else(|| line.roles.clone())?;
+        let (action, resource) = (line.action.clone()?, line.resource.as_deref()?);
+        let resource = match line.route.as_deref() {
+            Some("exporter") => Resource::Exporter(resource.into()),
+            _ if self.vertex.contains(&*action) => Resource::Vertex(VertexResource::parse(resource)),
+            _ => Resource::Service(resource.into()),
+        };
+        let shown = |names: &CertificateNames| Certificate::supposed(names.uris.clone(), names.dns_names.clone());
+        Some(Past {
+            principal: Principal::supposed(issuer, subject, "{}", Some(roles)),
+            active: line.active.as_deref().map(Into::into),
+            action,
+            resource,
+            at: line.at,
+            peer: line.peer?.ip(),
+            method: line.method.as_deref()?.parse().ok()?,
+            tls: context.tls,
+            size: context.size,
+            certificate: context.certificate.as_ref().map(shown),
+            named: context.names.as_ref().map(named),
+        })
+    }
+}
+
+fn named(names: &BodyNames) -> Named {
+    let owned = |names: &[Box<str>]| names.iter().cloned().collect::<BTreeSet<_>>();
+    Named {
+        resources: names.resources.iter().map(|name| VertexResource::parse(name)).collect(),
+        buckets: owned(&names.buckets),
+        service_accounts: owned(&names.service_accounts),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{PolicyFile, Roles};
+
+    fn check(lines: &[String], expected: &Replayed) {
+        let schema = "entity Role; entity Principal in [Role] { issuer: String, subject: String }; entity Exporter;
+            type Request = { peer: ipaddr, method: String, tls: Bool, time: datetime };
+            action Read appliesTo { principal: Principal, resource: Exporter, context: Request };";
+        let file = |text: &str| PolicyFile { path: "a".into(), text: text.into() };
+        let policies = [file("permit (principal, action, resource);")];
+        let policy = Policy::new(Roles::default(), &file(schema), &policies, std::iter::empty()).unwrap();
+        let mut reading = Reading::new(&policy, &policy);
+        let text = lines.join("\n");
+        let mut lines = Lines::new(text.as_bytes());
+        while let Some(line) = lines.advance().unwrap() {
+            reading.read(line);
+        }
+        assert_eq!(reading.told, *expected, "{text}");
+    }
+
+    fn line(event: &str, id: u8, rest: &str) -> String {
+        format!(
+            "{{\"event\":\"{event}\",\"time\":\"2026-01-02T03:04:05Z\",\"id\":\"01890000-0000-7000-8000-0000000000{id:02}\",\
+             \"peer\":\"127.0.0.1:1\",\"method\":\"GET\",\"principal\":\"corp:s\",\"issuer\":\"corp\",\"roles\":[],\
+             \"route\":\"exporter\",\"action\":\"Read\",\"resource\":\"e\",{rest}}}"
+        )
+    }
+
+    const ALLOWED: &str = "\"decision\":\"allow\",\"policies\":[\"p\"],\"context\":{\"tls\":true}";
+
+    #[test]
+    fn a_request_counts_once_whichever_of_its_lines_are_there() {
+        let (permit, request) = (|id| line("permit", id, ALLOWED), |id| line("request", id, ALLOWED));
+        let told = |lines, replayed| Replayed { lines, replayed, ..Replayed::default() };
+        check(&[permit(1), request(1)], &told(2, 1));
+        check(&[permit(1), permit(2), request(2), request(1)], &told(4, 2));
+        // one never ended, the other began in a log that is not here
+        check(&[permit(1), request(2)], &told(2, 2));
+    }
+
+    #[test]
+    fn every_line_is_counted_as_what_it_is() {
+        let cut = ALLOWED.replace("\"tls\":true", "\"tls\":true,\"cut\":true");
+        let late = ALLOWED.replace("\"allow\"", "\"deny\"");
+        let of = |reason: &str| format!("{late},\"reason\":\"{reason}\"");
+        let lines = [
+            line("request", 1, "\"decision\":\"deny\",\"reason\":\"token_expired\""),
+            line("request", 2, &cut),
+            line("request", 3, &ALLOWED.replace("context", "c")),
+            "{\"event\":\"lost\",\"time\":\"2026-01-02T03:04:05Z\",\"lines\":3}".into(),
+            line("checkpoint", 4, ALLOWED),
+            "nonsense".into(),
+            // what policy allowed and something else refused is allowed by policy
+            line("request", 5, &of("upstream_unavailable")),
+            line("request", 6, &of("not_permitted")),
+        ];
+        let expected = Replayed {
+            lines: 8,
+            replayed: 2,
+            unlike_record: 1,
+            refused_before: 1,
+            incomplete: 2,
+            unreadable: 2,
+            lost: 3,
+        };
+        check(&lines, &expected);
+    }
+}

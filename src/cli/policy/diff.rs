@@ -1,0 +1,166 @@
+//! `wicketgate policy diff`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use serde_json::json;
+
+use crate::{
+    app::{Replayed, replay},
+    cli::{WRONG, complain, say},
+    client::Clients,
+    config,
+    policy::{Change, Changed, Decided, Difference, Is, Part, Policy, differences},
+    telemetry::chain,
+};
+
+/// What `wicketgate policy diff` is told.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Options {
+    /// The policy directory that is served
+    old: PathBuf,
+    /// The one that may replace it; `policies/shadow` is one
+    new: PathBuf,
+    /// An audit log, whose requests are put to both
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// The configuration, for the labels of its exporters, where policies look at them
+    #[arg(long, value_name = "FILE", requires = "against")]
+    config: Option<PathBuf>,
+    /// Replay the log even where its chain is broken
+    #[arg(long, requires = "against")]
+    unverified: bool,
+    /// For programs: one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn diff(options: &Options) -> ExitCode {
+    match compared(options) {
+        Ok(true) => ExitCode::FAILURE,
+        Ok(false) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(WRONG)
+        }
+    }
+}
+
+/// Whether anything changes: decisions of the log where there is one, else the policies themselves.
+fn compared(options: &Options) -> Result<bool, String> {
+    let (old, new) = (load(&options.old)?, load(&options.new)?);
+    let found = differences(&old, &new);
+    let Some(log) = &options.against else {
+        if options.json {
+            say(&json!({ "differences": found }).to_string());
+        } else {
+            tell_differences(&found);
+        }
+        return Ok(!found.is_empty());
+    };
+    let labels = labels(options.config.as_deref())?;
+    let (old, new) = (old.with_labels(labels.iter().cloned()), new.with_labels(labels.iter().cloned()));
+    let (replayed, changes) = replay(log, &old, &new, options.unverified)
+        .map_err(|error| format!("{}: not replayed: {}", log.display(), chain(&error)))?;
+    if options.json {
+        let changes: Vec<_> = changes.iter().map(|(change, seen)| json!({ "change": change, "seen": seen })).collect();
+        say(&json!({ "differences": found, "changes": changes, "replay": replayed }).to_string());
+    } else {
+        tell_differences(&found);
+        warn_of_rules(&found);
+        tell_changes(&changes, &replayed, log);
+    }
+    Ok(!changes.is_empty())
+}
+
+/// An exporter's name and its labels.
+type Labelled = (Arc<str>, Vec<(String, String)>);
+
+/// What policies can be told of exporters besides their names.
+fn labels(config: Option<&Path>) -> Result<Vec<Labelled>, String> {
+    let Some(file) = config else { return Ok(Vec::new()) };
+    let config = config::load(file, &Clients::default()).map_err(|problems| problems.to_string())?;
+    Ok(config.exporters.into_iter().map(|exporter| (exporter.name.into(), exporter.labels)).collect())
+}
+
+fn load(directory: &Path) -> Result<Policy, String> {
+    if !directory.is_dir() {
+        return Err(format!(
+            "`{}` is no directory; name the one that holds roles.toml and *.cedar",
+            directory.display()
+        ));
+    }
+    config::policies(directory).map_err(|problems| problems.to_string())
+}
+
+fn tell_differences(found: &[Difference]) {
+    if found.is_empty() {
+        say("the policies, rules and separations are the same");
+    }
+    for difference in found {
+        let sign = match difference.is {
+            Is::Added => "+",
+            Is::Removed => "-",
+            Is::Changed => "~",
+        };
+        let what = match difference.of {
+            Part::Policy => "policy",
+            Part::Rule => "rule",
+            Part::Static => "static separation of",
+            Part::Dynamic => "dynamic separation of",
+        };
+        let place = difference.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
+        say(&format!("{sign} {what} {}{place}", difference.name));
+    }
+}
+
+/// Says what a log cannot tell.
+fn warn_of_rules(found: &[Difference]) {
+    if found.iter().any(|difference| difference.of == Part::Rule) {
+        say(
+            "the rules of roles.toml differ, and a log holds no claims: both sides are asked with the roles that were \
+             recorded, so what the changed rules do to roles is not replayed",
+        );
+    }
+}
+
+fn tell_changes(changes: &[(Change, Changed)], replayed: &Replayed, log: &Path) {
+    say("");
+    for (change, seen) in changes {
+        say(&format!("{}  {} on {}", change.principal, change.action, change.resource));
+        let times = if seen.count == 1 {
+            format!("once, {}", seen.first)
+        } else {
+            format!("{} times, {} to {}", seen.count, seen.first, seen.last)
+        };
+        say(&format!("    {} -> {}; {times}", decided(&change.old), decided(&change.new)));
+    }
+    let requests: u64 = changes.iter().map(|(_, seen)| seen.count).sum();
+    say(&format!("{}: {} requests replayed, {requests} of them decided otherwise", log.display(), replayed.replayed));
+    for (count, text) in [
+        (replayed.refused_before, "refused before policy was asked, so there is nothing to replay"),
+        (replayed.incomplete, "not replayed: their records lack something that policy was told"),
+        (replayed.unreadable, "lines not replayed: they are not of this version's audit log"),
+        (replayed.lost, "lines missing: the gate could not write them"),
+        (
+            replayed.unlike_record,
+            "decided otherwise by the old policies than the record says: they are not what was served",
+        ),
+    ] {
+        if count > 0 {
+            say(&format!("{count} {text}"));
+        }
+    }
+}
+
+fn decided(side: &Decided) -> String {
+    let word = if side.allowed { "allow" } else { "deny" };
+    match (&*side.policies, side.reason) {
+        ([], None) => word.to_owned(),
+        ([], Some(reason)) => format!("{word} ({reason})"),
+        (policies, _) => format!("{word} (by {})", policies.join(", ")),
+    }
+}
