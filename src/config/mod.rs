@@ -4,6 +4,7 @@
 //! network is used. A file that is not right gives no configuration.
 
 mod binding;
+mod cases;
 mod data;
 mod gate;
 mod grants;
@@ -27,6 +28,7 @@ use std::{
 
 use self::reader::{Reading, Section, Source};
 pub use self::{
+    cases::{Cases, cases},
     data::{DataSettings, ForecastSettings, ScrapeSettings},
     proofs::{Proofs, proofs},
     reader::Problem,

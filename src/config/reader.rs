@@ -82,12 +82,16 @@ impl Source {
         Reading { value, problems: problems.into_inner(), warnings: warnings.into_inner(), files: files.into_inner() }
     }
 
+    fn line(&self, offset: usize) -> usize {
+        self.text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+    }
+
     fn problem(&self, offset: usize, key: &str, text: String) {
         self.problems.borrow_mut().push(self.told(offset, key, text));
     }
 
     fn told(&self, offset: usize, key: &str, text: String) -> Problem {
-        let line = self.text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1;
+        let line = self.line(offset);
         Problem { file: self.file.clone(), line, key: key.to_owned(), text }
     }
 }
@@ -241,6 +245,25 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A table of anything, as JSON: claims as a token would hold them.
+    pub(crate) fn object(&self, key: &'static str) -> Option<serde_json::Value> {
+        let value = json(self.value(key)?.get_ref()).filter(serde_json::Value::is_object);
+        if value.is_none() {
+            self.refuse(key, format!("write a table: `{key} = {{ name = \"value\" }}`, without dates"));
+        }
+        value
+    }
+
+    /// Whether the key is there and holds `[]`.
+    pub(crate) fn is_empty_list(&self, key: &'static str) -> bool {
+        self.value(key).is_some_and(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()))
+    }
+
+    /// The line that the section begins in, from 1.
+    pub(crate) fn line(&self) -> usize {
+        self.source.line(self.offset)
+    }
+
     /// A string, a whole number or a boolean.
     pub(crate) fn scalar(&self, key: &'static str) -> Option<serde_json::Value> {
         let value = scalar(self.value(key)?.get_ref());
@@ -330,6 +353,20 @@ impl<'a> Section<'a> {
 
     fn path_to(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+fn json(value: &DeValue<'_>) -> Option<serde_json::Value> {
+    match value {
+        DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().ok().map(Into::into),
+        DeValue::Array(items) => {
+            items.iter().map(|item| json(item.get_ref())).collect::<Option<Vec<_>>>().map(Into::into)
+        }
+        DeValue::Table(table) => {
+            let pairs = table.iter().map(|(name, value)| Some((name.get_ref().to_string(), json(value.get_ref())?)));
+            pairs.collect::<Option<serde_json::Map<_, _>>>().map(Into::into)
+        }
+        other => scalar(other),
     }
 }
 

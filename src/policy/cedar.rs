@@ -67,6 +67,11 @@ impl Policies {
         self.index.slice(action.as_ref(), principal, self.types.kind(question.resource), &resource)
     }
 
+    /// What the policies are called.
+    pub(super) fn policies(&self) -> BTreeSet<Arc<str>> {
+        self.names.values().cloned().collect()
+    }
+
     /// Denies where Cedar denies or reports any error.
     pub(super) fn decide(&self, question: Question<'_>, roles: Arc<[Arc<str>]>) -> Ruling {
         match self.slice(&question, &roles) {

@@ -4,6 +4,7 @@
 //! roles which are kept apart is denied whatever the policies say. A decision is remembered only under everything that
 //! it was made from, and only as long as this set of policies lives. Pure: no I/O, and no clock.
 
+pub mod cases;
 mod cedar;
 mod compile;
 mod explain;
@@ -143,6 +144,12 @@ impl Policy {
     #[must_use]
     pub fn written(&self) -> &[Written] {
         &self.cedar.written
+    }
+
+    /// The policies' names, as rulings give them.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<Arc<str>> {
+        self.cedar.policies()
     }
 
     /// Whether a policy speaks of this role.

@@ -4,6 +4,7 @@ mod diff;
 mod explain;
 mod prove;
 mod question;
+mod test;
 mod told;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -21,6 +22,8 @@ pub(super) enum Command {
     Prove(prove::Options),
     /// Say what differs between two policy directories, and which decisions of an audit log would change.
     Diff(diff::Options),
+    /// Run the tables in the policy directory's `tests/*.toml`.
+    Test(test::Options),
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
@@ -28,6 +31,7 @@ pub(super) fn run(command: Command) -> ExitCode {
         Command::Explain(options) => explain::explain(&options),
         Command::Diff(options) => diff::diff(&options),
         Command::Prove(options) => prove::prove(&options),
+        Command::Test(options) => test::test(&options),
     }
 }
 

@@ -182,6 +182,8 @@ impl Subject {
         let set = PolicySet::from_policies([policy.clone()]).map_err(|e| e.to_string())?;
         let verdict = Validator::new(self.world.schema.clone()).validate(&set, ValidationMode::Strict);
         if let Some(error) = verdict.validation_errors().next() {
+            // it has no name that its writer knows
+            let error = error.to_string().replace(&format!("for policy `{}`, ", policy.id()), "");
             return Err(format!("does not fit the schema: {error}"));
         }
         let clause = Clause::new(&policy).map_err(|e| e.to_string())?;

@@ -27,7 +27,7 @@ use std::{future::Future, time::Duration};
 
 pub(crate) use call::Answer;
 pub(crate) use gate::Gate;
-pub(crate) use harness::Harness;
+pub(crate) use harness::{Directory, Harness};
 
 /// Longer than anything here takes on a loaded machine; a condition that needs it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

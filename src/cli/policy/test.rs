@@ -1,0 +1,50 @@
+//! `wicketgate policy test`.
+//!
+//! Exit codes: 0 every case is as expected, 1 one is not, 2 wrong usage or a problem of the files.
+
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
+
+use super::{
+    Place,
+    profile::{End, run},
+    say,
+};
+use crate::{config, policy::cases::Told};
+
+/// What `wicketgate policy test` is told.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    place: Place,
+    /// List the policies that decided no case
+    #[arg(long)]
+    coverage: bool,
+}
+
+pub(super) fn test(options: &Options) -> ExitCode {
+    run(async {
+        let directory = options.place.directory().map_err(|e| End::Wrong(e.to_string()))?;
+        let config::Cases { policy, cases } = config::cases(&directory).map_err(|e| End::Wrong(e.to_string()))?;
+        let (mut failed, mut decided) = (0, BTreeSet::<Arc<str>>::new());
+        for case in &cases {
+            let ruling = case.ask(&policy);
+            decided.extend(ruling.policies.iter().cloned());
+            if !case.expected.fits(&ruling) {
+                failed += 1;
+                say(&format!("FAILED {} ({}:{})", case.name, case.file.display(), case.line));
+                say(&format!("  expected {}\n  got      {}", case.expected, Told(&ruling)));
+            }
+        }
+        if options.coverage {
+            let names = policy.names();
+            let idle: Vec<&Arc<str>> = names.iter().filter(|name| !decided.contains(*name)).collect();
+            say(&format!("{} of {} policies decided a case", names.len() - idle.len(), names.len()));
+            idle.iter().for_each(|name| say(&format!("  no case was decided by `{name}`")));
+        }
+        if failed > 0 {
+            return Err(End::No(format!("{failed} of {} cases failed", cases.len())));
+        }
+        say(&format!("{} cases, all as expected", cases.len()));
+        Ok(())
+    })
+}

@@ -1,0 +1,264 @@
+//! The tables of a policy directory's `tests/*.toml`.
+//!
+//! Promises: a case is a question that the gate could ask, with an expectation that could be met: unknown keys, actions
+//! and policies are problems with file and line, and so is a directory without any case.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use http::Method;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Problem, Problems,
+    policies::{self, Told},
+    reader::{Section, Source},
+};
+use crate::{
+    clock::Timestamp,
+    peer::{Certificate, Chain},
+    policy::{
+        Named, Policy, Resource, VertexResource,
+        cases::{Applies, Case, Expected, Reason},
+    },
+    principal::Principal,
+};
+
+/// When cases happen that do not say, in ms since 1970: 2026-01-01T00:00:00Z.
+const USUAL_TIME: i64 = 1_767_225_600_000;
+/// Largest size that a case may give, 1 TiB: more than any body.
+const MAX_SIZE: u64 = 1 << 40;
+
+/// The policies of a directory and what is expected of them.
+pub struct Cases {
+    /// The policies.
+    pub policy: Policy,
+    /// The cases, in the order of their files' names.
+    pub cases: Vec<Case>,
+}
+
+/// Reads a policy directory with its tests.
+///
+/// # Errors
+/// Every problem of its files.
+pub fn cases(directory: &Path) -> Result<Cases, Problems> {
+    let policy = super::policies(directory)?;
+    let mut told = Told::default();
+    let (schema, _) = policies::sources(directory, &mut told);
+    let lone = |file: &Path, text: String| Problem { file: file.to_owned(), line: 0, key: String::new(), text };
+    let Some(schema) = schema else { return Err(Problems(told.problems)) };
+    let applies = Applies::new(&schema).map_err(|text| Problems(vec![lone(&schema.path, text)]))?;
+    let tests = directory.join("tests");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&tests)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    files.sort();
+    let (mut cases, mut problems) = (Vec::new(), Vec::new());
+    let known = policy.names();
+    for file in files {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                let reading = Source::new(&file, text).read(|top| {
+                    let sections = top.sections("case");
+                    sections.iter().filter_map(|section| case(section, &file, &applies, &known)).collect::<Vec<_>>()
+                });
+                problems.extend(reading.problems);
+                cases.extend(reading.value);
+            }
+            Err(error) => problems.push(lone(&file, format!("cannot be read: {error}"))),
+        }
+    }
+    if cases.is_empty() && problems.is_empty() {
+        let text = "holds no `[[case]]` in any *.toml file, so nothing would be tested".into();
+        problems.push(lone(&tests, text));
+    }
+    if problems.is_empty() { Ok(Cases { policy, cases }) } else { Err(Problems(problems)) }
+}
+
+fn case(section: &Section<'_>, file: &Path, applies: &Applies, known: &BTreeSet<Arc<str>>) -> Option<Case> {
+    let name = section.required("name", "a scraper reads an exporter");
+    let principal = principal(section);
+    let granted = section.has("granted").then(|| section.strings("granted")).flatten().unwrap_or_default();
+    let active = section.string("active");
+    let action = section.required("action", "Exporter.Scrape");
+    let resource = resource(section);
+    if let (Some(resource), false) = (&resource, action.is_empty()) {
+        applies.check(&action, resource).unwrap_or_else(|text| section.refuse("action", text));
+    }
+    let context = context(section);
+    let expected = expected(section, known);
+    section.finish();
+    let context = context?;
+    Some(Case {
+        name,
+        file: file.to_owned(),
+        line: section.line(),
+        principal: principal?,
+        granted: granted.into_iter().map(Into::into).collect(),
+        active,
+        action: action.into(),
+        resource: resource?,
+        time: context.time,
+        peer: context.peer,
+        tls: context.tls,
+        certificate: context.certificate,
+        method: context.method,
+        size: context.size,
+        named: context.named,
+        expected: expected?,
+    })
+}
+
+fn principal(section: &Section<'_>) -> Option<Principal> {
+    if !section.has("principal") {
+        section.refuse("principal", "missing; write `principal = { roles = [\"scrape\"] }`, or its `claims`");
+    }
+    let principal = section.section("principal")?;
+    let issuer = principal.string("issuer").unwrap_or_else(|| "test".into());
+    let subject = principal.string("subject").unwrap_or_else(|| "test".into());
+    let claims = principal.object("claims");
+    // no roles at all is a list without any
+    let none = principal.is_empty_list("roles");
+    let roles = if none { Some(Vec::new()) } else { principal.strings("roles") };
+    if roles.is_some() == claims.is_some() {
+        principal.refuse("claims", "write either the `claims` that roles.toml reads, or the `roles` themselves");
+    }
+    principal.finish();
+    let mut claims = claims.unwrap_or_else(|| json!({}));
+    if let Some(claims) = claims.as_object_mut() {
+        claims.entry("sub").or_insert_with(|| Value::String(subject.clone()));
+    }
+    Some(Principal {
+        name: format!("{issuer}:{subject}").into(),
+        issuer: issuer.into(),
+        subject: subject.into(),
+        claims: claims.to_string().into(),
+        proof: [0; 32],
+        expires_at: Timestamp::MAX,
+        until: Timestamp::MAX,
+        ended: CancellationToken::new(),
+        roles: roles.map(|roles| roles.into_iter().map(Into::into).collect()),
+        confirmation: None,
+    })
+}
+
+fn resource(section: &Section<'_>) -> Option<Resource> {
+    let (exporter, service, vertex) = (section.string("exporter"), section.string("service"), section.string("vertex"));
+    match (exporter, service, vertex) {
+        (Some(name), None, None) => Some(Resource::Exporter(name.into())),
+        (None, Some(name), None) => Some(Resource::Service(name.into())),
+        (None, None, Some(name)) => Some(Resource::Vertex(VertexResource::parse(&name))),
+        _ => {
+            let text = "write one of `exporter = \"node\"`, `service = \"write\"` and \
+                        `vertex = \"projects/p/locations/l/endpoints/1\"`";
+            section.refuse("exporter", text);
+            None
+        }
+    }
+}
+
+struct Context {
+    time: Timestamp,
+    peer: IpAddr,
+    tls: bool,
+    certificate: Option<Certificate>,
+    method: Method,
+    size: Option<u64>,
+    named: Option<Named>,
+}
+
+/// The context, or what is usual where the case does not say.
+fn context(section: &Section<'_>) -> Option<Context> {
+    let mut context = Context {
+        time: Timestamp::from_millisecond(USUAL_TIME).unwrap_or(Timestamp::UNIX_EPOCH),
+        peer: IpAddr::from([127, 0, 0, 1]),
+        tls: true,
+        certificate: None,
+        method: Method::GET,
+        size: None,
+        named: None,
+    };
+    if !section.has("context") {
+        return Some(context);
+    }
+    let section = section.section("context")?;
+    if let Some(text) = section.string("time") {
+        context.time = section.keep("time", text.parse::<Timestamp>()).unwrap_or(context.time);
+    }
+    if let Some(text) = section.string("peer") {
+        context.peer = section.keep("peer", text.parse::<IpAddr>()).unwrap_or(context.peer);
+    }
+    if let Some(text) = section.string("method") {
+        context.method = section.keep("method", text.parse::<Method>()).unwrap_or(context.method);
+    }
+    context.tls = section.boolean("tls", true);
+    context.size = section.has("size").then(|| section.number("size", 0, 0, MAX_SIZE));
+    if let Some(certificate) = section.has("certificate").then(|| section.section("certificate")).flatten() {
+        let names = |key: &'static str| -> Vec<Box<str>> {
+            let listed = certificate.has(key).then(|| certificate.strings(key)).flatten();
+            listed.unwrap_or_default().into_iter().map(Into::into).collect()
+        };
+        context.certificate = Some(Certificate {
+            thumbprint: [0; 32],
+            trusted: true,
+            uris: names("uris"),
+            dns_names: names("dns_names"),
+            odd: false,
+            not_after: Timestamp::MAX,
+            chain: Chain { certificates: Vec::new(), digest: [0; 32] },
+        });
+        certificate.finish();
+    }
+    if let Some(names) = section.has("names").then(|| section.section("names")).flatten() {
+        let listed = |key: &'static str| names.has(key).then(|| names.strings(key)).flatten().unwrap_or_default();
+        context.named = Some(Named {
+            resources: listed("resources").iter().map(|name| VertexResource::parse(name)).collect(),
+            buckets: listed("buckets").into_iter().map(Into::into).collect(),
+            service_accounts: listed("service_accounts").into_iter().map(Into::into).collect(),
+        });
+        names.finish();
+    }
+    section.finish();
+    Some(context)
+}
+
+fn expected(section: &Section<'_>, known: &BTreeSet<Arc<str>>) -> Option<Expected> {
+    let allowed = match section.string("decision").as_deref() {
+        Some("allow") => Some(true),
+        Some("deny") => Some(false),
+        _ => {
+            section.refuse("decision", "write `decision = \"allow\"` or `decision = \"deny\"`");
+            None
+        }
+    };
+    let none = section.is_empty_list("policies");
+    let policies = if none { Some(Vec::new()) } else { section.strings("policies") };
+    let mut seen = HashSet::new();
+    for name in policies.iter().flatten() {
+        if !known.contains(name.as_str()) {
+            section.refuse("policies", format!("no policy is called `{name}`"));
+        } else if !seen.insert(name) {
+            section.refuse("policies", format!("the policy `{name}` stands twice"));
+        }
+    }
+    let reason = section.string("denial").and_then(|text| {
+        let reason = Reason::ALL.into_iter().find(|reason| reason.name() == text);
+        if reason.is_none() {
+            let known = Reason::ALL.map(Reason::name).join("`, `");
+            section.refuse("denial", format!("write one of `{known}`"));
+        }
+        reason
+    });
+    if allowed == Some(true) && section.has("denial") {
+        section.refuse("denial", "what is allowed has no reason to be denied; leave it out");
+    }
+    Some(Expected { allowed: allowed?, policies: policies.map(|list| list.into_iter().collect()), reason })
+}
