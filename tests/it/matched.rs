@@ -211,7 +211,7 @@ fn what_is_matched_has_one_reading() {
         timeout: std::time::Duration::from_secs(1),
         terms: Terms::default(),
         dedicated: HashMap::new(),
-        projects: Default::default(),
+        projects: None,
     };
     let routes = Routes::new(Vec::new(), Some(vertex), None, None, LocalTerms::default());
     let headers = HeaderMap::from_iter([(HOST, "gate.test".parse().unwrap())]);

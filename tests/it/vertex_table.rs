@@ -75,6 +75,8 @@ pub(crate) struct Concrete {
     pub(crate) location: &'static str,
     /// The message that asks the same by gRPC, where it can.
     pub(crate) message: Option<Vec<u8>>,
+    /// What the message's fields hold: name and value.
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 impl Row {
@@ -95,7 +97,13 @@ impl Row {
         let location = if path.starts_with("projects/p/locations/us-central1") { REGION } else { "global" };
         let message = self.rpc.and_then(|_| self.message(&variables));
         let slash = if path.starts_with(':') { "" } else { "/" };
-        Concrete { target: format!("/{}{slash}{path}", self.version), resource: resource.join("/"), location, message }
+        Concrete {
+            target: format!("/{}{slash}{path}", self.version),
+            resource: resource.join("/"),
+            location,
+            message,
+            variables,
+        }
     }
 
     /// None where a variable is no field: then there is no such call by gRPC.

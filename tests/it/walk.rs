@@ -89,10 +89,19 @@ impl Step {
             self.row.verb.as_ref().map_or("", body).as_bytes()
         };
         let right = self.allowed()
+            && (!self.by_rpc || self.is_routed(seen))
             && (&seen.method, &seen.target) == (method, &target)
             && &seen.body[..] == sent
             && seen.header("authorization").starts_with(&account);
         (!right).then(|| format!("{}: arrived as {seen:?}", self.name()))
+    }
+
+    /// Whether Google is told to route the call by what its message says (AIP-4222). The caller said nothing of it.
+    fn is_routed(&self, seen: &Seen) -> bool {
+        let told = url::form_urlencoded::parse(seen.header("x-goog-request-params").as_bytes());
+        let told: HashMap<_, _> = told.into_owned().collect();
+        let variables = self.concrete.variables.iter();
+        told == variables.map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
     }
 
     /// What is wrong with the record, where something is.
