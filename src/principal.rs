@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, series::WriteRules};
 
 /// A verified caller.
 #[derive(Debug)]
@@ -96,4 +96,6 @@ pub struct Caller {
     pub principal: Arc<str>,
     /// The roles the decision was made with.
     pub roles: Arc<[Arc<str>]>,
+    /// What policy obliges the caller's series to be; `None` where it says nothing of them.
+    pub write_rules: Option<Arc<WriteRules>>,
 }

@@ -4,10 +4,12 @@
 //! carries the name of the caller who sent it. Nothing here does I/O or reads the clock.
 
 mod batch;
+mod write_rules;
 
 use std::{fmt, sync::Arc};
 
 pub use batch::{Batch, BatchBuilder, BrokenBatch};
+pub use write_rules::WriteRules;
 
 /// The label that holds a series' metric name.
 pub const METRIC_NAME: &str = "__name__";
@@ -71,17 +73,44 @@ impl fmt::Debug for Labels {
     }
 }
 
-/// Which metric names a [`Selector`] takes.
+/// A metric's name, or what several names begin with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum MetricMatch {
+pub enum NamePattern {
+    /// This name.
     Exact(Box<str>),
+    /// All names that begin with this.
     Prefix(Box<str>),
+}
+
+impl NamePattern {
+    /// Reads a name, or a prefix with `*` at its end.
+    ///
+    /// # Errors
+    /// When `text` is empty or has a `*` before its end.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        match text.strip_suffix('*') {
+            _ if text.is_empty() => Err(SelectorError::Empty),
+            None if text.contains('*') => Err(SelectorError::InnerStar(text.to_owned())),
+            Some(prefix) if prefix.contains('*') => Err(SelectorError::InnerStar(text.to_owned())),
+            Some(prefix) => Ok(Self::Prefix(prefix.into())),
+            None => Ok(Self::Exact(text.into())),
+        }
+    }
+
+    /// Whether this name is meant.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *name,
+            Self::Prefix(prefix) => name.starts_with(&**prefix),
+        }
+    }
 }
 
 /// Picks series by metric name and by exact labels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Selector {
-    metric: MetricMatch,
+    metric: NamePattern,
     labels: Box<[(Box<str>, Box<str>)]>,
 }
 
@@ -106,13 +135,7 @@ impl Selector {
         labels: impl IntoIterator<Item = (impl Into<Box<str>>, impl Into<Box<str>>)>,
     ) -> Result<Self, SelectorError> {
         let labels = labels.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        let metric = match metric.strip_suffix('*') {
-            _ if metric.is_empty() => return Err(SelectorError::Empty),
-            None if metric.contains('*') => return Err(SelectorError::InnerStar(metric.to_owned())),
-            Some(prefix) if prefix.contains('*') => return Err(SelectorError::InnerStar(metric.to_owned())),
-            Some(prefix) => MetricMatch::Prefix(prefix.into()),
-            None => MetricMatch::Exact(metric.into()),
-        };
+        let metric = NamePattern::parse(metric)?;
         Ok(Self { metric, labels })
     }
 
@@ -121,11 +144,7 @@ impl Selector {
     pub fn matches(&self, labels: &[LabelRef<'_>]) -> bool {
         let value_of = |wanted: &str| labels.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
         let metric = value_of(METRIC_NAME);
-        let metric_fits = match &self.metric {
-            MetricMatch::Exact(name) => **name == *metric,
-            MetricMatch::Prefix(prefix) => metric.starts_with(&**prefix),
-        };
-        metric_fits && self.labels.iter().all(|(name, value)| value_of(name) == &**value)
+        self.metric.matches(metric) && self.labels.iter().all(|(name, value)| value_of(name) == &**value)
     }
 }
 

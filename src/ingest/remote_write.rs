@@ -21,7 +21,7 @@ use crate::{
     http::{Body, BoxFuture, LocalService, read_bounded},
     principal::Caller,
     refusal::Refusal,
-    series::{Batch, BatchBuilder, LabelRef, METRIC_NAME},
+    series::{Batch, BatchBuilder, LabelRef, METRIC_NAME, WriteRules},
     shape::keep::KeepList,
     spool::{AppendError, Spool},
 };
@@ -66,7 +66,7 @@ impl LocalService for RemoteWrite {
         Box::pin(async move {
             let answer = self.write(&caller, request).await;
             if let Err(refusal) = &answer
-                && refusal.reason != INVALID_SERIES
+                && !matches!(refusal.reason, INVALID_SERIES | GUARDRAIL)
             {
                 self.metrics.refused.get_or_create(&Reason { reason: refusal.reason }).inc();
             }
@@ -76,6 +76,7 @@ impl LocalService for RemoteWrite {
 }
 
 const INVALID_SERIES: &str = "invalid_series";
+const GUARDRAIL: &str = "guardrail";
 
 impl RemoteWrite {
     /// A service that stores what `keep` wants in `spool`.
@@ -131,7 +132,7 @@ impl RemoteWrite {
 
     async fn digest(&self, body: Bytes, length: usize, caller: &Caller) -> Result<Digest, Refusal> {
         let now = clock::now();
-        let caller = Arc::clone(&caller.principal);
+        let caller = caller.clone();
         if length <= INLINE {
             return digest(&body, length, &self.keep, &caller, now);
         }
@@ -196,6 +197,15 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What decides which series of a request are stored, and as what.
+struct Shape<'a> {
+    keep: &'a KeepList,
+    /// What policy wants the caller's series to be.
+    rules: Option<&'a WriteRules>,
+    /// The latest time of a sample, in milliseconds since the Unix epoch.
+    latest: i64,
+}
+
 /// What one request came to.
 #[derive(Debug, Default)]
 struct Digest {
@@ -207,8 +217,10 @@ struct Digest {
     ahead: u64,
     histograms: u64,
     exemplars: u64,
-    /// The first invalid series, for the sender.
-    problem: Option<String>,
+    /// Of series that a guardrail lets the caller not write.
+    refused: u64,
+    /// What is wrong with the first series that was not taken: the refusal's word, and the text for the sender.
+    problem: Option<(&'static str, String)>,
 }
 
 impl Digest {
@@ -217,27 +229,27 @@ impl Digest {
         metrics.drop_samples("not_kept", self.not_kept);
         metrics.drop_samples("invalid_series", self.invalid);
         metrics.drop_samples("too_far_ahead", self.ahead);
+        metrics.drop_samples(GUARDRAIL, self.refused);
         metrics.drop_samples("histogram", self.histograms);
         metrics.drop_samples("exemplar", self.exemplars);
     }
 
     fn refusal(&self) -> Option<Refusal> {
-        let problem = self.problem.as_ref()?;
+        let (reason, problem) = self.problem.as_ref()?;
         let text = format!(
             "{} samples were refused and {} were taken; the first problem: {problem}",
-            self.invalid + self.ahead,
+            self.invalid + self.ahead + self.refused,
             self.kept + self.not_kept
         );
-        Some(Refusal::malformed(INVALID_SERIES, text))
+        Some(Refusal::malformed(reason, text))
     }
 
     fn add<'a>(
         &mut self,
         series: &wire::Series<'a>,
         labels: &mut Vec<LabelRef<'a>>,
-        keep: &KeepList,
+        shape: &Shape<'a>,
         builder: &mut BatchBuilder,
-        latest: i64,
     ) {
         self.histograms += series.histograms;
         self.exemplars += series.exemplars;
@@ -245,12 +257,18 @@ impl Digest {
         if let Err(problem) = check_size(series).and_then(|()| check_labels(&series.labels, labels)) {
             // a series without samples is not worth a refusal, but its sender should hear of it
             self.invalid += count;
-            self.problem.get_or_insert_with(|| problem.into_owned());
+            self.problem.get_or_insert_with(|| (INVALID_SERIES, problem.into_owned()));
             return;
         }
-        if !keep.keeps(labels) {
+        // from here on the series is what policy wants it to be: the keep-list and the spool see that
+        if let Err(broken) = shape.rules.map_or(Ok(()), |rules| rules.apply(labels)) {
+            self.refused += count;
+            self.problem.get_or_insert_with(|| (GUARDRAIL, shorten(&broken.to_string()).into_owned()));
+            return;
+        }
+        if !shape.keep.keeps(labels) {
             self.not_kept += count;
-        } else if series.samples.iter().all(|sample| sample.timestamp <= latest) {
+        } else if series.samples.iter().all(|sample| sample.timestamp <= shape.latest) {
             self.kept += count;
             if count > 0 {
                 builder.push(labels, &series.samples);
@@ -258,22 +276,23 @@ impl Digest {
         } else {
             self.ahead += count;
             let text = || format!("`{}` has samples more than 10 minutes ahead of the clock", name_of(labels));
-            self.problem.get_or_insert_with(text);
+            self.problem.get_or_insert_with(|| (INVALID_SERIES, text()));
         }
     }
 }
 
-fn digest(body: &[u8], length: usize, keep: &KeepList, caller: &Arc<str>, now: Timestamp) -> Result<Digest, Refusal> {
+fn digest(body: &[u8], length: usize, keep: &KeepList, caller: &Caller, now: Timestamp) -> Result<Digest, Refusal> {
     let mut message = vec![0; length];
     match snap::raw::Decoder::new().decompress(body, &mut message) {
         Ok(written) if written == length => {}
         _ => return Err(broken_snappy()),
     }
-    let mut builder = BatchBuilder::new(batch_id(now), now.as_millisecond(), caller);
+    let mut builder = BatchBuilder::new(batch_id(now), now.as_millisecond(), &caller.principal);
+    let shape =
+        Shape { keep, rules: caller.write_rules.as_deref(), latest: now.as_millisecond().saturating_add(AHEAD) };
     let mut digest = Digest::default();
     let mut labels = Vec::with_capacity(16);
-    let latest = now.as_millisecond().saturating_add(AHEAD);
-    wire::for_each_series(&message, |series| digest.add(series, &mut labels, keep, &mut builder, latest))
+    wire::for_each_series(&message, |series| digest.add(series, &mut labels, &shape, &mut builder))
         .map_err(|e| Refusal::malformed("broken_protobuf", e.to_string()))?;
     if builder.samples() > 0 {
         digest.batch = Some(builder.finish());

@@ -120,7 +120,7 @@ pub(super) async fn deliver(
     *request.method_mut() = method;
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers;
-    let caller = Caller { principal: permit.principal.name.clone(), roles: permit.roles.clone() };
+    let caller = Caller { principal: permit.principal.name.clone(), roles: permit.roles.clone(), write_rules: None };
     service.serve(caller, request).await
 }
 

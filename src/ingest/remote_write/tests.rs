@@ -29,7 +29,15 @@ impl Door {
     }
 
     async fn send(&self, request: Request<Body>) -> Result<StatusCode, (u16, &'static str)> {
-        let caller = Caller { principal: "corp:sender".into(), roles: [].into() };
+        self.send_by(None, request).await
+    }
+
+    async fn send_by(
+        &self,
+        write_rules: Option<Arc<WriteRules>>,
+        request: Request<Body>,
+    ) -> Result<StatusCode, (u16, &'static str)> {
+        let caller = Caller { principal: "corp:sender".into(), roles: [].into(), write_rules };
         let answer = self.service.serve(caller, request).await;
         answer.map(|answer| answer.status()).map_err(|refusal| (refusal.status.as_u16(), refusal.reason))
     }
@@ -122,6 +130,32 @@ async fn one_invalid_series_is_refused_and_the_others_are_stored() {
         assert_eq!(door.service.metrics.accepted.get(), 2);
         assert_eq!(door.dropped("invalid_series") + door.dropped("too_far_ahead"), 1);
     }
+}
+
+#[tokio::test]
+async fn what_policy_sets_is_what_is_stored_and_what_it_refuses_is_not() {
+    let door = Door::open("rules", 1 << 30);
+    let rules = Arc::new(WriteRules {
+        force: vec![("tenant".into(), "a".into())],
+        refuse_labels: vec!["tenant".into()],
+        refuse_metrics: vec![crate::series::NamePattern::parse("kept_secret").unwrap()],
+        ..WriteRules::default()
+    });
+    let good = series(&[("__name__", "kept_good"), ("zone", "z")], &[(1, 0)]);
+    let stored = ("__name__=kept_good,tenant=a,zone=z".to_owned(), 1, 0);
+    assert_eq!(door.send_by(Some(rules.clone()), request(vec![good.clone()])).await, Ok(StatusCode::NO_CONTENT));
+    assert_eq!(door.stored().await, std::slice::from_ref(&stored));
+    for bad in [
+        series(&[("__name__", "kept_bad"), ("tenant", "b")], &[(1, 0), (2, 0)]),
+        series(&[("__name__", "kept_secret")], &[(1, 0), (2, 0)]),
+    ] {
+        let before = door.dropped("guardrail");
+        let sent = request(vec![bad, good.clone()]);
+        assert_eq!(door.send_by(Some(rules.clone()), sent).await, Err((400, "guardrail")));
+        assert_eq!(door.dropped("guardrail") - before, 2);
+    }
+    assert_eq!(door.stored().await, [stored.clone(), stored.clone(), stored]);
+    assert_eq!(door.service.metrics.accepted.get(), 3);
 }
 
 #[tokio::test]

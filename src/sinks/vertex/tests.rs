@@ -93,7 +93,7 @@ async fn running<T>(forecasts: Vec<Forecast>, spool: &Spool, test: impl AsyncFnO
 }
 
 async fn page(predictions: &Predictions) -> String {
-    let caller = Caller { principal: "corp:reader".into(), roles: [].into() };
+    let caller = Caller { principal: "corp:reader".into(), roles: [].into(), write_rules: None };
     let request = Request::builder().method(Method::GET).body(Body::Empty).unwrap();
     let response = predictions.serve(caller, request).await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
