@@ -48,6 +48,13 @@ pub enum Body {
 /// A body of any kind.
 pub type Watched = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
 
+impl Body {
+    /// A body that changes what it reads of another one.
+    pub(crate) fn changed(body: impl http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        Self::Boxed(Box::pin(body))
+    }
+}
+
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {

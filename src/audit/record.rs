@@ -107,6 +107,9 @@ pub struct Record {
     /// Why the shadow policies could not be evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shadow_error: Option<Box<str>>,
+    /// The guardrails that the policies that decided oblige to, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub obligations: Option<Arc<[Arc<str>]>>,
     /// The refusal's stable word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
@@ -174,6 +177,7 @@ impl Record {
             shadow_policies: None,
             shadow_roles: None,
             shadow_error: None,
+            obligations: None,
             reason: None,
             limit: None,
             detail: None,

@@ -8,6 +8,7 @@ mod cases;
 mod data;
 mod gate;
 mod grants;
+mod guardrails;
 mod issue;
 mod issuer;
 mod limits;

@@ -1,4 +1,5 @@
-//! The policy directory: roles.toml, the schema and every `*.cedar` file, compiled together, and the shadow set below it.
+//! The policy directory: roles.toml, the schema and every `*.cedar` file, compiled together, guardrails.toml, and the
+//! shadow set below it.
 //!
 //! Promises: every problem of every file is told, with its place; nothing of a directory with problems is served, be
 //! they in the shadow set alone.
@@ -6,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Problem,
+    Problem, guardrails,
     reader::Source,
     roles::{self, Sayings},
 };
@@ -95,7 +96,9 @@ fn set(directory: &Path, above: Option<&Path>, sayings: Option<&Sayings>, told: 
         told.warnings.extend(reading.warnings);
         reading.value
     });
-    Some(compiled?.with_roles(roles?))
+    let rails = place(guardrails::FILE);
+    let borrowed = rails.parent() != Some(directory);
+    guardrails::guarded(compiled?.with_roles(roles?), &rails, borrowed, &mut told.problems)
 }
 
 /// Every action that policy can be asked about.

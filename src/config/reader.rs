@@ -110,7 +110,7 @@ impl<'a> Section<'a> {
         Self { source, path, table, offset, known: RefCell::default() }
     }
 
-    /// Says that `key`'s value will not do.
+    /// Says that `key`'s value will not do; without a key, that the table will not.
     pub(crate) fn refuse(&self, key: &str, text: impl fmt::Display) {
         self.source.problem(self.offset_of(key), &self.path_to(key), text.to_string());
     }
@@ -303,6 +303,45 @@ impl<'a> Section<'a> {
         table.map(|table| Section::new(self.source, self.path_to(key), table, value.span().start))
     }
 
+    /// The tables in this one, each with its name, such as `[scrape.NAME]`; any name is taken.
+    pub(crate) fn named(&self) -> Vec<(String, Section<'a>)> {
+        let mut sections = Vec::new();
+        for (name, value) in self.table {
+            let (name, at) = (name.get_ref().to_string(), name.span().start);
+            match value.get_ref().as_table() {
+                Some(table) => {
+                    let section = Section::new(self.source, self.path_to(&name), table, at);
+                    sections.push((name, section));
+                }
+                None => {
+                    self.source.problem(at, &self.path_to(&name), format!("write a table: `[{}]`", self.path_to(&name)))
+                }
+            }
+        }
+        sections
+    }
+
+    /// A table of numbers, such as `max = { "/parameters/horizon" = 128 }`.
+    pub(crate) fn numbers(&self, key: &'static str) -> Vec<(String, serde_json::Number)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let pair = |(k, v): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+            let number = match v.get_ref() {
+                DeValue::Integer(number) => number.as_str().replace('_', "").parse::<i64>().ok()?.into(),
+                DeValue::Float(number) => serde_json::Number::from_f64(number.as_str().replace('_', "").parse().ok()?)?,
+                _ => return None,
+            };
+            Some((k.get_ref().to_string(), number))
+        };
+        let pairs = value.get_ref().as_table().and_then(|table| table.iter().map(pair).collect::<Option<Vec<_>>>());
+        pairs.filter(|pairs| !pairs.is_empty()).unwrap_or_else(|| {
+            self.refuse(
+                key,
+                format!("write a table of numbers, such as `{key} = {{ \"/parameters/horizon\" = 128 }}`"),
+            );
+            Vec::new()
+        })
+    }
+
     /// The tables of a list such as `[[issuer]]`, in order.
     pub(crate) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
         let Some(value) = self.value(key) else { return Vec::new() };
@@ -321,6 +360,11 @@ impl<'a> Section<'a> {
             }
         }
         sections
+    }
+
+    /// Whether nothing is written in the table.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// Whether the key is there. Asking makes it known.
@@ -352,7 +396,12 @@ impl<'a> Section<'a> {
     }
 
     fn path_to(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        match (self.path.as_str(), key) {
+            ("", _) => key.to_owned(),
+            // the table itself
+            (path, "") => path.to_owned(),
+            (path, _) => format!("{path}.{key}"),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use cedar_policy::{Authorizer, Decision, Entities, Entity, Policy, PolicyId, Pol
 use super::{
     Denial, Question, Ruling,
     compile::{Compiled, PolicyFile, PolicyProblem, compile},
+    oblige::Obliged,
     phrase::{Labels, Types},
     reads::Reads,
     slice::{Index, Slice},
@@ -31,6 +32,8 @@ pub(super) struct Policies {
     pub(super) written: Vec<Written>,
     /// The roles that policies speak of.
     pub(super) mentioned: HashSet<Box<str>>,
+    /// What permits oblige to.
+    pub(super) obliged: Obliged,
 }
 
 impl Policies {
@@ -40,22 +43,26 @@ impl Policies {
         needed: impl Iterator<Item = &'a str>,
     ) -> Result<Self, Vec<PolicyProblem>> {
         let of_schema = |text: String| vec![PolicyProblem { file: schema_file.path.clone(), line: 0, text }];
-        Self::of(compile(schema_file, files, needed)?).map_err(|e| of_schema(e.to_string()))
+        let compiled = compile(schema_file, files, needed)?;
+        let mut policies = Self::of(compiled, files).map_err(|e| of_schema(e.to_string()))?;
+        let ill_obliged = std::mem::take(&mut policies.obliged.problems);
+        if ill_obliged.is_empty() { Ok(policies) } else { Err(ill_obliged) }
     }
 
-    /// Sorts what was compiled.
-    pub(super) fn of(compiled: Compiled) -> Result<Self, Box<dyn std::error::Error>> {
+    /// Sorts what was compiled; `files` is where it came from.
+    pub(super) fn of(compiled: Compiled, files: &[PolicyFile]) -> Result<Self, Box<dyn std::error::Error>> {
         let Compiled { schema, set, names, written } = compiled;
         let (types, entities) = (Types::new()?, schema.action_entities()?);
         let ancestors = |uid: &_| entities.ancestors(uid).into_iter().flatten().cloned().collect();
         let index = Index::new(set.policies(), &types.principal, entities.iter(), ancestors);
+        let obliged = Obliged::read(&set, files, &entities);
         let actions: HashMap<Box<str>, Entity> =
             entities.iter().map(|action| (action.uid().id().unescaped().into(), action.clone())).collect();
         let spoken_of = set.policies().flat_map(Policy::entity_literals);
         let roles = spoken_of.filter(|uid| *uid.type_name() == types.role);
         let mentioned = roles.map(|uid| uid.id().unescaped().into()).collect();
         let (authorizer, labels) = (Authorizer::new(), Labels::new());
-        Ok(Self { index, names, actions, authorizer, types, labels, written, mentioned })
+        Ok(Self { index, names, actions, authorizer, types, labels, written, mentioned, obliged })
     }
 
     /// The policies that can apply to a question that is decided with these roles.
@@ -103,7 +110,16 @@ impl Policies {
             Decision::Deny if policies.is_empty() => Some(Denial::NotPermitted),
             Decision::Deny => Some(Denial::Forbidden),
         };
-        Ruling { allowed: denial.is_none(), roles, policies: policies.into(), denial }
+        let obligations = match denial {
+            None => self.obliged.of(answer.diagnostics().reason(), question.action),
+            Some(_) => Ok(Arc::default()),
+        };
+        match obligations {
+            Ok(obligations) => {
+                Ruling { allowed: denial.is_none(), roles, policies: policies.into(), obligations, denial }
+            }
+            Err(text) => failed(text, roles),
+        }
     }
 
     /// The actions that a name stands for: the one that is called so, and all that are inside a group of that name.
@@ -130,5 +146,11 @@ impl Policies {
 }
 
 pub(super) fn failed(text: String, roles: Arc<[Arc<str>]>) -> Ruling {
-    Ruling { allowed: false, roles, policies: Arc::default(), denial: Some(Denial::Error(text)) }
+    Ruling {
+        allowed: false,
+        roles,
+        policies: Arc::default(),
+        obligations: Arc::default(),
+        denial: Some(Denial::Error(text)),
+    }
 }

@@ -9,6 +9,8 @@ mod cedar;
 mod compile;
 mod explain;
 mod memory;
+mod obligations;
+mod oblige;
 mod phrase;
 pub mod prove;
 mod question;
@@ -25,6 +27,7 @@ use std::{collections::BTreeSet, sync::Arc};
 pub use self::{
     compile::{PolicyFile, PolicyProblem},
     explain::{ConditionTold, Explanation, Outcome, PolicyTold, RuleTold},
+    obligations::{Duty, MaskKey, Obligation, Pointer, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name},
     question::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource},
     replay::{Change, Changed, Decided, Difference, Is, Part, Past, Replay, differences},
     roles::Roles,
@@ -56,6 +59,8 @@ pub struct Ruling {
     pub roles: Arc<[Arc<str>]>,
     /// The policies that decided; none where nothing permitted.
     pub policies: Arc<[Arc<str>]>,
+    /// What the policies that permitted it oblige the gate to, all of it.
+    pub obligations: Arc<[Arc<Obligation>]>,
     /// Why not.
     pub denial: Option<Denial>,
 }
@@ -152,6 +157,22 @@ impl Policy {
         self.cedar.policies()
     }
 
+    /// The guardrails that policies name.
+    #[must_use]
+    pub fn obliged(&self) -> BTreeSet<&str> {
+        self.cedar.obliged.names()
+    }
+
+    /// The same policies with guardrails behind the names. Until then a permit that names one denies.
+    ///
+    /// # Errors
+    /// Names that no guardrail has, and guardrails that a permit gives nothing to act on.
+    pub fn with_guardrails(mut self, guardrails: Vec<Obligation>) -> Result<Self, Vec<PolicyProblem>> {
+        let guardrails: Vec<Arc<Obligation>> = guardrails.into_iter().map(Arc::new).collect();
+        let problems = self.cedar.obliged.bind(&guardrails);
+        if problems.is_empty() { Ok(Self { memory: Memory::new(), ..self }) } else { Err(problems) }
+    }
+
     /// Whether a policy speaks of this role.
     #[must_use]
     pub fn mentions(&self, role: &str) -> bool {
@@ -207,7 +228,7 @@ impl Policy {
 
 impl From<Unsettled> for Ruling {
     fn from(Unsettled { roles, denial }: Unsettled) -> Self {
-        Self { allowed: false, roles, policies: Arc::default(), denial: Some(denial) }
+        Self { allowed: false, roles, policies: Arc::default(), obligations: Arc::default(), denial: Some(denial) }
     }
 }
 

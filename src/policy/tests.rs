@@ -35,7 +35,7 @@ fn unchecked(policies: &[String]) -> Policy {
 }
 
 fn of_files(files: &[PolicyFile]) -> Policy {
-    let cedar = cedar::Policies::of(unvalidated(&SCHEMA, files)).unwrap();
+    let cedar = cedar::Policies::of(unvalidated(&SCHEMA, files), files).unwrap();
     let labels = [("e".into(), vec![("team".to_owned(), "platform".to_owned())])];
     Policy { roles: Roles::default(), cedar, memory: Memory::new(), shadow: None }.with_labels(labels.into_iter())
 }

@@ -47,7 +47,6 @@ pub(super) struct Content<'r> {
     /// How many instances a model is asked about, where the method is of that kind.
     pub(super) instances: Option<u64>,
     /// What was read, for whoever looks further.
-    #[allow(dead_code, reason = "limits and guardrails are what it is for")]
     pub(super) message: Option<Message>,
     /// What ends a gRPC call whose later messages are not what its first one was permitted for.
     pub(super) foul: Option<Arc<Foul>>,
@@ -55,7 +54,6 @@ pub(super) struct Content<'r> {
 
 /// A body, or the first message of one, as it was read.
 #[derive(Clone, Debug)]
-#[allow(dead_code, reason = "limits and guardrails are what it is for")]
 pub(super) enum Message {
     /// JSON text.
     Json(Bytes),

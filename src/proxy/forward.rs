@@ -9,6 +9,7 @@ use http::{
 
 use super::{
     content::{Foul, grpc_timeout},
+    guard::Guard,
     handle::Permit,
     headers::{for_client, sandbox},
     recorded::Answer,
@@ -110,6 +111,7 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
 /// Hands the request to the part of the gate that answers it.
 pub(super) async fn deliver(
     permit: &Permit<'_>,
+    guard: &Guard,
     method: Method,
     uri: &Uri,
     headers: HeaderMap,
@@ -120,7 +122,8 @@ pub(super) async fn deliver(
     *request.method_mut() = method;
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers;
-    let caller = Caller { principal: permit.principal.name.clone(), roles: permit.roles.clone(), write_rules: None };
+    let (principal, roles) = (permit.principal.name.clone(), permit.roles.clone());
+    let caller = Caller { principal, roles, write_rules: guard.write_rules() };
     service.serve(caller, request).await
 }
 

@@ -12,6 +12,7 @@ use super::{
     content::{Content, Head},
     forward::{Errand, deliver, forward},
     grants::{self, held},
+    guard::{Asked, Guard},
     headers::{active_role, bounded, for_upstream, set_request_id},
     home,
     limit::{self, Known},
@@ -30,7 +31,7 @@ use crate::{
     identity::Asking,
     listen::Unreadable,
     peer::Peer,
-    policy::{Circumstances, Question, Resource},
+    policy::{Circumstances, Obligation, Question, Resource},
     principal::Principal,
     refusal::Refusal,
     routes::{Found, Route},
@@ -44,6 +45,8 @@ pub(super) struct Permit<'r> {
     /// What it stands on besides the principal's own roles; it ends with them.
     pub(super) held: Held,
     pub(super) route: Route<'r>,
+    /// What policy obliges the gate to when it lets this pass.
+    pub(super) obligations: Arc<[Arc<Obligation>]>,
     /// Keeps the struct from being made elsewhere.
     _made_by_authorize: (),
 }
@@ -113,23 +116,29 @@ async fn story(
 
     limit::look(gate, &principal, &way, &body, reply)?;
     let head = Head { version, headers: asking.headers, query: target.query() };
-    let Content { found, body, size, named, instances, foul, .. } = Content::read(way, head, body).await?;
+    let Content { found, body, size, named, instances, message, foul } = Content::read(way, head, body).await?;
     let (found, body) = grants::about(gate, found, &principal, asking, body, record).await?;
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
     let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
     let permit = authorize(gate, principal, active_role(&headers)?, found, circumstances, record)?;
+    let asked = Asked { size, instances, message: message.as_ref(), query: target.query() };
+    let guard = Guard::hold(&permit, &asked).inspect_err(|_| record.decision = Decision::Deny)?;
     *spent = limit::spend(gate, &permit, &Known { size, instances }, record, reply)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 
     let answer = match &permit.route {
         Route::Exporter { .. } | Route::Vertex { .. } => {
             for_upstream(&mut headers, record.id);
+            guard.ask(&mut headers);
             introduce(gate.issue.as_ref(), &permit, &mut headers, now)?;
             let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now, foul };
-            forward(&permit, errand, record).await?
+            guard.show(forward(&permit, errand, record).await?)?
         }
-        Route::Service { .. } => deliver(&permit, method, &uri, headers, body).await?.into(),
+        Route::Service { .. } => {
+            guard.ask(&mut headers);
+            guard.show(deliver(&permit, &guard, method, &uri, headers, body).await?.into())?
+        }
         Route::Discover { .. } => sd::list(gate, &permit, asking, authority(&uri, asking.headers)?).into(),
         Route::Home => home::page(gate, &permit, asking).into(),
         Route::Grants(wish) => grants::fulfil(gate, &permit, wish, asking, record).await?.into(),
@@ -158,12 +167,17 @@ fn authorize<'r>(
         return Err(denied(&ruling, found.action, resource));
     }
     record.decision = Decision::Allow;
+    let obligations = ruling.obligations.clone();
+    if !obligations.is_empty() {
+        record.obligations = Some(obligations.iter().map(|obligation| obligation.name.clone()).collect());
+    }
     Ok(Permit {
         principal,
         roles: ruling.roles.clone(),
         action: action.clone(),
         held,
         route: found.route,
+        obligations,
         _made_by_authorize: (),
     })
 }

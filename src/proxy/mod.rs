@@ -11,6 +11,7 @@ mod end;
 mod exchange;
 mod forward;
 mod grants;
+mod guard;
 mod handle;
 mod headers;
 mod home;

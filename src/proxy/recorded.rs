@@ -18,6 +18,7 @@ use super::{
     Gate, Metrics,
     content::Foul,
     end::{Bound, End},
+    guard::Cut,
     handle::Permit,
     headers::for_client,
     trail::Trail,
@@ -181,7 +182,7 @@ impl http_body::Body for Recorded {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                self.record.reason = Some("upstream_broke_off");
+                self.record.reason = Some(if error.is::<Cut>() { "guardrail" } else { "upstream_broke_off" });
                 self.record.keep_detail(&error.to_string());
                 self.close();
             }

@@ -31,6 +31,7 @@ mod grants;
 mod grants_ends;
 mod grants_shared;
 mod grpc;
+mod guardrails;
 mod hostile;
 mod introspection;
 mod keys;

