@@ -120,6 +120,20 @@ def rows(path):
                            row["streaming"] or "unary", body(method)]
 
 
+def short_forms(table):
+    """A form without project and location is the same method as the long one: a policy on the one means the other."""
+    whole = {}
+    for action, group, version, verb, pattern, *_ in table:
+        if bare(pattern).startswith("projects/"):
+            whole.setdefault((verb, bare(pattern)), {})[version] = (action, group)
+    for row in table:
+        path, same = bare(row[4]), {}
+        if not path.startswith("projects/"):
+            same = whole.get((row[3], "projects/*/locations/*" + ("" if path.startswith(":") else "/") + path), {})
+        action, group = same.get(row[2]) or next(iter(same.values()), (row[0], row[1]))
+        yield [action, group, *row[2:9], row[9] if action == row[0] else body(action)]
+
+
 def collections(table):
     """Which group makes what is in a collection: that of its create method, else of upload or import."""
     makers = {}
@@ -185,7 +199,7 @@ def schema(table):
 
 def main(path):
     before = dict(line.split("\t")[:2] for line in TABLE.read_text().splitlines()[1:]) if TABLE.exists() else {}
-    table = list(rows(path))
+    table = list(short_forms(list(rows(path))))
     # the same method may be listed twice, from two sources: the stricter reading holds
     groups = {}
     for action, kind, *_ in table:

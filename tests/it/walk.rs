@@ -307,7 +307,7 @@ const KNOWN: &[(&str, &str, &str, &str)] = &[
     // the other version, and the short forms
     ("POST", "/v1beta1/projects/p/locations/us-central1/endpoints/1:predict", "infer", "PredictionService.Predict"),
     ("POST", "/v1/publishers/google/models/gemini-2:generateContent", "infer", "PredictionService.GenerateContent"),
-    ("POST", "/v1/endpoints/1:predict", "infer", "endpoints.predict"),
+    ("POST", "/v1/endpoints/1:predict", "infer", "PredictionService.Predict"),
     // the everyday, as section 2.2 of the facts lists it
     ("POST", "endpoints/1:predict", "infer", "PredictionService.Predict"),
     ("POST", "publishers/google/models/m:predict", "infer", "PredictionService.Predict"),
