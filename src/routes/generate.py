@@ -40,8 +40,9 @@ COUNTED = {
     "instances": {"Predict", "Explain", "CountTokens", "ComputeTokens", "predictLongRunning"},
     "inputs": {"DirectPredict", "ServerStreamingPredict", "StreamingPredict", "StreamDirectPredict"},
 }
-# methods of Operations: the groups besides the operation's own
-OPERATIONS = {"GetOperation": ["observe"], "ListOperations": ["observe"], "WaitOperation": ["observe"], "CancelOperation": []}
+# methods of Operations that are of the group of what they are about; in no other, since whoever could do one of each would
+# act in two groups that are kept apart
+OPERATIONS = ["GetOperation", "ListOperations", "WaitOperation", "CancelOperation"]
 # DESIGN: `train` is pipelines, jobs, schedules, tuning, model upload; the list calls this one an administrator's
 CORRECTED = {"UploadModel": "train"}
 # the IAMPolicy mixin covers these for every resource; a second name for them would give REST and gRPC different actions
@@ -186,8 +187,7 @@ def schema(table):
         base = action.split("/")[0]
         if base != action:
             parents.add(base)
-            more = OPERATIONS[base.split(".")[-1]]
-            actions[action] = sorted({*groups, *more}) + [f'"{base}"']
+            actions[action] = [*groups, f'"{base}"']
     declared = "".join(f'action "{parent}";\n' for parent in sorted(parents))
     order = ["Endpoint", "Model", "Dataset", "Vertex"]
     for action, groups in sorted(actions.items()):

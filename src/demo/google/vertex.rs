@@ -58,7 +58,7 @@ enum Task<'a> {
     Predict { endpoint: &'a str, raw: bool },
     Get,
     List,
-    GetOperation,
+    GetOperation { about: &'a str },
     CreateJob,
     CreateDataset,
     SetIamPolicy,
@@ -68,7 +68,11 @@ impl Task<'_> {
     fn class(&self) -> Class {
         match self {
             Self::Predict { .. } => Class::Infer,
-            Self::Get | Self::List | Self::GetOperation => Class::Observe,
+            Self::Get | Self::List => Class::Observe,
+            // an operation is of the class that makes what it is about
+            Self::GetOperation { about: "datasets" } => Class::Ingest,
+            Self::GetOperation { about: "models" | "customJobs" } => Class::Train,
+            Self::GetOperation { .. } => Class::Administer,
             Self::CreateJob => Class::Train,
             Self::CreateDataset => Class::Ingest,
             Self::SetIamPolicy => Class::Administer,
@@ -108,7 +112,7 @@ pub(super) async fn answer(
         Task::Predict { endpoint, raw } => predict(google, endpoint, raw, call).await,
         Task::Get => get(google, &name(rest)),
         Task::List => list(google, rest.first().copied().unwrap_or_default()),
-        Task::GetOperation => json(StatusCode::OK, &operation(&name(rest))),
+        Task::GetOperation { .. } => json(StatusCode::OK, &operation(&name(rest))),
         Task::CreateJob => create_job(google, call),
         Task::CreateDataset => create_dataset(google, call),
         Task::SetIamPolicy => set_iam_policy(call),
@@ -127,7 +131,7 @@ fn task<'a>(method: &Method, rest: &[&'a str]) -> Option<Task<'a>> {
         (&Method::POST, ["customJobs"]) => Some(Task::CreateJob),
         (&Method::POST, ["datasets"]) => Some(Task::CreateDataset),
         (&Method::GET, ["endpoints" | "models" | "customJobs" | "datasets"]) => Some(Task::List),
-        (&Method::GET, [.., "operations", _]) => Some(Task::GetOperation),
+        (&Method::GET, [about, .., "operations", _]) => Some(Task::GetOperation { about }),
         (&Method::GET, ["endpoints" | "models" | "customJobs" | "datasets", id]) if !id.contains(':') => {
             Some(Task::Get)
         }
