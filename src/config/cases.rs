@@ -23,7 +23,7 @@ use crate::{
     clock::Timestamp,
     peer::{Certificate, Chain},
     policy::{
-        Named, Policy, Resource, VertexResource,
+        GrantResource, Named, Policy, Resource, VertexResource,
         cases::{Applies, Case, Expected, Reason},
     },
     principal::Principal,
@@ -152,16 +152,41 @@ fn principal(section: &Section<'_>) -> Option<Principal> {
 
 fn resource(section: &Section<'_>) -> Option<Resource> {
     let (exporter, service, vertex) = (section.string("exporter"), section.string("service"), section.string("vertex"));
-    match (exporter, service, vertex) {
-        (Some(name), None, None) => Some(Resource::Exporter(name.into())),
-        (None, Some(name), None) => Some(Resource::Service(name.into())),
-        (None, None, Some(name)) => Some(Resource::Vertex(VertexResource::parse(&name))),
+    let grant = if section.has("grant") { section.section("grant") } else { None };
+    match (exporter, service, vertex, grant) {
+        (Some(name), None, None, None) => Some(Resource::Exporter(name.into())),
+        (None, Some(name), None, None) => Some(Resource::Service(name.into())),
+        (None, None, Some(name), None) => Some(Resource::Vertex(VertexResource::parse(&name))),
+        (None, None, None, Some(grant)) => Some(Resource::Grant(Box::new(asked_for(&grant)))),
         _ => {
-            let text = "write one of `exporter = \"node\"`, `service = \"write\"` and \
-                        `vertex = \"projects/p/locations/l/endpoints/1\"`";
+            let text = "write one of `exporter = \"node\"`, `service = \"write\"`, \
+                        `vertex = \"projects/p/locations/l/endpoints/1\"` and \
+                        `grant = { role = \"infer\", resource = \"exporter/node\", asker = \"corp:alice\" }`";
             section.refuse("exporter", text);
             None
         }
+    }
+}
+
+/// A grant that somebody asked for, or asks for.
+fn asked_for(grant: &Section<'_>) -> GrantResource {
+    let role = grant.required("role", "infer");
+    let resource = grant.required("resource", "exporter/node");
+    let asker = grant.required("asker", "corp:alice");
+    let seconds = grant.number("seconds", 3600, 1, 10 * 365 * 86_400);
+    grant.finish();
+    let (issuer, subject) = asker.split_once(':').unwrap_or_default();
+    if issuer.is_empty() || subject.is_empty() {
+        grant.refuse("asker", "write the principal's name, `ISSUER:SUBJECT`");
+    }
+    GrantResource {
+        id: "grant".into(),
+        role: role.into(),
+        resource: resource.into(),
+        issuer: issuer.into(),
+        subject: subject.into(),
+        asker: asker.as_str().into(),
+        seconds,
     }
 }
 

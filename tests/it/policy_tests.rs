@@ -72,7 +72,7 @@ denial = "forbidden"
         "expected allow, by `home`, `scrape`\n  got      allow, by `scrape`; roles: scrape",
         "FAILED wrong reason",
         "expected deny, forbidden\n  got      deny, not_permitted, by no policy; roles: none",
-        "1 of 10 policies decided a case",
+        "1 of 14 policies decided a case",
         "no case was decided by `ingest`",
     ] {
         assert!(said.contains(part), "no `{part}` in:\n{said}");
