@@ -207,6 +207,15 @@ async fn a_compressed_message_is_read_and_forwarded_as_it_came() {
     pen.end(&[("grpc-status", "0")]).await;
     assert_eq!(open.said().await.code(), 0);
 
+    // what is behind the first member would be merged into its message by whoever reads on
+    let member = |endpoint| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&predict(endpoint)).unwrap();
+        encoder.finish().unwrap()
+    };
+    let two = framed(1, &[member(ENDPOINT), member("projects/p/locations/us-central1/endpoints/9")].concat());
+    refused(&gate, &path, &token, &[("grpc-encoding", "gzip")], &two, (3, "rpc_malformed")).await;
+
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(&message(&[(1, ENDPOINT.as_bytes()), (2, &vec![0; 11 << 20])])).unwrap();
     let bomb = framed(1, &encoder.finish().unwrap());

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use http::{HeaderMap, StatusCode, Version, header::CONTENT_TYPE};
 use http_body::Frame;
 use tokio_util::sync::CancellationToken;
@@ -160,7 +160,7 @@ pub(in crate::proxy) fn grpc_timeout(headers: &HeaderMap) -> Result<Duration, Re
 
 /// How messages whose flag says so are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
+pub(super) enum Coding {
     Identity,
     Gzip,
 }
@@ -179,7 +179,7 @@ impl Coding {
     }
 
     /// The message of a whole frame.
-    fn message(self, frame: &Bytes) -> Result<Bytes, Refusal> {
+    pub(super) fn message(self, frame: &Bytes) -> Result<Bytes, Refusal> {
         let payload = frame.slice(PREFIX.min(frame.len())..);
         match (frame.first(), self) {
             (Some(0), _) => Ok(payload),
@@ -192,7 +192,9 @@ impl Coding {
                         .read(&mut chunk)
                         .map_err(|_| Refusal::malformed("rpc_malformed", "the message is not compressed as it says"))?;
                     if read == 0 {
-                        return Ok(plain.all());
+                        // RFC 1952 section 2.2: another member may follow, and readers differ in whether they read it
+                        let more = !decoder.get_ref().is_empty();
+                        return if more { Err(more_behind()) } else { Ok(plain.all()) };
                     }
                     if plain.bytes().len() + read > LIMIT {
                         return Err(too_large());
@@ -214,6 +216,10 @@ fn length(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
 
 fn too_large() -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the message is larger than 10 MiB")
+}
+
+fn more_behind() -> Refusal {
+    Refusal::malformed("rpc_malformed", "there is something behind the compressed message")
 }
 
 fn no_message() -> Refusal {
