@@ -2,6 +2,9 @@
 //!
 //! Promises: every name in a form that Google reads is found, wherever in a text it stands; what only looks like one
 //! may be found too, for a policy that forbids must not be got round. No more than 1,000 are kept: more is refused.
+//! It must never look at a byte of a text more than a bounded number of times: callers choose them, 10 MiB long.
+
+use std::borrow::Cow;
 
 use crate::{
     policy::{Named, VertexResource},
@@ -28,11 +31,24 @@ const SHORT: [&str; 10] = [
 ];
 
 const ACCOUNTS: &str = ".gserviceaccount.com";
+/// Longest part of an account's address in front of that, in bytes (RFC 5321 section 4.5.3.1).
+const ACCOUNT_LIMIT: usize = 320;
 
-/// Where a bucket's name follows: URIs, the places of the JSON API's and the console's links, and where Vertex mounts
+/// Where a bucket's name follows: URIs, links of the XML API's, the JSON API's and the console's, and where Vertex mounts
 /// buckets in the containers of jobs.
-const BUCKETS: [&str; 5] =
-    ["gs://", "storage.googleapis.com/", "storage.cloud.google.com/", "storage.mtls.cloud.google.com/", "/gcs/"];
+const BUCKETS: [&str; 7] = [
+    "gs://",
+    "storage.googleapis.com/",
+    "storage.cloud.google.com/",
+    "storage.mtls.cloud.google.com/",
+    "/storage/v1/b/",
+    "/storage/browser/",
+    "/gcs/",
+];
+/// What stands behind a bucket's name where it is the host of a link.
+const HOSTED: &str = ".storage.googleapis.com";
+/// Longest name of a bucket, in bytes (Cloud Storage, "Bucket names").
+const BUCKET_LIMIT: usize = 222;
 
 /// Names as they are found.
 #[derive(Debug, Default)]
@@ -48,24 +64,29 @@ impl Names {
         if text.len() < 6 || !text.contains(['/', '@']) {
             return;
         }
+        self.look(text);
+        // a link means the same with any of its characters escaped
+        if text.contains('%')
+            && let Cow::Owned(plain) = percent_encoding::percent_decode_str(text).decode_utf8_lossy()
+        {
+            self.look(&plain);
+        }
+    }
+
+    fn look(&mut self, text: &str) {
         for (at, _) in text.match_indices("projects/") {
+            if self.too_many {
+                return;
+            }
             self.resource(text.get(at..).unwrap_or_default());
         }
         let whole = text.trim().trim_start_matches('/');
         if whole.split_once('/').is_some_and(|(first, rest)| SHORT.contains(&first) && !rest.is_empty()) {
             self.keep(whole);
         }
-        self.buckets(text);
-        for (at, _) in text.match_indices(ACCOUNTS) {
-            let before = text.get(..at).unwrap_or_default();
-            let start = before
-                .rfind(|c: char| !(c.is_ascii_alphanumeric() || "-_.@".contains(c)))
-                .map_or(0, |at| at + before.get(at..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8));
-            let account = before.get(start..).unwrap_or_default();
-            if account.contains('@') && self.has_room() {
-                self.named.service_accounts.insert(format!("{account}{ACCOUNTS}").to_ascii_lowercase().into());
-            }
-        }
+        let lower = text.to_ascii_lowercase();
+        self.buckets(&lower);
+        self.accounts(&lower);
     }
 
     /// What was found.
@@ -91,7 +112,12 @@ impl Names {
 
     /// The name that `text` begins with: up to what no name holds, without a custom verb.
     fn keep(&mut self, text: &str) {
-        let end = text.find(|c: char| c.is_whitespace() || c.is_control() || "\"'`,;?#&<>()[]{}|\\".contains(c));
+        let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'`,;?#&<>()[]{}|\\".contains(c);
+        let end = text.char_indices().take(NAME_LIMIT + 1).find(|&(_, c)| ends(c)).map(|(at, _)| at);
+        if end.is_none() && text.len() > NAME_LIMIT {
+            self.too_many = true;
+            return;
+        }
         let name = text.get(..end.unwrap_or(text.len())).unwrap_or_default();
         let last = name.rfind('/').map_or(0, |at| at + 1);
         let verb = name.get(last..).and_then(|segment| segment.find(':'));
@@ -103,16 +129,33 @@ impl Names {
         }
     }
 
-    fn buckets(&mut self, text: &str) {
-        let lower = text.to_ascii_lowercase();
+    fn buckets(&mut self, lower: &str) {
         for start in BUCKETS {
             for (at, _) in lower.match_indices(start) {
                 let behind = lower.get(at + start.len()..).unwrap_or_default();
-                let end = behind.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
-                let bucket = behind.get(..end.unwrap_or(behind.len())).unwrap_or_default();
-                if !bucket.is_empty() && self.has_room() {
-                    self.named.buckets.insert(bucket.into());
-                }
+                self.bucket(behind.get(..length(behind.bytes(), b"-_.", BUCKET_LIMIT)).unwrap_or_default());
+            }
+        }
+        for (at, _) in lower.match_indices(HOSTED) {
+            let before = lower.get(..at).unwrap_or_default();
+            let start = at - length(before.bytes().rev(), b"-_.", BUCKET_LIMIT);
+            self.bucket(before.get(start..).unwrap_or_default());
+        }
+    }
+
+    fn bucket(&mut self, name: &str) {
+        if !name.is_empty() && self.has_room() {
+            self.named.buckets.insert(name.into());
+        }
+    }
+
+    fn accounts(&mut self, lower: &str) {
+        for (at, _) in lower.match_indices(ACCOUNTS) {
+            let before = lower.get(..at).unwrap_or_default();
+            let start = at - length(before.bytes().rev(), b"-_.@", ACCOUNT_LIMIT);
+            let account = before.get(start..).unwrap_or_default();
+            if account.contains('@') && self.has_room() {
+                self.named.service_accounts.insert(format!("{account}{ACCOUNTS}").into());
             }
         }
     }
@@ -122,4 +165,9 @@ impl Names {
         self.too_many |= resources.len() + buckets.len() + service_accounts.len() >= LIMIT;
         !self.too_many
     }
+}
+
+/// How many of these bytes, `most` at most, are letters, digits or `others`.
+fn length(bytes: impl Iterator<Item = u8>, others: &[u8], most: usize) -> usize {
+    bytes.take(most).take_while(|b| b.is_ascii_alphanumeric() || others.contains(b)).count()
 }

@@ -1,7 +1,13 @@
 //! What bodies name, found in JSON and on the wire.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderName};
 use proptest::prelude::*;
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -31,7 +37,7 @@ fn check(text: &str, expected: &str) {
 
 #[test]
 fn every_form_of_a_name_is_found() {
-    let endpoint = "projects/p/locations/l/endpoints/1";
+    let (endpoint, endpoint_escaped) = ("projects/p/locations/l/endpoints/1", "projects/p/locations/l/endpoints/%31");
     check(endpoint, endpoint);
     check(&format!("//aiplatform.googleapis.com/{endpoint}"), endpoint);
     check(&format!("https://l-aiplatform.googleapis.com/v1/{endpoint}:predict?alt=json"), endpoint);
@@ -47,7 +53,17 @@ fn every_form_of_a_name_is_found() {
     check("--out=GS://Bucket", "gs:bucket");
     check("gs://a/*,gs://b.c_d-e/x", "gs:a gs:b.c_d-e");
     check("https://storage.googleapis.com/bucket/x", "gs:bucket");
+    check("https://storage.googleapis.com/%62ucket/x", "gs:bucket");
+    check("https://bucket.storage.googleapis.com", "gs:bucket");
+    check("https://a.b.Storage.googleapis.com/object", "gs:a.b gs:object");
+    check("https://storage.googleapis.com/storage/v1/b/bucket/o/x", "gs:bucket gs:storage");
+    check("https://console.cloud.google.com/storage/browser/bucket/x", "gs:bucket");
+    check(
+        "https://l-aiplatform.googleapis.com/v1/projects/p/locations/l/endpoints/%31",
+        &format!("{endpoint_escaped} {endpoint}"),
+    );
     check("/gcs/bucket/model", "gs:bucket");
+    check("a@p.iam.GServiceAccount.com", "a@p.iam.gserviceaccount.com");
     check("serviceAccount:A@p.iam.gserviceaccount.com", "a@p.iam.gserviceaccount.com");
     check("é123-compute@developer.gserviceaccount.com", "123-compute@developer.gserviceaccount.com");
     check("nobody.gserviceaccount.com", "");
@@ -83,6 +99,51 @@ fn no_body_names_more_than_anything_honest() {
         names.text(&many[..count].join(" "));
         assert_eq!(names.found().is_ok(), fits, "{count} names");
     }
+}
+
+/// The largest body there may be costs what it is long, not the square of that.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "what is measured is how long the processor is busy")]
+fn no_text_costs_more_than_its_length() {
+    for part in [
+        "projects/p/locations/l/",
+        "a.gserviceaccount.com",
+        "a@b.gserviceaccount.com",
+        "gs://a",
+        "a.storage.googleapis.com/",
+        "/gcs/",
+        "%41/",
+    ] {
+        let text = part.repeat((10 << 20) / part.len());
+        let start = Instant::now();
+        let mut names = Names::default();
+        names.text(&text);
+        drop(names.found());
+        assert!(start.elapsed() < Duration::from_secs(20), "{part}: {:?}", start.elapsed());
+    }
+}
+
+fn gzipped(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// RFC 1952 section 2.2 lets members follow each other. Readers differ in whether they read on: the gate would permit
+/// the first one and an upstream would take all of them together.
+#[test]
+fn a_compressed_message_is_one_member_and_nothing_behind_it() {
+    let (one, other) = (field(1, b"endpoint one"), field(1, b"endpoint two"));
+    let check = |payload: Vec<u8>, expected: Result<&[u8], &str>| {
+        let frame = Bytes::from([&[1, 0, 0, 0, 0][..], &payload].concat());
+        let found = rpc::Coding::Gzip.message(&frame);
+        assert_eq!(found.as_deref().map_err(|refusal| refusal.reason), expected);
+    };
+    check(gzipped(&one), Ok(&one));
+    check([gzipped(&one), gzipped(&other)].concat(), Err("rpc_malformed"));
+    check([gzipped(&one), vec![0]].concat(), Err("rpc_malformed"));
+    let whole = gzipped(&one);
+    check(whole[..whole.len() - 1].to_vec(), Err("rpc_malformed"));
 }
 
 fn field(tag: u32, payload: &[u8]) -> Vec<u8> {
@@ -124,6 +185,29 @@ fn a_message_that_costs_too_much_to_look_at_is_refused() {
     }
     let refusal = wire::scan(&deep, &mut Names::default()).unwrap_err();
     assert_eq!(refusal.reason, "rpc_too_nested");
+}
+
+/// Nested so that every message is a text too, which is looked at for names.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "what is measured is how long the processor is busy")]
+fn a_message_that_is_a_text_at_every_depth_costs_no_more() {
+    let mut deep = "/gcs/a ".repeat((8 << 20) / 7).into_bytes();
+    for _ in 0..60 {
+        // lengths that are UTF-8: [E1-EC] [80-BF] [80-BF] [00-7F] in the order of varints
+        let length = (0..).map(|more| deep.len() + more).find(|&length| {
+            let mut varint = Vec::new();
+            encode_varint(length as u64, &mut varint);
+            std::str::from_utf8(&varint).is_ok()
+        });
+        deep.resize(length.unwrap(), b' ');
+        deep = field(1, &deep);
+        assert!(std::str::from_utf8(&deep).is_ok());
+    }
+    assert!(deep.len() < 10 << 20, "{}", deep.len());
+    let start = Instant::now();
+    let looked = wire::scan(&deep, &mut Names::default());
+    assert_eq!(looked.unwrap_err().reason, "rpc_too_nested");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 fn check_text(message: &[u8], tags: &[u32], expected: Result<&str, &str>) {

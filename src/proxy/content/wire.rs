@@ -14,7 +14,9 @@ const DEPTH: usize = 100;
 /// Bytes that are looked at, for each byte of a message: a byte is read once in each message that it is nested in.
 const WORK: usize = 64;
 /// … and for any message.
-const LEAST_WORK: usize = 64 << 10;
+const LEAST_WORK: usize = 4 << 20;
+/// What a byte costs that is looked at for names, where one that is passed over costs 1.
+const TEXT_WORK: usize = 8;
 
 /// The text in the field that `tags` lead to; empty where it is not there, as proto3 has it.
 ///
@@ -62,6 +64,12 @@ fn look(message: &[u8], names: &mut Names, depth: usize, work: &mut usize) -> bo
     let _ = walk(message, |_, payload| {
         let Some(payload) = payload.filter(|_| enough) else { return };
         if let Ok(text) = std::str::from_utf8(payload) {
+            let left = work.checked_sub(payload.len().saturating_mul(TEXT_WORK));
+            enough = left.is_some();
+            if !enough {
+                return;
+            }
+            *work = left.unwrap_or_default();
             names.text(text);
         }
         // a message of one field has two bytes at least
