@@ -141,7 +141,10 @@ impl Recorded {
         spent.asked(self.asked());
         // what a model did not tell, since it was broken off or speaks a language of its own, it has counted all the same
         let untold = matches!(self.trail, Trail::None) || self.record.reason.is_some();
-        let guessed = untold.then_some(self.bytes_out / BYTES_A_TOKEN);
+        // of a question that was not refused upstream, so far as is known
+        let taken = self.record.status.is_none_or(|status| status.is_success());
+        let question = if taken { self.asked() } else { 0 };
+        let guessed = untold.then_some(self.bytes_out.saturating_add(question) / BYTES_A_TOKEN);
         spent.counted(self.record.tokens.or(guessed).unwrap_or_default());
     }
 

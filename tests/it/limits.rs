@@ -301,23 +301,32 @@ async fn a_grpc_caller_is_told_in_its_own_words() {
     assert_eq!((&record["decision"], talker.count()), (&"deny".into(), 1), "{record}");
 }
 
-#[tokio::test]
-async fn a_model_that_is_broken_off_before_it_tells_has_counted_all_the_same() {
+/// Asks a model that goes on for ever, and leaves when it has said more than `enough` words. Its tokens are used up.
+async fn broken_off(burst: &str, question: &str, enough: usize) {
     let stream = Stream::start("text/event-stream").await;
     let vertex = format!("[vertex]\nlocations = [\"us-central1\"]\nurl = \"http://{}\"", stream.address);
-    let limit = "[[limit]]\nname = \"words\"\nper = \"principal\"\ntokens = { rate = \"60/h\", burst = \"10\" }";
+    let rate = format!("{{ rate = \"60/h\", burst = \"{burst}\" }}");
+    let limit = format!("[[limit]]\nname = \"words\"\nper = \"principal\"\ntokens = {rate}");
     let gate = Harness::new().await.section("vertex", vertex).section("limit", limit).start().await;
     let token = gate.token("infer");
     let target = GENERATE.replace(":generateContent", ":streamGenerateContent?alt=sse");
     let head = format!(
         "POST {target} HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
-         content-length: 2\r\n\r\n{{}}"
+         content-length: {}\r\n\r\n{question}",
+        question.len()
     );
-    let enough = async { eventually("a hundred bytes", || async { (stream.sent() > 20).then_some(()) }).await };
+    let enough = async { eventually("words", || async { (stream.sent() > enough).then_some(()) }).await };
     gate.door(0, b"http/1.1").abandon_when(head.as_bytes(), enough).await;
     stream.ends().await;
     let generate = || gate.post(GENERATE).bearer(&token).header("content-type", "application/json").body("{}");
     limited(&gate, generate(), 429, "words", "tokens").await;
+}
+
+#[tokio::test]
+async fn a_model_that_is_broken_off_before_it_tells_has_counted_all_the_same() {
+    broken_off("10", "{}", 20).await;
+    // … the question too: whoever leaves before the answer has had it read
+    broken_off("1000", &format!("{{\"contents\":\"{}\"}}", "word ".repeat(2000)), 0).await;
 }
 
 #[tokio::test]
