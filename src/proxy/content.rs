@@ -28,7 +28,7 @@ use crate::{
     http::Body,
     policy::Named,
     refusal::Refusal,
-    routes::{Found, Payload, Route, Way},
+    routes::{Found, Group, Payload, Route, Way},
 };
 
 /// Largest body, and largest gRPC message, in bytes: what Google's dedicated endpoints take.
@@ -77,11 +77,14 @@ impl<'r> Content<'r> {
             Way::Rpc(rpc) => return rpc::read(rpc, head, body).await,
             Way::Found(found) => found,
         };
-        let Route::Vertex { payload, .. } = &found.route else {
+        let Route::Vertex { payload, group, .. } = &found.route else {
             let size = body.size_hint().exact();
             return Ok(Self { found, body, size, named: None, instances: None, message: None, foul: None });
         };
         let payload = *payload;
+        if *group == Group::Infer {
+            whole_answer(head.query)?;
+        }
         let bytes = whole(body, LIMIT).await?;
         let looked = look(payload, head, &bytes)?;
         let (named, instances) = looked.map_or((None, None), |(named, instances)| (Some(named), instances));
@@ -89,6 +92,26 @@ impl<'r> Content<'r> {
         let size = Some(bytes.len() as u64);
         Ok(Self { found, body: bytes.into(), size, named, instances, message, foul: None })
     }
+}
+
+/// Whether a model's answer is asked for whole and in a form that the gate reads: whoever leaves out the tokens and the
+/// model's version from it would be charged for nothing, and nobody could say what answered.
+fn whole_answer(query: &str) -> Result<(), Refusal> {
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        let form = value.split(';').next().unwrap_or_default();
+        let whole = match name.to_ascii_lowercase().trim_start_matches('$') {
+            "fields" => false,
+            "alt" => matches!(form, "json" | "sse"),
+            _ => true,
+        };
+        if !whole {
+            let text = format!(
+                "the query parameter `{name}` is refused: a model's answer is read whole, as JSON or `alt=sse`"
+            );
+            return Err(Refusal::malformed("query_refused", text));
+        }
+    }
+    Ok(())
 }
 
 /// What a REST body and its query name, and how many instances there are; `None` where a model's own server is to

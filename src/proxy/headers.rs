@@ -23,7 +23,7 @@ const HOP_BY_HOP: [&str; 8] =
 
 /// Headers that speak of who the caller is, how it came here, or what Google should take its request for. A client's
 /// word for that is never passed on.
-const CLAIMS: [&str; 23] = [
+const CLAIMS: [&str; 24] = [
     "api-key",
     "authorization",
     "cf-connecting-ip",
@@ -41,6 +41,7 @@ const CLAIMS: [&str; 23] = [
     "x-goog-api-key",
     "x-goog-authenticated-user-email",
     "x-goog-authenticated-user-id",
+    "x-goog-fieldmask",
     "x-goog-request-params",
     "x-goog-user-project",
     "x-method-override",
@@ -216,6 +217,7 @@ mod tests {
             "x-goog-api-key",
             "x-goog-user-project",
             "x-goog-request-params",
+            "X-Goog-FieldMask",
             "X-Goog-Iam-Authorization-Token",
             "x-vertex-ai-endpoint-id",
             "x-forwarded",

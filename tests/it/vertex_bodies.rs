@@ -217,3 +217,21 @@ async fn a_forbid_on_an_endpoint_covers_the_paths_below_it() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_models_answer_is_asked_for_whole_and_in_a_form_that_is_read() {
+    let gate = start().await;
+    let json = [("content-type", "application/json")];
+    let generate = format!("/v1/{LOCATION}/publishers/google/models/gemini:generateContent");
+    for query in ["alt=json", "alt=sse", "%24alt=json%3Benum-encoding%3Dint", "prettyPrint=false"] {
+        assert_eq!(posted(&gate, "infer", &format!("{generate}?{query}"), &json, "{}").await.0, 200, "{query}");
+    }
+    for query in ["fields=candidates", "%24fields=candidates", "FIELDS=a", "alt=proto", "%24alt=proto", "alt=media"] {
+        let refused = posted(&gate, "infer", &format!("{generate}?{query}"), &json, "{}").await;
+        assert_eq!(refused, (400, "query_refused".into()), "{query}");
+    }
+    let masked = [json[0], ("X-Goog-FieldMask", "candidates")];
+    assert_eq!(posted(&gate, "infer", &generate, &masked, "{}").await.0, 200);
+    let seen = gate.google.vertex();
+    assert!(!seen.last().unwrap().headers.contains_key("x-goog-fieldmask"), "{seen:?}");
+}
