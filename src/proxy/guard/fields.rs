@@ -106,6 +106,13 @@ impl Value<'_, '_> {
         self.active.iter().filter_map(leads).collect()
     }
 
+    /// Whether one member, and no other, leads to what must be there: of two the reader may take the other one.
+    fn is_required(&self, &(rule, depth): &(usize, usize)) -> bool {
+        let Some((pointer, kind)) = self.look.rules.get(rule) else { return false };
+        let segment = depth.checked_sub(1).and_then(|before| pointer.segments.get(before));
+        *kind == Rule::Require && segment.is_some_and(Option::is_some)
+    }
+
     /// Holds this value to the rules that end here.
     fn arrive(&mut self, scalar: &Scalar<'_>) {
         for &(rule, depth) in &self.active {
@@ -184,10 +191,17 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<u64, A::Error> {
         self.arrive(&Scalar::Other);
         let mut names: HashSet<Box<str>> = HashSet::new();
+        let mut led: Vec<(usize, usize)> = Vec::new();
         while let Some(name) = map.next_key::<Box<str>>()? {
             let counted = self.place == Place::Top && COUNTED.contains(&&*name);
             let place = if counted { Place::Counted } else { Place::Elsewhere };
             let active = self.towards(&name);
+            for way in active.iter().filter(|way| self.is_required(way)) {
+                if led.contains(way) {
+                    return Err(A::Error::custom("a member that is required stands twice, spelled in two ways"));
+                }
+                led.push(*way);
+            }
             let count = map.next_value_seed(Value { look: self.look, active, place })?;
             if counted {
                 self.look.instances = self.look.instances.saturating_add(count);
@@ -334,5 +348,10 @@ mod tests {
             assert!(matches!(found, Err(Broken::Unreadable(_))), "{body}: {found:?}");
         }
         assert!(matches!(super::check(&tools, b"{\"a\":\"\xff\"}"), Err(Broken::Unreadable(_))));
+        let tokens = duty(&["/generationConfig/maxOutputTokens"], &[], &[], None);
+        let twice = r#"{"generationConfig":{"maxOutputTokens":1},"generation_config":{}}"#;
+        let found = super::check(&tokens, twice.as_bytes());
+        assert!(matches!(found, Err(Broken::Unreadable(_))), "{found:?}");
+        check(&tokens, r#"{"generationConfig":{"maxOutputTokens":1,"a_b":1,"aB":2},"x":{},"X":{}}"#, Ok(()));
     }
 }
