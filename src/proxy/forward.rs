@@ -102,7 +102,9 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
     {
         sandbox(response.headers_mut());
     }
-    if let Some(model) = response.headers().get("x-vertex-ai-deployed-model-id").and_then(|v| v.to_str().ok()) {
+    if matches!(permit.route, Route::Vertex { .. })
+        && let Some(model) = response.headers().get("x-vertex-ai-deployed-model-id").and_then(|v| v.to_str().ok())
+    {
         record.model = Some(crate::audit::cut(model));
     }
     Ok(Answer { trail, foul, ..Answer::from(response) })

@@ -269,3 +269,16 @@ async fn a_method_that_reads_nothing_is_refused() {
     }
     assert_eq!(gate.app.requests(), 0);
 }
+
+#[tokio::test]
+async fn an_exporter_does_not_say_which_model_answered() {
+    let gate = Harness::new().await.start().await;
+    gate.app.intercept(|_| {
+        let mut page = upstream::reply(StatusCode::OK, "text/plain", PAGE);
+        page.headers_mut().insert("x-vertex-ai-deployed-model-id", "forged".parse().unwrap());
+        Some(page)
+    });
+    let answer = gate.get("/exporters/app/metrics").bearer(&gate.token("scrape")).send().await;
+    let record = gate.record(&answer.id()).await;
+    assert_eq!((&record["status"], &record["model"]), (&200.into(), &serde_json::Value::Null), "{record}");
+}
