@@ -1,7 +1,7 @@
 //! What is read of a request's body before the decision. Never more than the decision needs, and never without a bound.
 //!
 //! Promises: the caller is known before a byte is read; a body of Vertex's is held whole, within 10 MiB, 30 s and a
-//! budget that all requests share, and looked at for what else it names; a gRPC call's resource comes from its message,
+//! budget that all requests share and no caller uses up, and looked at for what else it names; a gRPC call's resource comes from its message,
 //! and no later message of the same call has another. What cannot be looked at is refused, except the bodies that are
 //! for a model's own server.
 
@@ -68,6 +68,8 @@ pub(super) struct Head<'a> {
     pub(super) headers: &'a HeaderMap,
     /// Google binds what the body leaves out to the query, so that counts as body here.
     pub(super) query: &'a str,
+    /// Whose request it is: each has a share of the room for bodies.
+    pub(super) caller: &'a Arc<str>,
 }
 
 impl<'r> Content<'r> {
@@ -85,7 +87,7 @@ impl<'r> Content<'r> {
         if *group == Group::Infer {
             whole_answer(head.query)?;
         }
-        let bytes = whole(body, LIMIT).await?;
+        let bytes = whole(body, LIMIT, head.caller).await?;
         let looked = look(payload, head, &bytes)?;
         let (named, instances) = looked.map_or((None, None), |(named, instances)| (Some(named), instances));
         let message = (named.is_some() && !bytes.is_empty()).then(|| Message::Json(bytes.clone()));

@@ -115,7 +115,7 @@ async fn story(
     bound(&principal, way.terms())?;
 
     limit::look(gate, &principal, &way, &body, reply)?;
-    let head = Head { version, headers: asking.headers, query: target.query() };
+    let head = Head { version, headers: asking.headers, query: target.query(), caller: &principal.name };
     let Content { found, body, size, named, instances, message, foul } = Content::read(way, head, body).await?;
     let (found, body) = grants::about(gate, found, &principal, asking, body, record).await?;
     record.action = Some(found.action.clone());
@@ -124,6 +124,7 @@ async fn story(
     let permit = authorize(gate, principal, active_role(&headers)?, found, circumstances, record)?;
     let asked = Asked { size, instances, message: message.as_ref(), query: target.query() };
     let guard = Guard::hold(&permit, &asked).inspect_err(|_| record.decision = Decision::Deny)?;
+    drop(message);
     *spent = limit::spend(gate, &permit, &Known { size, instances }, record, reply)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 

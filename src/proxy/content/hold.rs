@@ -1,15 +1,20 @@
 //! Bodies that are held in memory before they are forwarded.
 //!
 //! Promises: one body within its limit and its deadline, all of them together within 256 MiB; what the budget has no
-//! room for is refused with 503, and the room comes back when the last holder of the bytes is done with them.
+//! room for is refused with 503, and the room comes back when the last holder of the bytes is done with them. No caller
+//! takes more than half of it, so that none can keep all others waiting.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::{
     http::{Body, ReadError},
@@ -24,30 +29,94 @@ const UNIT: usize = 1024;
 
 static BUDGET: Semaphore = Semaphore::const_new(ROOM);
 
+/// What one caller's bodies may take of it.
+const SHARE: usize = ROOM / 2;
+/// The shares that are in use, by caller.
+static SHARES: LazyLock<Mutex<HashMap<Arc<str>, Weak<Share>>>> = LazyLock::new(Mutex::default);
+
+/// One caller's part of the budget.
+#[derive(Debug)]
+pub(super) struct Share {
+    caller: Arc<str>,
+    room: Arc<Semaphore>,
+}
+
+impl Share {
+    /// This caller's, the same for all of its requests at a time.
+    pub(super) fn of(caller: &Arc<str>) -> Arc<Self> {
+        let mut shares = shares();
+        if let Some(known) = shares.get(caller).and_then(Weak::upgrade) {
+            return known;
+        }
+        let made = Arc::new(Self { caller: caller.clone(), room: Arc::new(Semaphore::new(SHARE)) });
+        shares.insert(caller.clone(), Arc::downgrade(&made));
+        made
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut shares = shares();
+        // another request of the caller's may have made a new one by now
+        if shares.get(&self.caller).is_some_and(|known| known.strong_count() == 0) {
+            shares.remove(&self.caller);
+        }
+    }
+}
+
+fn shares() -> MutexGuard<'static, HashMap<Arc<str>, Weak<Share>>> {
+    SHARES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Bytes that take room in the budget.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Held {
     bytes: BytesMut,
-    room: Option<SemaphorePermit<'static>>,
+    room: Option<Room>,
+    share: Arc<Share>,
+}
+
+/// Room in the budget, and as much of the caller's share.
+#[derive(Debug)]
+struct Room {
+    all: SemaphorePermit<'static>,
+    own: OwnedSemaphorePermit,
 }
 
 impl Held {
+    /// Nothing yet, of this share.
+    pub(super) fn of(share: Arc<Share>) -> Self {
+        Self { bytes: BytesMut::new(), room: None, share }
+    }
+
+    /// Whose bytes they are.
+    pub(super) fn share(&self) -> &Arc<Share> {
+        &self.share
+    }
+
     /// Takes these bytes too.
     ///
     /// # Errors
-    /// 503 where the budget has no room for them.
+    /// 503 where the budget, or the caller's share, has no room for them.
     pub(super) fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        let taken = self.room.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let taken = self.room.as_ref().map_or(0, |room| room.all.num_permits());
         let more = (self.bytes.len() + data.len()).div_ceil(UNIT).saturating_sub(taken);
         if more > 0 {
-            let more = u32::try_from(more).ok().and_then(|more| BUDGET.try_acquire_many(more).ok());
-            let more = more.ok_or_else(|| {
+            let more = u32::try_from(more).unwrap_or(u32::MAX);
+            let own = self.share.room.clone().try_acquire_many_owned(more).map_err(|_| {
+                let text = "your requests hold as much as one caller's bodies may take; send fewer at a time";
+                Refusal::unavailable("bodies_full", text)
+            })?;
+            let all = BUDGET.try_acquire_many(more).map_err(|_| {
                 let text = "the gate holds as many bodies as it has room for; try again later";
                 Refusal::unavailable("bodies_full", text)
             })?;
             match &mut self.room {
-                Some(room) => room.merge(more),
-                room => *room = Some(more),
+                Some(room) => {
+                    room.all.merge(all);
+                    room.own.merge(own);
+                }
+                room => *room = Some(Room { all, own }),
             }
         }
         self.bytes.extend_from_slice(data);
@@ -64,10 +133,10 @@ impl Held {
         let units = first.len().div_ceil(UNIT);
         let left = self.bytes.len().div_ceil(UNIT);
         let room = self.room.as_mut().and_then(|room| {
-            let spare = room.num_permits().saturating_sub(left).min(units);
-            room.split(spare)
+            let spare = room.all.num_permits().saturating_sub(left).min(units);
+            Some(Room { all: room.all.split(spare)?, own: room.own.split(spare)? })
         });
-        Bytes::from_owner(Self { bytes: first, room })
+        Bytes::from_owner(Self { bytes: first, room, share: self.share.clone() })
     }
 
     /// All of them.
@@ -82,16 +151,16 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes into its caller's share.
 ///
 /// # Errors
 /// 413, 408 or 400 where it is larger, slower or breaks off; 503 where the budget has no room for it.
-pub(super) async fn whole(mut body: Body, limit: usize) -> Result<Bytes, Refusal> {
+pub(super) async fn whole(mut body: Body, limit: usize, caller: &Arc<str>) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > limit as u64 {
         return Err(ReadError::TooLarge(limit).into());
     }
     let reading = async {
-        let mut held = Held::default();
+        let mut held = Held::of(Share::of(caller));
         while let Some(data) = next(&mut body).await? {
             if held.bytes.len() + data.len() > limit {
                 return Err(ReadError::TooLarge(limit).into());
@@ -115,13 +184,23 @@ pub(super) fn too_slow() -> Refusal {
     Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive within 30s")
 }
 
+/// For tests that take room: the budget is one for all of the process.
+#[cfg(test)]
+pub(super) static ALONE: Mutex<()> = Mutex::new(());
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Nothing yet, of somebody who has nothing else.
+    fn of(caller: &str) -> Held {
+        Held::of(Share::of(&caller.into()))
+    }
+
     #[test]
     fn what_is_held_takes_room_until_its_last_holder_is_done() {
-        let mut held = Held::default();
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = of("a");
         held.push(&[1; 5000]).unwrap();
         assert_eq!(BUDGET.available_permits(), ROOM - 5);
         let first = held.take(3000);
@@ -134,9 +213,26 @@ mod tests {
         assert_eq!(BUDGET.available_permits(), ROOM - 3);
         let all = held.all();
         let rest = BUDGET.try_acquire_many(u32::try_from(ROOM - 3).unwrap()).unwrap();
-        let refusal = Held::default().push(&[1]).unwrap_err();
+        let refusal = of("b").push(&[1]).unwrap_err();
         assert_eq!((refusal.status.as_u16(), refusal.reason), (503, "bodies_full"));
         drop((all, rest));
         assert_eq!(BUDGET.available_permits(), ROOM);
+
+        // however many bodies it sends at once, nobody takes more than half
+        let part = vec![1; 1 << 20];
+        let mut greedy: Vec<Held> = (0..128).map(|_| of("greedy")).collect();
+        for held in &mut greedy {
+            held.push(&part).unwrap();
+        }
+        let refusal = of("greedy").push(&[1]).unwrap_err();
+        assert_eq!((refusal.status.as_u16(), refusal.reason), (503, "bodies_full"));
+        of("other").push(&part).unwrap();
+        let kept = greedy.pop().unwrap().all();
+        assert!(of("greedy").push(&[1]).is_err(), "its bytes are still held");
+        drop(kept);
+        of("greedy").push(&part).unwrap();
+        drop(greedy);
+        assert_eq!(BUDGET.available_permits(), ROOM);
+        assert!(shares().is_empty());
     }
 }

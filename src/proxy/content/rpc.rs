@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Content, Head, LIMIT, Message,
-    hold::{self, Held},
+    hold::{self, Held, Share},
     names::Names,
     wire,
 };
@@ -60,9 +60,9 @@ pub(super) async fn read<'r>(rpc: Rpc<'r>, head: Head<'_>, mut body: Body) -> Re
     may_be_grpc(head)?;
     let coding = Coding::of(head.headers)?;
     if rpc.streaming() == Streaming::Bidi {
-        let first = tokio::time::timeout(hold::DEADLINE, first_frame(&mut body));
+        let first = tokio::time::timeout(hold::DEADLINE, first_frame(&mut body, head.caller));
         let (frame, held) = first.await.map_err(|_| hold::too_slow())??;
-        let (found, values, mut content) = opened(rpc, coding, &frame)?;
+        let (found, values, mut content) = opened(rpc, coding, &frame, held.share())?;
         let foul = Arc::new(Foul::default());
         let watched = Watched {
             first: Some(frame),
@@ -76,7 +76,7 @@ pub(super) async fn read<'r>(rpc: Rpc<'r>, head: Head<'_>, mut body: Body) -> Re
         content.foul = Some(foul);
         return Ok(content.with(found, Body::Boxed(Box::pin(watched)), None));
     }
-    let bytes = hold::whole(body, LIMIT + PREFIX).await?;
+    let bytes = hold::whole(body, LIMIT + PREFIX, head.caller).await?;
     match length(&bytes)? {
         Some(length) if length == bytes.len() => {}
         Some(length) if length < bytes.len() => {
@@ -84,7 +84,7 @@ pub(super) async fn read<'r>(rpc: Rpc<'r>, head: Head<'_>, mut body: Body) -> Re
         }
         _ => return Err(no_message()),
     }
-    let (found, _, content) = opened(rpc, coding, &bytes)?;
+    let (found, _, content) = opened(rpc, coding, &bytes, &Share::of(head.caller))?;
     let size = Some(bytes.len() as u64);
     Ok(content.with(found, bytes.into(), size))
 }
@@ -105,8 +105,13 @@ impl Opened {
     }
 }
 
-fn opened<'r>(rpc: Rpc<'r>, coding: Coding, frame: &Bytes) -> Result<(Found<'r>, Vec<String>, Opened), Refusal> {
-    let message = coding.message(frame)?;
+fn opened<'r>(
+    rpc: Rpc<'r>,
+    coding: Coding,
+    frame: &Bytes,
+    share: &Arc<Share>,
+) -> Result<(Found<'r>, Vec<String>, Opened), Refusal> {
+    let message = coding.message(frame, share)?;
     let values = rpc.fields().iter().map(|field| wire::text_at(&message, &field.tags).map(str::to_owned));
     let values = values.collect::<Result<Vec<_>, _>>()?;
     let found = rpc.found(&values)?;
@@ -179,12 +184,12 @@ impl Coding {
     }
 
     /// The message of a whole frame.
-    pub(super) fn message(self, frame: &Bytes) -> Result<Bytes, Refusal> {
+    pub(super) fn message(self, frame: &Bytes, share: &Arc<Share>) -> Result<Bytes, Refusal> {
         let payload = frame.slice(PREFIX.min(frame.len())..);
         match (frame.first(), self) {
             (Some(0), _) => Ok(payload),
             (Some(1), Self::Gzip) => {
-                let mut plain = Held::default();
+                let mut plain = Held::of(share.clone());
                 let mut decoder = GzDecoder::new(&*payload);
                 let mut chunk = vec![0; 16 << 10];
                 loop {
@@ -227,8 +232,8 @@ fn no_message() -> Refusal {
 }
 
 /// The first frame of a stream, and what came behind it.
-async fn first_frame(body: &mut Body) -> Result<(Bytes, Held), Refusal> {
-    let mut held = Held::default();
+async fn first_frame(body: &mut Body, caller: &Arc<str>) -> Result<(Bytes, Held), Refusal> {
+    let mut held = Held::of(Share::of(caller));
     loop {
         if let Some(length) = length(held.bytes())?
             && held.bytes().len() >= length
@@ -259,7 +264,7 @@ impl Watched {
             return Ok(None);
         }
         let frame = self.held.take(length);
-        let message = self.coding.message(&frame)?;
+        let message = self.coding.message(&frame, self.held.share())?;
         for (field, permitted) in self.fields.iter().zip(&self.values) {
             let named = wire::text_at(&message, &field.tags)?;
             if !named.is_empty() && named != permitted {
@@ -273,7 +278,7 @@ impl Watched {
     fn break_off(&mut self, why: Refusal) -> BodyError {
         let text = why.text.clone().into_owned();
         self.body = Body::Empty;
-        self.held = Held::default();
+        self.held = Held::of(self.held.share().clone());
         self.foul.cry(why);
         text.into()
     }

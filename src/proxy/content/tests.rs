@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     io::Write as _,
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,12 @@ use http::{HeaderMap, HeaderName};
 use proptest::prelude::*;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::{json, names::Names, rpc, wire};
+use super::{
+    hold::{ALONE, Share},
+    json,
+    names::Names,
+    rpc, wire,
+};
 use crate::policy::Named;
 
 fn listed(named: &Named) -> String {
@@ -133,10 +139,11 @@ fn gzipped(plain: &[u8]) -> Vec<u8> {
 /// the first one and an upstream would take all of them together.
 #[test]
 fn a_compressed_message_is_one_member_and_nothing_behind_it() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (one, other) = (field(1, b"endpoint one"), field(1, b"endpoint two"));
     let check = |payload: Vec<u8>, expected: Result<&[u8], &str>| {
         let frame = Bytes::from([&[1, 0, 0, 0, 0][..], &payload].concat());
-        let found = rpc::Coding::Gzip.message(&frame);
+        let found = rpc::Coding::Gzip.message(&frame, &Share::of(&"a".into()));
         assert_eq!(found.as_deref().map_err(|refusal| refusal.reason), expected);
     };
     check(gzipped(&one), Ok(&one));
