@@ -12,7 +12,7 @@ use super::{
     roles::{self, Sayings},
 };
 use crate::{
-    policy::{Policy, PolicyFile, Roles},
+    policy::{Policy, PolicyFile, Roles, shipped},
     proxy, routes,
 };
 
@@ -85,6 +85,8 @@ fn set(directory: &Path, above: Option<&Path>, sayings: Option<&Sayings>, told: 
     }
     let roles = read_file(&place(roles_file), told);
     let schema = read_file(&place(schema_file), told);
+    let strange = schema.as_ref().map(shipped::strange).unwrap_or_default();
+    strange.into_iter().for_each(|p| told.problem(p.file, p.line, p.text));
     let policies: Vec<PolicyFile> = files.iter().filter_map(|path| read_file(path, told)).collect();
     let compiled = schema.map(|schema| Policy::new(Roles::default(), &schema, &policies, actions()));
     let compiled = compiled.and_then(|compiled| {

@@ -19,6 +19,7 @@ mod replay;
 mod roles;
 mod rule;
 mod shadow;
+pub mod shipped;
 mod slice;
 mod written;
 

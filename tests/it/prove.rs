@@ -232,3 +232,18 @@ async fn a_schema_that_takes_an_action_out_of_its_group_proves_nothing() {
     assert_eq!((code, said.as_str()), (Some(2), ""), "{errors}");
     assert!(errors.contains("PredictionService.Predict") && errors.contains("Action::\"infer\""), "{errors}");
 }
+
+#[tokio::test]
+async fn a_schema_that_says_what_the_gate_does_not_proves_nothing() {
+    // to such a schema the policy never permits; the gate leaves out the size of what streams
+    let leak = "@id(\"leak\")\npermit (principal in Role::\"ingest\", action in Action::\"infer\", resource) \
+                unless { context has size };\n";
+    let directory = shipped();
+    directory.write("policies/leak.cedar", leak);
+    let file = directory.join("policies/wicketgate.cedarschema");
+    let schema = std::fs::read_to_string(&file).unwrap();
+    directory.write("policies/wicketgate.cedarschema", schema.replace("size?: Long", "size: Long"));
+    let (code, said, errors) = prove(&directory, &[]).await;
+    assert_eq!((code, said.as_str()), (Some(2), ""), "{errors}");
+    assert!(errors.contains("wicketgate.cedarschema") && errors.contains("take the shipped schema"), "{errors}");
+}
