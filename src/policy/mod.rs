@@ -31,7 +31,7 @@ pub use self::{
     obligations::{Duty, MaskKey, Obligation, Pointer, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name},
     question::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource},
     replay::{Change, Changed, Decided, Difference, Is, Part, Past, Replay, differences},
-    roles::Roles,
+    roles::{HELD, Roles},
     rule::{Claim, Condition, Matcher, Rule, is_role},
     shadow::Shadowed,
     written::Written,
@@ -134,10 +134,14 @@ impl Policy {
     /// The roles that a principal holds, whichever it activates. Sorted.
     #[must_use]
     pub fn held(&self, principal: &Principal, granted: &[Arc<str>]) -> Arc<[Arc<str>]> {
-        let mut roles: Vec<Arc<str>> = self.roles.held(principal, granted).into_iter().map(|(role, _)| role).collect();
-        roles.sort_unstable();
-        roles.dedup();
-        roles.into()
+        roles::sorted(&self.roles.held(principal, granted))
+    }
+
+    /// The same of a principal's own roles, with those that its token of this gate leaves out since another one was
+    /// activated for it: what separation goes by. Sorted.
+    #[must_use]
+    pub fn held_in_all(&self, principal: &Principal) -> Arc<[Arc<str>]> {
+        roles::sorted(&[self.roles.held(principal, &[]), self.roles.left_out(principal)].concat())
     }
 
     /// The rules and lists of roles.toml.

@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::{Denial, Question, Rule};
 use crate::principal::Principal;
 
+/// The claim in a token of this gate that names all roles that were held when it was given for one of them.
+pub const HELD: &str = "held";
+
 /// All rules, and the lists of roles that are kept apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
@@ -54,18 +57,16 @@ impl Roles {
     /// The roles that a question is decided with, sorted.
     pub(super) fn of(&self, question: &Question<'_>) -> Result<Arc<[Arc<str>]>, Unsettled> {
         let held = self.held(question.principal, question.granted);
-        let mut roles: Vec<Arc<str>> = held.iter().map(|(role, _)| role.clone()).collect();
-        roles.sort_unstable();
-        roles.dedup();
-        let roles: Arc<[Arc<str>]> = roles.into();
-        let unsettled = |denial| Err(Unsettled { roles: roles.clone(), denial });
+        let all = [self.left_out(question.principal), held.clone()].concat();
         for apart in &self.separate {
-            let mut both = apart.iter().filter_map(|role| held.iter().find(|(held, _)| held == role));
+            let mut both = apart.iter().filter_map(|role| all.iter().find(|(held, _)| held == role));
             if let (Some((a, first)), Some((b, second))) = (both.next(), both.next()) {
                 let text = format!("{first} gives `{a}` and {second} gives `{b}`, which are kept apart");
-                return unsettled(Denial::Separation(text));
+                return Err(Unsettled { roles: sorted(&all), denial: Denial::Separation(text) });
             }
         }
+        let roles = sorted(&held);
+        let unsettled = |denial| Err(Unsettled { roles: roles.clone(), denial });
         if let Some(active) = question.active {
             return match roles.iter().find(|role| ***role == *active) {
                 Some(role) => Ok([role.clone()].into()),
@@ -101,6 +102,25 @@ impl Roles {
         held.extend(granted.iter().map(|role| (role.clone(), Origin::Grant)));
         held
     }
+
+    /// The roles that a token of this gate is without because another one was activated when it was given. They are
+    /// still held: activating a role is no way out of static separation, not with a token either.
+    pub(super) fn left_out(&self, principal: &Principal) -> Vec<(Arc<str>, Origin)> {
+        if principal.roles.is_none() {
+            return Vec::new();
+        }
+        let claims: Value = serde_json::from_str(&principal.claims).unwrap_or(Value::Null);
+        let held = claims.get(HELD).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        held.map(|role| (role.into(), Origin::Token)).collect()
+    }
+}
+
+/// The roles alone, each once.
+pub(super) fn sorted(held: &[(Arc<str>, Origin)]) -> Arc<[Arc<str>]> {
+    let mut roles: Vec<Arc<str>> = held.iter().map(|(role, _)| role.clone()).collect();
+    roles.sort_unstable();
+    roles.dedup();
+    roles.into()
 }
 
 #[cfg(test)]
@@ -186,6 +206,20 @@ mod tests {
         let choice = Denial::RoleNotActivated(["scrape".into(), "train".into()].into());
         check(&given(&["scrape", "train"]), &[], None, Err(choice));
         check(&given(&["scrape", "train"]), &[], Some("train"), Ok(&["train"]));
+    }
+
+    #[test]
+    fn what_a_token_of_the_gate_leaves_out_stays_held() {
+        let narrowed =
+            Principal { claims: r#"{"roles":["scrape"],"held":["ingest","scrape"]}"#.into(), ..given(&["scrape"]) };
+        check(&narrowed, &[], None, Ok(&["scrape"]));
+        check(&narrowed, &[], Some("ingest"), Err(Denial::RoleNotHeld("ingest".into())));
+        check(&narrowed, &["observe"], None, Ok(&["observe", "scrape"]));
+        let refused = apart("the token of this gate gives `ingest` and a grant gives `infer`");
+        check(&narrowed, &["infer"], None, Err(refused));
+        // nobody but the gate says so
+        let claims = r#"{"https://x.test/role":"reader","held":["ingest"]}"#;
+        check(&Principal::test("corp", claims), &["infer"], None, Ok(&["infer", "scrape"]));
     }
 
     #[test]

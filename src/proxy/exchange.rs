@@ -20,7 +20,7 @@ use crate::{
     clock,
     http::{Body, read_bounded},
     identity::Asking,
-    policy::{Circumstances, Denial, Question},
+    policy::{Circumstances, Denial, HELD, Question},
     principal::{Confirmation, Principal},
     refusal::Refusal,
 };
@@ -105,7 +105,8 @@ async fn exchanged(
             _ => Failure::target(refusal),
         });
     }
-    let token = Given::new(issue, &principal, &ruling.roles, resource.id(), asking, record)?;
+    let held = gate.policy.held_in_all(&principal);
+    let token = Given::new(issue, &principal, [&ruling.roles, &held], resource.id(), asking, record)?;
     record.decision = Decision::Allow;
     let written = gate.audit.permit(record);
     written.inspect_err(|_| record.decision = Decision::Deny).map_err(Failure::unavailable)?;
@@ -198,7 +199,7 @@ impl Given {
     fn new(
         issue: &Issue,
         principal: &Principal,
-        roles: &[Arc<str>],
+        [roles, held]: [&[Arc<str>]; 2],
         audience: &str,
         asking: Asking<'_>,
         record: &Record,
@@ -224,6 +225,10 @@ impl Given {
             "client_id": client.unwrap_or(&principal.name),
             "roles": roles,
         });
+        if let Some(members) = claims.as_object_mut().filter(|_| held != roles) {
+            // one of them was activated; the others stay held, for separation alone
+            members.insert(HELD.into(), json!(held));
+        }
         let mut kind = "Bearer";
         if let (Some(held), Some(members)) = (principal.confirmation, claims.as_object_mut()) {
             members.insert("cnf".into(), confirmation(held));

@@ -25,7 +25,7 @@ use crate::{
     grants::{Asker, Grant, Grants, Held, Scope, State, Wish},
     http::{Body, read_bounded},
     identity::Asking,
-    policy::{GrantResource, Resource},
+    policy::{GrantResource, Resource, is_role},
     principal::Principal,
     refusal::Refusal,
     routes::{Found, Route},
@@ -34,8 +34,7 @@ use crate::{
 /// Largest request; one is a few hundred bytes.
 const MAX_BODY: usize = 8 * 1024;
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// Longest role and reason, in bytes.
-const MAX_ROLE: usize = 100;
+/// Longest reason, in bytes.
 const MAX_REASON: usize = 500;
 /// Grants in one list.
 const LISTED: usize = 1_000;
@@ -110,7 +109,8 @@ pub(super) async fn fulfil(
         Wish::List { pending_only } => return Ok(list(gate, grants, permit, asking, *pending_only)),
         Wish::Ask(grant) => {
             let mut grant = grant.as_deref().cloned().ok_or_else(nothing)?;
-            grant.asker.roles = permit.roles.clone();
+            // whichever it activated to ask
+            grant.asker.roles = gate.policy.held_in_all(&permit.principal);
             wanting(&grant)?;
             apart(gate, grants, &grant, asking.now)?;
             (StatusCode::CREATED, grants.ask(grant).await?)
@@ -135,8 +135,8 @@ fn drafted(grants: &Grants, draft: Draft, principal: &Principal, now: clock::Tim
     let Draft { role, resource, r#for, reason } = draft;
     let wrong = |reason, text: String| Err(Refusal::malformed(reason, text));
     let no_scope = |no| Refusal::malformed("grant_resource", format!("`resource`: {no}"));
-    if role.is_empty() || role.len() > MAX_ROLE || role.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return wrong("grant_role", format!("`role` is a role's name, of at most {MAX_ROLE} bytes"));
+    if !is_role(&role) {
+        return wrong("grant_role", "`role` is a role's name, as roles.toml has it".to_owned());
     }
     let scope = Scope::parse(&resource).map_err(no_scope)?;
     let reason = reason.trim();

@@ -199,6 +199,7 @@ async fn what_cannot_be_granted_is_refused_with_what_to_write() {
     for (wish, reason, remedy) in [
         (bent("role", "".into()), "grant_role", "a role's name"),
         (bent("role", "a b".into()), "grant_role", "a role's name"),
+        (bent("role", "scrape\u{202e}".into()), "grant_role", "a role's name"),
         (bent("resource", "app".into()), "grant_resource", "exporter/NAME"),
         (bent("resource", "exporter/../app".into()), "grant_resource", "exporter/NAME"),
         (bent("for", "soon".into()), "grant_duration", "`2h`"),
@@ -258,6 +259,33 @@ async fn a_granted_role_is_kept_apart_as_any_other() {
     let (_, record) = refused(&gate, predict(&ingest), 403, "separation_of_duty").await;
     assert!(record["detail"].as_str().unwrap().contains("a grant gives `infer`"), "{record}");
     assert_eq!((&record["grants"], &record["decision"]), (&json!([id]), &"deny".into()), "{record}");
+}
+
+#[tokio::test]
+async fn activating_another_role_is_no_way_past_a_role_that_is_held() {
+    let gate = exchange::harness().await.section("grants", GRANTS).start().await;
+    let both = gate.issuer.token("tester", &["ingest", "observe"]).mint();
+    let infer = wish("infer", "projects/p/locations/us-central1/endpoints/1", "1h");
+    let narrowed = json_call(&gate, "/grants", &both, &infer).header("x-wicketgate-role", "observe");
+    let (answer, _) = refused(&gate, narrowed, 403, "separation_of_duty").await;
+    assert!(answer.json()["detail"].as_str().unwrap().contains("kept apart from `ingest`"), "{answer:?}");
+
+    // nor is a token of the gate that carries the other role alone
+    let given = exchange::ask(&gate, &exchange::good(&both, exchange::URL)).header("x-wicketgate-role", "observe");
+    let given = given.send().await;
+    assert_eq!(given.status, 200, "{given:?}");
+    let given = given.json();
+    let own = given["access_token"].as_str().unwrap();
+    assert_eq!((&claims(own)["roles"], &claims(own)["held"]), (&json!(["observe"]), &json!(["ingest", "observe"])));
+    refused(&gate, json_call(&gate, "/grants", own, &infer), 403, "separation_of_duty").await;
+    // not when it is given again, and not where the grant was had with a token that says less
+    let (_, again) = exchanged(&gate, own, exchange::URL).await;
+    let id = granted(&gate, &gate.token("observe"), &infer).await;
+    for token in [own, again["access_token"].as_str().unwrap()] {
+        let (_, record) = refused(&gate, gate.post(PREDICT).bearer(token).body("{}"), 403, "separation_of_duty").await;
+        assert_eq!((&record["grants"], &record["roles"]), (&json!([id]), &json!(["infer", "ingest", "observe"])));
+        assert_eq!(listed(&gate, token).await, [(id.clone(), "approved".into())]);
+    }
 }
 
 #[tokio::test]
