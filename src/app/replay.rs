@@ -14,9 +14,9 @@ use std::{
 use uuid::Uuid;
 
 use crate::{
-    audit::{BodyNames, CertificateNames, Decision, Event, Line, Lines, Verdict, verify},
+    audit::{BodyNames, CertificateNames, Decision, Event, GrantAsked, Line, Lines, Verdict, verify},
     peer::Certificate,
-    policy::{Change, Changed, Denial, Named, Past, Policy, Replay, Resource, VertexResource},
+    policy::{Change, Changed, Denial, GrantResource, Named, Past, Policy, Replay, Resource, VertexResource},
     principal::Principal,
     routes,
 };
@@ -145,6 +145,8 @@ impl<'p> Reading<'p> {
         let resource = match line.route.as_deref() {
             Some("exporter") => Resource::Exporter(resource.into()),
             _ if self.vertex.contains(&*action) => Resource::Vertex(VertexResource::parse(resource)),
+            // policy was asked about the grant, which a line without it cannot tell; the list is a service
+            Some("grants") if *action != *routes::LIST_GRANTS => grant(resource, line.grant.as_ref()?)?,
             _ => Resource::Service(resource.into()),
         };
         let shown = |names: &CertificateNames| Certificate::supposed(names.uris.clone(), names.dns_names.clone());
@@ -162,6 +164,21 @@ impl<'p> Reading<'p> {
             named: context.names.as_ref().map(named),
         })
     }
+}
+
+/// The grant that policy was asked about.
+fn grant(id: &str, asked: &GrantAsked) -> Option<Resource> {
+    // no issuer's name has a colon
+    let (issuer, subject) = asked.asker.split_once(':')?;
+    Some(Resource::Grant(Box::new(GrantResource {
+        id: id.into(),
+        role: asked.role.clone(),
+        resource: asked.resource.clone(),
+        asker: asked.asker.clone(),
+        issuer: issuer.into(),
+        subject: subject.into(),
+        seconds: asked.seconds,
+    })))
 }
 
 fn named(names: &BodyNames) -> Named {
@@ -212,6 +229,38 @@ mod tests {
         check(&[permit(1), permit(2), request(2), request(1)], &told(4, 2));
         // one never ended, the other began in a log that is not here
         check(&[permit(1), request(2)], &told(2, 2));
+    }
+
+    #[test]
+    fn what_was_asked_of_a_grant_is_asked_of_that_grant_again() {
+        let file = |text: &str| PolicyFile { path: "a".into(), text: text.into() };
+        let schema = file(include_str!("../../policies/wicketgate.cedarschema"));
+        let of = |seconds: u64| {
+            let text = format!(
+                "permit (principal, action == Action::\"Grant.Approve\", resource) when {{ resource.role == \"infer\" && \
+                 resource.resource == \"exporter/e\" && resource.asker.issuer == \"corp\" && resource.asker != principal \
+                 && resource.seconds <= {seconds} }};"
+            );
+            Policy::new(Roles::default(), &schema, &[file(&text)], std::iter::empty()).unwrap()
+        };
+        let (old, new) = (of(3600), of(60));
+        let text = line("permit", 1, ALLOWED).replace("\"Read\"", "\"Grant.Approve\"").replace("exporter", "grants");
+        let asked = "\"grant\":{\"id\":\"e\",\"asker\":\"corp:a:b\",\"role\":\"infer\",\"resource\":\"exporter/e\",\
+                     \"reason\":\"r\",\"seconds\":3600},\"context\"";
+        let text = format!("{}\n{}", text.replace("\"context\"", asked), text.replace("permit", "request"));
+        let (mut reading, mut lines) = (Reading::new(&old, &new), Lines::new(text.as_bytes()));
+        while let Some(line) = lines.advance().unwrap() {
+            reading.read(line);
+        }
+        // the second line is of the same request, whose record was written by a version without it
+        assert_eq!(reading.told, Replayed { lines: 2, replayed: 1, ..Replayed::default() }, "{text}");
+        let changes = reading.replay.changes();
+        let [(change, _)] = &changes[..] else { panic!("{changes:?}") };
+        assert!(change.old.allowed && !change.new.allowed, "{change:?}");
+        let alone = text.lines().nth(1).unwrap();
+        let (mut reading, mut lines) = (Reading::new(&old, &new), Lines::new(alone.as_bytes()));
+        reading.read(lines.advance().unwrap().unwrap());
+        assert_eq!(reading.told, Replayed { lines: 1, incomplete: 1, ..Replayed::default() }, "{alone}");
     }
 
     #[test]

@@ -33,6 +33,16 @@ pub enum Event {
     Other,
 }
 
+/// What a line about a grant says of it, as far as policy was told.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the fields are those of `GrantNote`")]
+pub struct GrantAsked {
+    pub asker: Arc<str>,
+    pub role: Arc<str>,
+    pub resource: Arc<str>,
+    pub seconds: u64,
+}
+
 /// What a line says of a request, as far as policy has to do with it. What a line lacks is not there.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "the fields are the record's")]
@@ -62,6 +72,7 @@ pub struct Line<'a> {
     #[serde(borrow)]
     pub reason: Option<Cow<'a, str>>,
     pub context: Option<Context>,
+    pub grant: Option<GrantAsked>,
     /// How many lines were lost.
     #[serde(default)]
     pub lines: u64,

@@ -18,7 +18,7 @@ mod record;
 mod verify;
 
 pub use context::{BodyNames, CertificateNames, Context};
-pub use line::{Event, Line, Lines};
+pub use line::{Event, GrantAsked, Line, Lines};
 pub use log::{AuditError, Log};
 pub(crate) use record::cut;
 pub use record::{Decision, GrantNote, Record};

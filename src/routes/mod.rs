@@ -27,7 +27,8 @@ const DISCOVER: &str = "Exporter.Discover";
 const READ_PREDICTIONS: &str = "Predictions.Scrape";
 const REMOTE_WRITE: &str = "RemoteWrite.Write";
 const HOME: &str = "Gate.Home";
-const LIST_GRANTS: &str = "Grant.List";
+/// The action of looking at grants, the only one about them that is about no one grant.
+pub const LIST_GRANTS: &str = "Grant.List";
 const REQUEST_GRANT: &str = "Grant.Request";
 const APPROVE_GRANT: &str = "Grant.Approve";
 const REVOKE_GRANT: &str = "Grant.Revoke";
