@@ -3,7 +3,7 @@
 //! Promises: denied unless a policy permits and none forbids; denied when any policy reports an error. Pure.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -130,6 +130,15 @@ impl Policies {
         };
         let inside = self.actions.iter().filter(|(id, action)| ***id == *name || is_inside(action));
         inside.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Each action with all groups that it is in.
+    pub(super) fn groups(&self) -> BTreeMap<&str, BTreeSet<String>> {
+        let groups = |action: &Entity| {
+            let (_, _, groups) = action.clone().into_inner();
+            groups.iter().map(ToString::to_string).collect()
+        };
+        self.actions.iter().map(|(id, action)| (&**id, groups(action))).collect()
     }
 
     /// The whole question in Cedar's words, whatever policies read of it; nothing where it has none.

@@ -5,7 +5,7 @@
 //! effect is a problem when the policies are compiled.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -70,6 +70,12 @@ impl Obliged {
     /// The guardrails that permits name.
     pub(super) fn names(&self) -> BTreeSet<&str> {
         self.permits.values().flat_map(|permit| permit.names.iter().map(|name| &**name)).collect()
+    }
+
+    /// The guardrails behind the names.
+    pub(super) fn bound(&self) -> BTreeMap<&str, &Obligation> {
+        let bound = self.permits.values().flat_map(|permit| &permit.bound);
+        bound.map(|guardrail| (&*guardrail.name, &**guardrail)).collect()
     }
 
     /// Puts guardrails behind the names. A name without one, and a guardrail that its permit gives nothing to act on, is

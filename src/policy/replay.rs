@@ -166,6 +166,10 @@ pub enum Part {
     Static,
     /// A list of roles of which one is activated.
     Dynamic,
+    /// A guardrail that permits of both sets name.
+    Guardrail,
+    /// An action that both schemas have, and the groups that it is in.
+    Action,
 }
 
 /// How something differs.
@@ -180,7 +184,8 @@ pub enum Is {
     Changed,
 }
 
-/// What differs between two sets, beyond layout and comments: policies by their ids, then rules, then separation.
+/// What differs between two sets, beyond layout and comments: policies by their ids, then rules, then separation, then
+/// what guardrails do, and in which groups actions are.
 #[must_use]
 pub fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
     let mut found = policies(old, new);
@@ -199,6 +204,13 @@ pub fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
         found.extend(missing(&before, &after, Is::Removed));
         found.extend(missing(&after, &before, Is::Added));
     }
+    let changed = |of, name: &str| Difference { of, is: Is::Changed, name: name.to_owned(), place: None };
+    let (before, after) = (old.cedar.obliged.bound(), new.cedar.obliged.bound());
+    let others = before.iter().filter(|(name, rail)| after.get(*name).is_some_and(|other| other != *rail));
+    found.extend(others.map(|(name, _)| changed(Part::Guardrail, name)));
+    let (before, after) = (old.cedar.groups(), new.cedar.groups());
+    let others = before.iter().filter(|(name, groups)| after.get(*name).is_some_and(|other| other != *groups));
+    found.extend(others.map(|(name, _)| changed(Part::Action, name)));
     found
 }
 
@@ -230,7 +242,7 @@ fn told(rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Claim, Condition, Matcher, PolicyFile, Roles};
+    use crate::policy::{Claim, Condition, Duty, Matcher, Obligation, PolicyFile, Roles, ScrapeDuty};
 
     fn policy(text: &str, roles: Roles) -> Policy {
         let schema = "entity Role; entity Principal in [Role] { issuer: String, subject: String }; entity Exporter;
@@ -283,6 +295,31 @@ mod tests {
                 ("corp:y".to_owned(), all(), "separation_of_duty", 1, 9, 9),
             ]
         );
+    }
+
+    #[test]
+    fn what_guardrails_do_and_where_actions_belong_is_part_of_a_set() {
+        let schema = |group: &str| {
+            let kinds = "entity Role; entity Principal in [Role] { issuer: String, subject: String }; entity Exporter;";
+            let text = format!(
+                "{kinds} action scrape, observe; action \"Exporter.Scrape\" in [{group}] appliesTo {{ principal: Principal, \
+                 resource: Exporter, context: {{}} }};"
+            );
+            PolicyFile { path: "schema".into(), text }
+        };
+        let set = |group: &str, hide: &str| {
+            let text = "@oblige(\"g\") permit (principal, action, resource);".to_owned();
+            let files = [PolicyFile { path: "a".into(), text }];
+            let duty = ScrapeDuty { drop_labels: vec![hide.into()], ..ScrapeDuty::default() };
+            let policy = Policy::new(Roles::default(), &schema(group), &files, std::iter::empty()).unwrap();
+            policy.with_guardrails(vec![Obligation { name: "g".into(), duty: Duty::Scrape(duty) }]).unwrap()
+        };
+        let told = |old, new| differences(&old, &new).into_iter().map(|d| (d.of, d.is, d.name)).collect::<Vec<_>>();
+        assert_eq!(told(set("scrape", "user"), set("scrape", "user")), []);
+        let guardrail = (Part::Guardrail, Is::Changed, "g".to_owned());
+        assert_eq!(told(set("scrape", "user"), set("scrape", "host")), [guardrail]);
+        let action = (Part::Action, Is::Changed, "Exporter.Scrape".to_owned());
+        assert_eq!(told(set("scrape", "user"), set("observe", "user")), [action]);
     }
 
     #[test]

@@ -111,6 +111,8 @@ fn tell_differences(found: &[Difference]) {
             Part::Rule => "rule",
             Part::Static => "static separation of",
             Part::Dynamic => "dynamic separation of",
+            Part::Guardrail => "guardrail",
+            Part::Action => "groups of the action",
         };
         let place = difference.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
         say(&format!("{sign} {what} {}{place}", difference.name));
