@@ -58,17 +58,19 @@ pub(super) fn compile<'a>(
     let (set, names, mut problems) = read(files);
     let validated_by = representative(fragment, &set).unwrap_or_else(|| schema.clone());
     let verdict = Validator::new(validated_by).validate(&set, ValidationMode::Strict);
+    let mut told = HashSet::new();
     for error in verdict.validation_errors() {
         let id = error.policy_id();
-        let file = files.iter().find(|f| f.path.to_string_lossy() == file_of(id));
-        problems.push(problem(file.unwrap_or(schema_file), error, error.to_string()));
+        let file = files.iter().find(|f| f.path.to_string_lossy() == file_of(id)).unwrap_or(schema_file);
+        let found = problem(file, error, readable(&error.to_string(), id, names.get(id)));
+        // Cedar says the same of each action and type that the scope allows; one of them tells what to write
+        let alike = found.text.split(" for Action::").next().unwrap_or_default().to_owned();
+        if told.insert((id.clone(), found.line, alike)) {
+            problems.push(found);
+        }
     }
     let there: HashSet<&str> = schema.actions().map(|action| action.id().unescaped()).collect();
-    problems.extend(needed.filter(|action| !there.contains(action)).map(|action| PolicyProblem {
-        file: schema_file.path.clone(),
-        line: 0,
-        text: format!("the action `{action}` is missing; take the shipped schema and put your own types behind it"),
-    }));
+    problems.extend(missing(schema_file, &needed.filter(|action| !there.contains(action)).collect::<Vec<_>>()));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -149,9 +151,30 @@ pub(super) fn file_of(id: &PolicyId) -> String {
     id.rsplit_once('#').map_or(id, |(file, _)| file).to_owned()
 }
 
-fn problem(file: &PolicyFile, error: &dyn Diagnostic, text: String) -> PolicyProblem {
-    let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
-    let line = offset.map_or(0, |at| file.text.bytes().take(at).filter(|b| *b == b'\n').count() + 1);
+/// The validator's words, with the policy called as records call it.
+fn readable(text: &str, id: &PolicyId, name: Option<&Arc<str>>) -> String {
+    name.map_or_else(|| text.to_owned(), |name| text.replace(&format!("`{id}`"), &format!("`{name}`")))
+}
+
+/// One problem for all the actions that a schema lacks: one of another version lacks many.
+fn missing(schema_file: &PolicyFile, actions: &[&str]) -> Option<PolicyProblem> {
+    let (first, others) = actions.split_first()?;
+    let which = match others.len() {
+        0 => format!("the action `{first}` is missing"),
+        more => format!("the action `{first}` and {more} more are missing"),
+    };
+    let text = format!("{which}; take the schema shipped with this version and put your own types behind it");
+    Some(PolicyProblem { file: schema_file.path.clone(), line: 0, text })
+}
+
+/// What Cedar says, where, and what it advises or had expected there.
+fn problem(file: &PolicyFile, error: &dyn Diagnostic, mut text: String) -> PolicyProblem {
+    let label = error.labels().and_then(|mut labels| labels.next());
+    let line = label.as_ref().map_or(0, |at| file.text.bytes().take(at.offset()).filter(|b| *b == b'\n').count() + 1);
+    let advice = error.help().map(|help| help.to_string());
+    if let Some(advice) = advice.or_else(|| label.and_then(|label| label.label().map(str::to_owned))) {
+        text = format!("{text}; {advice}");
+    }
     PolicyProblem { file: file.path.clone(), line, text }
 }
 
@@ -166,6 +189,40 @@ mod tests {
         let (fragment, _) = SchemaFragment::from_cedarschema_str(text).unwrap();
         (fragment.clone(), Schema::from_schema_fragments([fragment]).unwrap())
     });
+
+    fn problems_of(policies: &str, actions: &[&str]) -> Vec<PolicyProblem> {
+        let schema = PolicyFile {
+            path: "wicketgate.cedarschema".into(),
+            text: include_str!("../../policies/wicketgate.cedarschema").into(),
+        };
+        let file = PolicyFile { path: "mine.cedar".into(), text: policies.into() };
+        compile(&schema, &[file], actions.iter().copied()).map(|_| ()).unwrap_err()
+    }
+
+    fn check(policies: &str, actions: &[&str], expected: &[&str]) {
+        let problems = problems_of(policies, actions);
+        assert_eq!(problems.iter().map(|p| format!("{}: {}", p.line, p.text)).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_problem_is_told_once_by_the_policys_own_id_and_says_what_to_write() {
+        let size = "@id(\"small\")\npermit (principal, action in Action::\"infer\", resource)\n\
+                    when { context.size < 100 };";
+        let problems = problems_of(size, &[]);
+        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+        assert_eq!(problem.line, 3);
+        assert!(problem.text.starts_with("for policy `small`, "), "{}", problem.text);
+        assert!(problem.text.contains("context has size"), "{}", problem.text);
+    }
+
+    #[test]
+    fn a_schema_of_another_version_is_one_problem() {
+        let any = "permit (principal, action, resource);";
+        let advice = "take the schema shipped with this version and put your own types behind it";
+        check(any, &["Exporter.Scrape", "No.Such"], &[&format!("0: the action `No.Such` is missing; {advice}")]);
+        let three = format!("0: the action `No.Such` and 2 more are missing; {advice}");
+        check(any, &["No.Such", "Nor.This", "Nor.That"], &[&three]);
+    }
 
     /// What the validator says by the whole schema, and by the representative one.
     fn verdicts(policies: &str) -> [Vec<String>; 2] {
