@@ -22,12 +22,15 @@ pub(super) const FILE: &str = "guardrails.toml";
 /// Puts the guardrails of `file` behind the names that the policies say. No file is no guardrails. `borrowed` is one that
 /// other policies were written with: these may leave out some of it.
 pub(super) fn guarded(policy: Policy, file: &Path, borrowed: bool, problems: &mut Vec<Problem>) -> Option<Policy> {
+    let before = problems.len();
     let guardrails = match std::fs::read_to_string(file) {
         Ok(text) => {
             let obliged = Some(policy.obliged()).filter(|_| !borrowed);
             let reading = Source::new(file, text).read(|top| guardrails(top, obliged.as_ref()));
-            if !reading.problems.is_empty() {
-                problems.extend(reading.problems);
+            // of a file that is no TOML nothing more is known; else a name that is misspelt shows on both sides
+            let unread = reading.problems.iter().any(|problem| problem.key.is_empty());
+            problems.extend(reading.problems);
+            if unread {
                 return None;
             }
             reading.value
@@ -43,8 +46,8 @@ pub(super) fn guarded(policy: Policy, file: &Path, borrowed: bool, problems: &mu
             return None;
         }
     };
-    let found = policy.with_guardrails(guardrails);
-    found
+    let found = policy
+        .with_guardrails(guardrails)
         .map_err(|found| {
             problems.extend(found.into_iter().map(|p| Problem {
                 file: p.file,
@@ -53,7 +56,8 @@ pub(super) fn guarded(policy: Policy, file: &Path, borrowed: bool, problems: &mu
                 text: p.text,
             }));
         })
-        .ok()
+        .ok();
+    found.filter(|_| problems.len() == before)
 }
 
 fn guardrails(top: &Section<'_>, obliged: Option<&BTreeSet<&str>>) -> Vec<Obligation> {
