@@ -171,7 +171,8 @@ fn missing(schema_file: &PolicyFile, actions: &[&str]) -> Option<PolicyProblem> 
 fn problem(file: &PolicyFile, error: &dyn Diagnostic, mut text: String) -> PolicyProblem {
     let label = error.labels().and_then(|mut labels| labels.next());
     let line = label.as_ref().map_or(0, |at| file.text.bytes().take(at.offset()).filter(|b| *b == b'\n').count() + 1);
-    let advice = error.help().map(|help| help.to_string());
+    // the validator sees one action in place of many, so the one that it takes to be meant may be far off
+    let advice = error.help().map(|help| help.to_string()).filter(|help| !help.starts_with("did you mean `Action::"));
     if let Some(advice) = advice.or_else(|| label.and_then(|label| label.label().map(str::to_owned))) {
         text = format!("{text}; {advice}");
     }

@@ -395,7 +395,7 @@ fn same() -> Vec<Same> {
             dataset.clone(),
         ),
         same("ingest", operations, "/GetOperation", of(&operation), "GET", operation.clone()),
-        same("observe", operations, "/ListOperations", of(&dataset), "GET", format!("{dataset}/operations")),
+        same("ingest", operations, "/ListOperations", of(&dataset), "GET", format!("{dataset}/operations")),
         same("ingest", operations, "/CancelOperation", of(&operation), "POST", format!("{operation}:cancel")),
         same("administer", iam, "/SetIamPolicy", of(ENDPOINT), "POST", format!("{ENDPOINT}:setIamPolicy")),
         same("observe", locations, "/GetLocation", of(location), "GET", location.to_owned()),

@@ -374,7 +374,7 @@ async fn guardrails_that_guard_nothing_are_told_with_their_place() {
         }
         assert_eq!(said.lines().filter(|line| line.contains("guard")).count(), expected.len(), "{said}");
     };
-    let names = "a, b, c, d, e, f, g, h, i";
+    let names = "a, b, c, d, e, nobdy";
     let all = format!("@oblige(\"{names}\") permit (principal, action, resource);\n");
     let toml = "mask_key = \"short.key\"\n\
                 [scrape.a]\n[scrape.b]\nhide_famlies = [\"x\"]\nhide_families = [\"a*b\"]\n\
@@ -397,6 +397,7 @@ async fn guardrails_that_guard_nothing_are_told_with_their_place() {
         ("guardrails.toml:15:", "table of numbers"),
         ("guardrails.toml:16:", "unknown key"),
         ("guardrails.toml:18:", "another guardrail"),
+        ("guarded.cedar:1:", "`nobdy`, which guardrails.toml does not define"),
     ];
     check(&all, toml, &expected).await;
 
