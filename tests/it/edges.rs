@@ -46,6 +46,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("maud", &["proxy"]),
     ("oauth2", &["client", "identity", "terminal"]),
     ("prost", &["demo", "ingest", "proxy"]),
+    ("prost_types", &["demo"]),
     ("rcgen", &["demo"]),
     ("redb", &["grants", "spool"]),
     ("rustix", &["terminal"]),

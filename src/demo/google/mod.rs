@@ -8,6 +8,7 @@
 pub mod forecast;
 mod identity;
 mod rpc;
+pub mod value;
 mod vertex;
 
 use std::{

@@ -4,15 +4,19 @@
 //! Promises: unary calls with one uncompressed message; errors are the statuses that REST has as words; what it does not
 //! know is UNIMPLEMENTED.
 
-use std::{collections::BTreeMap, convert::Infallible, future::ready};
+use std::{convert::Infallible, future::ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
-use prost::{Message, Oneof};
-use serde_json::{Map, Value as Json, json};
+use prost::Message;
+use prost_types::Value;
+use serde_json::{Value as Json, json};
 
-use super::Shared;
+use super::{
+    Shared,
+    value::{from_json, to_json},
+};
 use crate::{demo::server::Call, http::Body};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -27,8 +31,6 @@ const CODES: [(&str, u16); 6] = [
     ("INTERNAL", 13),
     ("UNAUTHENTICATED", 16),
 ];
-/// Whole numbers beyond this are not exact in a double.
-const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Whether this is a gRPC call of Vertex's.
 pub(super) fn is_call(call: &Call) -> bool {
@@ -41,7 +43,7 @@ pub(super) async fn answer(google: &Shared, call: &Call) -> Response<Body> {
     let Some(message) = unframed(&call.body) else { return failed("INVALID_ARGUMENT", "no whole message came") };
     let asked = match method {
         "PredictionService/Predict" => PredictRequest::decode(message).map(|request| {
-            let instances: Json = request.instances.iter().map(Value::json).collect();
+            let instances: Json = request.instances.iter().map(to_json).collect();
             (Method::POST, format!("/v1/{}:predict", request.endpoint), json!({ "instances": instances }).to_string())
         }),
         "EndpointService/GetEndpoint" => {
@@ -133,7 +135,7 @@ impl PredictResponse {
     fn of(json: &Json) -> Self {
         let predictions = json.get("predictions").and_then(Json::as_array);
         Self {
-            predictions: predictions.map(|all| all.iter().map(Value::of).collect()).unwrap_or_default(),
+            predictions: predictions.map(|all| all.iter().map(from_json).collect()).unwrap_or_default(),
             deployed_model_id: text(json, "deployedModelId"),
             model: text(json, "model"),
             model_display_name: text(json, "modelDisplayName"),
@@ -149,72 +151,4 @@ struct Endpoint {
     name: String,
     #[prost(string, tag = "2")]
     display_name: String,
-}
-
-/// `google.protobuf.Value`.
-#[derive(Clone, PartialEq, Message)]
-struct Value {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
-    kind: Option<Kind>,
-}
-
-#[derive(Clone, PartialEq, Oneof)]
-enum Kind {
-    #[prost(int32, tag = "1")]
-    Null(i32),
-    #[prost(double, tag = "2")]
-    Number(f64),
-    #[prost(string, tag = "3")]
-    Text(String),
-    #[prost(bool, tag = "4")]
-    Bool(bool),
-    #[prost(message, tag = "5")]
-    Struct(Struct),
-    #[prost(message, tag = "6")]
-    List(List),
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Struct {
-    #[prost(btree_map = "string, message", tag = "1")]
-    fields: BTreeMap<String, Value>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct List {
-    #[prost(message, repeated, tag = "1")]
-    values: Vec<Value>,
-}
-
-impl Value {
-    fn of(json: &Json) -> Self {
-        let kind = match json {
-            Json::Null => Kind::Null(0),
-            Json::Bool(value) => Kind::Bool(*value),
-            Json::Number(value) => Kind::Number(value.as_f64().unwrap_or_default()),
-            Json::String(text) => Kind::Text(text.clone()),
-            Json::Array(values) => Kind::List(List { values: values.iter().map(Self::of).collect() }),
-            Json::Object(fields) => {
-                let fields = fields.iter().map(|(name, value)| (name.clone(), Self::of(value)));
-                Kind::Struct(Struct { fields: fields.collect() })
-            }
-        };
-        Self { kind: Some(kind) }
-    }
-
-    fn json(&self) -> Json {
-        match &self.kind {
-            None | Some(Kind::Null(_)) => Json::Null,
-            // protobuf has no whole numbers here, and the model's server wants some
-            #[allow(clippy::cast_possible_truncation, reason = "it is whole and within what a double holds exactly")]
-            Some(Kind::Number(value)) if value.fract() == 0.0 && value.abs() < EXACT => json!(*value as i64),
-            Some(Kind::Number(value)) => json!(value),
-            Some(Kind::Text(text)) => json!(text),
-            Some(Kind::Bool(value)) => json!(value),
-            Some(Kind::List(list)) => list.values.iter().map(Self::json).collect(),
-            Some(Kind::Struct(fields)) => {
-                fields.fields.iter().map(|(name, value)| (name.clone(), value.json())).collect::<Map<_, _>>().into()
-            }
-        }
-    }
 }

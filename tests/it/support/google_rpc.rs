@@ -2,16 +2,18 @@
 //!
 //! Requests are remembered with their first message, before anything is answered.
 
-use std::{collections::BTreeMap, sync::Mutex};
+use std::sync::Mutex;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response, request::Parts};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use prost::{Message, Oneof};
-use serde_json::{Value as Json, json};
+use prost::Message;
+use prost_types::Value;
+use serde_json::Value as Json;
 use tokio::sync::mpsc;
+use wicketgate::demo::google::value::{from_json, to_json};
 
 use super::{
     google::{GENERATED, predictions},
@@ -96,9 +98,9 @@ async fn answer(method: &str, first: Bytes, mut messages: Messages, tell: &mpsc:
 /// TimesFM's answer, as REST gives it.
 fn predict(request: &[u8]) -> Vec<u8> {
     let request = PredictRequest::decode(request).unwrap_or_default();
-    let instances: Vec<Json> = request.instances.iter().map(Value::json).collect();
+    let instances: Vec<Json> = request.instances.iter().map(to_json).collect();
     let answer = PredictResponse {
-        predictions: predictions(&instances).iter().map(Value::of).collect(),
+        predictions: predictions(&instances).iter().map(from_json).collect(),
         deployed_model_id: "77".into(),
         model: "projects/p/locations/l/models/m".into(),
         model_display_name: "m".into(),
@@ -195,68 +197,4 @@ struct Content {
 struct Part {
     #[prost(string, tag = "1")]
     text: String,
-}
-
-/// `google.protobuf.Value`.
-#[derive(Clone, PartialEq, Message)]
-struct Value {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
-    kind: Option<Kind>,
-}
-
-#[derive(Clone, PartialEq, Oneof)]
-enum Kind {
-    #[prost(int32, tag = "1")]
-    Null(i32),
-    #[prost(double, tag = "2")]
-    Number(f64),
-    #[prost(string, tag = "3")]
-    Text(String),
-    #[prost(bool, tag = "4")]
-    Bool(bool),
-    #[prost(message, tag = "5")]
-    Struct(Struct),
-    #[prost(message, tag = "6")]
-    List(List),
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Struct {
-    #[prost(btree_map = "string, message", tag = "1")]
-    fields: BTreeMap<String, Value>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct List {
-    #[prost(message, repeated, tag = "1")]
-    values: Vec<Value>,
-}
-
-impl Value {
-    fn of(json: &Json) -> Self {
-        let kind = match json {
-            Json::Null => Kind::Null(0),
-            Json::Bool(value) => Kind::Bool(*value),
-            Json::Number(value) => Kind::Number(value.as_f64().unwrap()),
-            Json::String(text) => Kind::Text(text.clone()),
-            Json::Array(values) => Kind::List(List { values: values.iter().map(Self::of).collect() }),
-            Json::Object(fields) => Kind::Struct(Struct {
-                fields: fields.iter().map(|(name, value)| (name.clone(), Self::of(value))).collect(),
-            }),
-        };
-        Self { kind: Some(kind) }
-    }
-
-    fn json(&self) -> Json {
-        match &self.kind {
-            None | Some(Kind::Null(_)) => Json::Null,
-            Some(Kind::Number(value)) => json!(value),
-            Some(Kind::Text(text)) => json!(text),
-            Some(Kind::Bool(value)) => json!(value),
-            Some(Kind::List(list)) => list.values.iter().map(Self::json).collect(),
-            Some(Kind::Struct(fields)) => {
-                fields.fields.iter().map(|(name, value)| (name.clone(), value.json())).collect()
-            }
-        }
-    }
 }
