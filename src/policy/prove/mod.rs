@@ -311,14 +311,10 @@ impl Proofs {
     async fn never(&mut self, condition: &Condition, progress: &mut Progress) -> Result<(), NoSolver> {
         let Self { world, set, here, solver } = self;
         let mut questions = Questions::default();
-        for environment in &world.environments {
-            let known = world.actions.get(environment.action).zip(here.get(environment.action));
-            let Some((meets, value)) = known.and_then(|(action, value)| Some((condition.at(action)?, value))) else {
-                continue;
-            };
+        for (environment, meets, value) in met(world, here, condition) {
             progress.report.environments += 1;
             if *value != truth(false) {
-                questions.add(vec![and(&set.lawful, &and(&meets, value))], *environment);
+                questions.add(vec![and(&set.lawful, &and(&meets, value))], environment);
             }
         }
         for (shape, asked) in questions.each() {
@@ -338,13 +334,9 @@ impl Proofs {
     async fn always(&mut self, condition: &Condition, progress: &mut Progress) -> Result<(), NoSolver> {
         let Self { world, set, here, solver } = self;
         let mut questions = Questions::default();
-        for environment in &world.environments {
-            let known = world.actions.get(environment.action).zip(here.get(environment.action));
-            let Some((meets, value)) = known.and_then(|(action, value)| Some((condition.at(action)?, value))) else {
-                continue;
-            };
+        for (environment, meets, value) in met(world, here, condition) {
             progress.report.environments += 1;
-            questions.add(vec![and(&set.lawful, &meets), value.clone()], *environment);
+            questions.add(vec![and(&set.lawful, &meets), value.clone()], environment);
         }
         one_by_one(solver, world, &questions, &[(&*set, false)], progress).await
     }
@@ -368,6 +360,18 @@ impl Proofs {
         }
         one_by_one(solver, world, &questions, &[(less, true), (more, false)], progress).await
     }
+}
+
+/// The environments that a condition can hold in: with what it means there, and where the set allows.
+fn met<'w>(
+    world: &'w World,
+    here: &'w [Value],
+    condition: &'w Condition,
+) -> impl Iterator<Item = (Environment, Value, &'w Value)> {
+    world.environments.iter().filter_map(move |environment| {
+        let (action, value) = world.actions.get(environment.action).zip(here.get(environment.action))?;
+        Some((*environment, condition.at(action)?, value))
+    })
 }
 
 /// Asks of each question whether its first expression can hold without its second.
