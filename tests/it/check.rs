@@ -173,3 +173,58 @@ async fn the_example_is_a_configuration_with_every_key() {
 fn is_key(text: &str) -> bool {
     text.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
 }
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_meant_so_is_told_what_to_write() {
+    let cases = [
+        ("request = \"1/m\"", "request", "unknown key"),
+        ("requests = \"many\"", "requests", "600/m"),
+        ("requests = 600", "requests", "string"),
+        ("requests = { rate = \"1/m\", bust = \"1\" }", "requests.bust", "unknown key"),
+        ("requests = { rate = \"1/m\", burst = \"0\" }", "requests", "whole number"),
+        ("requests = { rate = \"1/s\", burst = \"100000\" }", "requests", "at most 86400"),
+        ("requests = \"2000000/s\"", "requests", "smaller rate"),
+        ("bytes = \"10 TB/m\"", "bytes", "100MiB"),
+        ("streams = 0", "streams", "whole number"),
+        ("", "name", "`requests`"),
+        ("streams = 1\nroles = [\"poet\"]", "roles", "no rule gives the role `poet`"),
+        ("streams = 1\nroutes = [\"exporter/none\"]", "routes", "no exporter is called `none`"),
+        ("streams = 1\nroutes = [\"write\"]", "routes", "[ingest]"),
+        ("streams = 1\nroutes = [\"moon\"]", "routes", "`exporter/NAME`"),
+        ("streams = 1\nactions = [\"fly\"]", "actions", "`fly`"),
+        ("tokens = \"1/m\"\nroutes = [\"exporter\"]", "tokens", "models"),
+        ("instances = \"1/m\"\nactions = [\"scrape\"]", "instances", "`infer`"),
+    ];
+    let mut limits = String::new();
+    for (number, (limit, ..)) in cases.iter().enumerate() {
+        limits += &format!("[[limit]]\nname = \"l{number}\"\nper = \"principal\"\n{limit}\n");
+    }
+    let odd = [
+        ("name = \"a\"\nper = \"person\"\nstreams = 1", "per", "`\"principal\"`"),
+        ("name = \"b\"\nstreams = 1", "per", "missing"),
+        ("name = \"two words\"\nper = \"gate\"\nstreams = 1", "name", "letters"),
+        ("name = \"l0\"\nper = \"gate\"\nstreams = 1", "name", "two limits"),
+    ];
+    for (limit, ..) in odd {
+        limits += &format!("[[limit]]\n{limit}\n");
+    }
+    let harness = Harness::new().await.section("limit", limits);
+    let said = problems(&harness).await;
+    for (number, (limit, key, remedy)) in cases.iter().chain(&odd).enumerate() {
+        let place = format!("`limit[{number}].{key}`");
+        let told = said
+            .lines()
+            .any(|said| said.contains("wicketgate.toml:") && said.contains(&place) && said.contains(remedy));
+        assert!(told, "{limit}: nothing of {place} and `{remedy}` in:\n{said}");
+    }
+    let bytes = "[[limit]]\nname = \"l\"\nper = \"principal\"\nbytes = \"1MiB/m\"";
+    let said = problems(&harness.keeping("up").section("limit", bytes)).await;
+    assert!(said.contains("limit[0].bytes") && said.contains("max_body"), "{said}");
+}
+
+async fn problems(harness: &Harness) -> String {
+    harness.directory.write("wicketgate.toml", harness.config());
+    let output = run(&["check", "--config", harness.directory.join("wicketgate.toml").to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
-use http_body_util::{BodyExt, Empty};
+use http::Request;
+use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinSet;
@@ -14,8 +14,8 @@ use wicketgate::clock;
 use crate::{
     grants::{ROOM, answering, asked, done, granted, harness, json_call, lead, listed, wish},
     refusals::refused,
-    streams::{Stream, read},
-    support::{Gate, PATIENCE, eventually},
+    streams::{Stream, read, trailers},
+    support::{Gate, eventually},
 };
 
 async fn before(stream: &Stream, terms: &str) -> Gate {
@@ -101,17 +101,10 @@ async fn a_grpc_stream_is_told_that_its_grant_has_ended() {
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let mut body = sender.send_request(request).await.unwrap().into_body();
+    let body = sender.send_request(request).await.unwrap().into_body();
     is_open(&stream).await;
     done(&gate, &lead(&gate), &id, "revoke").await;
-    let trailers = async {
-        let mut last = HeaderMap::new();
-        while let Some(frame) = body.frame().await {
-            last = frame.unwrap().into_trailers().unwrap_or_default();
-        }
-        last
-    };
-    let trailers = tokio::time::timeout(PATIENCE, trailers).await.expect("the stream does not end");
+    let trailers = trailers(body).await;
     // PERMISSION_DENIED
     assert_eq!(trailers["grpc-status"], "7", "{trailers:?}");
     stream.ends().await;

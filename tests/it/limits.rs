@@ -15,8 +15,6 @@ use crate::{
         call::Call,
         eventually,
         harness::PAGE,
-        peers::Prometheus,
-        program::run,
         talk::{Line, Talker, frame, message},
         upstream,
         wire::remote_write,
@@ -66,7 +64,7 @@ async fn limited(gate: &Gate, call: Call, status: u16, limit: &str, quantity: &s
     answer
 }
 
-fn retry_after(answer: &Answer) -> u64 {
+pub(crate) fn retry_after(answer: &Answer) -> u64 {
     answer.header("retry-after").parse().unwrap_or_else(|e| panic!("no Retry-After ({e}): {answer:?}"))
 }
 
@@ -381,71 +379,6 @@ async fn open_requests_are_counted_until_they_end_or_their_client_leaves() {
 }
 
 #[tokio::test]
-async fn a_senders_samples_are_all_there_in_the_end() {
-    let gate = Harness::new()
-        .await
-        .keeping("kept_*")
-        .section("limit", "[[limit]]\nname = \"writes\"\nper = \"principal\"\nroutes = [\"write\"]\nrequests = \"2/s\"")
-        .start()
-        .await;
-    let token = gate.token("ingest");
-    let mut told_to_wait = 0;
-    for batch in 0..6 {
-        let body = || remote_write(&[("__name__", "kept_total")], &[(1000 + batch, 1.0)]);
-        loop {
-            let answer = gate.write(&token, body()).send().await;
-            if answer.status == StatusCode::NO_CONTENT {
-                break;
-            }
-            // 429 would make Prometheus drop the batch
-            is_refusal(&gate, &answer, 503, "limit_requests").await;
-            told_to_wait += 1;
-            let (said, wait) = (clock::monotonic(), Duration::from_secs(retry_after(&answer)));
-            eventually("as long as was said", || async { (said.elapsed() >= wait).then_some(()) }).await;
-        }
-    }
-    assert!(told_to_wait > 0, "the limit never held");
-    assert_eq!(gate.metric("wicketgate_ingest_samples_accepted_total").await, 6.0);
-}
-
-#[tokio::test]
-async fn a_real_prometheus_at_a_limit_loses_nothing() {
-    let limit = "[[limit]]\nname = \"writes\"\nper = \"principal\"\nroutes = [\"write\"]\n\
-                 requests = { rate = \"30/m\", burst = \"1\" }";
-    let gate = Harness::new().await.keeping("up").section("limit", limit).start().await;
-    let directory = gate.directory.join("peer");
-    std::fs::create_dir_all(&directory).unwrap();
-    let (at, app, ca) = (gate.address().port(), gate.app.address, gate.directory.join("ca.pem"));
-    let config = format!(
-        "global: {{scrape_interval: 1s}}\n\
-         scrape_configs:\n- {{job_name: app, static_configs: [{{targets: ['{app}']}}]}}\n\
-         remote_write:\n- url: https://localhost:{at}/api/v1/write\n  authorization: {{credentials: {}}}\n  \
-         tls_config: {{ca_file: {}}}\n  queue_config: {{batch_send_deadline: 500ms, max_shards: 1}}\n",
-        gate.token("ingest"),
-        ca.display()
-    );
-    let prometheus = Prometheus::start(&directory, &config).await;
-    let refusals = || gate.metric("wicketgate_limit_refused_total{limit=\"writes\",quantity=\"requests\"}");
-    eventually("Prometheus to be told to wait", || async { (refusals().await >= 2.0).then_some(()) }).await;
-    // all that it had to send then has come, and none was given up
-    let sent = remote_storage(&prometheus, "samples_total").await;
-    eventually("its samples", || async {
-        let kept = gate.metric("wicketgate_ingest_samples_accepted_total").await;
-        (kept > 0.0 && remote_storage(&prometheus, "samples_total").await > sent).then_some(())
-    })
-    .await;
-    assert_eq!(remote_storage(&prometheus, "samples_failed_total").await, 0.0);
-    assert!(remote_storage(&prometheus, "samples_retried_total").await > 0.0, "it was never refused");
-}
-
-async fn remote_storage(prometheus: &Prometheus, name: &str) -> f64 {
-    let text = prometheus.get("/metrics").await.text();
-    let prefix = format!("prometheus_remote_storage_{name}{{");
-    let line = text.lines().find(|line| line.starts_with(&prefix));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
-}
-
-#[tokio::test]
 async fn a_reload_keeps_what_was_counted() {
     let limit = |rate: &str| format!("[[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"{rate}\"");
     let gate = gate(&limit("1/h")).await;
@@ -500,61 +433,6 @@ async fn a_person_at_a_limit_reads_a_page() {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
     assert!(answer.header("content-type").starts_with("text/html") && answer.text().contains("each"), "{answer:?}");
     assert!(retry_after(&answer) > 1, "{answer:?}");
-}
-
-#[tokio::test]
-async fn a_limit_that_cannot_be_meant_so_is_told_what_to_write() {
-    let cases = [
-        ("request = \"1/m\"", "request", "unknown key"),
-        ("requests = \"many\"", "requests", "600/m"),
-        ("requests = 600", "requests", "string"),
-        ("requests = { rate = \"1/m\", bust = \"1\" }", "requests.bust", "unknown key"),
-        ("requests = { rate = \"1/m\", burst = \"0\" }", "requests", "whole number"),
-        ("requests = { rate = \"1/s\", burst = \"100000\" }", "requests", "at most 86400"),
-        ("requests = \"2000000/s\"", "requests", "smaller rate"),
-        ("bytes = \"10 TB/m\"", "bytes", "100MiB"),
-        ("streams = 0", "streams", "whole number"),
-        ("", "name", "`requests`"),
-        ("streams = 1\nroles = [\"poet\"]", "roles", "no rule gives the role `poet`"),
-        ("streams = 1\nroutes = [\"exporter/none\"]", "routes", "no exporter is called `none`"),
-        ("streams = 1\nroutes = [\"write\"]", "routes", "[ingest]"),
-        ("streams = 1\nroutes = [\"moon\"]", "routes", "`exporter/NAME`"),
-        ("streams = 1\nactions = [\"fly\"]", "actions", "`fly`"),
-        ("tokens = \"1/m\"\nroutes = [\"exporter\"]", "tokens", "models"),
-        ("instances = \"1/m\"\nactions = [\"scrape\"]", "instances", "`infer`"),
-    ];
-    let mut limits = String::new();
-    for (number, (limit, ..)) in cases.iter().enumerate() {
-        limits += &format!("[[limit]]\nname = \"l{number}\"\nper = \"principal\"\n{limit}\n");
-    }
-    let odd = [
-        ("name = \"a\"\nper = \"person\"\nstreams = 1", "per", "`\"principal\"`"),
-        ("name = \"b\"\nstreams = 1", "per", "missing"),
-        ("name = \"two words\"\nper = \"gate\"\nstreams = 1", "name", "letters"),
-        ("name = \"l0\"\nper = \"gate\"\nstreams = 1", "name", "two limits"),
-    ];
-    for (limit, ..) in odd {
-        limits += &format!("[[limit]]\n{limit}\n");
-    }
-    let harness = Harness::new().await.section("limit", limits);
-    let said = problems(&harness).await;
-    for (number, (limit, key, remedy)) in cases.iter().chain(&odd).enumerate() {
-        let place = format!("`limit[{number}].{key}`");
-        let told = said
-            .lines()
-            .any(|said| said.contains("wicketgate.toml:") && said.contains(&place) && said.contains(remedy));
-        assert!(told, "{limit}: nothing of {place} and `{remedy}` in:\n{said}");
-    }
-    let bytes = "[[limit]]\nname = \"l\"\nper = \"principal\"\nbytes = \"1MiB/m\"";
-    let said = problems(&harness.keeping("up").section("limit", bytes)).await;
-    assert!(said.contains("limit[0].bytes") && said.contains("max_body"), "{said}");
-}
-
-async fn problems(harness: &Harness) -> String {
-    harness.directory.write("wicketgate.toml", harness.config());
-    let output = run(&["check", "--config", harness.directory.join("wicketgate.toml").to_str().unwrap()]).await;
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    String::from_utf8(output.stderr).unwrap()
 }
 
 #[tokio::test]

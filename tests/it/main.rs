@@ -37,6 +37,7 @@ mod introspection;
 mod keys;
 mod lies;
 mod limits;
+mod limits_senders;
 mod listeners;
 mod matched;
 mod people;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty};
-use hyper::{client::conn::http2, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, client::conn::http2, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     net::TcpListener,
@@ -241,15 +241,8 @@ async fn a_grpc_stream_is_told_why_it_ends() {
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let mut body = sender.send_request(request).await.unwrap().into_body();
-    let trailers = async {
-        let mut last = HeaderMap::new();
-        while let Some(frame) = body.frame().await {
-            last = frame.unwrap().into_trailers().unwrap_or_default();
-        }
-        last
-    };
-    let trailers = tokio::time::timeout(PATIENCE, trailers).await.expect("the stream does not end");
+    let body = sender.send_request(request).await.unwrap().into_body();
+    let trailers = trailers(body).await;
     // UNAUTHENTICATED
     assert_eq!(trailers["grpc-status"], "16", "{trailers:?}");
     stream.ends().await;
@@ -276,4 +269,16 @@ async fn a_route_may_let_its_streams_go_on() {
         (status, _, text) = read(&gate, &token) => panic!("the stream ended: {status} {text}"),
         () = outlived => {}
     }
+}
+
+/// What a gRPC stream ends with, once it does.
+pub(crate) async fn trailers(mut body: Incoming) -> HeaderMap {
+    let trailers = async {
+        let mut last = HeaderMap::new();
+        while let Some(frame) = body.frame().await {
+            last = frame.unwrap().into_trailers().unwrap_or_default();
+        }
+        last
+    };
+    tokio::time::timeout(PATIENCE, trailers).await.expect("the stream does not end")
 }
