@@ -133,3 +133,22 @@ async fn a_broken_shadow_refuses_the_configuration_with_its_place() {
         assert!(said.contains(expected), "{expected} is not in:\n{said}");
     }
 }
+
+#[tokio::test]
+async fn a_shadow_set_may_oblige_to_the_guardrails_of_the_enforced_one_and_may_leave_them_out() {
+    let harness = Harness::new().await;
+    harness.directory.write("wicketgate.toml", harness.config());
+    harness.directory.write("policies/guardrails.toml", "[scrape.quiet]\nhide_families = [\"go_*\"]\n");
+    let guarded = "@id(\"guarded\") @oblige(\"quiet\") permit (principal, action in Action::\"scrape\", resource);\n";
+    harness.directory.write("policies/guarded.cedar", guarded);
+    let file = harness.directory.join("wicketgate.toml");
+    for (set, code) in
+        [(guarded, 0), ("permit (principal, action, resource);\n", 0), (&guarded.replace("quiet", "queit"), 2)]
+    {
+        shadow(&harness, &[("next.cedar", set)]);
+        let output = run(&["check", "--config", file.to_str().unwrap()]).await;
+        assert_eq!(output.status.code(), Some(code), "{set}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.contains("shadow/next.cedar:1: `@oblige` names the guardrail `queit`"), code == 2, "{said}");
+    }
+}
