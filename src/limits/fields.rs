@@ -9,7 +9,7 @@ use std::{fmt::Write as _, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    Quantity, Rate, Settings,
+    Quantity, Rate,
     meter::{Outcome, Standing},
     whole_seconds,
 };
@@ -34,59 +34,64 @@ impl Fields {
         }
     }
 
-    pub(super) fn rate(&mut self, settings: &Settings, quantity: Quantity, rate: Rate, standing: Standing) {
-        self.separate();
-        let (policy, window) = (policy(&settings.name, quantity), rate.window.as_secs());
-        // section 3.1.2 registers these; instances and tokens are units of this gate
-        let unit = match quantity {
-            Quantity::Requests => "",
-            Quantity::Bytes => ";qu=\"content-bytes\"",
-            Quantity::Instances => ";qu=\"instances\"",
-            Quantity::Tokens => ";qu=\"tokens\"",
-        };
-        let _ = write!(self.policies, "\"{policy}\";q={}{unit};w={window}", rate.amount);
-        if rate.burst != rate.amount {
-            let _ = write!(self.policies, ";wicketgate-burst={}", rate.burst);
-        }
+    pub(super) fn rate(&mut self, policy: &Policy, rate: Rate, standing: Standing) {
         let left = standing.left;
+        self.tell(policy, left);
         let within = match standing.outcome {
             Outcome::Wait(wait) => Some(whole_seconds(wait).as_secs()),
             Outcome::Taken => Some(steady(rate, left)),
             Outcome::Never => None,
         };
-        let _ = write!(self.standings, "\"{policy}\";r={left}");
         if let Some(within) = within {
             let _ = write!(self.standings, ";t={within}");
         }
     }
 
-    pub(super) fn streams(&mut self, settings: &Settings, most: u32, left: u32) {
-        self.separate();
-        let policy = streams(&settings.name);
-        let _ = write!(self.policies, "\"{policy}\";q={most};qu=\"concurrent-requests\"");
-        let _ = write!(self.standings, "\"{policy}\";r={left}");
+    pub(super) fn streams(&mut self, policy: &Policy, left: u32) {
+        self.tell(policy, left.into());
     }
 
-    fn separate(&mut self) {
+    fn tell(&mut self, policy: &Policy, left: u64) {
         for list in [&mut self.policies, &mut self.standings] {
             if !list.is_empty() {
                 list.push_str(", ");
             }
         }
+        self.policies.push_str(&policy.text);
+        let _ = write!(self.standings, "\"{}\";r={left}", policy.name);
     }
 }
 
-/// What a limit on this quantity is called. Names hold nothing that would have to be escaped.
-pub(super) fn policy(name: &str, quantity: Quantity) -> String {
-    match quantity {
-        Quantity::Requests => name.to_owned(),
-        of => format!("{name}/{}", of.name()),
-    }
+/// A policy as the fields have it: what never changes of it, written once.
+pub(super) struct Policy {
+    /// What it is called. Names hold nothing that would have to be escaped.
+    pub(super) name: Box<str>,
+    text: Box<str>,
 }
 
-/// What a limit on open requests is called.
-pub(super) fn streams(name: &str) -> String {
-    format!("{name}/streams")
+impl Policy {
+    /// Of a limit's rate of this quantity.
+    pub(super) fn of_rate(limit: &str, quantity: Quantity, rate: Rate) -> Self {
+        // section 3.1.2 registers these; instances and tokens are units of this gate
+        let (name, unit) = match quantity {
+            Quantity::Requests => (limit.to_owned(), ""),
+            Quantity::Bytes => (format!("{limit}/{}", quantity.name()), ";qu=\"content-bytes\""),
+            Quantity::Instances => (format!("{limit}/{}", quantity.name()), ";qu=\"instances\""),
+            Quantity::Tokens => (format!("{limit}/{}", quantity.name()), ";qu=\"tokens\""),
+        };
+        let mut text = format!("\"{name}\";q={}{unit};w={}", rate.amount, rate.window.as_secs());
+        if rate.burst != rate.amount {
+            let _ = write!(text, ";wicketgate-burst={}", rate.burst);
+        }
+        Self { name: name.into(), text: text.into() }
+    }
+
+    /// Of a limit's open requests.
+    pub(super) fn of_streams(limit: &str, most: u32) -> Self {
+        let name = format!("{limit}/streams");
+        let text = format!("\"{name}\";q={most};qu=\"concurrent-requests\"");
+        Self { name: name.into(), text: text.into() }
+    }
 }
 
 /// Seconds in which `left` units, or one where none is left, come back. Section 8.5: a client that divides `r` by `t` must
@@ -99,22 +104,14 @@ fn steady(rate: Rate, left: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{Per, Unit};
+    use crate::limits::Unit;
 
     fn check(quantity: Quantity, rate: Rate, standing: (Outcome, u64), policy: &str, told: &str) {
-        let settings = Settings {
-            name: "infer".into(),
-            per: Per::Principal,
-            roles: None,
-            routes: None,
-            actions: None,
-            rates: vec![],
-            streams: None,
-        };
         let mut fields = Fields::default();
-        fields.rate(&settings, quantity, rate, Standing { outcome: standing.0, left: standing.1 });
+        let of_rate = Policy::of_rate("infer", quantity, rate);
+        fields.rate(&of_rate, rate, Standing { outcome: standing.0, left: standing.1 });
         assert_eq!((fields.policies.as_str(), fields.standings.as_str()), (policy, told));
-        fields.streams(&settings, 16, 3);
+        fields.streams(&Policy::of_streams("infer", 16), 3);
         let mut headers = HeaderMap::new();
         fields.append_to(&mut headers);
         assert_eq!(headers[POLICY], format!("{policy}, \"infer/streams\";q=16;qu=\"concurrent-requests\""));

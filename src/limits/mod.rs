@@ -15,6 +15,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use self::{
     accounts::{Account, Accounts, Key},
+    fields::Policy,
     meter::{Meter, Outcome, Standing, Ticks},
 };
 pub use self::{
@@ -169,7 +170,10 @@ pub struct Limits(Vec<Arc<Limit>>);
 
 struct Limit {
     settings: Settings,
-    meters: Vec<Meter>,
+    /// Each rate, and how it is told.
+    meters: Vec<(Meter, Policy)>,
+    /// How many requests may be open, and how that is told.
+    streams: Option<(u32, Policy)>,
     accounts: Accounts,
 }
 
@@ -227,7 +231,7 @@ impl Limits {
         for limit in self.0.iter().filter(|limit| limit.is_for(usage)) {
             let first = spent.held.len();
             spent.held.extend(limit.keys(usage).map(|key| Held::new(limit, &key)));
-            for meter in &limit.meters {
+            for (meter, policy) in &limit.meters {
                 let Some(units) = usage.of(meter.quantity) else { continue };
                 let mut least: Option<Standing> = None;
                 for held in spent.held.iter_mut().skip(first) {
@@ -238,22 +242,22 @@ impl Limits {
                     }
                 }
                 let Some(standing) = least else { continue };
-                fields.rate(&limit.settings, meter.quantity, meter.rate, standing);
+                fields.rate(policy, meter.rate, standing);
                 if standing.outcome != Outcome::Taken {
-                    refuse(standing.outcome, limit.exceeded(meter, standing.outcome, units));
+                    refuse(standing.outcome, limit.exceeded(meter, policy, standing.outcome, units));
                 }
             }
-            if let Some(most) = limit.settings.streams {
-                let mut least = most;
+            if let Some((most, policy)) = &limit.streams {
+                let mut least = *most;
                 for held in spent.held.iter_mut().skip(first) {
-                    let free = held.account.open(most);
+                    let free = held.account.open(*most);
                     held.open = free.is_some();
                     least = least.min(free.unwrap_or_default());
                     if free.is_none() {
-                        refuse(Outcome::Wait(SOON), limit.full(most));
+                        refuse(Outcome::Wait(SOON), limit.full(*most, policy));
                     }
                 }
-                fields.streams(&limit.settings, most, least);
+                fields.streams(policy, least);
             }
         }
         let Some((_, exceeded)) = strictest else { return Ok(spent) };
@@ -280,15 +284,15 @@ impl Limits {
         };
         for limit in self.0.iter().filter(own) {
             let Some(account) = limit.accounts.known(&key) else { continue };
-            for meter in limit.meters.iter().filter(|meter| usage.of(meter.quantity).is_some()) {
+            for (meter, policy) in limit.meters.iter().filter(|(meter, _)| usage.of(meter.quantity).is_some()) {
                 let Some(wait) = meter.wait(&account) else { continue };
                 let outcome = Outcome::Wait(wait);
-                fields.rate(&limit.settings, meter.quantity, meter.rate, Standing { outcome, left: 0 });
-                refuse(wait, limit.exceeded(meter, outcome, 1));
+                fields.rate(policy, meter.rate, Standing { outcome, left: 0 });
+                refuse(wait, limit.exceeded(meter, policy, outcome, 1));
             }
-            if let Some(most) = limit.settings.streams.filter(|most| !account.is_open(*most)) {
-                fields.streams(&limit.settings, most, 0);
-                refuse(SOON, limit.full(most));
+            if let Some((most, policy)) = limit.streams.as_ref().filter(|(most, _)| !account.is_open(*most)) {
+                fields.streams(policy, 0);
+                refuse(SOON, limit.full(*most, policy));
             }
         }
         strictest.map_or(Ok(()), |(_, exceeded)| Err(exceeded))
@@ -301,8 +305,12 @@ const SOON: Duration = Duration::from_secs(1);
 impl Limit {
     fn new(settings: Settings) -> Self {
         let ticks = Ticks::new();
-        let meters = settings.rates.iter().map(|&(quantity, rate)| Meter::new(quantity, rate, ticks)).collect();
-        Self { settings, meters, accounts: Accounts::new(ticks) }
+        let meter = |&(quantity, rate): &(Quantity, Rate)| {
+            (Meter::new(quantity, rate, ticks), Policy::of_rate(&settings.name, quantity, rate))
+        };
+        let meters = settings.rates.iter().map(meter).collect();
+        let streams = settings.streams.map(|most| (most, Policy::of_streams(&settings.name, most)));
+        Self { settings, meters, streams, accounts: Accounts::new(ticks) }
     }
 
     fn is_for(&self, usage: &Use<'_>) -> bool {
@@ -333,7 +341,7 @@ impl Limit {
         })
     }
 
-    fn exceeded(&self, meter: &Meter, outcome: Outcome, units: u64) -> Exceeded {
+    fn exceeded(&self, meter: &Meter, policy: &Policy, outcome: Outcome, units: u64) -> Exceeded {
         let Settings { name, per, .. } = &self.settings;
         let (Rate { amount, burst, .. }, what, window) = (meter.rate, meter.quantity.name(), meter.rate.window_name());
         let whom = per.whom();
@@ -351,21 +359,15 @@ impl Limit {
                  send less in one request"
             ),
         };
-        Exceeded {
-            limit: name.clone(),
-            policy: fields::policy(name, meter.quantity),
-            reason: meter.quantity.reason(),
-            wait,
-            text,
-        }
+        Exceeded { limit: name.clone(), policy: (*policy.name).into(), reason: meter.quantity.reason(), wait, text }
     }
 
-    fn full(&self, most: u32) -> Exceeded {
+    fn full(&self, most: u32, policy: &Policy) -> Exceeded {
         let Settings { name, per, .. } = &self.settings;
         let whom = per.whom();
         let text =
             format!("the limit `{name}` is {most} open requests at a time {whom}; come again when one has ended");
-        Exceeded { limit: name.clone(), policy: fields::streams(name), reason: "limit_streams", wait: Some(SOON), text }
+        Exceeded { limit: name.clone(), policy: (*policy.name).into(), reason: "limit_streams", wait: Some(SOON), text }
     }
 }
 
@@ -375,7 +377,7 @@ impl Held {
     }
 
     fn give_back(&self, usage: &Use<'_>) {
-        for meter in self.limit.meters.iter().filter(|meter| self.taken & meter.quantity.bit() != 0) {
+        for (meter, _) in self.limit.meters.iter().filter(|(meter, _)| self.taken & meter.quantity.bit() != 0) {
             meter.give_back(&self.account, usage.of(meter.quantity).unwrap_or_default());
         }
     }
@@ -401,7 +403,7 @@ impl Spent {
 
     fn owe(&self, quantity: Quantity, units: u64) {
         for held in &self.held {
-            if let Some(meter) = held.limit.meters.iter().find(|meter| meter.quantity == quantity) {
+            if let Some((meter, _)) = held.limit.meters.iter().find(|(meter, _)| meter.quantity == quantity) {
                 meter.owe(&held.account, units);
             }
         }
