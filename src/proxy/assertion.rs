@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use quick_cache::sync::Cache;
 use uuid::Uuid;
 
-use super::{handle::Permit, issue::Issue};
+use super::{authorize::Permit, issue::Issue};
 use crate::{
     clock::{self, Timestamp},
     refusal::Refusal,

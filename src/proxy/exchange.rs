@@ -14,7 +14,12 @@ use http::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Gate, ask::ask, headers::active_role, issue::Issue, refuse::denied};
+use super::{
+    Gate,
+    authorize::{ask, denied},
+    headers::active_role,
+    issue::Issue,
+};
 use crate::{
     audit::{Decision, Record},
     clock,

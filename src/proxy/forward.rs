@@ -8,11 +8,11 @@ use http::{
 };
 
 use super::{
+    answer::Answer,
+    authorize::Permit,
     content::{Foul, grpc_timeout},
     guard::Guard,
-    handle::Permit,
     headers::{for_client, sandbox},
-    recorded::Answer,
     trail::Trail,
 };
 use crate::{

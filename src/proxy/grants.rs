@@ -17,12 +17,12 @@ use uuid::Uuid;
 
 use super::{
     Gate,
-    handle::{Permit, may},
+    authorize::{Permit, may},
 };
 use crate::{
     audit::{GrantNote, Record},
     clock,
-    grants::{Asker, Grant, Grants, Held, Scope, State, Wish},
+    grants::{Asker, Grant, Grants, Scope, State, Wish},
     http::{Body, read_bounded},
     identity::Asking,
     policy::{GrantResource, Resource, is_role},
@@ -58,11 +58,6 @@ struct Draft {
 struct Terms {
     /// For a shorter time than was asked.
     r#for: Option<String>,
-}
-
-/// What the principal is granted on this resource.
-pub(super) fn held(gate: &Gate, principal: &Principal, resource: &Resource, now: clock::Timestamp) -> Held {
-    gate.grants.as_ref().map(|grants| grants.held(&principal.name, resource, now)).unwrap_or_default()
 }
 
 /// Reads which grant a request is about, so that policy can be asked about that one. Other routes are left alone.

@@ -7,18 +7,19 @@ use hyper::body::Incoming;
 
 use super::{
     Gate, Target,
-    ask::ask,
+    answer::Answer,
     assertion::introduce,
+    authorize::{authorize, bound},
     content::{Content, Head},
     forward::{Errand, deliver, forward},
-    grants::{self, held},
+    grants,
     guard::{Asked, Guard},
     headers::{active_role, bounded, for_upstream, set_request_id},
     home,
     limit::{self, Known},
     open_page::OpenPage,
-    recorded::{Answer, Recorded},
-    refuse::{Manner, bound, denied, refuse},
+    recorded::Recorded,
+    refuse::{Manner, refuse},
     sd,
     target::authority,
 };
@@ -26,30 +27,14 @@ use crate::{
     audit::{Decision, Record},
     client::Worker,
     clock::{self, Timestamp},
-    grants::Held,
     http::Body,
     identity::Asking,
     listen::Unreadable,
     peer::Peer,
-    policy::{Circumstances, Obligation, Question, Resource},
-    principal::Principal,
+    policy::Circumstances,
     refusal::Refusal,
-    routes::{Found, Route},
+    routes::Route,
 };
-
-/// Leave to act: made by [`authorize`] alone, and only when policy allowed it.
-pub(super) struct Permit<'r> {
-    pub(super) principal: Arc<Principal>,
-    pub(super) roles: Arc<[Arc<str>]>,
-    pub(super) action: Arc<str>,
-    /// What it stands on besides the principal's own roles; it ends with them.
-    pub(super) held: Held,
-    pub(super) route: Route<'r>,
-    /// What policy obliges the gate to when it lets this pass.
-    pub(super) obligations: Arc<[Arc<Obligation>]>,
-    /// Keeps the struct from being made elsewhere.
-    _made_by_authorize: (),
-}
 
 /// Answers one request, whatever becomes of it, and sees that its record is closed when the last byte has left.
 pub async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<Incoming>) -> Response<Recorded> {
@@ -147,42 +132,6 @@ async fn story(
     Ok(answer.bounded(&permit, peer))
 }
 
-/// Asks policy. Deny is the answer to every doubt.
-fn authorize<'r>(
-    gate: &Gate,
-    principal: Arc<Principal>,
-    active: Option<&str>,
-    found: Found<'r>,
-    circumstances: Circumstances<'_>,
-    record: &mut Record,
-) -> Result<Permit<'r>, Refusal> {
-    let resource: &Resource = &found.resource;
-    let held = held(gate, &principal, resource, circumstances.now);
-    if !held.grants.is_empty() {
-        record.grants = Some(held.grants.iter().map(|grant| grant.id).collect());
-    }
-    let (action, granted) = (found.action, held.roles.as_slice());
-    let question = Question { principal: &principal, granted, active, action, resource, circumstances };
-    let ruling = ask(gate, question, record);
-    if !ruling.allowed {
-        return Err(denied(&ruling, found.action, resource));
-    }
-    record.decision = Decision::Allow;
-    let obligations = ruling.obligations.clone();
-    if !obligations.is_empty() {
-        record.obligations = Some(obligations.iter().map(|obligation| obligation.name.clone()).collect());
-    }
-    Ok(Permit {
-        principal,
-        roles: ruling.roles.clone(),
-        action: action.clone(),
-        held,
-        route: found.route,
-        obligations,
-        _made_by_authorize: (),
-    })
-}
-
 /// The request's body, counted for the record.
 fn counted(body: Incoming, record: &mut Record) -> Body {
     if hyper::body::Body::is_end_stream(&body) {
@@ -191,20 +140,4 @@ fn counted(body: Incoming, record: &mut Record) -> Body {
     let count = Arc::new(AtomicU64::new(0));
     record.bytes_in = Some(count.clone());
     Body::Counted(body, count)
-}
-
-/// Asks policy a question besides the request's own, for lists that show only what the caller may use.
-pub(super) fn may(
-    gate: &Gate,
-    permit: &Permit<'_>,
-    asking: Asking<'_>,
-    action: &Arc<str>,
-    resource: &Resource,
-) -> bool {
-    let Ok(active) = active_role(asking.headers) else { return false };
-    let circumstances = Circumstances::new(asking.peer, &Method::GET, asking.now);
-    let held = held(gate, &permit.principal, resource, asking.now);
-    let (principal, granted) = (&permit.principal, held.roles.as_slice());
-    let question = Question { principal, granted, active, action, resource, circumstances };
-    gate.policy.rule(question).allowed
 }

@@ -4,7 +4,7 @@ use http::Response;
 
 use super::{
     Gate,
-    handle::{Permit, may},
+    authorize::{Permit, may},
     pages,
 };
 use crate::{

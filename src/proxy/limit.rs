@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Gate, handle::Permit};
+use super::{Gate, authorize::Permit};
 use crate::{
     audit::{Decision, Record},
     http::Body,

@@ -4,8 +4,9 @@
 //! and the decision was written down; every way out closes the request's record. Open `handle.rs` first: the story is
 //! there.
 
-mod ask;
+mod answer;
 mod assertion;
+mod authorize;
 mod content;
 mod end;
 mod exchange;

@@ -14,53 +14,16 @@ use http::{
 };
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::{
-    Gate, Metrics,
-    content::Foul,
-    end::{Bound, End},
-    guard::Cut,
-    handle::Permit,
-    headers::for_client,
-    trail::Trail,
-};
+use super::{Gate, Metrics, answer::Answer, end::End, guard::Cut, headers::for_client, trail::Trail};
 use crate::{
     audit::{Log, Record},
     clock::Timestamp,
     http::{Body, BodyError},
     limits::Spent,
-    peer::Peer,
 };
 
 /// What a token is taken for where nobody counted: Google says about four characters of text.
 const BYTES_A_TOKEN: u64 = 4;
-
-/// What a request is answered with, before its record takes hold of it.
-pub(super) struct Answer {
-    pub(super) response: Response<Body>,
-    pub(super) trail: Trail,
-    pub(super) bound: Option<Bound>,
-    /// What ends a gRPC call by its caller's own messages.
-    pub(super) foul: Option<Arc<Foul>>,
-}
-
-impl From<Response<Body>> for Answer {
-    fn from(response: Response<Body>) -> Self {
-        Self { response, trail: Trail::None, bound: None, foul: None }
-    }
-}
-
-impl Answer {
-    /// Ends the answer with what the permit stands on, where it is a stream: with its grants always, with the
-    /// principal's proof and the peer's certificate where its route wants that. An answer whose length is known is
-    /// finite: it may come to its end.
-    pub(super) fn bounded(mut self, permit: &Permit<'_>, peer: &Peer) -> Self {
-        let endless = self.response.body().size_hint().exact().is_none();
-        let proof = (endless && permit.route.terms().end_streams).then_some((&permit.principal, peer));
-        let grants = if endless { &*permit.held.grants } else { &[] };
-        self.bound = Bound::new(proof, grants, self.foul.take());
-        self
-    }
-}
 
 /// An answer to HEAD: RFC 9110 section 9.3.2, no content, but the length that it would have. hyper sees to that over
 /// HTTP/1.1 alone; over HTTP/2 a client takes what comes for an error of the connection.

@@ -1,7 +1,5 @@
 //! The one place that says no: refusals become responses here and nowhere else.
 
-use std::sync::Arc;
-
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
@@ -14,15 +12,7 @@ use super::{
     pages::{self, Navigation},
     people::see_other,
 };
-use crate::{
-    audit::Record,
-    http::Body,
-    identity::dpop::proof::ALGORITHMS,
-    policy::{Denial, Resource, Ruling},
-    principal::Principal,
-    refusal::Refusal,
-    routes::{Terms, TokenBinding},
-};
+use crate::{audit::Record, http::Body, identity::dpop::proof::ALGORITHMS, refusal::Refusal};
 
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -203,52 +193,6 @@ fn is_about_no_token(reason: &str) -> bool {
     matches!(reason, "no_token" | "unsupported_scheme")
         || reason.starts_with("certificate_")
         || reason.starts_with("session_")
-}
-
-/// Refuses a token that whoever has it may use, where the route takes none such.
-pub(super) fn bound(principal: &Principal, terms: Terms) -> Result<(), Refusal> {
-    if terms.token_binding == TokenBinding::Optional || principal.confirmation.is_some() {
-        return Ok(());
-    }
-    let text = "this takes only what is bound to its sender: a token bound to a client certificate (RFC 8705) or to a DPoP key \
-                (RFC 9449), or a client certificate alone; ask your identity provider for such a token";
-    Err(Refusal::new(StatusCode::UNAUTHORIZED, "token_not_bound", text))
-}
-
-/// The refusal that a ruling means.
-pub(super) fn denied(ruling: &Ruling, action: &Arc<str>, resource: &Resource) -> Refusal {
-    let reason = ruling.denial.as_ref().unwrap_or(&Denial::NotPermitted).reason();
-    let forbidden = |text: String| Refusal::new(StatusCode::FORBIDDEN, reason, text);
-    let asked = format!("`{action}` on `{}`", resource.id());
-    match &ruling.denial {
-        Some(Denial::Separation(rules)) => forbidden(
-            "you would hold roles that are kept apart; bring a token with one of them, or have one taken away".into(),
-        )
-        .with_detail(rules),
-        Some(Denial::RoleNotActivated(roles)) => {
-            let (first, all) = (roles.first().map_or("", |role| role), roles.join(", "));
-            let text = format!(
-                "you hold roles of which one may be active at a time ({all}); say which with the header \
-                 `X-Wicketgate-Role: {first}`"
-            );
-            forbidden(text)
-        }
-        Some(Denial::RoleNotHeld(role)) => {
-            let text = format!("you do not hold the role `{role}` that the header `X-Wicketgate-Role` would activate");
-            forbidden(text)
-        }
-        Some(Denial::Forbidden) => forbidden(format!("a policy forbids you {asked}")),
-        Some(Denial::Error(error)) => {
-            forbidden("policy could not be evaluated, so this is denied".into()).with_detail(error)
-        }
-        Some(Denial::NotPermitted) | None => {
-            let roles = match &*ruling.roles {
-                [] => "none of your claims earns a role here".to_owned(),
-                roles => format!("your roles ({}) do not allow it", roles.join(", ")),
-            };
-            forbidden(format!("you may not do {asked}: {roles}"))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Gate,
-    handle::{Permit, may},
+    authorize::{Permit, may},
 };
 use crate::{http::Body, identity::Asking};
 

@@ -16,7 +16,7 @@ use http::{HeaderMap, StatusCode};
 
 pub(super) use self::page::Cut;
 use self::scrape::Scrape;
-use super::{content::Message, handle::Permit, recorded::Answer};
+use super::{answer::Answer, authorize::Permit, content::Message};
 use crate::{
     policy::{Duty, WriteDuty},
     principal::Principal,

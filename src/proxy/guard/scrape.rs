@@ -21,7 +21,7 @@ use http::{
 };
 use http_body::{Body as _, Frame};
 
-use super::{super::recorded::Answer, page::Page};
+use super::{super::answer::Answer, page::Page};
 use crate::{
     http::{Body, BodyError},
     policy::ScrapeDuty,
