@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod demo;
+pub mod exposition;
 pub mod feedback;
 pub mod grants;
 pub mod http;
@@ -27,6 +28,5 @@ pub mod signing;
 pub mod sinks;
 pub mod spool;
 pub mod telemetry;
-pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;

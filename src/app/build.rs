@@ -6,7 +6,7 @@ use super::{
     Serving,
     data::{DataPath, Pipeline},
     issue::Issuing,
-    kept::{Kept, keep},
+    reuse::{Kept, keep},
     upstreams::{Keepers, exporter, vertex},
 };
 use crate::{

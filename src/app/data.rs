@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::kept::{Kept, keep};
+use super::reuse::{Kept, keep};
 use crate::{
     client::Upstream,
     config::{DataSettings, ForecastSettings, ScrapeSettings},

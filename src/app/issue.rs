@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::kept::{Kept, keep};
+use super::reuse::{Kept, keep};
 use crate::{
     config::IssueSettings,
     credentials::Minter,

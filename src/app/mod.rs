@@ -12,10 +12,10 @@ mod admin;
 mod build;
 mod data;
 mod issue;
-mod kept;
 mod lookup;
 mod reload;
 mod replay;
+mod reuse;
 mod upstreams;
 mod worker;
 

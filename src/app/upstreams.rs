@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     build::Parts,
-    kept::{Kept, keep},
+    reuse::{Kept, keep},
 };
 use crate::{
     config::{ExporterSettings, VertexSettings},

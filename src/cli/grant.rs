@@ -13,9 +13,9 @@ use super::{
     say,
 };
 use crate::{
+    cli::login::{self, Kind, Problem, gate::Gate, printable},
     secret::{Secret, Source},
     telemetry::chain,
-    terminal::{self, Kind, Problem, gate::Gate, printable},
 };
 
 #[derive(Subcommand)]
@@ -188,7 +188,7 @@ async fn token(options: &Options) -> Result<Secret, End> {
     }
     let (profile, kind) = (&options.profile, if options.id_token { Kind::Id } else { Kind::Access });
     let cache = profile.existing()?.ok_or_else(|| End::from(Problem::NoLogin(profile.name.clone())))?;
-    let handed = terminal::token(&cache, &profile.name, kind).await?;
+    let handed = login::token(&cache, &profile.name, kind).await?;
     if let Some(warning) = &handed.warning {
         complain(&format!("the login's token ends within a minute, and there is no newer one: {warning}"));
     }

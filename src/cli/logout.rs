@@ -7,8 +7,8 @@ use super::{
     say,
 };
 use crate::{
+    cli::login::{self, Problem, Revoked},
     telemetry::chain,
-    terminal::{self, Problem, Revoked},
 };
 
 /// What `wicketgate logout` is told.
@@ -33,7 +33,7 @@ pub(super) fn logout(options: &Options) -> ExitCode {
         let names = if *all { cache.names()? } else { vec![profile.name.clone()] };
         let mut kept_alive = Vec::new();
         for name in names {
-            match terminal::logout(&cache, &name).await? {
+            match login::logout(&cache, &name).await? {
                 Revoked::Yes => say(&format!("`{name}` is logged out: revoked at its provider, and removed")),
                 Revoked::No(problem) => {
                     let why = chain(&problem);

@@ -57,7 +57,7 @@ enum Command {
         command: grant::Command,
     },
     /// Log in at an identity provider, in a browser or with a code.
-    Login(Box<login::Options>),
+    Login(Box<login::command::Options>),
     /// Print a valid token of a login, for programs: `curl -H "Authorization: Bearer $(wicketgate token)"`.
     Token(token::Options),
     /// End a login: revoke it at its provider and remove it from this machine.
@@ -80,7 +80,7 @@ pub fn run() -> ExitCode {
         Command::Audit { command } => audit::run(command),
         Command::Policy { command } => policy::run(command),
         Command::Grant { command } => grant::run(command),
-        Command::Login(options) => login::login(&options),
+        Command::Login(options) => login::command::login(&options),
         Command::Token(options) => token::token(&options),
         Command::Logout(options) => logout::logout(&options),
         Command::Version => {

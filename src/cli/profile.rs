@@ -4,11 +4,11 @@ use std::{future::Future, path::PathBuf, process::ExitCode};
 
 use super::{WRONG, complain};
 use crate::{
-    telemetry::chain,
-    terminal::{
+    cli::login::{
         Problem,
         cache::{Cache, CacheError, check_name},
     },
+    telemetry::chain,
 };
 
 /// Which login, and where logins are kept.

@@ -7,7 +7,7 @@ use super::{
     profile::{self, End, Profile},
     say,
 };
-use crate::terminal::{self, Kind, Problem};
+use crate::cli::login::{self, Kind, Problem};
 
 /// What `wicketgate token` is told.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub(super) fn token(options: &Options) -> ExitCode {
         let Options { profile, id_token, header } = options;
         let cache = profile.existing()?.ok_or_else(|| End::from(Problem::NoLogin(profile.name.clone())))?;
         let kind = if *id_token { Kind::Id } else { Kind::Access };
-        let handed = terminal::token(&cache, &profile.name, kind).await?;
+        let handed = login::token(&cache, &profile.name, kind).await?;
         if let Some(warning) = &handed.warning {
             complain(&format!("this token ends within a minute, and there is no newer one: {warning}"));
         }

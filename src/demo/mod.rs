@@ -8,6 +8,7 @@
 //! `cli` and the tests import it. Nothing here is fit to guard anything.
 
 pub mod directory;
+pub mod environment;
 pub mod exporter;
 pub mod google;
 pub mod history;
@@ -16,7 +17,6 @@ pub mod pki;
 pub mod server;
 #[cfg(test)]
 mod tests;
-pub mod world;
 
 use std::{io, net::SocketAddr, path::PathBuf};
 

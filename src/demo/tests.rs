@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::{
     directory::Directory,
+    environment::{Ports, ROLES, World},
     exporter::{Exporter, SERVICES, requests_per_second},
     google::{self, AUDIENCE, Class, Google},
     issuer::Issuer,
     pki::Pki,
     server::Behaviour,
-    world::{Ports, ROLES, World},
 };
 use crate::{client::Client, http::Body};
 

@@ -8,7 +8,6 @@
 //! `dropped{reason="not_kept"}` matched no keep rule, and the rest are in the spool. Every other `reason` counts what
 //! was not accepted.
 
-pub mod exposition;
 pub mod remote_write;
 pub mod scrape;
 mod wire;

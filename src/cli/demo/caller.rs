@@ -10,8 +10,8 @@ use crate::{
     client::{Client, ClientError},
     clock,
     demo::{
+        environment::{EXPORTER, World},
         history,
-        world::{EXPORTER, World},
     },
     http::Body,
     secret::authorization,

@@ -28,8 +28,8 @@ use crate::{
     app::App,
     demo::{
         directory::Directory,
+        environment::{EXPORTER, Ports, World},
         google::{ENDPOINT, LOCATION, PROJECT},
-        world::{EXPORTER, Ports, World},
     },
     telemetry::chain,
 };

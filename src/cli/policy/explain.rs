@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use super::{
-    question::{Asked, Ready},
-    told,
+    arguments::{Asked, Ready},
+    render,
 };
 use crate::cli::{WRONG, complain, say};
 
@@ -29,9 +29,9 @@ pub(super) fn explain(options: &Options) -> ExitCode {
     let told = ready.policy.explain(ready.question());
     let allowed = is_let_in(&ready) && told.ruling.allowed;
     if options.json {
-        say(&told::json(&ready, &told, allowed).to_string());
+        say(&render::json(&ready, &told, allowed).to_string());
     } else {
-        told::text(&ready, &told, allowed).iter().for_each(|line| say(line));
+        render::text(&ready, &told, allowed).iter().for_each(|line| say(line));
     }
     if allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,11 +1,11 @@
 //! `wicketgate policy`: one file for each subcommand.
 
+mod arguments;
 mod diff;
 mod explain;
 mod prove;
-mod question;
+mod render;
 mod test;
-mod told;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -17,7 +17,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, Reason, exposition, remote_write::batch_id};
+use super::{Metrics, Reason, remote_write::batch_id};
+use crate::exposition::samples;
 use crate::{
     client::{Upstream, Worker},
     clock::{self, Timestamp},
@@ -90,7 +91,7 @@ struct Scraper {
 
 struct Page {
     text: String,
-    format: exposition::Format,
+    format: samples::Format,
 }
 
 impl Scraper {
@@ -113,7 +114,7 @@ impl Scraper {
     async fn take(&mut self, now: Timestamp, fetched: Result<Page, Failure>, seconds: f64) {
         let yielded = fetched.and_then(|page| {
             let mut harvest = Harvest::new(&self.target, &self.destination.keep, now);
-            match exposition::for_each_line(&page.text, page.format, |line| harvest.add(line)) {
+            match samples::for_each_line(&page.text, page.format, |line| harvest.add(line)) {
                 Ok(()) => Ok(harvest),
                 Err(problem) => {
                     tracing::warn!(job = &*self.target.job, error = %problem, "an exporter's page cannot be read");
@@ -176,7 +177,7 @@ impl Scraper {
         let body = read_bounded(body, target.max_body, target.timeout).await.map_err(|_| Failure("body"))?;
         let media = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let text = String::from_utf8(body.into()).map_err(|_| Failure("format"))?;
-        Ok(Page { text, format: exposition::Format::of(media) })
+        Ok(Page { text, format: samples::Format::of(media) })
     }
 }
 
@@ -204,7 +205,7 @@ impl<'a> Harvest<'a> {
         Self { target, keep, builder, seen, at, scraped: 0, kept: 0, not_kept: 0, invalid: 0, ahead: 0 }
     }
 
-    fn add(&mut self, line: &exposition::Line<'_>) {
+    fn add(&mut self, line: &samples::Line<'_>) {
         self.scraped += 1;
         let own = |name: &str| line.labels.iter().any(|(known, _)| known == name);
         let mut labels: BTreeSet<(Cow<'_, str>, &str)> = BTreeSet::new();

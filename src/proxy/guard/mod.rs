@@ -5,7 +5,6 @@
 //! denial in the audit log.
 
 mod fields;
-mod line;
 mod page;
 mod predict;
 mod scrape;

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::line::{Label, Line, Sample};
+use crate::exposition::line::{Label, Line, Sample};
 use crate::policy::{MaskKey, ScrapeDuty, plain_name};
 
 /// Longest line, in bytes.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 /// A line, without its end.
 #[derive(Debug, PartialEq)]
-pub(super) enum Line<'a> {
+pub(crate) enum Line<'a> {
     /// Nothing in it.
     Blank,
     /// `# EOF`.
@@ -23,41 +23,41 @@ pub(super) enum Line<'a> {
 
 /// One sample.
 #[derive(Debug, PartialEq)]
-pub(super) struct Sample<'a> {
-    pub(super) name: Cow<'a, str>,
+pub(crate) struct Sample<'a> {
+    pub(crate) name: Cow<'a, str>,
     /// The name as it is written, and whether that is inside the braces.
-    pub(super) written: &'a str,
-    pub(super) inside: bool,
-    pub(super) labels: Vec<Label<'a>>,
+    pub(crate) written: &'a str,
+    pub(crate) inside: bool,
+    pub(crate) labels: Vec<Label<'a>>,
     /// Value and timestamp, with the space before them.
-    pub(super) value: &'a str,
-    pub(super) exemplar: Option<Exemplar<'a>>,
+    pub(crate) value: &'a str,
+    pub(crate) exemplar: Option<Exemplar<'a>>,
 }
 
 /// What stands behind a `#` at the end of a sample.
 #[derive(Debug, PartialEq)]
-pub(super) struct Exemplar<'a> {
-    pub(super) labels: Vec<Label<'a>>,
+pub(crate) struct Exemplar<'a> {
+    pub(crate) labels: Vec<Label<'a>>,
     /// All of it, the `#` included.
-    pub(super) written: &'a str,
+    pub(crate) written: &'a str,
 }
 
 /// One label.
 #[derive(Debug, PartialEq)]
-pub(super) struct Label<'a> {
-    pub(super) name: Cow<'a, str>,
-    pub(super) value: Cow<'a, str>,
+pub(crate) struct Label<'a> {
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) value: Cow<'a, str>,
     /// The name as it is written.
-    pub(super) written_name: &'a str,
+    pub(crate) written_name: &'a str,
     /// All of it as it is written.
-    pub(super) written: &'a str,
+    pub(crate) written: &'a str,
 }
 
 /// What is wrong with a line.
-pub(super) type Wrong = &'static str;
+pub(crate) type Wrong = &'static str;
 
 impl<'a> Line<'a> {
-    pub(super) fn parse(text: &'a str) -> Result<Self, Wrong> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Wrong> {
         let text = text.trim_start_matches(SPACE);
         match text.strip_prefix('#') {
             None if text.is_empty() => Ok(Self::Blank),

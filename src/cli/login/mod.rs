@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod cache;
+pub(in crate::cli) mod command;
 pub mod device;
 mod exchange;
 pub mod gate;

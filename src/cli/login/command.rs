@@ -5,21 +5,21 @@ use std::{
     process::{ExitCode, Stdio},
 };
 
-use super::{
-    complain,
-    profile::{self, End, Profile, environment},
-};
-use crate::terminal::{
+use crate::cli::login::{
     self, Waiting,
     login::Settings,
     provider::{GateMetadata, Provider},
+};
+use crate::cli::{
+    complain,
+    profile::{self, End, Profile, environment},
 };
 
 const DEFAULT_SCOPES: &str = "openid offline_access";
 
 /// What `wicketgate login` is told. Whatever is left out is as it was at the last login of that name.
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(in crate::cli) struct Options {
     /// The identity provider
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
@@ -54,7 +54,7 @@ pub(super) struct Options {
     profile: Profile,
 }
 
-pub(super) fn login(options: &Options) -> ExitCode {
+pub(in crate::cli) fn login(options: &Options) -> ExitCode {
     profile::run(async {
         tokio::select! {
             done = log_in(options) => done,
@@ -77,7 +77,7 @@ async fn log_in(options: &Options) -> Result<(), End> {
     };
     instruct(&waiting);
     let login = waiting.finish().await?;
-    terminal::keep(&cache, name, &login).await?;
+    login::keep(&cache, name, &login).await?;
     let who = login.tokens.id.as_ref().map(|id| format!(" as `{}`", id.subject.escape_debug())).unwrap_or_default();
     complain(&format!("logged in at {}{who}; `wicketgate token` now prints a token", login.settings.issuer));
     if login.tokens.refresh.is_none() {
@@ -189,7 +189,7 @@ fn instruct(waiting: &Waiting) {
         Waiting::Browser(browser) => {
             let opened = has_screen() && open(browser.url());
             let how = if opened { "A browser should open; if not, open" } else { "On this machine, open" };
-            let minutes = terminal::browser::PATIENCE.as_secs() / 60;
+            let minutes = login::browser::PATIENCE.as_secs() / 60;
             complain(&format!("{how}\n\n  {}\n\nWaiting for at most {minutes} min; Ctrl-C gives up.", browser.url()));
         }
     }

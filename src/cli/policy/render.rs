@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::question::{Ready, Source};
+use super::arguments::{Ready, Source};
 use crate::policy::{Denial, Explanation, Outcome, PolicyTold, Resource, RuleTold, Ruling};
 
 /// An explanation, line by line.

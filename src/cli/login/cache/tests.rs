@@ -4,9 +4,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
 use crate::{
+    cli::login::login::{Kept, Settings, Tokens},
     clock::Timestamp,
     secret::Secret,
-    terminal::login::{Kept, Settings, Tokens},
 };
 
 struct Directory(PathBuf);
