@@ -20,15 +20,15 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Uri, header};
 use wicketgate::{
-    audit::{Log, Record},
     client::Clients,
     clock,
     config::{load, policies},
-    identity::{Asking, Identity, Issuer, Ways},
-    limits::{self, Fields, Limits, Per, Quantity, Rate, Unit, Use},
+    gate::audit::{Log, Record},
+    gate::identity::{Asking, Identity, Issuer, Ways},
+    gate::limits::{self, Fields, Limits, Per, Quantity, Rate, Unit, Use},
+    gate::policy::{Circumstances, Policy, Question, Resource},
+    gate::proxy::Target,
     peer::Peer,
-    policy::{Circumstances, Policy, Question, Resource},
-    proxy::Target,
     telemetry::Telemetry,
 };
 

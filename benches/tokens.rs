@@ -30,7 +30,7 @@ use wicketgate::{
     client::Clients,
     clock,
     config::load,
-    identity::{Asking, Identity, Issuer, Ways},
+    gate::identity::{Asking, Identity, Issuer, Ways},
     peer::Peer,
     telemetry::Telemetry,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use wicketgate::{
     clock::Timestamp,
-    identity::dpop::proof::{Expected, normal, verify},
+    gate::identity::dpop::proof::{Expected, normal, verify},
 };
 
 /// Takes `data` as a proof; as header and claims of one, with a zero between them; and as a URL.

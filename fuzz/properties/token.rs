@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 use wicketgate::{
     clock::Timestamp,
-    identity::{
+    gate::identity::{
         Algorithm,
         jwt::{Rules, TokenError, Unverified, Verified},
         keys::{Key, parse_jwks},

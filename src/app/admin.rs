@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Parts, Shared};
 use crate::{
     clock::{self, Timestamp},
+    gate::{
+        identity::Issuer,
+        listen::{self, Unreadable},
+    },
     http::Body,
-    identity::Issuer,
-    listen::{self, Unreadable},
     peer::Peer,
 };
 

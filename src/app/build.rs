@@ -10,24 +10,26 @@ use super::{
     upstreams::{Keepers, exporter, vertex},
 };
 use crate::{
-    audit::Log,
     client::Client,
     clock,
     config::Config,
-    credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Origin},
-    grants::Grants,
-    http::LocalService,
-    identity::{
-        self, Identity, Issuer, Ways,
-        dpop::Dpop,
-        session::{self, Memory, Sessions},
+    gate::{
+        audit::Log,
+        credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Origin},
+        grants::Grants,
+        identity::{
+            self, Identity, Issuer, Ways,
+            dpop::Dpop,
+            session::{self, Memory, Sessions},
+        },
+        limits::Limits,
+        listen,
+        proxy::{Bindings, Gate, Metrics},
+        routes::{Routes, TokenBinding},
+        signing::{self, Signing},
     },
-    limits::Limits,
-    listen,
-    proxy::{Bindings, Gate, Metrics},
-    routes::{Routes, TokenBinding},
+    http::LocalService,
     secret::CredentialSlot,
-    signing::{self, Signing},
     telemetry::Telemetry,
 };
 

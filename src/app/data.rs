@@ -9,12 +9,12 @@ use crate::{
     client::Upstream,
     config::{DataSettings, ForecastSettings, ScrapeSettings},
     feedback::Predictions,
+    gate::routes::{Exporter, Vertex},
     ingest::{
         self,
         remote_write::RemoteWrite,
         scrape::{self, Destination, Target},
     },
-    routes::{Exporter, Vertex},
     shape::keep::KeepList,
     sinks::vertex::{self, Forecast, Vertex as Sink},
     spool::{self, Spool},

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::reuse::{Kept, keep};
 use crate::{
     config::IssueSettings,
-    credentials::Minter,
-    identity::Own,
-    proxy::Issue,
-    signing::{self, Signing},
+    gate::{
+        credentials::Minter,
+        identity::Own,
+        proxy::Issue,
+        signing::{self, Signing},
+    },
     telemetry::Telemetry,
 };
 

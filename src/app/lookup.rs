@@ -8,12 +8,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header::HOST}
 
 use crate::{
     config::{Config, ExporterSettings, VertexSettings},
+    gate::{
+        policy::Resource,
+        proxy::Target,
+        routes::{Exporter, Routes, Vertex, Way},
+    },
     http::{Body, BoxFuture, LocalService},
-    policy::Resource,
     principal::Caller,
-    proxy::Target,
     refusal::Refusal,
-    routes::{Exporter, Routes, Vertex, Way},
 };
 
 /// The action and the resource of a request, as `configuration` routes it. Takes its exporters and Vertex.

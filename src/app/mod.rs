@@ -36,13 +36,15 @@ pub use self::{
     replay::{ReplayError, Replayed, replay},
 };
 use crate::{
-    audit::{AuditError, Log},
     client::Clients,
     clock,
     config::{self, Config, Problems},
-    grants::{self, Grants},
-    listen,
-    proxy::{Gate, Metrics},
+    gate::{
+        audit::{AuditError, Log},
+        grants::{self, Grants},
+        listen,
+        proxy::{Gate, Metrics},
+    },
     spool,
     telemetry::Telemetry,
 };

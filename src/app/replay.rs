@@ -14,11 +14,13 @@ use std::{
 use uuid::Uuid;
 
 use crate::{
-    audit::{BodyNames, CertificateNames, Decision, Event, GrantAsked, Line, Lines, Verdict, verify},
+    gate::{
+        audit::{BodyNames, CertificateNames, Decision, Event, GrantAsked, Line, Lines, Verdict, verify},
+        policy::{Change, Changed, Denial, GrantResource, Named, Past, Policy, Replay, Resource, VertexResource},
+        routes,
+    },
     peer::Certificate,
-    policy::{Change, Changed, Denial, GrantResource, Named, Past, Policy, Replay, Resource, VertexResource},
     principal::Principal,
-    routes,
 };
 
 /// What came of a replay.
@@ -193,7 +195,7 @@ fn named(names: &BodyNames) -> Named {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{PolicyFile, Roles};
+    use crate::gate::policy::{PolicyFile, Roles};
 
     fn check(lines: &[String], expected: &Replayed) {
         let schema = "entity Role; entity Principal in [Role] { issuer: String, subject: String }; entity Exporter;

@@ -8,9 +8,11 @@ use super::{
 };
 use crate::{
     config::{ExporterSettings, VertexSettings},
-    credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Minter, Origin},
-    policy::Resource,
-    routes::{Exporter, Group, Vertex},
+    gate::{
+        credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Minter, Origin},
+        policy::Resource,
+        routes::{Exporter, Group, Vertex},
+    },
     secret::{CredentialSlot, Shown},
     telemetry::Telemetry,
 };

@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::{
     client, clock,
-    listen::{self, Unreadable},
+    gate::{
+        listen::{self, Unreadable},
+        proxy::{self, Recorded},
+    },
     peer::Peer,
-    proxy::{self, Recorded},
 };
 
 /// What still runs on a thread of its own when a worker is cut (a large remote write) is not waited for longer.

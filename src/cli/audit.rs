@@ -5,7 +5,7 @@ use std::{fs::File, io::BufReader, path::PathBuf, process::ExitCode};
 use clap::Subcommand;
 
 use super::{WRONG, complain, say};
-use crate::audit::{Verdict, verify};
+use crate::gate::audit::{Verdict, verify};
 
 #[derive(Subcommand)]
 pub(super) enum Command {

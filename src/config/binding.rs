@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{GateSettings, issue::OWN_NAME, reader::Section};
-use crate::{
+use crate::gate::{
     identity::{
         certificate::{Names, Rule},
         dpop,

@@ -21,11 +21,11 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    peer::{Certificate, Chain},
-    policy::{
+    gate::policy::{
         GrantResource, Named, Policy, Resource, VertexResource,
         cases::{Applies, Case, Expected, Reason},
     },
+    peer::{Certificate, Chain},
     principal::Principal,
 };
 

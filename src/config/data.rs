@@ -194,7 +194,7 @@ fn location(section: &Section<'_>, endpoint: &str, vertex: Option<&VertexSetting
         section.refuse("endpoint", format!("`{location}` is not among the `locations` of [vertex]"));
         return None;
     }
-    if !vertex.credentials.iter().any(|(group, _)| *group == crate::routes::Group::Infer) {
+    if !vertex.credentials.iter().any(|(group, _)| *group == crate::gate::routes::Group::Infer) {
         section.refuse("endpoint", "needs the service account `infer` in `google.service_accounts`");
         return None;
     }

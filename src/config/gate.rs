@@ -4,10 +4,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{GateSettings, binding, reader::Section};
 use crate::{
-    audit,
     client::MAX_WORKERS,
-    listen::{self, TlsError},
-    routes::TokenBinding,
+    gate::{
+        audit,
+        listen::{self, TlsError},
+        routes::TokenBinding,
+    },
 };
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);

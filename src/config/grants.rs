@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{reader::Section, upstreams::source};
 use crate::{
     client::Client,
-    grants::{Login, NatsSettings, Place, Settings},
+    gate::grants::{Login, NatsSettings, Place, Settings},
 };
 
 const DEFAULT_MAX: Duration = Duration::from_secs(8 * 3600);

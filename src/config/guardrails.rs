@@ -9,7 +9,9 @@ use super::{
     reader::{Section, Source},
 };
 use crate::{
-    policy::{Duty, MaskKey, Obligation, Pointer, Policy, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name},
+    gate::policy::{
+        Duty, MaskKey, Obligation, Pointer, Policy, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name,
+    },
     series::{METRIC_NAME, NamePattern},
 };
 

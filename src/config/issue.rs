@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ExporterSettings, GateSettings, IssueSettings, VertexSettings, reader::Section};
-use crate::{
+use crate::gate::{
     credentials::Origin,
     identity,
     proxy::JWKS_MAX_AGE,

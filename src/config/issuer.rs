@@ -7,14 +7,13 @@ use serde_json::Value;
 use super::{reader::Section, sessions, upstreams::source};
 use crate::{
     client::{Client, Clients},
-    identity::{
-        self, Algorithm, KeySource, introspection,
+    gate::identity::{
+        self, Algorithm, KeySource,
         issuer::may_be_asked,
         jwt::{ASYMMETRIC, Rules},
         keys::parse_jwks,
-        live,
+        remote::{self, introspection, token_review},
         session::LoginSettings,
-        token_review,
     },
 };
 
@@ -96,8 +95,8 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
 }
 
 /// Where the keys come from; nowhere, where the issuer is asked about each token.
-fn keys(section: &Section<'_>, live: Option<&live::Settings>, issuer: &str) -> KeySource {
-    let reviewed = matches!(live, Some(live::Settings { judge: live::Judge::TokenReview(_), .. }));
+fn keys(section: &Section<'_>, live: Option<&remote::Settings>, issuer: &str) -> KeySource {
+    let reviewed = matches!(live, Some(remote::Settings { judge: remote::Judge::TokenReview(_), .. }));
     let none = section.is_false("jwks");
     if section.has("jwks") && !none {
         section.refuse("jwks", "write `jwks = false`, or leave it out: keys are found by discovery");
@@ -136,7 +135,7 @@ fn keys(section: &Section<'_>, live: Option<&live::Settings>, issuer: &str) -> K
         }
         _ => {}
     }
-    if let Some(live::Settings { judge: live::Judge::Introspection(introspection), .. }) = live
+    if let Some(remote::Settings { judge: remote::Judge::Introspection(introspection), .. }) = live
         && introspection.url.is_none()
         && keys != KeySource::Discovery
     {
@@ -167,7 +166,7 @@ fn required_claims(section: &Section<'_>) -> Vec<(String, Option<Value>)> {
 }
 
 /// How the issuer is asked about its tokens, where it is.
-fn live(section: &Section<'_>) -> Option<live::Settings> {
+fn live(section: &Section<'_>) -> Option<remote::Settings> {
     let (introspection, review) = (section.section("introspection"), section.section("token_review"));
     if introspection.is_some() && review.is_some() {
         section
@@ -186,7 +185,7 @@ fn live(section: &Section<'_>) -> Option<live::Settings> {
         table.finish();
         let client_secret = client_secret?;
         let asked = introspection::Settings { url, client_id, client_secret, audience_optional, subject_claim };
-        return Some(live::Settings { judge: live::Judge::Introspection(asked), cache });
+        return Some(remote::Settings { judge: remote::Judge::Introspection(asked), cache });
     }
     let table = review?;
     let url = table.required("url", "https://kubernetes.default.svc");
@@ -197,7 +196,7 @@ fn live(section: &Section<'_>) -> Option<live::Settings> {
     let cache = cache(&table);
     table.finish();
     let asked = token_review::Settings { url, credential: credential? };
-    Some(live::Settings { judge: live::Judge::TokenReview(asked), cache })
+    Some(remote::Settings { judge: remote::Judge::TokenReview(asked), cache })
 }
 
 fn cache(table: &Section<'_>) -> Duration {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{ExporterSettings, reader::Section};
-use crate::{
+use crate::gate::{
     limits::{Per, Place, Quantity, Rate, Settings, Unit},
     policy::Policy,
     routes::Group,

@@ -35,14 +35,16 @@ pub use self::{
     reader::Problem,
 };
 use crate::{
-    audit,
     client::{Client, Clients, Upstream},
     clock::{self, Timestamp},
-    credentials::Origin,
-    grants as granting, identity, listen,
-    policy::Policy,
-    routes::{Dedicated, Group, LocalTerms, Terms, TokenBinding},
-    signing,
+    gate::{
+        audit,
+        credentials::Origin,
+        grants as granting, identity, listen,
+        policy::Policy,
+        routes::{Dedicated, Group, LocalTerms, Terms, TokenBinding},
+        signing,
+    },
 };
 
 /// A whole configuration, ready to be served.
@@ -72,7 +74,7 @@ pub struct Config {
     /// Vertex, where it is fronted.
     pub vertex: Option<VertexSettings>,
     /// How much may be used.
-    pub limits: Vec<crate::limits::Settings>,
+    pub limits: Vec<crate::gate::limits::Settings>,
     /// The data path, where there is one.
     pub data: Option<DataSettings>,
     /// How roles are granted for a time, where they are.

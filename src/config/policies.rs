@@ -11,8 +11,8 @@ use super::{
     reader::Source,
     roles::{self, Sayings},
 };
-use crate::{
-    policy::{Policy, PolicyFile, Roles, shipped},
+use crate::gate::{
+    policy::{Policy, PolicyFile, Roles, schema_check},
     proxy, routes,
 };
 
@@ -85,7 +85,7 @@ fn set(directory: &Path, above: Option<&Path>, sayings: Option<&Sayings>, told: 
     }
     let roles = read_file(&place(roles_file), told);
     let schema = read_file(&place(schema_file), told);
-    let strange = schema.as_ref().map(shipped::strange).unwrap_or_default();
+    let strange = schema.as_ref().map(schema_check::strange).unwrap_or_default();
     strange.into_iter().for_each(|p| told.problem(p.file, p.line, p.text));
     let policies: Vec<PolicyFile> = files.iter().filter_map(|path| read_file(path, told)).collect();
     let compiled = schema.map(|schema| Policy::new(Roles::default(), &schema, &policies, actions()));

@@ -11,7 +11,7 @@ use super::{
     policies::{self, Told},
     reader::{Section, Source},
 };
-use crate::{
+use crate::gate::{
     policy::{
         PolicyFile, Roles,
         prove::{Claim, Set, Statement, Subject},
@@ -162,7 +162,7 @@ fn read(top: &Section<'_>, subject: &Subject, usual: &[Statement]) -> Vec<Statem
 fn condition(
     section: &Section<'_>,
     subject: &Subject,
-    claim: fn(crate::policy::prove::Condition) -> Claim,
+    claim: fn(crate::gate::policy::prove::Condition) -> Claim,
 ) -> Option<Claim> {
     let text = section.required("when", "principal in Role::\\\"scrape\\\" && action in Action::\\\"administer\\\"");
     if text.is_empty() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{GateSettings, issuer::Login, reader::Section, upstreams::source};
-use crate::identity::{
+use crate::gate::identity::{
     self, KeySource,
     issuer::may_be_asked,
     session::{

@@ -7,9 +7,11 @@ use http::HeaderValue;
 use super::{ExporterSettings, VertexSettings, binding::token_binding, reader::Section};
 use crate::{
     client::{BuildError, Clients, Upstream},
-    credentials::{Google, GoogleSettings, GoogleSubject, Origin},
-    identity::issuer::may_be_asked,
-    routes::{Dedicated, Group, LocalTerms, Terms},
+    gate::{
+        credentials::{Google, GoogleSettings, GoogleSubject, Origin},
+        identity::issuer::may_be_asked,
+        routes::{Dedicated, Group, LocalTerms, Terms},
+    },
     secret::Source,
 };
 

@@ -14,8 +14,8 @@ use proptest::{
 };
 use wicketgate::{
     client::{Clients, Upstream},
-    proxy::Target,
-    routes::{LocalTerms, Routes, Terms, Vertex, Way},
+    gate::proxy::Target,
+    gate::routes::{LocalTerms, Routes, Terms, Vertex, Way},
 };
 
 use crate::{

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use wicketgate::demo::{
     directory::Directory,
+    environment::{Ports, World},
     google::{ENDPOINT, LOCATION, PROJECT},
-    world::{Ports, World},
 };
 
 use crate::support::{

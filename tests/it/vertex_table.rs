@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 use http::Method;
 use prost::encoding::{self, WireType};
 
-const TABLE: &str = include_str!("../../src/routes/vertex_methods.tsv");
+const TABLE: &str = include_str!("../../src/gate/routes/vertex_methods.tsv");
 
 pub(crate) static ROWS: LazyLock<Vec<Row>> = LazyLock::new(read);
 

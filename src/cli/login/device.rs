@@ -12,7 +12,7 @@ use super::{
     printable,
     provider::Provider,
 };
-use crate::{client::oauth::Messenger, identity::issuer::may_be_asked};
+use crate::{client::oauth::Messenger, gate::identity::issuer::may_be_asked};
 
 /// A code that waits to be entered.
 #[derive(Debug)]

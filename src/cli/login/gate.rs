@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::{Problem, printable};
 use crate::{
     client::Client,
+    gate::identity::issuer::may_be_asked,
     http::Body,
-    identity::issuer::may_be_asked,
     secret::{Secret, authorization},
 };
 

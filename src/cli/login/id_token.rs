@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::login::{IdToken, Kept};
 use crate::{
     clock::Timestamp,
-    identity::{
+    gate::identity::{
         jwt::{ASYMMETRIC, Kind, Rules, TokenError, Unverified, is_for_client},
         keys::parse_jwks,
     },

@@ -11,7 +11,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
 use super::{Problem, printable};
-use crate::{client::Client, http::Body, identity::issuer::may_be_asked};
+use crate::{client::Client, gate::identity::issuer::may_be_asked, http::Body};
 
 /// A discovery document has a few KiB.
 const LIMIT: usize = 256 << 10;
@@ -102,7 +102,7 @@ impl Provider {
     /// The provider's keys, as they are now.
     pub(super) async fn jwks(&self) -> Result<Bytes, Problem> {
         let Some(url) = &self.jwks else { return Err(Problem::Lacks("keys to verify an ID token with", "`--scope`")) };
-        fetch(&self.client, url.as_str(), crate::identity::keys::MAX_JWKS_BYTES).await
+        fetch(&self.client, url.as_str(), crate::gate::identity::keys::MAX_JWKS_BYTES).await
     }
 }
 

@@ -15,12 +15,14 @@ use crate::{
     client::Clients,
     clock::{self, Timestamp},
     config::{self, Config},
-    identity::{
-        inspect::{Inspected, Known, inspect},
-        jwt::TokenError,
+    gate::{
+        identity::{
+            inspect::{Inspected, Known, inspect},
+            jwt::TokenError,
+        },
+        policy::{Circumstances, Named, Policy, Question, Resource, VertexResource, is_role},
     },
     peer::Certificate,
-    policy::{Circumstances, Named, Policy, Question, Resource, VertexResource, is_role},
     principal::Principal,
 };
 

@@ -13,7 +13,7 @@ use crate::{
     cli::{WRONG, complain, say},
     client::Clients,
     config,
-    policy::{Change, Changed, Decided, Difference, Is, Part, Policy, differences},
+    gate::policy::{Change, Changed, Decided, Difference, Is, Part, Policy, differences},
     telemetry::chain,
 };
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config,
-    policy::prove::{Report, Settings, Verdict},
+    gate::policy::prove::{Report, Settings, Verdict},
 };
 
 /// What `wicketgate policy prove` is told.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::arguments::{Ready, Source};
-use crate::policy::{Denial, Explanation, Outcome, PolicyTold, Resource, RuleTold, Ruling};
+use crate::gate::policy::{Denial, Explanation, Outcome, PolicyTold, Resource, RuleTold, Ruling};
 
 /// An explanation, line by line.
 pub(super) fn text(ready: &Ready, told: &Explanation<'_>, allowed: bool) -> Vec<String> {

@@ -9,7 +9,7 @@ use super::{
     profile::{End, run},
     say,
 };
-use crate::{config, policy::cases::Told};
+use crate::{config, gate::policy::cases::Told};
 
 /// What `wicketgate policy test` is told.
 #[derive(clap::Args)]

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::reader::Section;
-use crate::{
+use crate::gate::{
     identity::{self, certificate},
     policy::{Claim, Condition, Matcher, Policy, Roles, Rule, is_role},
 };

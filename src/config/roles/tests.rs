@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     config::reader::{Problem, Source},
-    policy::PolicyFile,
+    gate::policy::PolicyFile,
 };
 
 /// Reads rules for the issuers `corp` and `jobs`, all of whose tokens have the tenant `t-1`, and the certificates

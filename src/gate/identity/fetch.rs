@@ -1,0 +1,202 @@
+//! Fetching what an issuer publishes: its discovery document and its JWKS.
+//!
+//! Promises: https only, or http to this machine itself; 1 MiB and ten seconds for each answer; no redirect is
+//! followed; the discovery document is of the issuer that was asked (OpenID Connect Discovery 1.0 section 4.3). The
+//! issuer's own credential, where it wants one, goes to its own origin and to the URL that the configuration names,
+//! nowhere else.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header::AUTHORIZATION};
+
+use super::{
+    issuer::{KeySource, Settings},
+    keys::{JwksError, Key, MAX_JWKS_BYTES, parse_jwks},
+};
+use crate::{
+    client::Client,
+    http::Body,
+    secret::{SourceError, authorization},
+    telemetry::chain,
+};
+
+const REFRESH_LEAST: Duration = Duration::from_secs(60);
+const REFRESH_MOST: Duration = Duration::from_secs(3600);
+const REFRESH_DEFAULT: Duration = Duration::from_secs(300);
+/// For each answer.
+pub(super) const FETCH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What an issuer publishes.
+pub(super) struct Fetched {
+    pub(super) keys: Vec<Key>,
+    /// When to ask again.
+    pub(super) refresh: Duration,
+    /// Its introspection endpoint (RFC 8414 section 2), where its discovery document was read and names one.
+    pub(super) introspection: Option<String>,
+}
+
+/// Why keys could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("{0}")]
+    Client(String),
+    #[error("`{0}` answered {1}")]
+    Status(String, StatusCode),
+    #[error("the discovery document at `{0}` {1}")]
+    Discovery(String, String),
+    #[error("cannot read `{path}`: {problem}", path = .0.display(), problem = .1)]
+    File(PathBuf, std::io::Error),
+    #[error("the credential that it wants")]
+    Credential(#[from] SourceError),
+    #[error("the credential that it wants holds bytes that no header may hold")]
+    NoHeader(#[from] http::header::InvalidHeaderValue),
+    #[error(transparent)]
+    Jwks(#[from] JwksError),
+}
+
+/// Fetches the keys, from wherever the settings say.
+pub(super) async fn fetch(settings: &Settings, client: &Client) -> Result<Fetched, FetchError> {
+    let (url, introspection) = match &settings.keys {
+        KeySource::None => return Ok(Fetched { keys: Vec::new(), refresh: REFRESH_MOST, introspection: None }),
+        KeySource::File(path) => {
+            let text = tokio::fs::read(path).await.map_err(|e| FetchError::File(path.clone(), e))?;
+            return Ok(Fetched { keys: parse_jwks(&text)?, refresh: REFRESH_LEAST, introspection: None });
+        }
+        KeySource::Url(url) => (url.clone(), None),
+        KeySource::Discovery => discover(settings, client).await?,
+    };
+    let (text, refresh) = get(settings, client, &url).await?;
+    Ok(Fetched { keys: parse_jwks(&text)?, refresh, introspection })
+}
+
+async fn discover(settings: &Settings, client: &Client) -> Result<(String, Option<String>), FetchError> {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        issuer: String,
+        jwks_uri: String,
+        introspection_endpoint: Option<String>,
+    }
+    let url = format!("{}/.well-known/openid-configuration", settings.rules.issuer.trim_end_matches('/'));
+    let (text, _) = get(settings, client, &url).await?;
+    let wrong = |why: String| FetchError::Discovery(url.clone(), why);
+    let document: Document = serde_json::from_slice(&text).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+    if document.issuer != settings.rules.issuer {
+        return Err(wrong(format!("is of the issuer `{}`", document.issuer)));
+    }
+    for named in [Some(&document.jwks_uri), document.introspection_endpoint.as_ref()].into_iter().flatten() {
+        if !may_be_asked(named) {
+            return Err(wrong(format!("names `{named}`, which is not https")));
+        }
+    }
+    Ok((document.jwks_uri, document.introspection_endpoint))
+}
+
+async fn get(settings: &Settings, client: &Client, url: &str) -> Result<(Bytes, Duration), FetchError> {
+    let mut request = Request::get(url).header("accept", "application/json");
+    if let Some(source) = settings.credential.as_ref().filter(|_| may_be_shown_to(settings, url)) {
+        request = request.header(AUTHORIZATION, authorization(&format!("Bearer {}", source.read().await?.expose()))?);
+    }
+    let request = request.body(Body::Empty).map_err(|e| FetchError::Client(format!("`{url}`: {e}")))?;
+    let answer = client.fetch(request, MAX_JWKS_BYTES, FETCH_DEADLINE).await;
+    let answer = answer.map_err(|e| FetchError::Client(format!("`{url}`: {}", chain(&e))))?;
+    if answer.status() != StatusCode::OK {
+        return Err(FetchError::Status(url.to_owned(), answer.status()));
+    }
+    let refresh = refresh_after(answer.headers());
+    Ok((answer.into_body(), refresh))
+}
+
+/// Whether the issuer's credential may be shown to `url`: a document that names a server of somebody else's must not
+/// make this gate hand it over.
+fn may_be_shown_to(settings: &Settings, url: &str) -> bool {
+    let origin = |url: &str| url::Url::parse(url).ok().map(|url| url.origin());
+    let named = matches!(&settings.keys, KeySource::Url(named) if named == url);
+    named || origin(url).is_some() && origin(url) == origin(&settings.rules.issuer)
+}
+
+/// Whether `url` may be asked: https, or http to this machine itself.
+#[must_use]
+pub fn may_be_asked(url: &str) -> bool {
+    let Ok(url) = url::Url::parse(url) else { return false };
+    match (url.scheme(), url.host()) {
+        ("https", Some(_)) => true,
+        ("http", Some(url::Host::Ipv4(ip))) => ip.is_loopback(),
+        ("http", Some(url::Host::Ipv6(ip))) => ip.is_loopback(),
+        ("http", Some(url::Host::Domain(name))) => name == "localhost",
+        _ => false,
+    }
+}
+
+/// When to ask again: `max-age` of `Cache-Control` (RFC 9111 section 5.2.2.1) less `Age` (section 5.1), within bounds;
+/// `no-store` and `no-cache` are as short as it gets.
+fn refresh_after(headers: &http::HeaderMap) -> Duration {
+    let text =
+        |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+    let directives = text(http::header::CACHE_CONTROL).to_ascii_lowercase();
+    let mut directives = directives.split(',').map(str::trim);
+    if directives.clone().any(|d| d == "no-store" || d == "no-cache" || d.starts_with("no-cache=")) {
+        return REFRESH_LEAST;
+    }
+    let fresh = directives.find_map(|d| d.strip_prefix("max-age=")?.trim_matches('"').parse().ok());
+    let age = text(http::header::AGE).trim().parse().unwrap_or(0);
+    let fresh = fresh.map(|seconds: u64| Duration::from_secs(seconds.saturating_sub(age)));
+    fresh.unwrap_or(REFRESH_DEFAULT).clamp(REFRESH_LEAST, REFRESH_MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{gate::identity::jwt::Rules, secret::Source};
+
+    #[test]
+    fn the_answers_cache_headers_say_when_to_ask_again_within_bounds() {
+        let check = |headers: &[(&'static str, &str)], seconds: u64| {
+            let headers = headers.iter().map(|(name, value)| {
+                (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap())
+            });
+            assert_eq!(refresh_after(&headers.collect()), Duration::from_secs(seconds));
+        };
+        check(&[], 300);
+        check(&[("cache-control", "public, max-age=600")], 600);
+        check(&[("cache-control", "Max-Age=\"600\", must-revalidate")], 600);
+        check(&[("cache-control", "max-age=600"), ("age", "500")], 100);
+        check(&[("cache-control", "max-age=600"), ("age", "9999")], 60);
+        check(&[("cache-control", "max-age=0")], 60);
+        check(&[("cache-control", "max-age=31536000")], 3600);
+        check(&[("cache-control", "max-age=99999999999999999999999")], 300);
+        check(&[("cache-control", "max-age=soon")], 300);
+        check(&[("cache-control", "no-store, max-age=600")], 60);
+        check(&[("cache-control", "no-cache")], 60);
+    }
+
+    #[test]
+    fn only_https_is_asked_or_this_machine_itself() {
+        for good in ["https://idp.example", "http://127.0.0.1:1/x", "http://[::1]/", "http://localhost:8080"] {
+            assert!(may_be_asked(good), "{good}");
+        }
+        for bad in
+            ["http://idp.example", "http://10.0.0.1", "http://localhost.evil.example", "file:///etc/passwd", "idp", ""]
+        {
+            assert!(!may_be_asked(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_issuers_credential_is_shown_to_its_own_origin_alone() {
+        let check = |keys: KeySource, url: &str, expected: bool| {
+            let settings = Settings {
+                rules: Rules { issuer: "https://api.example".into(), ..Rules::default() },
+                keys,
+                credential: Some(Source::Env("X".into())),
+                ..Settings::test()
+            };
+            assert_eq!(may_be_shown_to(&settings, url), expected, "{url}");
+        };
+        check(KeySource::Discovery, "https://api.example/openid/v1/jwks", true);
+        check(KeySource::Discovery, "https://api.example:6443/openid/v1/jwks", false);
+        check(KeySource::Discovery, "https://api.example.evil.example/jwks", false);
+        check(KeySource::Discovery, "http://api.example/jwks", false);
+        check(KeySource::Url("https://10.0.0.1:6443/jwks".into()), "https://10.0.0.1:6443/jwks", true);
+    }
+}

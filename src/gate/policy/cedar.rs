@@ -1,0 +1,165 @@
+//! The door to Cedar: schema and policies compiled once, questions put to those of them that can apply.
+//!
+//! Promises: denied unless a policy permits and none forbids; denied when any policy reports an error. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use cedar_policy::{Authorizer, Decision, Entities, Entity, Policy, PolicyId, PolicySetError, Request};
+
+use super::{
+    Denial, Question, Ruling,
+    cedar_request::{Labels, Types},
+    compile::{Compiled, PolicyFile, PolicyProblem, compile},
+    context_attributes::Reads,
+    obligations::bind::Obliged,
+    slice::{Index, Slice},
+    source_text::Written,
+};
+
+/// Compiled policies.
+pub(super) struct Policies {
+    index: Index,
+    names: HashMap<PolicyId, Arc<str>>,
+    actions: HashMap<Box<str>, Entity>,
+    authorizer: Authorizer,
+    types: Types,
+    /// Of exporters, which policies see as tags.
+    pub(super) labels: Labels,
+    /// Each policy as its file has it.
+    pub(super) written: Vec<Written>,
+    /// The roles that policies speak of.
+    pub(super) mentioned: HashSet<Box<str>>,
+    /// What permits oblige to.
+    pub(super) obliged: Obliged,
+}
+
+impl Policies {
+    pub(super) fn new<'a>(
+        schema_file: &PolicyFile,
+        files: &[PolicyFile],
+        needed: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        let of_schema = |text: String| vec![PolicyProblem { file: schema_file.path.clone(), line: 0, text }];
+        let compiled = compile(schema_file, files, needed)?;
+        let mut policies = Self::of(compiled, files).map_err(|e| of_schema(e.to_string()))?;
+        let ill_obliged = std::mem::take(&mut policies.obliged.problems);
+        if ill_obliged.is_empty() { Ok(policies) } else { Err(ill_obliged) }
+    }
+
+    /// Sorts what was compiled; `files` is where it came from.
+    pub(super) fn of(compiled: Compiled, files: &[PolicyFile]) -> Result<Self, Box<dyn std::error::Error>> {
+        let Compiled { schema, set, names, written } = compiled;
+        let (types, entities) = (Types::new()?, schema.action_entities()?);
+        let ancestors = |uid: &_| entities.ancestors(uid).into_iter().flatten().cloned().collect();
+        let index = Index::new(set.policies(), &types.principal, entities.iter(), ancestors);
+        let obliged = Obliged::read(&set, files, &entities);
+        let actions: HashMap<Box<str>, Entity> =
+            entities.iter().map(|action| (action.uid().id().unescaped().into(), action.clone())).collect();
+        let spoken_of = set.policies().flat_map(Policy::entity_literals);
+        let roles = spoken_of.filter(|uid| *uid.type_name() == types.role);
+        let mentioned = roles.map(|uid| uid.id().unescaped().into()).collect();
+        let (authorizer, labels) = (Authorizer::new(), Labels::new());
+        Ok(Self { index, names, actions, authorizer, types, labels, written, mentioned, obliged })
+    }
+
+    /// The policies that can apply to a question that is decided with these roles.
+    pub(super) fn slice(&self, question: &Question<'_>, roles: &[Arc<str>]) -> Result<Arc<Slice>, Box<PolicySetError>> {
+        let principal = [self.types.principal(&question.principal.name)].into_iter();
+        let principal = principal.chain(roles.iter().map(|role| self.types.role(role)));
+        let resource = self.types.resource(question.resource);
+        let action = self.actions.get(&**question.action).map(Entity::uid);
+        self.index.slice(action.as_ref(), principal, self.types.kind(question.resource), &resource)
+    }
+
+    /// What the policies are called.
+    pub(super) fn policies(&self) -> BTreeSet<Arc<str>> {
+        self.names.values().cloned().collect()
+    }
+
+    /// Denies where Cedar denies or reports any error.
+    pub(super) fn decide(&self, question: Question<'_>, roles: Arc<[Arc<str>]>) -> Ruling {
+        match self.slice(&question, &roles) {
+            Ok(slice) => self.decide_by(&slice, question, roles),
+            Err(error) => failed(error.to_string(), roles),
+        }
+    }
+
+    /// The same with the policies that can apply at hand.
+    pub(super) fn decide_by(&self, slice: &Slice, question: Question<'_>, roles: Arc<[Arc<str>]>) -> Ruling {
+        let Some(action) = self.actions.get(&**question.action) else {
+            return failed(format!("the schema lacks the action `{}`", question.action), roles);
+        };
+        let (request, entities) = match self.types.phrase(question, action, &roles, &self.labels, slice.reads) {
+            Ok(phrased) => phrased,
+            Err(error) => return failed(error.to_string(), roles),
+        };
+        let answer = self.authorizer.is_authorized(&request, &slice.set, &entities);
+        let mut errors: Vec<String> = answer.diagnostics().errors().map(ToString::to_string).collect();
+        if !errors.is_empty() {
+            errors.sort_unstable();
+            return failed(errors.join("; "), roles);
+        }
+        let mut policies: Vec<Arc<str>> =
+            answer.diagnostics().reason().filter_map(|id| self.names.get(id).cloned()).collect();
+        policies.sort_unstable();
+        let denial = match answer.decision() {
+            Decision::Allow => None,
+            Decision::Deny if policies.is_empty() => Some(Denial::NotPermitted),
+            Decision::Deny => Some(Denial::Forbidden),
+        };
+        let obligations = match denial {
+            None => self.obliged.of(answer.diagnostics().reason(), question.action),
+            Some(_) => Ok(Arc::default()),
+        };
+        match obligations {
+            Ok(obligations) => {
+                Ruling { allowed: denial.is_none(), roles, policies: policies.into(), obligations, denial }
+            }
+            Err(text) => failed(text, roles),
+        }
+    }
+
+    /// The actions that a name stands for: the one that is called so, and all that are inside a group of that name.
+    pub(super) fn inside(&self, name: &str) -> BTreeSet<Box<str>> {
+        let is_inside = |action: &Entity| {
+            let (_, _, groups) = action.clone().into_inner();
+            groups.iter().any(|group| group.id().unescaped() == name)
+        };
+        let inside = self.actions.iter().filter(|(id, action)| ***id == *name || is_inside(action));
+        inside.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Each action with all groups that it is in.
+    pub(super) fn groups(&self) -> BTreeMap<&str, BTreeSet<String>> {
+        let groups = |action: &Entity| {
+            let (_, _, groups) = action.clone().into_inner();
+            groups.iter().map(ToString::to_string).collect()
+        };
+        self.actions.iter().map(|(id, action)| (&**id, groups(action))).collect()
+    }
+
+    /// The whole question in Cedar's words, whatever policies read of it; nothing where it has none.
+    pub(super) fn phrase(&self, question: Question<'_>, roles: &[Arc<str>]) -> Option<(Request, Entities)> {
+        let action = self.actions.get(&**question.action)?;
+        self.types.phrase(question, action, roles, &self.labels, Reads::ALL).ok()
+    }
+
+    /// Decides by all policies and with all circumstances: what every other way must agree with.
+    #[cfg(test)]
+    pub(super) fn decide_by_all(&self, question: Question<'_>, roles: Arc<[Arc<str>]>) -> Ruling {
+        self.decide_by(&self.index.whole(), question, roles)
+    }
+}
+
+pub(super) fn failed(text: String, roles: Arc<[Arc<str>]>) -> Ruling {
+    Ruling {
+        allowed: false,
+        roles,
+        policies: Arc::default(),
+        obligations: Arc::default(),
+        denial: Some(Denial::Error(text)),
+    }
+}

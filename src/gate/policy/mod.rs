@@ -1,0 +1,240 @@
+//! What may a principal do? Roles from claims, then Cedar on principal, action, resource and context.
+//!
+//! Promises: denied unless a policy permits; denied when any policy reports an error; a principal that would hold two
+//! roles which are kept apart is denied whatever the policies say. A decision is remembered only under everything that
+//! it was made from, and only as long as this set of policies lives. Pure: no I/O, and no clock.
+
+pub mod cases;
+mod cedar;
+mod cedar_request;
+mod compile;
+mod context_attributes;
+mod decision_cache;
+mod explain;
+mod obligations;
+pub mod prove;
+mod question;
+mod replay;
+mod roles;
+mod rule;
+pub mod schema_check;
+mod shadow;
+mod slice;
+mod source_text;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+pub use self::{
+    compile::{PolicyFile, PolicyProblem},
+    explain::{ConditionTold, Explanation, Outcome, PolicyTold, RuleTold},
+    obligations::{Duty, MaskKey, Obligation, Pointer, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name},
+    question::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource},
+    replay::{Change, Changed, Decided, Difference, Is, Part, Past, Replay, differences},
+    roles::{HELD, Roles},
+    rule::{Claim, Condition, Matcher, Rule, is_role},
+    shadow::Shadowed,
+    source_text::Written,
+};
+use self::{
+    decision_cache::{Memory, Settled},
+    roles::Unsettled,
+};
+use crate::principal::Principal;
+
+/// Roles and policies, compiled.
+pub struct Policy {
+    roles: Roles,
+    cedar: cedar::Policies,
+    memory: Memory,
+    /// What is asked besides, and decides nothing.
+    shadow: Option<Box<Self>>,
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// Whether it may.
+    pub allowed: bool,
+    /// The roles that it was decided with.
+    pub roles: Arc<[Arc<str>]>,
+    /// The policies that decided; none where nothing permitted.
+    pub policies: Arc<[Arc<str>]>,
+    /// What the policies that permitted it oblige the gate to, all of it.
+    pub obligations: Arc<[Arc<Obligation>]>,
+    /// Why not.
+    pub denial: Option<Denial>,
+}
+
+/// Why something is denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// No policy permits it.
+    NotPermitted,
+    /// A `forbid` policy forbids it.
+    Forbidden,
+    /// The principal would hold roles that are kept apart; names the two rules.
+    Separation(String),
+    /// The principal holds these roles, of which one may be active at a time, and has not said which.
+    RoleNotActivated(Arc<[Arc<str>]>),
+    /// The principal does not hold the role that it would activate.
+    RoleNotHeld(Arc<str>),
+    /// A policy could not be evaluated.
+    Error(String),
+}
+
+impl Denial {
+    /// Every word that [`Denial::reason`] gives.
+    pub const REASONS: [&str; 6] =
+        ["not_permitted", "forbidden", "separation_of_duty", "role_not_activated", "role_not_held", "policy_error"];
+
+    /// The stable word for it, in refusals and records.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotPermitted => "not_permitted",
+            Self::Forbidden => "forbidden",
+            Self::Separation(_) => "separation_of_duty",
+            Self::RoleNotActivated(_) => "role_not_activated",
+            Self::RoleNotHeld(_) => "role_not_held",
+            Self::Error(_) => "policy_error",
+        }
+    }
+}
+
+impl Policy {
+    /// Compiles roles and policies. `actions` are those that routes can ask about: each must be in the schema.
+    ///
+    /// # Errors
+    /// Every problem with the schema and the policies.
+    pub fn new<'a>(
+        roles: Roles,
+        schema: &PolicyFile,
+        policies: &[PolicyFile],
+        actions: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        let cedar = cedar::Policies::new(schema, policies, actions)?;
+        Ok(Self { roles, cedar, memory: Memory::new(), shadow: None })
+    }
+
+    /// The same policies with other roles.
+    #[must_use]
+    pub fn with_roles(self, roles: Roles) -> Self {
+        Self { roles, memory: Memory::new(), ..self }
+    }
+
+    /// The same policies, told the labels of these exporters.
+    #[must_use]
+    pub fn with_labels(mut self, exporters: impl Iterator<Item = (Arc<str>, Vec<(String, String)>)>) -> Self {
+        self.cedar.labels = exporters.collect();
+        let shadow = self.shadow.take().map(|shadow| Box::new(shadow.labelled(&self.cedar.labels)));
+        Self { memory: Memory::new(), shadow, ..self }
+    }
+
+    /// The roles that a principal holds, whichever it activates. Sorted.
+    #[must_use]
+    pub fn held(&self, principal: &Principal, granted: &[Arc<str>]) -> Arc<[Arc<str>]> {
+        roles::sorted(&self.roles.held(principal, granted))
+    }
+
+    /// The same of a principal's own roles, with those that its token of this gate leaves out since another one was
+    /// activated for it: what separation goes by. Sorted.
+    #[must_use]
+    pub fn held_in_all(&self, principal: &Principal) -> Arc<[Arc<str>]> {
+        roles::sorted(&[self.roles.held(principal, &[]), self.roles.left_out(principal)].concat())
+    }
+
+    /// The rules and lists of roles.toml.
+    #[must_use]
+    pub fn roles(&self) -> &Roles {
+        &self.roles
+    }
+
+    /// Every policy as its file has it, in the order of files and lines.
+    #[must_use]
+    pub fn written(&self) -> &[Written] {
+        &self.cedar.written
+    }
+
+    /// The policies' names, as rulings give them.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<Arc<str>> {
+        self.cedar.policies()
+    }
+
+    /// The guardrails that policies name.
+    #[must_use]
+    pub fn obliged(&self) -> BTreeSet<&str> {
+        self.cedar.obliged.names()
+    }
+
+    /// The same policies with guardrails behind the names. Until then a permit that names one denies.
+    ///
+    /// # Errors
+    /// Names that no guardrail has, and guardrails that a permit gives nothing to act on.
+    pub fn with_guardrails(mut self, guardrails: Vec<Obligation>) -> Result<Self, Vec<PolicyProblem>> {
+        let guardrails: Vec<Arc<Obligation>> = guardrails.into_iter().map(Arc::new).collect();
+        let problems = self.cedar.obliged.bind(&guardrails);
+        if problems.is_empty() { Ok(Self { memory: Memory::new(), ..self }) } else { Err(problems) }
+    }
+
+    /// Whether a policy speaks of this role.
+    #[must_use]
+    pub fn mentions(&self, role: &str) -> bool {
+        self.cedar.mentioned.contains(role)
+    }
+
+    /// The actions that a name stands for: the one that is called so, and all that are inside a group of that name. None
+    /// where the schema does not know it.
+    #[must_use]
+    pub fn actions_inside(&self, name: &str) -> BTreeSet<Box<str>> {
+        self.cedar.inside(name)
+    }
+
+    /// Whether some rule gives this role.
+    #[must_use]
+    pub fn gives(&self, role: &str) -> bool {
+        self.roles.rules.iter().any(|rule| *rule.role == *role)
+    }
+
+    /// Answers a question, from memory where the same was asked before.
+    pub fn rule(&self, question: Question<'_>) -> Arc<Ruling> {
+        let decide = |slice: &slice::Slice, roles| self.cedar.decide_by(slice, question, roles);
+        self.memory.rule(question, || self.settle(question), decide)
+    }
+
+    /// Which of the `held` roles nobody may hold beside `role`.
+    #[must_use]
+    pub fn apart<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
+        self.roles.apart(held, role)
+    }
+
+    /// Answers a question by evaluating roles and policies.
+    #[must_use]
+    pub fn decide(&self, question: Question<'_>) -> Ruling {
+        match self.roles.of(&question) {
+            Ok(roles) => self.cedar.decide(question, roles),
+            Err(unsettled) => unsettled.into(),
+        }
+    }
+
+    /// The roles and the policies that decide a question.
+    fn settle(&self, question: Question<'_>) -> Settled {
+        let ruled = |ruling| Settled::Ruled(Arc::new(ruling));
+        match self.roles.of(&question) {
+            Ok(roles) => match self.cedar.slice(&question, &roles) {
+                Ok(slice) => Settled::Open { roles, slice, case: None },
+                Err(error) => ruled(cedar::failed(error.to_string(), roles)),
+            },
+            Err(unsettled) => ruled(unsettled.into()),
+        }
+    }
+}
+
+impl From<Unsettled> for Ruling {
+    fn from(Unsettled { roles, denial }: Unsettled) -> Self {
+        Self { allowed: false, roles, policies: Arc::default(), obligations: Arc::default(), denial: Some(denial) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! A second set of policies that is asked the same and decides nothing.
+//!
+//! Promises: what it would have ruled is told to whoever asks, and reaches no answer from here: a [`Ruling`] of the
+//! enforced set never depends on it. It denies where it cannot be evaluated, as the enforced set does.
+
+use std::sync::Arc;
+
+use super::{Policy, Question, Ruling, cedar_request::Labels, decision_cache::Memory};
+
+/// What the shadow set would have ruled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadowed {
+    /// Its ruling.
+    pub ruling: Arc<Ruling>,
+    /// Whether it would have decided otherwise.
+    pub differs: bool,
+}
+
+impl Policy {
+    /// The same, with `shadow` asked besides.
+    #[must_use]
+    pub fn with_shadow(self, shadow: Self) -> Self {
+        Self { shadow: Some(Box::new(shadow)), ..self }
+    }
+
+    /// The shadow set knows the same exporters as the enforced one.
+    pub(super) fn labelled(mut self, labels: &Labels) -> Self {
+        self.cedar.labels = labels.clone();
+        Self { memory: Memory::new(), ..self }
+    }
+
+    /// What the shadow set would have ruled where the enforced one ruled this; `None` where there is no shadow set.
+    #[must_use]
+    pub fn shadow(&self, question: Question<'_>, enforced: &Ruling) -> Option<Shadowed> {
+        let ruling = self.shadow.as_ref()?.rule(question);
+        let differs = ruling.allowed != enforced.allowed;
+        Some(Shadowed { ruling, differs })
+    }
+
+    /// Whether there is a shadow set.
+    #[must_use]
+    pub fn has_shadow(&self) -> bool {
+        self.shadow.is_some()
+    }
+}

@@ -1,0 +1,37 @@
+//! An answer on its way to the client: the response, and what must follow it until its last byte.
+
+use std::sync::Arc;
+
+use http::Response;
+use http_body::Body as _;
+
+use super::{authorize::Permit, request_body::Foul, response_usage::Trail, stream_end::Bound};
+use crate::{http::Body, peer::Peer};
+
+/// What a request is answered with, before its record takes hold of it.
+pub(super) struct Answer {
+    pub(super) response: Response<Body>,
+    pub(super) trail: Trail,
+    pub(super) bound: Option<Bound>,
+    /// What ends a gRPC call by its caller's own messages.
+    pub(super) foul: Option<Arc<Foul>>,
+}
+
+impl From<Response<Body>> for Answer {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, trail: Trail::None, bound: None, foul: None }
+    }
+}
+
+impl Answer {
+    /// Ends the answer with what the permit stands on, where it is a stream: with its grants always, with the
+    /// principal's proof and the peer's certificate where its route wants that. An answer whose length is known is
+    /// finite: it may come to its end.
+    pub(super) fn bounded(mut self, permit: &Permit<'_>, peer: &Peer) -> Self {
+        let endless = self.response.body().size_hint().exact().is_none();
+        let proof = (endless && permit.route.terms().end_streams).then_some((&permit.principal, peer));
+        let grants = if endless { &*permit.held.grants } else { &[] };
+        self.bound = Bound::new(proof, grants, self.foul.take());
+        self
+    }
+}

@@ -1,0 +1,188 @@
+//! What closes a request's record: the response's body, when its last byte has left or the client has gone. It holds
+//! the record from the beginning, so that a client that leaves before its answer leaves a record too.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, Method, Response,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::{
+    Gate, Metrics, answer::Answer, guardrails::Cut, headers::for_client, response_usage::Trail, stream_end::End,
+};
+use crate::{
+    clock::Timestamp,
+    gate::{
+        audit::{Log, Record},
+        limits::Spent,
+    },
+    http::{Body, BodyError},
+};
+
+/// What a token is taken for where nobody counted: Google says about four characters of text.
+const BYTES_A_TOKEN: u64 = 4;
+
+/// An answer to HEAD: RFC 9110 section 9.3.2, no content, but the length that it would have. hyper sees to that over
+/// HTTP/1.1 alone; over HTTP/2 a client takes what comes for an error of the connection.
+fn without_content(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    Response::from_parts(head, Body::Empty)
+}
+
+/// A body and the record that it closes; before there is an answer, the record alone.
+pub struct Recorded {
+    pub(super) record: Box<Record>,
+    /// What the request has taken of its limits; empty once it is over.
+    pub(super) spent: Spent,
+    body: Body,
+    bytes_out: u64,
+    trail: Trail,
+    closed: bool,
+    end: Option<End>,
+    audit: Arc<Log>,
+    metrics: Arc<Metrics>,
+}
+
+impl Recorded {
+    /// Holds the record of a request whose story begins. hyper drops the story where it stands when the client leaves.
+    pub(super) fn open(record: Record, gate: &Gate) -> Self {
+        let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
+        let (record, spent) = (Box::new(record), Spent::default());
+        Self {
+            record,
+            spent,
+            body: Body::Empty,
+            bytes_out: 0,
+            trail: Trail::None,
+            closed: false,
+            end: None,
+            audit,
+            metrics,
+        }
+    }
+
+    /// Takes the answer's body along.
+    pub(super) fn answer(mut self, answer: Answer, now: Timestamp) -> Response<Self> {
+        let Answer { response, trail, bound, .. } = answer;
+        self.record.status = Some(response.status());
+        self.trail = trail;
+        let grpc = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        self.record.grpc_status = grpc_status(response.headers());
+        self.end = bound.map(|bound| bound.end(grpc, now));
+        if self.record.method == Method::HEAD { without_content(response) } else { response }.map(|body| {
+            self.body = body;
+            self
+        })
+    }
+
+    fn close(&mut self) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        self.trail.name(&mut self.record);
+        self.settle();
+        self.audit.close(&self.record, self.bytes_out);
+        self.metrics.request(&self.record, self.bytes_out);
+    }
+}
+
+impl Recorded {
+    /// Settles what a request has taken that is refused after all: no model has counted anything.
+    pub(super) fn refused(&mut self) {
+        std::mem::take(&mut self.spent).asked(self.asked());
+    }
+
+    /// Charges what is known only now, and lets go of the request's place among the open ones.
+    fn settle(&mut self) {
+        let spent = std::mem::take(&mut self.spent);
+        spent.asked(self.asked());
+        // what a model did not tell, since it was broken off or speaks a language of its own, it has counted all the same
+        let untold = matches!(self.trail, Trail::None) || self.record.reason.is_some();
+        // of a question that was not refused upstream, so far as is known
+        let taken = self.record.status.is_none_or(|status| status.is_success());
+        let question = if taken { self.asked() } else { 0 };
+        let guessed = untold.then_some(self.bytes_out.saturating_add(question) / BYTES_A_TOKEN);
+        spent.counted(self.record.tokens.or(guessed).unwrap_or_default());
+    }
+
+    /// Bytes of the request's body that were read.
+    fn asked(&self) -> u64 {
+        self.record.bytes_in.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+}
+
+impl http_body::Body for Recorded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(end) = this.end.as_mut()
+            && let Poll::Ready(why) = end.poll(cx)
+        {
+            let last = end.last_frame(&why);
+            this.record.reason = Some(why.reason);
+            this.record.grpc_status = last.as_ref().ok().and_then(Frame::trailers_ref).and_then(grpc_status);
+            // dropping it closes the upstream's side
+            this.body = Body::Empty;
+            this.end = None;
+            this.close();
+            return Poll::Ready(Some(last));
+        }
+        let mut polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &mut polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.bytes_out += data.len() as u64;
+                    self.spent.answered(data.len() as u64);
+                    self.trail.look(data);
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    for_client(trailers);
+                    self.record.grpc_status = grpc_status(trailers);
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.record.reason = Some(if error.is::<Cut>() { "guardrail" } else { "upstream_broke_off" });
+                self.record.keep_detail(&error.to_string());
+                self.close();
+            }
+            Poll::Ready(None) => self.close(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The status that a gRPC call ended with, where these trailers have one.
+fn grpc_status(trailers: &HeaderMap) -> Option<u16> {
+    trailers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+impl Drop for Recorded {
+    /// hyper does not ask for the end of a body whose length it knows, and a client may walk away.
+    fn drop(&mut self) {
+        let unanswered = self.record.status.is_none() || !self.body.is_end_stream();
+        if unanswered && self.record.reason.is_none() {
+            self.record.reason = Some("client_gone");
+        }
+        self.close();
+    }
+}

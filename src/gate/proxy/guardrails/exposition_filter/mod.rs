@@ -1,0 +1,268 @@
+//! A page of metrics on its way to a caller who may not see all of it. Pure.
+//!
+//! Promises: what a guardrail hides is not in what is passed on, in whatever chunks the page came, and the rest is
+//! passed on byte for byte. It must never hold more of a page than one line, and what cannot be read ends the page with
+//! an error: half a page is no page to a scraper.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use crate::exposition::line::{Label, Line, Sample};
+use crate::gate::policy::{MaskKey, ScrapeDuty, plain_name};
+
+/// Longest line, in bytes.
+const MAX_LINE: usize = 1 << 20;
+/// Series of one page that are remembered where labels are taken away. More end the page.
+const MAX_SERIES: usize = 200_000;
+/// What is behind a family's name in the names of its samples (OpenMetrics 1.0, section 5).
+const SUFFIXES: [&str; 8] = ["_total", "_created", "_bucket", "_count", "_sum", "_info", "_gcount", "_gsum"];
+
+/// Why a page ends before its end.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::gate::proxy) enum Cut {
+    #[error("a line of the page is longer than {MAX_LINE} bytes")]
+    Long,
+    #[error("a line of the page is not UTF-8")]
+    NotText,
+    #[error("line {0} of the page cannot be read: {1}")]
+    Wrong(usize, &'static str),
+    #[error("line {0} of the page would be a second sample of one series without its labels: mask them instead")]
+    Twice(usize),
+    #[error("the page has more than {MAX_SERIES} series, too many to take labels away from")]
+    Series,
+}
+
+/// One page, read as it comes.
+pub(super) struct Page {
+    duties: Arc<[ScrapeDuty]>,
+    /// The beginning of a line whose end has not come.
+    pending: Vec<u8>,
+    line: usize,
+    /// The last family that was declared, and its type.
+    family: Option<(String, String)>,
+    /// The series that were passed on, where labels are taken away.
+    seen: HashSet<u64>,
+    hasher: RandomState,
+}
+
+/// What becomes of a label.
+enum Fate<'k> {
+    Keep,
+    Drop,
+    Mask(&'k MaskKey),
+}
+
+impl Page {
+    pub(super) fn new(duties: Arc<[ScrapeDuty]>) -> Self {
+        let (seen, hasher) = (HashSet::new(), RandomState::new());
+        Self { duties, pending: Vec::new(), line: 0, family: None, seen, hasher }
+    }
+
+    /// Reads on; what the caller may see is put behind `out`.
+    pub(super) fn feed(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), Cut> {
+        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+            if self.pending.len() + piece.len() > MAX_LINE {
+                return Err(Cut::Long);
+            }
+            if !piece.ends_with(b"\n") {
+                self.pending.extend_from_slice(piece);
+            } else if self.pending.is_empty() {
+                self.pass(piece, out)?;
+            } else {
+                let mut line = std::mem::take(&mut self.pending);
+                line.extend_from_slice(piece);
+                self.pass(&line, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The page is at its end.
+    pub(super) fn end(&mut self, out: &mut Vec<u8>) -> Result<(), Cut> {
+        let line = std::mem::take(&mut self.pending);
+        if line.is_empty() { Ok(()) } else { self.pass(&line, out) }
+    }
+
+    fn pass(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), Cut> {
+        self.line += 1;
+        let text = std::str::from_utf8(line).map_err(|_| Cut::NotText)?;
+        let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
+        match Line::parse(text).map_err(|wrong| Cut::Wrong(self.line, wrong))? {
+            Line::Blank | Line::Eof => out.extend_from_slice(line),
+            // what is said there could be anything, a hidden sample among it
+            Line::Comment => {}
+            Line::Meta { keyword, family, said } => {
+                if self.duties.iter().all(|duty| tells(duty, &family)) {
+                    out.extend_from_slice(line);
+                }
+                if keyword == "TYPE" {
+                    self.family = Some((family.into_owned(), said.to_owned()));
+                }
+            }
+            Line::Sample(sample) => {
+                if let Some(shown) = self.sample(&sample, text)? {
+                    out.extend_from_slice(shown.as_ref());
+                    out.extend_from_slice(end.as_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The sample as the caller may see it; `None` where it may not.
+    fn sample<'a>(&mut self, sample: &Sample<'a>, text: &'a str) -> Result<Option<Shown<'a>>, Cut> {
+        let family = self.family.as_ref().and_then(|(family, kind)| belongs(&sample.name, family, kind));
+        let shown = self.duties.iter().all(|duty| {
+            shows(duty, &sample.name, family)
+                && !hides(duty, &sample.name)
+                && !family.is_some_and(|(family, _)| hides(duty, family))
+                && !hides_series(duty, &sample.labels)
+        });
+        if !shown {
+            return Ok(None);
+        }
+        if self.duties.iter().any(|duty| !duty.drop_labels.is_empty()) && self.is_seen(sample)? {
+            return Err(Cut::Twice(self.line));
+        }
+        let touched = |labels: &[Label<'_>]| labels.iter().any(|label| !matches!(self.fate(label), Fate::Keep));
+        let exemplar = sample.exemplar.as_ref();
+        let exemplar_goes = exemplar.is_some_and(|exemplar| {
+            touched(&exemplar.labels) || self.duties.iter().any(|duty| hides_series(duty, &exemplar.labels))
+        });
+        Ok(Some(match (touched(&sample.labels), exemplar_goes) {
+            (false, false) => Shown::AsItIs(text),
+            (true, _) => Shown::Changed(self.changed(sample, exemplar_goes)),
+            (false, true) => {
+                let before = exemplar.map_or(0, |exemplar| exemplar.written.len());
+                Shown::AsItIs(text.get(..text.len().saturating_sub(before)).unwrap_or_default().trim_end())
+            }
+        }))
+    }
+
+    /// Written anew, without the labels that go and with masks for those that are masked.
+    fn changed(&self, sample: &Sample<'_>, exemplar_goes: bool) -> String {
+        let mut inside: Vec<String> = Vec::new();
+        if sample.inside {
+            inside.push(sample.written.to_owned());
+        }
+        for label in &sample.labels {
+            match self.fate(label) {
+                Fate::Keep => inside.push(label.written.to_owned()),
+                Fate::Drop => {}
+                Fate::Mask(key) => {
+                    let mask = key.mask(&plain_name(&label.name), &label.value);
+                    inside.push(format!("{}=\"{mask}\"", label.written_name));
+                }
+            }
+        }
+        let name = if sample.inside { "" } else { sample.written };
+        let braces = if inside.is_empty() { String::new() } else { format!("{{{}}}", inside.join(",")) };
+        let exemplar = sample.exemplar.as_ref().filter(|_| !exemplar_goes).map_or("", |exemplar| exemplar.written);
+        let value = sample.value.trim_start_matches([' ', '\t']);
+        let line = format!("{name}{braces} {value}{exemplar}");
+        line.trim_end().to_owned()
+    }
+
+    fn fate(&self, label: &Label<'_>) -> Fate<'_> {
+        let name = plain_name(&label.name);
+        let listed = |names: &[Box<str>]| names.iter().any(|listed| **listed == *name);
+        if self.duties.iter().any(|duty| listed(&duty.drop_labels)) {
+            return Fate::Drop;
+        }
+        let masked = self.duties.iter().find(|duty| listed(&duty.mask_labels));
+        match masked {
+            // without a value there is no such label
+            _ if label.value.is_empty() => Fate::Keep,
+            None => Fate::Keep,
+            Some(duty) => duty.mask.as_ref().map_or(Fate::Drop, Fate::Mask),
+        }
+    }
+
+    /// Whether a sample of the same series, as the caller sees it, was there before.
+    fn is_seen(&mut self, sample: &Sample<'_>) -> Result<bool, Cut> {
+        let mut labels: Vec<(&str, &str)> = sample
+            .labels
+            .iter()
+            .filter(|label| !label.value.is_empty() && !matches!(self.fate(label), Fate::Drop))
+            .map(|label| (&*label.name, &*label.value))
+            .collect();
+        labels.sort_unstable();
+        let identity = self.hasher.hash_one((&*sample.name, labels));
+        if self.seen.len() >= MAX_SERIES {
+            return Err(Cut::Series);
+        }
+        Ok(!self.seen.insert(identity))
+    }
+}
+
+/// A sample's line.
+enum Shown<'a> {
+    AsItIs(&'a str),
+    Changed(String),
+}
+
+impl AsRef<[u8]> for Shown<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::AsItIs(text) => text.as_bytes(),
+            Self::Changed(text) => text.as_bytes(),
+        }
+    }
+}
+
+/// The declared family and its name without `_total` where it is a counter's, if a sample of this name is one of its.
+fn belongs<'f>(sample: &str, family: &'f str, kind: &str) -> Option<(&'f str, &'f str)> {
+    let suffixes: &[&str] = match kind {
+        "counter" => &["_total", "_created"],
+        "histogram" => &["_bucket", "_count", "_sum", "_created"],
+        "summary" => &["_count", "_sum", "_created"],
+        "gaugehistogram" => &["_bucket", "_gcount", "_gsum"],
+        "info" => &["_info"],
+        _ => &[],
+    };
+    let behind = sample.strip_prefix(family)?;
+    let base = if kind == "counter" { family.strip_suffix("_total").unwrap_or(family) } else { family };
+    (behind.is_empty() || suffixes.contains(&behind)).then_some((family, base))
+}
+
+/// Whether the only families that are shown, where it says so, have this sample's among them. Names are compared as they
+/// are: what is not known is not shown.
+fn shows(duty: &ScrapeDuty, sample: &str, family: Option<(&str, &str)>) -> bool {
+    duty.show.as_ref().is_none_or(|list| {
+        list.iter().any(|pattern| {
+            let of_family = family.is_some_and(|(family, base)| pattern.matches(family) || pattern.matches(base));
+            of_family || pattern.matches(sample)
+        })
+    })
+}
+
+/// Whether a sample of this name, or its family by any reading of its name, is left out.
+fn hides(duty: &ScrapeDuty, sample: &str) -> bool {
+    let name = plain_name(sample);
+    let matches = |name: &str| duty.hide.iter().any(|pattern| pattern.matches(name));
+    let base = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
+    matches(&name)
+        || base.is_some_and(matches)
+        // a counter is called by its family or by its sample
+        || name.strip_suffix("_created").is_some_and(|base| matches(&format!("{base}_total")))
+}
+
+/// Whether the caller may know what is said of this family.
+fn tells(duty: &ScrapeDuty, family: &str) -> bool {
+    let total = format!("{family}_total");
+    let counter = Some((family, family.strip_suffix("_total").unwrap_or(family)));
+    let shown = shows(duty, family, counter) || shows(duty, &total, None);
+    shown && !hides(duty, family) && !hides(duty, &total)
+}
+
+fn hides_series(duty: &ScrapeDuty, labels: &[Label<'_>]) -> bool {
+    duty.hide_series
+        .iter()
+        .any(|(name, value)| labels.iter().any(|label| *plain_name(&label.name) == **name && *label.value == **value))
+}
+
+#[cfg(test)]
+mod tests;

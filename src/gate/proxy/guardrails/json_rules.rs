@@ -1,0 +1,357 @@
+//! The fields of a JSON body that guardrails speak of, looked for without building the document. Pure.
+//!
+//! Promises: a field is found under every name that Google reads it by: protobuf's JSON takes `maxOutputTokens` and
+//! `max_output_tokens` for the same. A body in which a member stands twice has two readings and is refused, as is what is
+//! no JSON object.
+
+use std::{collections::HashSet, fmt};
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::gate::policy::{Pointer, PredictDuty};
+
+/// Why a body does not pass.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// It is no JSON object that has one reading.
+    Unreadable(String),
+    /// The field must not be there.
+    Forbidden(Box<str>),
+    /// The field must be there.
+    Missing(Box<str>),
+    /// The field is more than this, or no number.
+    TooMuch(Box<str>, String),
+    /// It has this many instances.
+    Instances(u64),
+}
+
+/// Members whose elements are instances.
+const COUNTED: [&str; 2] = ["instances", "inputs"];
+
+/// Holds a body to a guardrail.
+pub(super) fn check(duty: &PredictDuty, body: &[u8]) -> Result<(), Broken> {
+    let rules = duty
+        .forbid
+        .iter()
+        .map(|pointer| (pointer, Rule::Forbid))
+        .chain(duty.max.iter().map(|(pointer, most)| (pointer, Rule::Max(most.as_f64().unwrap_or_default()))))
+        .chain(duty.require.iter().map(|pointer| (pointer, Rule::Require)))
+        .collect::<Vec<_>>();
+    let mut look = Look { met: vec![false; rules.len()], rules, instances: 0, broken: None };
+    let active = (0..look.rules.len()).map(|rule| (rule, 0)).collect();
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let read = Value { look: &mut look, active, place: Place::Top }.deserialize(&mut reader).and_then(|_| reader.end());
+    read.map_err(|error| Broken::Unreadable(error.to_string()))?;
+    if let Some(broken) = look.broken {
+        return Err(broken);
+    }
+    if duty.max_instances.is_some_and(|most| look.instances > most) {
+        return Err(Broken::Instances(look.instances));
+    }
+    let missing = look.rules.iter().zip(&look.met).find(|((_, rule), met)| *rule == Rule::Require && !**met);
+    missing.map_or(Ok(()), |((pointer, _), _)| Err(Broken::Missing(pointer.text.clone())))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Rule {
+    Forbid,
+    Max(f64),
+    Require,
+}
+
+struct Look<'a> {
+    rules: Vec<(&'a Pointer, Rule)>,
+    /// Which fields were there.
+    met: Vec<bool>,
+    instances: u64,
+    /// The first rule that does not hold.
+    broken: Option<Broken>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Top,
+    /// A member of the top object whose elements are counted.
+    Counted,
+    Elsewhere,
+}
+
+/// One value, and the rules that lead to it or further: each with how many of its segments lie behind.
+struct Value<'l, 'a> {
+    look: &'l mut Look<'a>,
+    active: Vec<(usize, usize)>,
+    place: Place,
+}
+
+/// What a scalar is to a rule.
+enum Scalar<'v> {
+    Null,
+    Number(f64),
+    Text(&'v str),
+    Other,
+}
+
+impl Value<'_, '_> {
+    /// The rules that lead into the member or element of this name.
+    fn towards(&self, name: &str) -> Vec<(usize, usize)> {
+        let leads = |&(rule, depth): &(usize, usize)| {
+            let (pointer, kind) = self.look.rules.get(rule)?;
+            let fits = match pointer.segments.get(depth)? {
+                None => true,
+                Some(segment) if *kind == Rule::Require => camel(segment) == camel(name),
+                Some(segment) => squashed(segment) == squashed(name),
+            };
+            fits.then_some((rule, depth + 1))
+        };
+        self.active.iter().filter_map(leads).collect()
+    }
+
+    /// Whether one member, and no other, leads to what must be there: of two the reader may take the other one.
+    fn is_required(&self, &(rule, depth): &(usize, usize)) -> bool {
+        let Some((pointer, kind)) = self.look.rules.get(rule) else { return false };
+        let segment = depth.checked_sub(1).and_then(|before| pointer.segments.get(before));
+        *kind == Rule::Require && segment.is_some_and(Option::is_some)
+    }
+
+    /// Holds this value to the rules that end here.
+    fn arrive(&mut self, scalar: &Scalar<'_>) {
+        for &(rule, depth) in &self.active {
+            let Some((pointer, kind)) = self.look.rules.get(rule).copied() else { continue };
+            if pointer.segments.len() != depth {
+                continue;
+            }
+            let broken = match (kind, scalar) {
+                (Rule::Forbid, _) => Some(Broken::Forbidden(pointer.text.clone())),
+                // null is the same as not there
+                (Rule::Max(_) | Rule::Require, Scalar::Null) => None,
+                (Rule::Max(most), scalar) => {
+                    // protobuf's JSON takes numbers in quotes too
+                    let number = match scalar {
+                        Scalar::Number(number) => Some(*number),
+                        Scalar::Text(text) => text.parse().ok(),
+                        _ => None,
+                    };
+                    let fits = number.is_some_and(|number| (0.0..=most).contains(&number));
+                    (!fits).then(|| Broken::TooMuch(pointer.text.clone(), most.to_string()))
+                }
+                (Rule::Require, _) => {
+                    if let Some(met) = self.look.met.get_mut(rule) {
+                        *met = true;
+                    }
+                    None
+                }
+            };
+            if self.look.broken.is_none() {
+                self.look.broken = broken;
+            }
+        }
+    }
+
+    fn scalar<E: Error>(mut self, scalar: &Scalar<'_>) -> Result<u64, E> {
+        if self.place == Place::Top {
+            return Err(E::custom("the body is no JSON object"));
+        }
+        self.arrive(scalar);
+        Ok(1)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<u64, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+/// Gives how many instances a value is: a list's elements, else one, whatever Google makes of it.
+impl<'de> Visitor<'de> for Value<'_, '_> {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut sequence: A) -> Result<u64, A::Error> {
+        if self.place == Place::Top {
+            return Err(A::Error::custom("the body is no JSON object"));
+        }
+        self.arrive(&Scalar::Other);
+        let mut count: u64 = 0;
+        loop {
+            let active = if self.active.is_empty() { Vec::new() } else { self.towards(&count.to_string()) };
+            let element = Value { look: self.look, active, place: Place::Elsewhere };
+            if sequence.next_element_seed(element)?.is_none() {
+                return Ok(count);
+            }
+            count += 1;
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<u64, A::Error> {
+        self.arrive(&Scalar::Other);
+        let mut names: HashSet<Box<str>> = HashSet::new();
+        let mut led: Vec<(usize, usize)> = Vec::new();
+        while let Some(name) = map.next_key::<Box<str>>()? {
+            let counted = self.place == Place::Top && COUNTED.contains(&&*name);
+            let place = if counted { Place::Counted } else { Place::Elsewhere };
+            let active = self.towards(&name);
+            for way in active.iter().filter(|way| self.is_required(way)) {
+                if led.contains(way) {
+                    return Err(A::Error::custom("a member that is required stands twice, spelled in two ways"));
+                }
+                led.push(*way);
+            }
+            let count = map.next_value_seed(Value { look: self.look, active, place })?;
+            if counted {
+                self.look.instances = self.look.instances.saturating_add(count);
+            }
+            if !names.insert(name) {
+                return Err(A::Error::custom("a member stands twice in one object"));
+            }
+        }
+        Ok(1)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
+        self.scalar(&Scalar::Text(text))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<u64, E> {
+        self.scalar(&Scalar::Other)
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "limits are far below 2^53")]
+    fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
+        self.scalar(&Scalar::Number(number as f64))
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "limits are far below 2^53")]
+    fn visit_u64<E: Error>(self, number: u64) -> Result<u64, E> {
+        self.scalar(&Scalar::Number(number as f64))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<u64, E> {
+        self.scalar(&Scalar::Number(number))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<u64, E> {
+        self.scalar(&Scalar::Null)
+    }
+}
+
+/// Protobuf's JSON name of a field: `_x` is `X`.
+fn camel(name: &str) -> String {
+    let (mut camel, mut raised) = (String::with_capacity(name.len()), false);
+    for c in name.chars() {
+        match c {
+            '_' => raised = true,
+            c if raised => {
+                camel.push(c.to_ascii_uppercase());
+                raised = false;
+            }
+            c => camel.push(c),
+        }
+    }
+    camel
+}
+
+/// More than any reader takes for the same: what must not be there is looked for in every spelling.
+fn squashed(name: &str) -> String {
+    name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn duty(require: &[&str], forbid: &[&str], max: &[(&str, i64)], max_instances: Option<u64>) -> PredictDuty {
+        let pointers = |texts: &[&str]| texts.iter().map(|text| Pointer::parse(text).unwrap()).collect();
+        let max = max.iter().map(|(text, most)| (Pointer::parse(text).unwrap(), (*most).into())).collect();
+        PredictDuty { max_instances, max_bytes: None, require: pointers(require), forbid: pointers(forbid), max }
+    }
+
+    #[track_caller]
+    fn check(duty: &PredictDuty, body: &str, expected: Result<(), Broken>) {
+        assert_eq!(super::check(duty, body.as_bytes()), expected, "{body}");
+    }
+
+    #[test]
+    fn a_forbidden_field_is_found_in_every_spelling_and_place() {
+        let tools = duty(&[], &["/tools"], &[], None);
+        let broken = || Err(Broken::Forbidden("/tools".into()));
+        check(&tools, r#"{"contents":[{"tools":1}],"other":{"tools":1}}"#, Ok(()));
+        for body in
+            [r#"{"tools":[]}"#, r#"{"tools":null}"#, r#"{"t\u006fols":1}"#, r#"{"to_ols":1}"#, r#"{"a":1,"Tools":1}"#]
+        {
+            check(&tools, body, broken());
+        }
+        let deep = duty(&[], &["/contents/*/parts/*/fileData"], &[], None);
+        check(&deep, r#"{"contents":[{"parts":[{"text":"x"}]}]}"#, Ok(()));
+        let broken = Err(Broken::Forbidden("/contents/*/parts/*/fileData".into()));
+        check(&deep, r#"{"contents":[{"parts":[{}]},{"parts":[{"text":"x"},{"file_data":{}}]}]}"#, broken);
+    }
+
+    #[test]
+    fn a_number_is_no_larger_than_it_may_be_however_it_is_written() {
+        let tokens = duty(&[], &[], &[("/generationConfig/maxOutputTokens", 100)], None);
+        let body = |value: &str| format!(r#"{{"generationConfig":{{"maxOutputTokens":{value}}}}}"#);
+        for fits in ["100", "0", "1e2", "\"100\"", "99.5", "null"] {
+            check(&tokens, &body(fits), Ok(()));
+        }
+        check(&tokens, "{}", Ok(()));
+        let broken = || Err(Broken::TooMuch("/generationConfig/maxOutputTokens".into(), "100".into()));
+        for not in ["101", "-1", "1e99", "\"101\"", "\"many\"", "[]", "{}", "true", "\"NaN\"", "\"inf\""] {
+            check(&tokens, &body(not), broken());
+        }
+        check(&tokens, r#"{"generation_config":{"max_output_tokens":101}}"#, broken());
+        check(&tokens, r#"{"generationConfig":{"maxOutputTokens":1,"max_output_tokens":101}}"#, broken());
+    }
+
+    #[test]
+    fn a_required_field_is_there_with_a_value() {
+        let seed = duty(&["/parameters/seedValue"], &[], &[], None);
+        let missing = || Err(Broken::Missing("/parameters/seedValue".into()));
+        check(&seed, r#"{"parameters":{"seedValue":0}}"#, Ok(()));
+        check(&seed, r#"{"parameters":{"seed_value":{}}}"#, Ok(()));
+        for body in
+            ["{}", r#"{"parameters":{"seedValue":null}}"#, r#"{"parameters":{"seedvalue":1}}"#, r#"{"seedValue":1}"#]
+        {
+            check(&seed, body, missing());
+        }
+    }
+
+    #[test]
+    fn instances_are_counted_wherever_google_takes_them_from() {
+        let two = duty(&[], &[], &[], Some(2));
+        check(&two, r#"{"instances":[{"instances":[1,2,3]},2]}"#, Ok(()));
+        check(&two, r#"{"contents":[1,2,3]}"#, Ok(()));
+        check(&two, r#"{"instances":[1,2,3]}"#, Err(Broken::Instances(3)));
+        check(&two, r#"{"instances":[1],"inputs":[1,2]}"#, Err(Broken::Instances(3)));
+        check(&duty(&[], &[], &[], Some(0)), r#"{"instances":"x"}"#, Err(Broken::Instances(1)));
+    }
+
+    #[test]
+    fn a_body_with_two_readings_is_refused() {
+        let tools = duty(&[], &["/tools"], &[], Some(9));
+        for body in [
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":{"b":1,"\u0062":2}}"#,
+            r#"[{"tools":1}]"#,
+            "\"text\"",
+            "{} {}",
+            "{\"a\":1,}",
+            "",
+            "{\"a\":\"\u{0}\"}",
+        ] {
+            let found = super::check(&tools, body.as_bytes());
+            assert!(matches!(found, Err(Broken::Unreadable(_))), "{body}: {found:?}");
+        }
+        assert!(matches!(super::check(&tools, b"{\"a\":\"\xff\"}"), Err(Broken::Unreadable(_))));
+        let tokens = duty(&["/generationConfig/maxOutputTokens"], &[], &[], None);
+        let twice = r#"{"generationConfig":{"maxOutputTokens":1},"generation_config":{}}"#;
+        let found = super::check(&tokens, twice.as_bytes());
+        assert!(matches!(found, Err(Broken::Unreadable(_))), "{found:?}");
+        check(&tokens, r#"{"generationConfig":{"maxOutputTokens":1,"a_b":1,"aB":2},"x":{},"X":{}}"#, Ok(()));
+    }
+}

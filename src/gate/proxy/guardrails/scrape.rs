@@ -1,0 +1,217 @@
+//! A scrape under guardrails: what the exporter is asked for, and what of its answer goes on.
+//!
+//! Promises: an answer that is not in a text format that the gate can read is refused, and so is every page of an
+//! exporter but its metrics; the caller does not choose how names are spelled. Headers of the answer pass by an
+//! allow-list, since what describes the whole page (its length, its tag, a range) does not describe what is left of it.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{
+        ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE,
+        IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, RETRY_AFTER, TE,
+        X_CONTENT_TYPE_OPTIONS,
+    },
+};
+use http_body::{Body as _, Frame};
+
+use super::{super::answer::Answer, exposition_filter::Page};
+use crate::{
+    gate::policy::ScrapeDuty,
+    http::{Body, BodyError},
+    refusal::Refusal,
+};
+
+/// The scrape's guardrails.
+pub(super) struct Scrape {
+    pub(super) duties: Arc<[ScrapeDuty]>,
+    /// Their names, for whoever is refused.
+    pub(super) names: String,
+}
+
+/// Headers that ask for a part of a page, or for one only if it is another: the page is not the caller's.
+const ABOUT_THE_PAGE: [HeaderName; 7] =
+    [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE];
+
+/// Headers of an answer that go on.
+const PASSED: [HeaderName; 5] = [CONTENT_TYPE, DATE, RETRY_AFTER, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS];
+
+impl Scrape {
+    /// Asks for text that the gate can read, uncompressed, with names in a spelling that guardrails know.
+    pub(super) fn ask(&self, headers: &mut HeaderMap) {
+        let asked = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let (open, quoted) = asked.fold((false, false), |(open, quoted), value| {
+            let value = value.to_ascii_lowercase();
+            (open || value.contains("application/openmetrics-text"), quoted || value.contains("escaping=allow-utf-8"))
+        });
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static(match (open, quoted) {
+                (true, true) => {
+                    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                 text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.4"
+                }
+                (true, false) => {
+                    "application/openmetrics-text;version=1.0.0;escaping=underscores;q=0.6,\
+                 text/plain;version=0.0.4;escaping=underscores;q=0.4"
+                }
+                (false, true) => "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.4",
+                (false, false) => "text/plain;version=0.0.4;escaping=underscores",
+            }),
+        );
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        for name in ABOUT_THE_PAGE {
+            headers.remove(name);
+        }
+    }
+
+    /// What of the answer the caller may see.
+    pub(super) fn show(&self, mut answer: Answer) -> Result<Answer, Refusal> {
+        let ok = answer.response.status() == StatusCode::OK;
+        if ok {
+            readable(answer.response.headers()).map_err(|what| {
+                let text = format!("the guardrail {} cannot be held to this answer", self.names);
+                Refusal::new(StatusCode::BAD_GATEWAY, "guardrail", text).with_detail(what)
+            })?;
+        }
+        let headers = answer.response.headers_mut();
+        let gone: Vec<HeaderName> = headers.keys().filter(|name| !PASSED.contains(name)).cloned().collect();
+        for name in gone {
+            headers.remove(name);
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        if !ok {
+            // an error's own words could be anything
+            headers.remove(CONTENT_TYPE);
+        }
+        let page = Page::new(self.duties.clone());
+        // the answer to HEAD has no body
+        answer.response = answer.response.map(|body| match ok && !body.is_end_stream() {
+            true => Body::changed(Guarded { body, page: Some(page) }),
+            false => Body::Empty,
+        });
+        Ok(answer)
+    }
+}
+
+/// Whether an answer is in a format that the gate reads; else what it is.
+fn readable(headers: &HeaderMap) -> Result<(), String> {
+    let mut kinds = headers.get_all(CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or_default());
+    let (kind, second) = (kinds.next().unwrap_or_default(), kinds.next());
+    if second.is_some() {
+        return Err("it has two content types".into());
+    }
+    let mut parts = kind.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default();
+    let versions: &[&str] = match () {
+        () if media.eq_ignore_ascii_case("text/plain") => &["0.0.4", "1.0.0"],
+        () if media.eq_ignore_ascii_case("application/openmetrics-text") => &["0.0.1", "1.0.0"],
+        () => return Err(format!("its content type is `{kind}`")),
+    };
+    for part in parts.filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let value = value.trim().trim_matches('"').to_ascii_lowercase();
+        let known = match name.trim().to_ascii_lowercase().as_str() {
+            "version" => versions.contains(&value.as_str()),
+            "charset" => value == "utf-8" || value == "us-ascii",
+            "escaping" => value == "allow-utf-8" || value == "underscores",
+            _ => false,
+        };
+        if !known {
+            return Err(format!("its content type is `{kind}`"));
+        }
+    }
+    let encoded =
+        headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if encoded { Err("it is compressed".into()) } else { Ok(()) }
+}
+
+/// A page's body, without what the caller may not see. Trailers are left out.
+struct Guarded {
+    body: Body,
+    /// `None` behind its end.
+    page: Option<Page>,
+}
+
+impl http_body::Body for Guarded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { body, page: slot } = &mut *self;
+        while let Some(page) = slot {
+            let mut out = Vec::new();
+            let read = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame.data_ref().map_or(Ok(()), |data| page.feed(data, &mut out)),
+                Some(Err(error)) => {
+                    *slot = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    let last = page.end(&mut out);
+                    *slot = None;
+                    last
+                }
+            };
+            if let Err(cut) = read {
+                (*slot, *body) = (None, Body::Empty);
+                return Poll::Ready(Some(Err(cut.into())));
+            }
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out.into()))));
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.page.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(kind: &str, encoding: Option<&'static str>, expected: bool) {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, kind.parse().unwrap());
+        headers.extend(encoding.map(|encoding| (CONTENT_ENCODING, HeaderValue::from_static(encoding))));
+        assert_eq!(readable(&headers).is_ok(), expected, "{kind} {encoding:?}");
+    }
+
+    #[test]
+    fn only_the_text_formats_are_read() {
+        for kind in [
+            "text/plain",
+            "text/plain; charset=utf-8",
+            "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
+            "text/plain; version=1.0.0; escaping=allow-utf-8",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "Application/OpenMetrics-Text;version=0.0.1",
+        ] {
+            check(kind, None, true);
+            check(kind, Some("identity"), true);
+            check(kind, Some("gzip"), false);
+        }
+        for kind in [
+            "text/html",
+            "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited",
+            "text/plain; version=0.0.3",
+            "application/openmetrics-text; version=2.0.0",
+            "text/plain; charset=utf-16",
+            "text/plain; version=0.0.4; escaping=dots",
+            "text/plain; version=0.0.4; escaping=values",
+            "application/json",
+        ] {
+            check(kind, None, false);
+        }
+        assert!(readable(&HeaderMap::new()).is_err());
+    }
+}

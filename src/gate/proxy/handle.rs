@@ -1,0 +1,143 @@
+//! The story of a request.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::{
+    Gate, Target,
+    answer::Answer,
+    audited_body::Recorded,
+    authorize::{authorize, bound},
+    error_response::{Manner, refuse},
+    forward::{Errand, deliver, forward},
+    guardrails::{Asked, Guard},
+    headers::{active_role, bounded, for_upstream, set_request_id},
+    identity_headers::introduce,
+    limit::{self, Known},
+    local::{grants, home, sd},
+    open::OpenPage,
+    request_body::{Content, Head},
+    target::authority,
+};
+use crate::{
+    client::Worker,
+    clock::{self, Timestamp},
+    gate::{
+        audit::{Decision, Record},
+        identity::Asking,
+        listen::Unreadable,
+        policy::Circumstances,
+        routes::Route,
+    },
+    http::Body,
+    peer::Peer,
+    refusal::Refusal,
+};
+
+/// Answers one request, whatever becomes of it, and sees that its record is closed when the last byte has left.
+pub async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<Incoming>) -> Response<Recorded> {
+    let now = clock::now();
+    let record = Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path());
+    let mut recorded = Recorded::open(record, gate);
+    let manner = Manner::of(&request);
+    let mut reply = HeaderMap::new();
+    let answer = story(gate, worker, peer, request, now, &mut recorded, &mut reply).await;
+    if answer.is_err() {
+        recorded.refused();
+    }
+    let record = &mut recorded.record;
+    let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record, &manner).into());
+    for (name, value) in &reply {
+        answer.response.headers_mut().append(name, value.clone());
+    }
+    set_request_id(answer.response.headers_mut(), record.id);
+    recorded.answer(answer, now)
+}
+
+/// Writes the record of a request that could not even be read; the client has had its answer.
+pub fn unreadable(gate: &Gate, peer: &Peer, what: Unreadable) {
+    let mut record = Record::open(clock::now(), clock::monotonic(), peer.address, Method::default(), "");
+    (record.status, record.reason) = match what {
+        Unreadable::TooLarge => (Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Some("headers_too_large")),
+        Unreadable::Malformed => (Some(StatusCode::BAD_REQUEST), Some("not_http")),
+    };
+    gate.audit.close(&record, 0);
+    gate.metrics.request(&record, 0);
+}
+
+/// The story. What may only happen after a check takes the check's result.
+async fn story(
+    gate: &Gate,
+    worker: Worker,
+    peer: &Peer,
+    request: Request<Incoming>,
+    now: Timestamp,
+    recorded: &mut Recorded,
+    reply: &mut HeaderMap,
+) -> Result<Answer, Refusal> {
+    let Recorded { record, spent, .. } = recorded;
+    let (http::request::Parts { method, uri, version, mut headers, .. }, body) = request.into_parts();
+    let body = counted(body, record);
+    bounded(&headers)?;
+    let target = Target::parse(&method, &uri, &headers)?;
+    let asking = Asking { peer, method: &method, path: target.path, headers: &headers, now };
+    if let Some(page) = OpenPage::find(gate, &method, target.path) {
+        return Ok(page.answer(gate, asking, target, body, record, reply).await?.into());
+    }
+
+    let way = gate.routes.find(&method, target.path, target.path_and_query)?;
+    record.route = Some(way.kind());
+    record.action = Some(way.action().clone());
+    record.resource = way.resource().map(|resource| resource.id().clone());
+
+    let authenticated = gate.identity.authenticate(asking, reply).await;
+    gate.metrics.token(&authenticated);
+    let principal = authenticated?.principal;
+    record.principal = Some(principal.name.clone());
+    record.issuer = Some(principal.issuer.clone());
+    bound(&principal, way.terms())?;
+
+    limit::look(gate, &principal, &way, &body, reply)?;
+    let head = Head { version, headers: asking.headers, query: target.query(), caller: &principal.name };
+    let Content { found, body, size, named, instances, message, foul } = Content::read(way, head, body).await?;
+    let (found, body) = grants::about(gate, found, &principal, asking, body, record).await?;
+    record.action = Some(found.action.clone());
+    record.resource = Some(found.resource.id().clone());
+    let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
+    let permit = authorize(gate, principal, active_role(&headers)?, found, circumstances, record)?;
+    let asked = Asked { size, instances, message: message.as_ref(), query: target.query() };
+    let guard = Guard::hold(&permit, &asked).inspect_err(|_| record.decision = Decision::Deny)?;
+    drop(message);
+    *spent = limit::spend(gate, &permit, &Known { size, instances }, record, reply)?;
+    gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
+
+    let answer = match &permit.route {
+        Route::Exporter { .. } | Route::Vertex { .. } => {
+            for_upstream(&mut headers, record.id);
+            guard.ask(&mut headers);
+            introduce(gate.issue.as_ref(), &permit, &mut headers, now)?;
+            let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now, foul };
+            guard.show(forward(&permit, errand, record).await?)?
+        }
+        Route::Service { .. } => {
+            guard.ask(&mut headers);
+            guard.show(deliver(&permit, &guard, method, &uri, headers, body).await?.into())?
+        }
+        Route::Discover { .. } => sd::list(gate, &permit, asking, authority(&uri, asking.headers)?).into(),
+        Route::Home => home::page(gate, &permit, asking).into(),
+        Route::Grants(wish) => grants::fulfil(gate, &permit, wish, asking, record).await?.into(),
+    };
+    Ok(answer.bounded(&permit, peer))
+}
+
+/// The request's body, counted for the record.
+fn counted(body: Incoming, record: &mut Record) -> Body {
+    if hyper::body::Body::is_end_stream(&body) {
+        return Body::Empty;
+    }
+    let count = Arc::new(AtomicU64::new(0));
+    record.bytes_in = Some(count.clone());
+    Body::Counted(body, count)
+}

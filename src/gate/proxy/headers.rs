@@ -1,0 +1,280 @@
+//! Which headers cross the gate.
+//!
+//! Promises: nothing that the client says about its own identity or its connection reaches an upstream, however it is
+//! spelled; the caller's `Authorization` and `Cookie` end here.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{CONNECTION, CONTENT_SECURITY_POLICY, Entry, SET_COOKIE, TE, X_CONTENT_TYPE_OPTIONS},
+};
+use uuid::Uuid;
+
+use crate::{
+    gate::{identity::session::cookie, listen::MAX_HEAD, policy::is_role},
+    refusal::Refusal,
+};
+
+/// Carries the request's id to client and upstream.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The one role that the caller activates for this request. It ends here, as whatever begins with `x-wicketgate-`.
+const ROLE: HeaderName = HeaderName::from_static("x-wicketgate-role");
+
+/// Headers that end at each hop (RFC 9110 section 7.6.1).
+const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
+
+/// Headers that speak of who the caller is, how it came here, or what Google should take its request for. A client's
+/// word for that is never passed on.
+const CLAIMS: [&str; 24] = [
+    "api-key",
+    "authorization",
+    "cf-connecting-ip",
+    "client-cert",
+    "client-cert-chain",
+    "cookie",
+    "dpop",
+    "forwarded",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "true-client-ip",
+    "via",
+    "x-api-key",
+    "x-cluster-client-ip",
+    "x-goog-api-key",
+    "x-goog-authenticated-user-email",
+    "x-goog-authenticated-user-id",
+    "x-goog-fieldmask",
+    "x-goog-request-params",
+    "x-goog-user-project",
+    "x-method-override",
+    "x-real-ip",
+    "x-serverless-authorization",
+    "x-vertex-ai-endpoint-id",
+];
+
+/// … and so are all names that begin with one of these.
+const CLAIM_PREFIXES: [&str; 19] = [
+    "impersonate-",
+    "remote-",
+    "ssl-client-",
+    "x-amzn-oidc-",
+    "x-auth",
+    "x-client-",
+    "x-envoy-",
+    "x-forwarded",
+    "x-goog-iam-",
+    "x-goog-iap-",
+    "x-http-method",
+    "x-original-",
+    "x-remote-",
+    "x-request-id",
+    "x-rewrite-",
+    "x-ssl-",
+    "x-user",
+    "x-webauth-",
+    "x-wicketgate-",
+];
+
+/// What only the gate may say to a client: other ways to the upstream (RFC 7838) would be taken for other ways to the gate;
+/// a challenge (RFC 9110 section 11.6.1) would have a browser ask for a password in the gate's name; the others are rules
+/// for the gate's whole origin (Clear Site Data, RFC 6797, Network Error Logging, Reporting, Service Workers).
+const OF_THE_ORIGIN: [&str; 9] = [
+    "alt-svc",
+    "clear-site-data",
+    "nel",
+    "proxy-authenticate",
+    "report-to",
+    "reporting-endpoints",
+    "service-worker-allowed",
+    "strict-transport-security",
+    "www-authenticate",
+];
+
+/// Refuses a head that is larger than any honest client's (431, RFC 6585 section 5).
+pub(super) fn bounded(headers: &HeaderMap) -> Result<(), Refusal> {
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > MAX_HEAD {
+        let text = "the request's headers are too large; 32 KiB is the most";
+        return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", text));
+    }
+    Ok(())
+}
+
+/// The role that the caller activates, where it says so. Whether it holds that role is policy's to say.
+pub(super) fn active_role(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut values = headers.get_all(ROLE).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let role = value.to_str().ok().filter(|role| is_role(role));
+    if role.is_none() || values.next().is_some() {
+        let text = "`X-Wicketgate-Role` names one role, once: at most 128 of the characters `a-z A-Z 0-9 . _ : / -`";
+        return Err(Refusal::malformed("role_header", text));
+    }
+    Ok(role)
+}
+
+/// Makes a client's request headers fit to be sent to an upstream.
+pub(super) fn for_upstream(headers: &mut HeaderMap, id: Uuid) {
+    strip(headers, |name| if name.contains('_') { is_claim(&name.replace('_', "-")) } else { is_claim(name) });
+    set_request_id(headers, id);
+}
+
+/// Makes an upstream's response headers fit to be sent to the client. A cookie under the gate's own names would begin a
+/// session of the upstream's choice, or end one.
+pub(super) fn for_client(headers: &mut HeaderMap) {
+    strip(headers, |name| OF_THE_ORIGIN.contains(&name));
+    if let Entry::Occupied(set) = headers.entry(SET_COOKIE)
+        && set.iter().any(|value| cookie::is_ours(value.as_bytes()))
+    {
+        let theirs: Vec<HeaderValue> = set.iter().filter(|v| !cookie::is_ours(v.as_bytes())).cloned().collect();
+        set.remove();
+        for value in theirs {
+            headers.append(SET_COOKIE, value);
+        }
+    }
+}
+
+/// Makes a browser show an upstream's page without its scripts and as no origin's (HTML section 7.5, `sandbox`): it
+/// stands on the gate's own, where a script could do whatever the person may. Policies that the upstream set itself
+/// stay.
+pub(super) fn sandbox(headers: &mut HeaderMap) {
+    headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// Says which request this is, to the upstream and to the client.
+pub(super) fn set_request_id(headers: &mut HeaderMap, id: Uuid) {
+    let mut text = Uuid::encode_buffer();
+    if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
+        headers.insert(REQUEST_ID, value);
+    }
+}
+
+/// Removes what ends at this hop, and what `also` says.
+fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
+    // what Connection lists ends here too (RFC 9110 section 7.6.1)
+    if headers.contains_key(CONNECTION) {
+        let listed: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in listed {
+            headers.remove(name);
+        }
+    }
+    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let gone: Vec<HeaderName> =
+        headers.keys().filter(|name| is_hop_by_hop(name.as_str()) || also(name.as_str())).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+    if trailers {
+        // the one value that RFC 9113 section 8.2.2 lets through
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
+}
+
+fn is_claim(name: &str) -> bool {
+    CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, passes: bool) {
+        let mut headers = HeaderMap::new();
+        headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("forged"));
+        for_upstream(&mut headers, Uuid::nil());
+        assert_eq!(headers.values().any(|v| v == "forged"), passes, "{name}");
+    }
+
+    #[test]
+    fn no_spelling_of_an_identity_header_crosses() {
+        for name in ["accept", "accept-encoding", "x-prometheus-scrape-timeout-seconds", "user-agent", "content-type"] {
+            check(name, true);
+        }
+        for name in [
+            "authorization",
+            "cookie",
+            "X-Wicketgate-Role",
+            "x_wicketgate_role",
+            "X-Forwarded-For",
+            "x-forwarded_for",
+            "x_forwarded_user",
+            "forwarded",
+            "via",
+            "X-Request-Id",
+            "remote_user",
+            "x-http-method-override",
+            "transfer-encoding",
+            "upgrade",
+            "proxy-authorization",
+            "x-goog-api-key",
+            "x-goog-user-project",
+            "x-goog-request-params",
+            "X-Goog-FieldMask",
+            "X-Goog-Iam-Authorization-Token",
+            "x-vertex-ai-endpoint-id",
+            "x-forwarded",
+            "X-Original-URL",
+            "x-remote-user",
+            "x_webauth_user",
+            "x-user",
+            "impersonate-user",
+            "x-amzn-oidc-data",
+            "x-serverless-authorization",
+            "DPoP",
+            "Client-Cert",
+            "client_cert_chain",
+        ] {
+            check(name, false);
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_hop_ends_here() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("close, x-secret"));
+        headers.insert("x-secret", HeaderValue::from_static("1"));
+        for_client(&mut headers);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn no_upstream_speaks_for_the_gates_origin() {
+        for (name, value) in [
+            ("alt-svc", "h3=\":443\""),
+            ("Clear-Site-Data", "\"cookies\""),
+            ("NEL", "{}"),
+            ("Report-To", "{}"),
+            ("Reporting-Endpoints", "a=\"https://a.test\""),
+            ("Service-Worker-Allowed", "/"),
+            ("Strict-Transport-Security", "max-age=0"),
+            ("WWW-Authenticate", "Basic realm=\"wicketgate\""),
+            ("Proxy-Authenticate", "Basic"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
+            for_client(&mut headers);
+            assert!(headers.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_sets_its_own_cookies_and_none_of_the_gates() {
+        let mut headers = HeaderMap::new();
+        for value in ["a=1", "__Host-wicketgate-session=1.x; Path=/; Secure", "b=2"] {
+            headers.append(SET_COOKIE, HeaderValue::from_static(value));
+        }
+        for_client(&mut headers);
+        assert_eq!(headers.get_all(SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
+    }
+}

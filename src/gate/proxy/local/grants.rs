@@ -1,0 +1,275 @@
+//! Grants over HTTP: what is asked for is read before the decision, since policy decides on it, and done after it.
+//!
+//! Promises: nothing of a grant changes without a permit for that very grant. Its asker never approves it, and a role
+//! that is kept apart from one that the asker holds is refused when it is asked for and when it is approved; the
+//! decision on each request is what really keeps them apart. A list shows the caller its own grants, and others' only
+//! where it may approve or revoke them.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::gate::proxy::{
+    Gate,
+    authorize::{Permit, may},
+};
+use crate::{
+    clock,
+    gate::{
+        audit::{GrantNote, Record},
+        grants::{Asker, Grant, Grants, Scope, State, Wish},
+        identity::Asking,
+        policy::{GrantResource, Resource, is_role},
+        routes::{Found, Route},
+    },
+    http::{Body, read_bounded},
+    principal::Principal,
+    refusal::Refusal,
+};
+
+/// Largest request; one is a few hundred bytes.
+const MAX_BODY: usize = 8 * 1024;
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest reason, in bytes.
+const MAX_REASON: usize = 500;
+/// Grants in one list.
+const LISTED: usize = 1_000;
+/// Others' grants that policy is asked about for one list.
+const LOOKED_AT: usize = 2_000;
+
+/// What a request for a grant is sent as.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Draft {
+    role: String,
+    resource: String,
+    /// A time such as `2h`.
+    r#for: String,
+    reason: String,
+}
+
+/// What an approval may be sent with.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Terms {
+    /// For a shorter time than was asked.
+    r#for: Option<String>,
+}
+
+/// Reads which grant a request is about, so that policy can be asked about that one. Other routes are left alone.
+pub(in crate::gate::proxy) async fn about<'r>(
+    gate: &Gate,
+    mut found: Found<'r>,
+    principal: &Principal,
+    asking: Asking<'_>,
+    body: Body,
+    record: &mut Record,
+) -> Result<(Found<'r>, Body), Refusal> {
+    let (Route::Grants(wish), Some(grants)) = (&found.route, &gate.grants) else { return Ok((found, body)) };
+    let (wish, grant) = match wish {
+        Wish::List { .. } => return Ok((found, body)),
+        Wish::Ask(_) => {
+            let grant = drafted(grants, json_body(asking.headers, body).await?, principal, asking.now)?;
+            (Wish::Ask(Some(Box::new(grant.clone()))), Arc::new(grant))
+        }
+        Wish::Approve(id, _) => {
+            let Terms { r#for } = json_body(asking.headers, body).await?;
+            let seconds = r#for.map(|text| seconds(&text)).transpose()?;
+            (Wish::Approve(*id, seconds), grants.find(*id)?)
+        }
+        Wish::Deny(id) | Wish::Revoke(id) => (wish.clone(), grants.find(*id)?),
+    };
+    record.grant = Some(Box::new(note(&grant)));
+    let resource = resource(&grant);
+    record.resource = Some(resource.id().clone());
+    found.resource = Cow::Owned(resource);
+    found.route = Route::Grants(wish);
+    Ok((found, Body::Empty))
+}
+
+/// Does what was permitted.
+pub(in crate::gate::proxy) async fn fulfil(
+    gate: &Gate,
+    permit: &Permit<'_>,
+    wish: &Wish,
+    asking: Asking<'_>,
+    record: &mut Record,
+) -> Result<Response<Body>, Refusal> {
+    let (grants, by) = (gate.grants.as_ref().ok_or_else(nothing)?, &permit.principal.name);
+    let (status, grant) = match wish {
+        Wish::List { pending_only } => return Ok(list(gate, grants, permit, asking, *pending_only)),
+        Wish::Ask(grant) => {
+            let mut grant = grant.as_deref().cloned().ok_or_else(nothing)?;
+            // whichever it activated to ask
+            grant.asker.roles = gate.policy.held_in_all(&permit.principal);
+            wanting(&grant)?;
+            apart(gate, grants, &grant, asking.now)?;
+            (StatusCode::CREATED, grants.ask(grant).await?)
+        }
+        Wish::Approve(id, seconds) => {
+            let step = |grant: &Grant| {
+                let next = grant.approve(by, *seconds, clock::now())?;
+                apart(gate, grants, grant, asking.now)?;
+                Ok(next)
+            };
+            (StatusCode::OK, grants.change(*id, step).await?)
+        }
+        Wish::Deny(id) => (StatusCode::OK, grants.change(*id, |grant| grant.deny(by, clock::now())).await?),
+        Wish::Revoke(id) => (StatusCode::OK, grants.change(*id, |grant| grant.revoke(by, clock::now())).await?),
+    };
+    record.grant = Some(Box::new(note(&grant)));
+    Ok(json_answer(status, &grant.view(clock::now())))
+}
+
+/// A grant as it is asked for, checked for all that does not need policy.
+fn drafted(grants: &Grants, draft: Draft, principal: &Principal, now: clock::Timestamp) -> Result<Grant, Refusal> {
+    let Draft { role, resource, r#for, reason } = draft;
+    let wrong = |reason, text: String| Err(Refusal::malformed(reason, text));
+    let no_scope = |no| Refusal::malformed("grant_resource", format!("`resource`: {no}"));
+    if !is_role(&role) {
+        return wrong("grant_role", "`role` is a role's name, as roles.toml has it".to_owned());
+    }
+    let scope = Scope::parse(&resource).map_err(no_scope)?;
+    let reason = reason.trim();
+    if reason.is_empty() || reason.len() > MAX_REASON || reason.contains(char::is_control) {
+        let text = format!("`reason` says why, on one line of at most {MAX_REASON} bytes: whoever approves reads it");
+        return wrong("grant_reason", text);
+    }
+    let (seconds, most) = (seconds(&r#for)?, grants.settings.max.as_secs());
+    if seconds > most {
+        return wrong("grant_duration", format!("`for` is at most {most} s here"));
+    }
+    let Principal { name, issuer, subject, .. } = principal;
+    Ok(Grant {
+        id: Uuid::now_v7(),
+        asker: Asker { name: name.clone(), issuer: issuer.clone(), subject: subject.clone(), roles: Arc::default() },
+        role: role.into(),
+        resource: scope,
+        reason: reason.into(),
+        asked_at: now,
+        answer_by: clock::after(now, grants.settings.pending),
+        seconds,
+        approved: None,
+        ended: None,
+    })
+}
+
+/// Refuses what the asker has without it.
+fn wanting(grant: &Grant) -> Result<(), Refusal> {
+    if grant.asker.roles.contains(&grant.role) {
+        let text = format!("you hold `{}` already, without a grant", grant.role);
+        return Err(Refusal::new(StatusCode::CONFLICT, "role_held", text));
+    }
+    Ok(())
+}
+
+/// Refuses a role that is kept apart from one that the asker earned when it asked, or was granted or asked for on the
+/// same resource.
+fn apart(gate: &Gate, grants: &Grants, grant: &Grant, now: clock::Timestamp) -> Result<(), Refusal> {
+    let refuse = |other: &str, how: String| {
+        let text = format!("`{}` is kept apart from `{other}`, which {} {how}", grant.role, grant.asker.name);
+        Err(Refusal::new(StatusCode::FORBIDDEN, "separation_of_duty", text))
+    };
+    if let Some(other) = gate.policy.apart(&grant.asker.roles, &grant.role) {
+        return refuse(other, "holds".into());
+    }
+    for beside in grants.beside(grant.id, &grant.asker.name, &grant.resource, now) {
+        if gate.policy.apart(std::slice::from_ref(&beside.role), &grant.role).is_some() {
+            return refuse(&beside.role, format!("has in or has asked for with the grant {}", beside.id));
+        }
+    }
+    Ok(())
+}
+
+fn list(gate: &Gate, grants: &Grants, permit: &Permit<'_>, asking: Asking<'_>, pending_only: bool) -> Response<Body> {
+    let (mut looked_at, mut more, mut shown) = (0, false, Vec::new());
+    for grant in grants.newest_first() {
+        if pending_only && grant.state(asking.now) != State::Pending {
+            continue;
+        }
+        let own = grant.asker.name == permit.principal.name;
+        if shown.len() == LISTED || !own && looked_at == LOOKED_AT {
+            more = true;
+            break;
+        }
+        looked_at += usize::from(!own);
+        if own || concerns(gate, permit, asking, &grant) {
+            shown.push(grant.view(asking.now));
+        }
+    }
+    json_answer(StatusCode::OK, &json!({ "grants": shown, "more": more }))
+}
+
+/// Whether another's grant is something that the caller decides on.
+fn concerns(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>, grant: &Grant) -> bool {
+    let Some(granting) = gate.routes.grants() else { return false };
+    let resource = resource(grant);
+    let action = if grant.state(asking.now) == State::Pending { &granting.approve } else { &granting.revoke };
+    may(gate, permit, asking, action, &resource)
+}
+
+fn resource(grant: &Grant) -> Resource {
+    Resource::Grant(Box::new(GrantResource {
+        id: grant.id.to_string().into(),
+        role: grant.role.clone(),
+        resource: grant.resource.text().clone(),
+        asker: grant.asker.name.clone(),
+        issuer: grant.asker.issuer.clone(),
+        subject: grant.asker.subject.clone(),
+        seconds: grant.seconds,
+    }))
+}
+
+fn note(grant: &Grant) -> GrantNote {
+    GrantNote {
+        id: grant.id,
+        asker: grant.asker.name.clone(),
+        role: grant.role.clone(),
+        resource: grant.resource.text().clone(),
+        reason: grant.reason.clone(),
+        seconds: grant.seconds,
+        until: grant.approved.as_ref().map(|approval| approval.until),
+    }
+}
+
+/// Whole seconds of a time such as `90s`, `30m` or `2h`.
+fn seconds(text: &str) -> Result<u64, Refusal> {
+    let span = text.parse::<jiff::SignedDuration>().ok().and_then(|span| u64::try_from(span.as_secs()).ok());
+    span.filter(|seconds| *seconds > 0)
+        .ok_or_else(|| Refusal::malformed("grant_duration", "`for` is a time such as `90s`, `30m` or `2h`"))
+}
+
+/// A request's JSON. It must say that it is that: a form that another site's page sends cannot.
+async fn json_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Refusal> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let text = "send what you wish as `application/json`";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text));
+    }
+    let body = read_bounded(body, MAX_BODY, BODY_DEADLINE).await?;
+    let wrong = |e: serde_json::Error| {
+        let text = "send `{\"role\": …, \"resource\": …, \"for\": \"2h\", \"reason\": …}` to ask, and `{}` or `{\"for\": \"1h\"}` \
+                    to approve";
+        Refusal::malformed("not_a_grant", text).with_detail(e)
+    };
+    serde_json::from_slice(&body).map_err(wrong)
+}
+
+fn json_answer(status: StatusCode, body: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn nothing() -> Refusal {
+    Refusal::malformed("not_a_grant", "the request asks for no grant")
+}

@@ -1,0 +1,29 @@
+//! The start page of a person who is signed in: who the gate takes them for, and where they can go from here.
+
+use http::Response;
+
+use crate::gate::proxy::{
+    Gate,
+    authorize::{Permit, may},
+    pages,
+};
+use crate::{
+    gate::identity::{Asking, session::cookie},
+    http::Body,
+};
+
+pub(in crate::gate::proxy) fn page(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>) -> Response<Body> {
+    let exporters: Vec<(String, String)> = gate
+        .routes
+        .exporters()
+        .into_iter()
+        .filter(|exporter| may(gate, permit, asking, gate.routes.scrape(), &exporter.resource))
+        .map(|exporter| {
+            let link = format!("/exporters/{}{}", exporter.name, exporter.metrics_path);
+            (exporter.name.to_string(), link)
+        })
+        .collect();
+    let sessions = gate.identity.sessions().filter(|_| cookie::session(asking.headers) != cookie::Found::None);
+    let ends_at = sessions.map(|sessions| sessions.logout_origin(asking.headers));
+    pages::home(&permit.principal, &permit.roles, &exporters, ends_at.as_ref().map(Option::as_slice))
+}

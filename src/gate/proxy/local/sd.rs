@@ -1,0 +1,42 @@
+//! Prometheus HTTP service discovery: the exporters that this caller may scrape.
+
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use serde_json::{Map, Value, json};
+
+use crate::gate::proxy::{
+    Gate,
+    authorize::{Permit, may},
+};
+use crate::{gate::identity::Asking, http::Body};
+
+/// The list, in the format of Prometheus' `http_sd_config`: always whole. Its targets are this gate, under the name
+/// that the caller used; `__metrics_path__` leads to the exporter and `instance` is the exporter's own address.
+pub(in crate::gate::proxy) fn list(
+    gate: &Gate,
+    permit: &Permit<'_>,
+    asking: Asking<'_>,
+    authority: &str,
+) -> Response<Body> {
+    let scheme = if asking.peer.tls { "https" } else { "http" };
+    let visible = gate.routes.exporters().into_iter().filter(|exporter| {
+        let action = gate.routes.scrape();
+        may(gate, permit, asking, action, &exporter.resource)
+    });
+    let list: Vec<Value> = visible
+        .map(|exporter| {
+            let mut labels: Map<String, Value> =
+                exporter.labels.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+            labels.insert("__scheme__".into(), scheme.into());
+            labels.insert(
+                "__metrics_path__".into(),
+                format!("/exporters/{}{}", exporter.name, exporter.metrics_path).into(),
+            );
+            labels.insert("exporter".into(), (*exporter.name).into());
+            labels.insert("instance".into(), exporter.upstream.authority().into());
+            json!({ "targets": [authority], "labels": labels })
+        })
+        .collect();
+    let mut response = Response::new(Body::from(Value::from(list).to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

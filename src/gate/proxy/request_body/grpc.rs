@@ -1,0 +1,321 @@
+//! gRPC calls: frames, the message that says on what, and the messages behind it.
+//!
+//! Promises: a call is permitted for the resource that its first message names. A method that takes one message is
+//! given one. Each later message of a stream is looked at before any byte of it is forwarded, and one that names
+//! another resource ends the call.
+
+use std::{
+    io::Read,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flate2::bufread::GzDecoder;
+use http::{HeaderMap, StatusCode, Version, header::CONTENT_TYPE};
+use http_body::Frame;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Content, Head, LIMIT, Message,
+    buffer::{self, Held, Share},
+    references::Names,
+    wire,
+};
+use crate::{
+    gate::routes::{Field, Found, Payload, Route, Rpc, Streaming},
+    http::{Body, BodyError},
+    refusal::Refusal,
+};
+
+/// Flag and length in front of each message (gRPC over HTTP/2, "Length-Prefixed-Message").
+const PREFIX: usize = 5;
+/// The field that holds instances, in every message that has them.
+const INSTANCES: u32 = 2;
+
+/// What ends a call whose messages are not what it was permitted for.
+#[derive(Debug, Default)]
+pub(in crate::gate::proxy) struct Foul {
+    token: CancellationToken,
+    why: OnceLock<Refusal>,
+}
+
+impl Foul {
+    fn cry(&self, why: Refusal) {
+        let _ = self.why.set(why);
+        self.token.cancel();
+    }
+
+    /// Waits for one.
+    pub(in crate::gate::proxy) async fn heard(&self) -> Refusal {
+        self.token.cancelled().await;
+        self.why.get().cloned().unwrap_or_else(|| Refusal::malformed("rpc_malformed", "the stream cannot be read"))
+    }
+}
+
+/// Reads as much of a call as says what it is on.
+pub(super) async fn read<'r>(rpc: Rpc<'r>, head: Head<'_>, mut body: Body) -> Result<Content<'r>, Refusal> {
+    may_be_grpc(head)?;
+    let coding = Coding::of(head.headers)?;
+    if rpc.streaming() == Streaming::Bidi {
+        let first = tokio::time::timeout(buffer::DEADLINE, first_frame(&mut body, head.caller));
+        let (frame, held) = first.await.map_err(|_| buffer::too_slow())??;
+        let (found, values, mut content) = opened(rpc, coding, &frame, held.share())?;
+        let foul = Arc::new(Foul::default());
+        let watched = Watched {
+            first: Some(frame),
+            held,
+            body,
+            fields: rpc.fields(),
+            values: values.into(),
+            coding,
+            foul: foul.clone(),
+        };
+        content.foul = Some(foul);
+        return Ok(content.with(found, Body::Boxed(Box::pin(watched)), None));
+    }
+    let bytes = buffer::whole(body, LIMIT + PREFIX, head.caller).await?;
+    match length(&bytes)? {
+        Some(length) if length == bytes.len() => {}
+        Some(length) if length < bytes.len() => {
+            return Err(Refusal::malformed("rpc_malformed", "this method takes one message, and there are more"));
+        }
+        _ => return Err(no_message()),
+    }
+    let (found, _, content) = opened(rpc, coding, &bytes, &Share::of(head.caller))?;
+    let size = Some(bytes.len() as u64);
+    Ok(content.with(found, bytes.into(), size))
+}
+
+/// What is known of a call by its first message.
+#[derive(Default)]
+struct Opened {
+    named: Option<crate::gate::policy::Named>,
+    instances: Option<u64>,
+    message: Option<Message>,
+    foul: Option<Arc<Foul>>,
+}
+
+impl Opened {
+    fn with(self, found: Found<'_>, body: Body, size: Option<u64>) -> Content<'_> {
+        let Self { named, instances, message, foul } = self;
+        Content { found, body, size, named, instances, message, foul }
+    }
+}
+
+fn opened<'r>(
+    rpc: Rpc<'r>,
+    coding: Coding,
+    frame: &Bytes,
+    share: &Arc<Share>,
+) -> Result<(Found<'r>, Vec<String>, Opened), Refusal> {
+    let message = coding.message(frame, share)?;
+    let values = rpc.fields().iter().map(|field| wire::text_at(&message, &field.tags).map(str::to_owned));
+    let values = values.collect::<Result<Vec<_>, _>>()?;
+    let found = rpc.found(&values)?;
+    let mut names = Names::default();
+    wire::scan(&message, &mut names)?;
+    let counted = matches!(found.route, Route::Vertex { payload: Payload::Counted(_), .. });
+    let instances = counted.then(|| wire::count(&message, INSTANCES));
+    let opened =
+        Opened { named: Some(names.found()?), instances, message: Some(Message::Grpc(message)), ..Opened::default() };
+    Ok((found, values, opened))
+}
+
+/// Whether the call is what gRPC over HTTP/2 is.
+fn may_be_grpc(head: Head<'_>) -> Result<(), Refusal> {
+    if head.version != Version::HTTP_2 {
+        let text = "gRPC needs HTTP/2; ask the gate for it by ALPN on a TLS listener";
+        return Err(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "rpc_needs_http2", text));
+    }
+    if !is_grpc(head.headers) {
+        let text = "send `content-type: application/grpc`: this path is a gRPC method";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_grpc", text));
+    }
+    grpc_timeout(head.headers).map(drop)
+}
+
+/// Whether these headers are of a gRPC call with protobuf messages.
+pub(in crate::gate::proxy) fn is_grpc(headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(CONTENT_TYPE).iter();
+    let kind = kinds.next().and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    matches!(kind, "application/grpc" | "application/grpc+proto") && kinds.next().is_none()
+}
+
+/// How long the caller waits ("Timeout": at most eight digits and a unit); no bound where it does not say.
+pub(in crate::gate::proxy) fn grpc_timeout(headers: &HeaderMap) -> Result<Duration, Refusal> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(Duration::MAX) };
+    let bad = || Refusal::malformed("rpc_timeout", "grpc-timeout is at most eight digits and one of HMSmun");
+    let text = value.to_str().map_err(|_| bad())?;
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let number: u32 = digits.parse().ok().filter(|_| digits.len() <= 8 && !digits.starts_with('+')).ok_or_else(bad)?;
+    Ok(match unit {
+        "H" => Duration::from_secs(3600) * number,
+        "M" => Duration::from_secs(60) * number,
+        "S" => Duration::from_secs(1) * number,
+        "m" => Duration::from_millis(1) * number,
+        "u" => Duration::from_micros(1) * number,
+        "n" => Duration::from_nanos(1) * number,
+        _ => return Err(bad()),
+    })
+}
+
+/// How messages whose flag says so are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    Identity,
+    Gzip,
+}
+
+impl Coding {
+    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let mut codings = headers.get_all("grpc-encoding").iter().map(|value| value.as_bytes());
+        match (codings.next(), codings.next()) {
+            (None | Some(b"identity"), None) => Ok(Self::Identity),
+            (Some(b"gzip"), None) => Ok(Self::Gzip),
+            _ => {
+                let text = "messages must be plain or compressed with gzip: the gate reads what they are for";
+                Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "rpc_encoding", text))
+            }
+        }
+    }
+
+    /// The message of a whole frame.
+    pub(super) fn message(self, frame: &Bytes, share: &Arc<Share>) -> Result<Bytes, Refusal> {
+        let payload = frame.slice(PREFIX.min(frame.len())..);
+        match (frame.first(), self) {
+            (Some(0), _) => Ok(payload),
+            (Some(1), Self::Gzip) => {
+                let mut plain = Held::of(share.clone());
+                let mut decoder = GzDecoder::new(&*payload);
+                let mut chunk = vec![0; 16 << 10];
+                loop {
+                    let read = decoder
+                        .read(&mut chunk)
+                        .map_err(|_| Refusal::malformed("rpc_malformed", "the message is not compressed as it says"))?;
+                    if read == 0 {
+                        // RFC 1952 section 2.2: another member may follow, and readers differ in whether they read it
+                        let more = !decoder.get_ref().is_empty();
+                        return if more { Err(more_behind()) } else { Ok(plain.all()) };
+                    }
+                    if plain.bytes().len() + read > LIMIT {
+                        return Err(too_large());
+                    }
+                    plain.push(chunk.get(..read).unwrap_or_default())?;
+                }
+            }
+            _ => Err(Refusal::malformed("rpc_malformed", "a message is compressed and the call does not say how")),
+        }
+    }
+}
+
+/// The length of the frame that begins here, once its prefix is there.
+fn length(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+    let Some(&[_, a, b, c, d]) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+    if length > LIMIT { Err(too_large()) } else { Ok(Some(PREFIX + length)) }
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the message is larger than 10 MiB")
+}
+
+fn more_behind() -> Refusal {
+    Refusal::malformed("rpc_malformed", "there is something behind the compressed message")
+}
+
+fn no_message() -> Refusal {
+    Refusal::malformed("rpc_malformed", "the call ends before its first message does")
+}
+
+/// The first frame of a stream, and what came behind it.
+async fn first_frame(body: &mut Body, caller: &Arc<str>) -> Result<(Bytes, Held), Refusal> {
+    let mut held = Held::of(Share::of(caller));
+    loop {
+        if let Some(length) = length(held.bytes())?
+            && held.bytes().len() >= length
+        {
+            return Ok((held.take(length), held));
+        }
+        let data = buffer::next(body).await?.ok_or_else(no_message)?;
+        held.push(&data)?;
+    }
+}
+
+/// The messages of a stream, each looked at before it goes on.
+struct Watched {
+    first: Option<Bytes>,
+    held: Held,
+    body: Body,
+    fields: &'static [Field],
+    values: Box<[String]>,
+    coding: Coding,
+    foul: Arc<Foul>,
+}
+
+impl Watched {
+    /// The next whole message that came, if it may go on.
+    fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        let Some(length) = length(self.held.bytes())? else { return Ok(None) };
+        if self.held.bytes().len() < length {
+            return Ok(None);
+        }
+        let frame = self.held.take(length);
+        let message = self.coding.message(&frame, self.held.share())?;
+        for (field, permitted) in self.fields.iter().zip(&self.values) {
+            let named = wire::text_at(&message, &field.tags)?;
+            if !named.is_empty() && named != permitted {
+                let text = "a later message of the stream names another resource than the first";
+                return Err(Refusal::malformed("rpc_other_resource", text));
+            }
+        }
+        Ok(Some(frame))
+    }
+
+    fn break_off(&mut self, why: Refusal) -> BodyError {
+        let text = why.text.clone().into_owned();
+        self.body = Body::Empty;
+        self.held = Held::of(self.held.share().clone());
+        self.foul.cry(why);
+        text.into()
+    }
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        loop {
+            match this.next() {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(Frame::data(frame)))),
+                Ok(None) => {}
+                Err(why) => return Poll::Ready(Some(Err(this.break_off(why)))),
+            }
+            let came = match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(came) => came,
+            };
+            match came {
+                Some(Ok(frame)) => {
+                    if let Err(why) = this.held.push(&frame.into_data().unwrap_or_default()) {
+                        return Poll::Ready(Some(Err(this.break_off(why))));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None if this.held.bytes().is_empty() => return Poll::Ready(None),
+                None => {
+                    let why = Refusal::malformed("rpc_malformed", "the stream ends within a message");
+                    return Poll::Ready(Some(Err(this.break_off(why))));
+                }
+            }
+        }
+    }
+}

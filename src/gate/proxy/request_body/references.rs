@@ -1,0 +1,173 @@
+//! What texts name: Vertex resources, buckets and service accounts. Pure.
+//!
+//! Promises: every name in a form that Google reads is found, wherever in a text it stands; what only looks like one
+//! may be found too, for a policy that forbids must not be got round. No more than 1,000 are kept: more is refused.
+//! It must never look at a byte of a text more than a bounded number of times: callers choose them, 10 MiB long.
+
+use std::borrow::Cow;
+
+use crate::{
+    gate::policy::{Named, VertexResource},
+    refusal::Refusal,
+};
+
+/// Different names in one body. Google's own bounds on lists in messages are below it.
+const LIMIT: usize = 1000;
+/// Longest name that is kept, in bytes; no resource of Google's has a longer one.
+const NAME_LIMIT: usize = 1024;
+
+/// Collections that are named without project and location in front: `endpoints/1`, `publishers/google/models/m`.
+const SHORT: [&str; 10] = [
+    "cachedContents",
+    "datasets",
+    "endpoints",
+    "indexEndpoints",
+    "indexes",
+    "models",
+    "publishers",
+    "ragCorpora",
+    "reasoningEngines",
+    "tunedModels",
+];
+
+const ACCOUNTS: &str = ".gserviceaccount.com";
+/// Longest part of an account's address in front of that, in bytes (RFC 5321 section 4.5.3.1).
+const ACCOUNT_LIMIT: usize = 320;
+
+/// Where a bucket's name follows: URIs, links of the XML API's, the JSON API's and the console's, and where Vertex mounts
+/// buckets in the containers of jobs.
+const BUCKETS: [&str; 7] = [
+    "gs://",
+    "storage.googleapis.com/",
+    "storage.cloud.google.com/",
+    "storage.mtls.cloud.google.com/",
+    "/storage/v1/b/",
+    "/storage/browser/",
+    "/gcs/",
+];
+/// What stands behind a bucket's name where it is the host of a link.
+const HOSTED: &str = ".storage.googleapis.com";
+/// Longest name of a bucket, in bytes (Cloud Storage, "Bucket names").
+const BUCKET_LIMIT: usize = 222;
+
+/// Names as they are found.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    named: Named,
+    too_many: bool,
+}
+
+impl Names {
+    /// Looks at one text.
+    pub(super) fn text(&mut self, text: &str) {
+        // nothing that names anything is shorter than `gs://b`; most texts in a prediction are
+        if text.len() < 6 || !text.contains(['/', '@']) {
+            return;
+        }
+        self.look(text);
+        // a link means the same with any of its characters escaped
+        if text.contains('%')
+            && let Cow::Owned(plain) = percent_encoding::percent_decode_str(text).decode_utf8_lossy()
+        {
+            self.look(&plain);
+        }
+    }
+
+    fn look(&mut self, text: &str) {
+        for (at, _) in text.match_indices("projects/") {
+            if self.too_many {
+                return;
+            }
+            self.resource(text.get(at..).unwrap_or_default());
+        }
+        let whole = text.trim().trim_start_matches('/');
+        if whole.split_once('/').is_some_and(|(first, rest)| SHORT.contains(&first) && !rest.is_empty()) {
+            self.keep(whole);
+        }
+        let lower = text.to_ascii_lowercase();
+        self.buckets(&lower);
+        self.accounts(&lower);
+    }
+
+    /// What was found.
+    ///
+    /// # Errors
+    /// 400 for more than anything honest names.
+    pub(super) fn found(self) -> Result<Named, Refusal> {
+        if self.too_many {
+            let text = "the body names too many resources, buckets and service accounts; 1,000 are the most";
+            return Err(Refusal::malformed("too_many_names", text));
+        }
+        Ok(self.named)
+    }
+
+    /// A name that begins with `projects/`, as far as it goes.
+    fn resource(&mut self, text: &str) {
+        let mut segments = text.splitn(4, '/');
+        let (_, _, third) = (segments.next(), segments.next(), segments.next());
+        if third == Some("locations") {
+            self.keep(text);
+        }
+    }
+
+    /// The name that `text` begins with: up to what no name holds, without a custom verb.
+    fn keep(&mut self, text: &str) {
+        let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'`,;?#&<>()[]{}|\\".contains(c);
+        let end = text.char_indices().take(NAME_LIMIT + 1).find(|&(_, c)| ends(c)).map(|(at, _)| at);
+        if end.is_none() && text.len() > NAME_LIMIT {
+            self.too_many = true;
+            return;
+        }
+        let name = text.get(..end.unwrap_or(text.len())).unwrap_or_default();
+        let last = name.rfind('/').map_or(0, |at| at + 1);
+        let verb = name.get(last..).and_then(|segment| segment.find(':'));
+        let name = verb.map_or(name, |at| name.get(..last + at).unwrap_or_default()).trim_end_matches('/');
+        if name.len() > NAME_LIMIT {
+            self.too_many = true;
+        } else if name.contains('/') && self.has_room() {
+            self.named.resources.insert(VertexResource::parse(name));
+        }
+    }
+
+    fn buckets(&mut self, lower: &str) {
+        for start in BUCKETS {
+            for (at, _) in lower.match_indices(start) {
+                let behind = lower.get(at + start.len()..).unwrap_or_default();
+                self.bucket(behind.get(..length(behind.bytes(), b"-_.", BUCKET_LIMIT)).unwrap_or_default());
+            }
+        }
+        for (at, _) in lower.match_indices(HOSTED) {
+            let before = lower.get(..at).unwrap_or_default();
+            let start = at - length(before.bytes().rev(), b"-_.", BUCKET_LIMIT);
+            self.bucket(before.get(start..).unwrap_or_default());
+        }
+    }
+
+    fn bucket(&mut self, name: &str) {
+        if !name.is_empty() && self.has_room() {
+            self.named.buckets.insert(name.into());
+        }
+    }
+
+    fn accounts(&mut self, lower: &str) {
+        for (at, _) in lower.match_indices(ACCOUNTS) {
+            let before = lower.get(..at).unwrap_or_default();
+            let start = at - length(before.bytes().rev(), b"-_.@", ACCOUNT_LIMIT);
+            let account = before.get(start..).unwrap_or_default();
+            if account.contains('@') && self.has_room() {
+                self.named.service_accounts.insert(format!("{account}{ACCOUNTS}").into());
+            }
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        let Named { resources, buckets, service_accounts } = &self.named;
+        self.too_many |= resources.len() + buckets.len() + service_accounts.len() >= LIMIT;
+        !self.too_many
+    }
+}
+
+/// How many of these bytes, `most` at most, are letters, digits or `others`.
+fn length(bytes: impl Iterator<Item = u8>, others: &[u8], most: usize) -> usize {
+    bytes.take(most).take_while(|b| b.is_ascii_alphanumeric() || others.contains(b)).count()
+}

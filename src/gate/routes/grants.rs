@@ -1,0 +1,121 @@
+//! The way to grants: `/grants` and `/grants/{id}:{verb}`.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{Method, StatusCode};
+use uuid::Uuid;
+
+use super::{APPROVE_GRANT, Found, LIST_GRANTS, Local, REQUEST_GRANT, REVOKE_GRANT, Route, Terms, only};
+use crate::{
+    gate::{grants::Wish, policy::Resource},
+    refusal::Refusal,
+};
+
+/// What policy is asked about grants. Saying no to one takes what approving it takes.
+pub struct Granting {
+    list: Local,
+    request: Arc<str>,
+    /// The action that approving and denying are.
+    pub approve: Arc<str>,
+    /// The action that ending one is.
+    pub revoke: Arc<str>,
+}
+
+impl Granting {
+    pub(super) fn new() -> Self {
+        Self {
+            list: Local::new(LIST_GRANTS, "grants", Terms::default()),
+            request: REQUEST_GRANT.into(),
+            approve: APPROVE_GRANT.into(),
+            revoke: REVOKE_GRANT.into(),
+        }
+    }
+}
+
+/// What is wished of grants. The resource is theirs all together until it is known which one is meant.
+pub(super) fn find<'r>(
+    granting: Option<&'r Granting>,
+    method: &Method,
+    rest: &str,
+    query: &str,
+) -> Result<Found<'r>, Refusal> {
+    let granting = granting.ok_or_else(|| {
+        let text = "this gate gives no grants: its configuration lacks [grants]";
+        Refusal::new(StatusCode::NOT_FOUND, "unknown_route", text)
+    })?;
+    let (wish, action) = match (rest, method) {
+        ("", &Method::POST) => (Wish::Ask(None), &granting.request),
+        ("", _) => {
+            only(method, "GET, POST")?;
+            let pending_only = match query {
+                "" => false,
+                "state=pending" => true,
+                _ => return Err(Refusal::malformed("query_refused", "the list takes `?state=pending`, or no query")),
+            };
+            (Wish::List { pending_only }, &granting.list.action)
+        }
+        (rest, _) => {
+            let (id, verb) = named(rest).ok_or_else(|| {
+                let text = "write `/grants`, or `/grants/ID:approve`, `:deny` or `:revoke`";
+                Refusal::new(StatusCode::NOT_FOUND, "unknown_route", text)
+            })?;
+            only(method, "POST")?;
+            match verb {
+                Verb::Approve => (Wish::Approve(id, None), &granting.approve),
+                Verb::Deny => (Wish::Deny(id), &granting.approve),
+                Verb::Revoke => (Wish::Revoke(id), &granting.revoke),
+            }
+        }
+    };
+    let resource: &Resource = &granting.list.resource;
+    Ok(Found { route: Route::Grants(wish), action, resource: Cow::Borrowed(resource) })
+}
+
+enum Verb {
+    Approve,
+    Deny,
+    Revoke,
+}
+
+/// The id and the verb of `/{id}:{verb}`. An id has one spelling: the one that it is shown in.
+fn named(rest: &str) -> Option<(Uuid, Verb)> {
+    let (text, verb) = rest.strip_prefix('/')?.split_once(':')?;
+    let verb = match verb {
+        "approve" => Verb::Approve,
+        "deny" => Verb::Deny,
+        "revoke" => Verb::Revoke,
+        _ => return None,
+    };
+    let id = Uuid::try_parse(text).ok().filter(|id| id.to_string() == text)?;
+    Some((id, verb))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(method: Method, target: &str, expected: Result<&str, &str>) {
+        let granting = Granting::new();
+        let (rest, query) = target.split_once('?').unwrap_or((target, ""));
+        let found = find(Some(&granting), &method, rest, query);
+        assert_eq!(found.map(|found| &**found.action).map_err(|refusal| refusal.reason), expected, "{method} {target}");
+    }
+
+    #[test]
+    fn each_wish_has_one_spelling() {
+        let id = "/0197a1f0-0000-7000-8000-00000000000a";
+        check(Method::GET, "", Ok("Grant.List"));
+        check(Method::GET, "?state=pending", Ok("Grant.List"));
+        check(Method::GET, "?state=ended", Err("query_refused"));
+        check(Method::POST, "", Ok("Grant.Request"));
+        check(Method::DELETE, "", Err("method_not_allowed"));
+        check(Method::POST, &format!("{id}:approve"), Ok("Grant.Approve"));
+        check(Method::POST, &format!("{id}:deny"), Ok("Grant.Approve"));
+        check(Method::POST, &format!("{id}:revoke"), Ok("Grant.Revoke"));
+        check(Method::GET, &format!("{id}:revoke"), Err("method_not_allowed"));
+        for wrong in ["/", id, "/x:approve", &format!("{}:deny", id.to_uppercase()), &format!("{id}:Approve")] {
+            check(Method::POST, wrong, Err("unknown_route"));
+        }
+        assert_eq!(find(None, &Method::GET, "", "").err().map(|refusal| refusal.status), Some(StatusCode::NOT_FOUND));
+    }
+}

@@ -1,0 +1,176 @@
+//! The Vertex method table: from verb and path to the method, its group, its resource and its location.
+//!
+//! Promises: a method that the table does not hold is refused, whatever it looks like; a literal segment is never read
+//! as an id (`endpoints/openapi` is no endpoint), so each path has one reading.
+
+mod rpc;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, collections::HashMap, time::Duration};
+
+use http::{HeaderValue, Method, StatusCode};
+
+use self::table::{VertexMethod, split_custom};
+pub use self::{
+    rpc::Rpc,
+    table::{Field, Payload, Streaming, actions, groups},
+};
+use super::{Found, Route, Terms};
+use crate::{
+    client::Upstream,
+    gate::policy::{Resource, VertexResource},
+    refusal::Refusal,
+    secret::{CredentialSlot, Shown},
+};
+
+/// A group of actions. Each Vertex method is in one, and each has a service account of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    /// Writes data.
+    Ingest,
+    /// Asks a model.
+    Infer,
+    /// Makes models.
+    Train,
+    /// Looks at resources.
+    Observe,
+    /// Everything else.
+    Administer,
+}
+
+impl Group {
+    /// Every group.
+    pub const ALL: [Self; 5] = [Self::Ingest, Self::Infer, Self::Train, Self::Observe, Self::Administer];
+
+    /// The group's name in policies and configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Infer => "infer",
+            Self::Train => "train",
+            Self::Observe => "observe",
+            Self::Administer => "administer",
+        }
+    }
+}
+
+/// Vertex behind the gate.
+pub struct Vertex {
+    /// The server of each location that may be asked.
+    pub upstreams: HashMap<Box<str>, Upstream>,
+    /// What Google is shown, by group.
+    pub credentials: HashMap<Group, Shown>,
+    /// What the gate's own predictions are shown with.
+    pub own: Option<CredentialSlot>,
+    /// How long the head of an answer may take.
+    pub timeout: Duration,
+    /// Its terms.
+    pub terms: Terms,
+    /// The projects that may be asked, where that is bounded.
+    pub projects: Option<Box<[Box<str>]>>,
+    /// Endpoints with hosts of their own, by full name.
+    pub dedicated: HashMap<Box<str>, Dedicated>,
+}
+
+/// An endpoint with a host of its own.
+#[derive(Clone)]
+pub struct Dedicated {
+    /// Its full name.
+    pub endpoint: Box<str>,
+    /// Where it is.
+    pub upstream: Upstream,
+    /// Its id, as `x-vertex-ai-endpoint-id` tells its host.
+    pub id: HeaderValue,
+}
+
+/// What dedicated hosts answer; everything else about their endpoints is asked of the location's host.
+const DEDICATED: [&str; 5] = [
+    "PredictionService.ChatCompletions",
+    "PredictionService.Predict",
+    "PredictionService.RawPredict",
+    "PredictionService.StreamRawPredict",
+    "projects.locations.endpoints.chat.completions",
+];
+
+impl Vertex {
+    pub(super) fn find<'r>(&'r self, verb: &Method, path: &'r str) -> Result<Found<'r>, Refusal> {
+        let version = if path.starts_with("/v1beta1") { "v1beta1" } else { "v1" };
+        let below = path.get(1 + version.len()..).filter(|rest| rest.starts_with(['/', ':'])).unwrap_or_default();
+        let method = table::find(version, below, Some(verb)).ok_or_else(unknown_method)?;
+        self.way(method, resource(below, method.named), None)
+    }
+
+    /// The way of a method to a resource; `params` are a gRPC call's.
+    fn way<'r>(
+        &'r self,
+        method: &'static VertexMethod,
+        resource: VertexResource,
+        params: Option<HeaderValue>,
+    ) -> Result<Found<'r>, Refusal> {
+        let outside = |project: &str| self.projects.iter().any(|known| !known.iter().any(|known| **known == *project));
+        if let Some(project) = resource.project.as_deref().filter(|project| outside(project)) {
+            return Err(unknown_project(project));
+        }
+        let location = &resource.location;
+        let of_location = self.upstreams.get(&**location).ok_or_else(|| unknown_location(location))?;
+        let own = self.dedicated.get(&*resource.name).filter(|_| DEDICATED.contains(&&*method.action));
+        let route = Route::Vertex {
+            upstream: own.map_or(of_location, |own| &own.upstream),
+            credential: self.credentials.get(&method.group),
+            group: method.group,
+            timeout: self.timeout,
+            terms: self.terms,
+            payload: method.payload,
+            params,
+            endpoint_id: own.map(|own| &own.id),
+        };
+        Ok(Found { route, action: &method.action, resource: Cow::Owned(Resource::Vertex(resource)) })
+    }
+}
+
+fn unknown_method() -> Refusal {
+    let text = "this is no Vertex method that the gate knows; what it does not know it denies";
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_method", text)
+}
+
+fn unknown_project(project: &str) -> Refusal {
+    let text = "this gate does not front Vertex in this project, or knows it by its id only and not by its number";
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_project", text).with_detail(format!("project {project}"))
+}
+
+fn unknown_location(location: &str) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_location", "this gate does not front Vertex in this location")
+        .with_detail(format!("location {location}"))
+}
+
+/// The resource that a path names: its first `named` segments, or all of them; without version, custom verb and free
+/// tail, and without escapes: a policy means `models/1@2` however a client spells the `@`.
+fn resource(below: &str, named: Option<usize>) -> VertexResource {
+    let path = below.trim_matches('/');
+    let end = named.and_then(|segments| path.match_indices('/').nth(segments.checked_sub(1)?)).map(|(at, _)| at);
+    let name = end.map_or_else(|| split_custom(path).0, |end| path.get(..end).unwrap_or_default());
+    VertexResource::parse(&unescaped(name))
+}
+
+/// `name` without percent-escapes. A canonical path has none of slashes, so that its segments stay the same.
+fn unescaped(name: &str) -> Cow<'_, str> {
+    if !name.contains('%') {
+        return name.into();
+    }
+    let mut parts = name.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let escape = part.get(..2).and_then(|digits| Some((u8::from_str_radix(digits, 16).ok()?, part.get(2..)?)));
+        match escape {
+            Some((byte, rest)) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(rest.as_bytes());
+            }
+            None => return name.into(),
+        }
+    }
+    String::from_utf8(bytes).map_or_else(|_| name.into(), Into::into)
+}
