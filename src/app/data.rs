@@ -8,16 +8,18 @@ use super::reuse::{Kept, keep};
 use crate::{
     client::Upstream,
     config::{DataSettings, ForecastSettings, ScrapeSettings},
-    feedback::Predictions,
     gate::routes::{Exporter, Vertex},
-    ingest::{
-        self,
-        remote_write::RemoteWrite,
-        scrape::{self, Destination, Target},
+    pipeline::{
+        feedback::Predictions,
+        ingest::{
+            self,
+            remote_write::RemoteWrite,
+            scrape::{self, Destination, Target},
+        },
+        shape::keep::KeepList,
+        sinks::vertex::{self, Forecast, Vertex as Sink},
+        spool::{self, Spool},
     },
-    shape::keep::KeepList,
-    sinks::vertex::{self, Forecast, Vertex as Sink},
-    spool::{self, Spool},
     telemetry::Telemetry,
 };
 

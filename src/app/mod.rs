@@ -45,7 +45,7 @@ use crate::{
         listen,
         proxy::{Gate, Metrics},
     },
-    spool,
+    pipeline::spool,
     telemetry::Telemetry,
 };
 

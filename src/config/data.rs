@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{ExporterSettings, VertexSettings, gate::size, reader::Section};
-use crate::{ingest::remote_write, series::Selector, spool};
+use crate::{
+    pipeline::{ingest::remote_write, spool},
+    series::Selector,
+};
 
 const MAX_BODY: u64 = 10 << 20;
 const MAX_DECODED: u64 = 64 << 20;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     gate::signing::{Schedule, Settings},
-    testing::Directory,
+    pipeline::testing::Directory,
 };
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::Directory;
+use crate::pipeline::testing::Directory;
 
 #[test]
 fn what_is_written_is_there_when_it_is_opened_again() {

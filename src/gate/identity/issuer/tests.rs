@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::testing::Directory;
+use crate::pipeline::testing::Directory;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const ES256: Algorithm = Algorithm::ES256;

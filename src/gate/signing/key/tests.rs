@@ -1,7 +1,7 @@
 //! A key's way through its file.
 
 use super::*;
-use crate::{clock, testing::Directory};
+use crate::{clock, pipeline::testing::Directory};
 
 #[test]
 fn a_key_comes_back_from_its_file_and_only_under_its_own_name() {

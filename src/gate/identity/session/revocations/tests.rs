@@ -61,7 +61,7 @@ async fn who_signs_in_again_is_let_in() {
 
 #[tokio::test]
 async fn a_session_that_ended_stays_ended_over_a_restart() {
-    let directory = crate::testing::Directory::new("ended-sessions");
+    let directory = crate::pipeline::testing::Directory::new("ended-sessions");
     std::fs::create_dir_all(&directory.0).unwrap();
     let file = directory.0.join("sessions.ended");
     let (gone, other) = (names(100, "s"), names(100, "t"));
@@ -87,7 +87,7 @@ async fn a_session_that_ended_stays_ended_over_a_restart() {
 
 #[tokio::test]
 async fn a_session_that_ended_stays_ended_where_the_file_is_another() {
-    let directory = crate::testing::Directory::new("ended-sessions-moved");
+    let directory = crate::pipeline::testing::Directory::new("ended-sessions-moved");
     std::fs::create_dir_all(&directory.0).unwrap();
     let (one, two) = (directory.0.join("one.ended"), directory.0.join("two.ended"));
     let (before, known, after) = (names(100, "s"), names(100, "t"), names(100, "u"));

@@ -2,9 +2,11 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::{
+    pipeline::{
+        spool,
+        testing::{Directory, Peer, answer},
+    },
     series::Selector,
-    spool,
-    testing::{Directory, Peer, answer},
 };
 
 const TEXT: &str = "text/plain; version=0.0.4";

@@ -14,13 +14,15 @@ use super::{ByCode, ByForecast, Metrics, Running, State};
 use crate::{
     client::Worker,
     clock,
-    feedback::{Prediction, Predictions},
     http::{Body, read_bounded},
-    secret::Credential,
-    shape::{
-        timesfm::{self, Answer, Encoded, Question},
-        windows::Instance,
+    pipeline::{
+        feedback::{Prediction, Predictions},
+        shape::{
+            timesfm::{self, Answer, Encoded, Question},
+            windows::Instance,
+        },
     },
+    secret::Credential,
 };
 
 /// How often an empty-handed forecast looks whether there is something to send by now.

@@ -28,11 +28,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::Upstream,
     clock,
-    feedback::Predictions,
+    pipeline::{
+        feedback::Predictions,
+        shape::windows::{self, Observed, Windows},
+        spool::{Released, Sequence, Spool},
+    },
     secret::CredentialSlot,
     series::{Batch, Selector},
-    shape::windows::{self, Observed, Windows},
-    spool::{Released, Sequence, Spool},
     telemetry::Telemetry,
 };
 

@@ -5,9 +5,8 @@ use super::{
     *,
 };
 use crate::{
+    pipeline::{spool, testing::Directory},
     series::{STALE_MARKER_BITS, Selector},
-    spool,
-    testing::Directory,
 };
 
 /// The service over a spool of its own, which goes away with it.

@@ -168,39 +168,39 @@ pub(super) mod tests {
 
     /// The messages as prost declares them: an independent writer to read from.
     #[derive(Clone, PartialEq, Message)]
-    pub(in crate::ingest) struct WriteRequest {
+    pub(in crate::pipeline::ingest) struct WriteRequest {
         #[prost(message, repeated, tag = "1")]
-        pub(in crate::ingest) timeseries: Vec<TimeSeries>,
+        pub(in crate::pipeline::ingest) timeseries: Vec<TimeSeries>,
         #[prost(bytes = "vec", repeated, tag = "3")]
-        pub(in crate::ingest) metadata: Vec<Vec<u8>>,
+        pub(in crate::pipeline::ingest) metadata: Vec<Vec<u8>>,
     }
 
     #[derive(Clone, PartialEq, Message)]
-    pub(in crate::ingest) struct TimeSeries {
+    pub(in crate::pipeline::ingest) struct TimeSeries {
         #[prost(message, repeated, tag = "1")]
-        pub(in crate::ingest) labels: Vec<Label>,
+        pub(in crate::pipeline::ingest) labels: Vec<Label>,
         #[prost(message, repeated, tag = "2")]
-        pub(in crate::ingest) samples: Vec<Point>,
+        pub(in crate::pipeline::ingest) samples: Vec<Point>,
         #[prost(bytes = "vec", repeated, tag = "3")]
-        pub(in crate::ingest) exemplars: Vec<Vec<u8>>,
+        pub(in crate::pipeline::ingest) exemplars: Vec<Vec<u8>>,
         #[prost(bytes = "vec", repeated, tag = "4")]
-        pub(in crate::ingest) histograms: Vec<Vec<u8>>,
+        pub(in crate::pipeline::ingest) histograms: Vec<Vec<u8>>,
     }
 
     #[derive(Clone, PartialEq, Message)]
-    pub(in crate::ingest) struct Label {
+    pub(in crate::pipeline::ingest) struct Label {
         #[prost(bytes = "vec", tag = "1")]
-        pub(in crate::ingest) name: Vec<u8>,
+        pub(in crate::pipeline::ingest) name: Vec<u8>,
         #[prost(bytes = "vec", tag = "2")]
-        pub(in crate::ingest) value: Vec<u8>,
+        pub(in crate::pipeline::ingest) value: Vec<u8>,
     }
 
     #[derive(Clone, PartialEq, Message)]
-    pub(in crate::ingest) struct Point {
+    pub(in crate::pipeline::ingest) struct Point {
         #[prost(double, tag = "1")]
-        pub(in crate::ingest) value: f64,
+        pub(in crate::pipeline::ingest) value: f64,
         #[prost(int64, tag = "2")]
-        pub(in crate::ingest) timestamp: i64,
+        pub(in crate::pipeline::ingest) timestamp: i64,
     }
 
     fn read(bytes: &[u8]) -> Result<WriteRequest, Malformed> {

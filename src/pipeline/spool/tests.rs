@@ -6,8 +6,8 @@ use std::{
 
 use super::*;
 use crate::{
+    pipeline::testing::Directory,
     series::{BatchBuilder, Sample},
-    testing::Directory,
 };
 
 fn open(directory: &Path, max_bytes: u64) -> Spool {

@@ -4,13 +4,15 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    feedback::Format,
     http::{Body, LocalService},
+    pipeline::{
+        feedback::Format,
+        spool,
+        testing::{Directory, Peer, Seen, answer},
+    },
     principal::Caller,
     secret::{Credential, authorization},
     series::{BatchBuilder, LabelRef, Sample},
-    spool,
-    testing::{Directory, Peer, Seen, answer},
 };
 
 /// Long, so that a slow machine does not outlive the forecasts.

@@ -23,10 +23,9 @@ use crate::{
     client::{Upstream, Worker},
     clock::{self, Timestamp},
     http::{Body, read_bounded},
+    pipeline::{shape::keep::KeepList, spool::Spool},
     secret::CredentialSlot,
     series::{BatchBuilder, LabelRef, Labels, METRIC_NAME, Sample},
-    shape::keep::KeepList,
-    spool::Spool,
 };
 
 /// Text first: OpenMetrics is read too, protobuf is not.

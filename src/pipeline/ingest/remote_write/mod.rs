@@ -19,11 +19,13 @@ use super::{Metrics, Reason, wire};
 use crate::{
     clock::{self, Timestamp},
     http::{Body, BoxFuture, LocalService, read_bounded},
+    pipeline::{
+        shape::keep::KeepList,
+        spool::{AppendError, Spool},
+    },
     principal::Caller,
     refusal::Refusal,
     series::{Batch, BatchBuilder, LabelRef, METRIC_NAME, WriteRules},
-    shape::keep::KeepList,
-    spool::{AppendError, Spool},
 };
 
 /// A sender's own deadline is 30 s (Prometheus, `remote_timeout`): beyond it nobody waits for the answer.
