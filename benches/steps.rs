@@ -20,16 +20,12 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Uri, header};
 use wicketgate::{
-    client::Clients,
-    clock,
     config::{load, policies},
-    gate::audit::{Log, Record},
-    gate::identity::{Asking, Identity, Issuer, Ways},
-    gate::limits::{self, Fields, Limits, Per, Quantity, Rate, Unit, Use},
-    gate::policy::{Circumstances, Policy, Question, Resource},
-    gate::proxy::Target,
-    peer::Peer,
-    telemetry::Telemetry,
+    internals::{
+        Asking, Circumstances, Clients, Identity, Issuer, Log, Peer, Policy, Question, Record, Resource, Target,
+        Telemetry, Ways, clock,
+        limits::{self, Fields, Limits, Per, Quantity, Rate, Unit, Use},
+    },
 };
 
 fn asking<'a>(peer: &'a Peer, headers: &'a HeaderMap) -> Asking<'a> {

@@ -27,12 +27,8 @@ use std::{
 
 use http::{HeaderMap, Method, header};
 use wicketgate::{
-    client::Clients,
-    clock,
     config::load,
-    gate::identity::{Asking, Identity, Issuer, Ways},
-    peer::Peer,
-    telemetry::Telemetry,
+    internals::{Asking, Clients, Identity, Issuer, Peer, Telemetry, Ways, clock},
 };
 
 struct Size {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 pub use jiff::Timestamp;
-pub use tokio::time::Instant;
+pub(crate) use tokio::time::Instant;
 
 /// The wall clock, to the nanosecond, in UTC.
 #[must_use]
@@ -30,6 +30,6 @@ pub fn after(at: Timestamp, span: Duration) -> Timestamp {
 
 /// Seconds from `earlier` to `later`; 0 when `later` is the earlier one.
 #[must_use]
-pub fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
+pub(crate) fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
     later.duration_since(earlier).as_secs_f64().max(0.0)
 }

@@ -23,10 +23,10 @@ use hyper::body::Incoming;
 use crate::{principal::Caller, refusal::Refusal};
 
 /// Any error a body can end with.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A boxed future, for the few places that hold futures of several kinds.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A request's or response's body.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub enum Body {
 }
 
 /// A body of any kind.
-pub type Watched = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
+pub(crate) type Watched = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
 
 impl Body {
     /// A body that changes what it reads of another one.

@@ -1,17 +1,69 @@
 //! wicketgate: an identity-aware proxy in front of Prometheus exporters and Vertex AI endpoints.
+//!
+//! The program is [`cli::run`]. The public surface is what `main`, the tests, the benches and the fuzz targets use;
+//! everything else is private to the crate, so that the compiler reports code that is no longer used.
+
 pub mod app;
 pub mod cli;
-pub mod client;
-pub mod clock;
+mod client;
+mod clock;
 pub mod config;
-pub mod demo;
-pub mod exposition;
-pub mod gate;
-pub mod http;
-pub mod peer;
-pub mod pipeline;
-pub mod principal;
-pub mod refusal;
-pub mod secret;
-pub mod series;
-pub mod telemetry;
+mod demo;
+mod exposition;
+mod gate;
+mod http;
+mod peer;
+mod pipeline;
+mod principal;
+mod refusal;
+mod secret;
+mod series;
+mod telemetry;
+
+/// Parts that the tests, the benches and the fuzz targets call by themselves; no promise of a stable interface.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::{
+        client::{Clients, Upstream},
+        demo::{
+            directory::Directory,
+            environment::{Ports, World},
+            google::{
+                ENDPOINT, LOCATION, PROJECT,
+                value::{from_json, to_json},
+            },
+        },
+        gate::{
+            audit::{Log, Record},
+            identity::{
+                Algorithm, Asking, Identity, Issuer, Ways,
+                session::{Callback, ReturnTo},
+            },
+            policy::{Circumstances, Policy, Question, Resource},
+            proxy::Target,
+            routes::{LocalTerms, Routes, Terms, Vertex, Way},
+        },
+        http::read_bounded,
+        peer::Peer,
+        telemetry::Telemetry,
+    };
+
+    pub mod clock {
+        pub use crate::clock::{Timestamp, after, monotonic, now};
+    }
+    pub mod cookie {
+        pub use crate::gate::identity::session::cookie::{Found, PREFIX, is_ours, session};
+    }
+    pub mod dpop {
+        pub use crate::gate::identity::dpop::proof::{Expected, normal, verify};
+    }
+    pub mod jwt {
+        pub use crate::gate::identity::jwt::{Rules, TokenError, Unverified, Verified};
+    }
+    pub mod keys {
+        pub use crate::gate::identity::keys::{Key, MAX_JWKS_KEYS, parse_jwks};
+    }
+    pub mod limits {
+        pub use crate::gate::limits::{Fields, Limits, Per, Quantity, Rate, Settings, Unit, Use};
+    }
+}

@@ -73,7 +73,7 @@ impl Issuer {
 
     /// About what a real identity provider puts in an access token.
     pub(crate) fn token(&self, subject: &str, role: &str) -> String {
-        let now = wicketgate::clock::now().as_second();
+        let now = wicketgate::internals::clock::now().as_second();
         let header = B64.encode(format!(r#"{{"alg":"{}","typ":"at+jwt","kid":"k"}}"#, self.algorithm()));
         let claims = format!(
             r#"{{"iss":"https://idp.test","aud":"bench","sub":"{subject}","iat":{now},"nbf":{now},"exp":{},"jti":"6f1c9a52-7e0b-4d0e-9f7d-0c3b1d6f2a11","azp":"grafana","scope":"openid profile email","preferred_username":"user","email":"user@example.test","name":"User","roles":["{role}","offline_access"]}}"#,

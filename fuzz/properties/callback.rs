@@ -2,7 +2,7 @@
 //! counts once, and a browser that follows the target stays at the gate.
 
 use url::{Url, form_urlencoded};
-use wicketgate::gate::identity::session::{Callback, ReturnTo};
+use wicketgate::internals::{Callback, ReturnTo};
 
 /// Holds one input, as a query and as a return target, to the rules.
 pub(super) fn check(bytes: &[u8]) {

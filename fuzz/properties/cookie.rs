@@ -2,7 +2,7 @@
 //! what reads as a session is what the gate's own cookies spell, part by part.
 
 use http::{HeaderMap, HeaderValue, header::COOKIE};
-use wicketgate::gate::identity::session::cookie::{Found, PREFIX, is_ours, session};
+use wicketgate::internals::cookie::{Found, PREFIX, is_ours, session};
 
 /// Holds one header, a line for each where there are several, to the rules.
 pub(super) fn check(bytes: &[u8]) {

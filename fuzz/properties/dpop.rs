@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use wicketgate::{
+use wicketgate::internals::{
     clock::Timestamp,
-    gate::identity::dpop::proof::{Expected, normal, verify},
+    dpop::{Expected, normal, verify},
 };
 
 /// Takes `data` as a proof; as header and claims of one, with a zero between them; and as a URL.

@@ -1,7 +1,7 @@
 //! What holds for every JWKS, whatever its bytes: nothing panics, and what is taken of it is a bounded number of keys,
 //! each for some asymmetric algorithm and for no other.
 
-use wicketgate::gate::identity::{
+use wicketgate::internals::{
     Algorithm,
     keys::{MAX_JWKS_KEYS, parse_jwks},
 };

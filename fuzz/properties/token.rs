@@ -9,13 +9,11 @@ use std::{sync::LazyLock, time::Duration};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
-use wicketgate::{
+use wicketgate::internals::{
+    Algorithm,
     clock::Timestamp,
-    gate::identity::{
-        Algorithm,
-        jwt::{Rules, TokenError, Unverified, Verified},
-        keys::{Key, parse_jwks},
-    },
+    jwt::{Rules, TokenError, Unverified, Verified},
+    keys::{Key, parse_jwks},
 };
 
 /// When everything here happens.

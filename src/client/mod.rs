@@ -4,7 +4,7 @@
 //! so that a request and its upstream connection stay on one core. It never follows a redirect and never reads a proxy
 //! setting from the environment.
 
-pub mod oauth;
+pub(crate) mod oauth;
 
 use std::{
     path::{Path, PathBuf},
@@ -41,7 +41,7 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Serving runtimes that one process may have.
-pub const MAX_WORKERS: usize = 64;
+pub(crate) const MAX_WORKERS: usize = 64;
 
 /// Which runtime a request runs on: its upstream connections belong to that runtime alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Worker {
 
 /// Makes this client's cryptography the process's: google-cloud-auth's HTTP client takes the process's and panics where
 /// there is none. Call it once before anything starts; a second call changes nothing.
-pub fn share_cryptography() {
+pub(crate) fn share_cryptography() {
     // an error means that one is set already
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

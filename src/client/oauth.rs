@@ -19,7 +19,7 @@ const LIMIT: usize = 1 << 20;
 
 /// Lets `oauth2` send by this client: `request_async(&Messenger(&client))`.
 #[derive(Clone, Copy, Debug)]
-pub struct Messenger<'a>(pub &'a Client);
+pub(crate) struct Messenger<'a>(pub &'a Client);
 
 impl<'c> AsyncHttpClient<'c> for Messenger<'_> {
     type Error = ClientError;

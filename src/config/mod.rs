@@ -50,43 +50,43 @@ use crate::{
 /// A whole configuration, ready to be served.
 pub struct Config {
     /// The `[gate]` section.
-    pub gate: GateSettings,
+    pub(crate) gate: GateSettings,
     /// The sockets to listen on.
-    pub listeners: Vec<listen::Settings>,
+    pub(crate) listeners: Vec<listen::Settings>,
     /// Where the admin pages are.
-    pub admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// Where requests are written down.
-    pub audit: audit::Settings,
+    pub(crate) audit: audit::Settings,
     /// Roles and policies, compiled.
     pub policy: Policy,
     /// The issuers and the clients that ask them.
     pub issuers: Vec<(identity::Settings, Arc<Client>)>,
     /// Whose client certificates are principals.
-    pub certificates: Vec<identity::certificate::Rule>,
+    pub(crate) certificates: Vec<identity::certificate::Rule>,
     /// How DPoP proofs are taken.
-    pub dpop: identity::dpop::Settings,
+    pub(crate) dpop: identity::dpop::Settings,
     /// The gate as an issuer, where it is one.
-    pub issue: Option<IssueSettings>,
+    pub(crate) issue: Option<IssueSettings>,
     /// How people come in, where they do.
-    pub sessions: Option<identity::session::Settings>,
+    pub(crate) sessions: Option<identity::session::Settings>,
     /// The exporters.
-    pub exporters: Vec<ExporterSettings>,
+    pub(crate) exporters: Vec<ExporterSettings>,
     /// Vertex, where it is fronted.
-    pub vertex: Option<VertexSettings>,
+    pub(crate) vertex: Option<VertexSettings>,
     /// How much may be used.
-    pub limits: Vec<crate::gate::limits::Settings>,
+    pub(crate) limits: Vec<crate::gate::limits::Settings>,
     /// The data path, where there is one.
-    pub data: Option<DataSettings>,
+    pub(crate) data: Option<DataSettings>,
     /// How roles are granted for a time, where they are.
-    pub grants: Option<granting::Settings>,
+    pub(crate) grants: Option<granting::Settings>,
     /// The terms of what the gate itself answers.
-    pub local: LocalTerms,
+    pub(crate) local: LocalTerms,
     /// The files and folders that all this was read from.
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// What is served all the same, and hardly meant so: whoever loads says it.
-    pub warnings: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
     /// When reading began.
-    pub read_at: Timestamp,
+    pub(crate) read_at: Timestamp,
 }
 
 /// The `[gate]` section.

@@ -18,11 +18,11 @@ use super::{
 };
 
 /// The shipped roles, each with a token of its own in `tokens/`.
-pub const ROLES: [&str; 6] = ["scrape", "ingest", "infer", "train", "observe", "administer"];
+pub(crate) const ROLES: [&str; 6] = ["scrape", "ingest", "infer", "train", "observe", "administer"];
 /// The exporter's name in the configuration: its pages are at `/exporters/shop/`.
-pub const EXPORTER: &str = "shop";
+pub(crate) const EXPORTER: &str = "shop";
 /// The steps that are forecast, of a second each.
-pub const HORIZON: usize = 60;
+pub(crate) const HORIZON: usize = 60;
 /// Tokens are renewed at a quarter of their life.
 const RENEWAL: Duration = Duration::from_secs(issuer::LIFETIME.as_secs() / 4);
 

@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// The metric with a season.
-pub const METRIC: &str = "demo_requests_per_second";
+pub(crate) const METRIC: &str = "demo_requests_per_second";
 /// Seconds of a season.
-pub const PERIOD: f64 = 60.0;
+pub(crate) const PERIOD: f64 = 60.0;
 /// The services that the metric has figures for, in its `service` label.
-pub const SERVICES: [&str; 3] = ["checkout", "search", "login"];
+pub(crate) const SERVICES: [&str; 3] = ["checkout", "search", "login"];
 /// The Basic user name.
-pub const USERNAME: &str = "wicketgate";
+pub(crate) const USERNAME: &str = "wicketgate";
 
 /// A running exporter.
 pub struct Exporter {
@@ -70,7 +70,7 @@ impl Exporter {
 
 /// The figure of a service at a time: a wave of one minute with an overtone, and a little noise.
 #[must_use]
-pub fn requests_per_second(service: &str, at: Timestamp) -> f64 {
+pub(crate) fn requests_per_second(service: &str, at: Timestamp) -> f64 {
     let seconds = at.as_millisecond() as f64 / 1000.0;
     let index = SERVICES.iter().position(|known| *known == service).unwrap_or_default() as f64;
     let turn = TAU * seconds / PERIOD + index * TAU / 3.0;

@@ -6,7 +6,7 @@ use super::exporter::{METRIC, SERVICES, requests_per_second};
 use crate::clock::Timestamp;
 
 /// Seconds of history, one sample each.
-pub const SECONDS: i64 = 600;
+pub(crate) const SECONDS: i64 = 600;
 
 /// `prometheus.WriteRequest`, the parts that are needed (prometheus/prompb/remote.proto).
 #[derive(Clone, PartialEq, Message)]
@@ -45,7 +45,7 @@ struct Sample {
 ///
 /// # Errors
 /// When snappy cannot take it.
-pub fn remote_write(job: &str, instance: &str, now: Timestamp) -> Result<Vec<u8>, snap::Error> {
+pub(crate) fn remote_write(job: &str, instance: &str, now: Timestamp) -> Result<Vec<u8>, snap::Error> {
     let end = now.as_second();
     let times: Vec<Timestamp> =
         (end - SECONDS + 1..=end).filter_map(|second| Timestamp::from_second(second).ok()).collect();

@@ -7,14 +7,14 @@
 //! Never: imports what it imitates (identity, credentials, ingest), so that a mistake there is not made twice. Only
 //! `cli` and the tests import it. Nothing here is fit to guard anything.
 
-pub mod directory;
-pub mod environment;
-pub mod exporter;
-pub mod google;
-pub mod history;
-pub mod issuer;
-pub mod pki;
-pub mod server;
+pub(crate) mod directory;
+pub(crate) mod environment;
+pub(crate) mod exporter;
+pub(crate) mod google;
+pub(crate) mod history;
+pub(crate) mod issuer;
+pub(crate) mod pki;
+pub(crate) mod server;
 #[cfg(test)]
 mod tests;
 

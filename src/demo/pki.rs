@@ -20,7 +20,7 @@ use crate::clock;
 const VALID_DAYS: i64 = 30;
 
 /// A certificate authority of one's own.
-pub struct Pki {
+pub(crate) struct Pki {
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -37,7 +37,7 @@ impl Pki {
     ///
     /// # Errors
     /// When the key cannot be made.
-    pub fn new() -> Result<Self, DemoError> {
+    pub(crate) fn new() -> Result<Self, DemoError> {
         let mut params = dated(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, "wicketgate demo CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -47,7 +47,7 @@ impl Pki {
 
     /// The CA's certificate as PEM: what clients are told to trust.
     #[must_use]
-    pub fn ca_pem(&self) -> String {
+    pub(crate) fn ca_pem(&self) -> String {
         self.ca.pem()
     }
 
@@ -55,7 +55,7 @@ impl Pki {
     ///
     /// # Errors
     /// When the key cannot be made.
-    pub fn loopback(&self) -> Result<Leaf, DemoError> {
+    pub(crate) fn loopback(&self) -> Result<Leaf, DemoError> {
         self.leaf(&["localhost", "127.0.0.1", "::1"])
     }
 
@@ -63,7 +63,7 @@ impl Pki {
     ///
     /// # Errors
     /// When a name cannot stand in a certificate.
-    pub fn leaf(&self, names: &[&str]) -> Result<Leaf, DemoError> {
+    pub(crate) fn leaf(&self, names: &[&str]) -> Result<Leaf, DemoError> {
         let mut params = dated(names.iter().map(|name| (*name).to_owned()).collect())?;
         params.distinguished_name.push(DnType::CommonName, "wicketgate demo");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

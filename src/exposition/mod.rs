@@ -1,4 +1,4 @@
 //! The Prometheus text formats: one line cut into its parts, and samples.
 
-pub mod line;
-pub mod samples;
+pub(crate) mod line;
+pub(crate) mod samples;

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 /// Which of the two formats a page is in: they differ in the unit of timestamps and in how they end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// Timestamps in milliseconds.
     Text,
     /// Timestamps in seconds; the last line is `# EOF`.
@@ -18,7 +18,7 @@ pub enum Format {
 impl Format {
     /// The format that a `Content-Type` names; plain text where it names none.
     #[must_use]
-    pub fn of(content_type: &str) -> Self {
+    pub(crate) fn of(content_type: &str) -> Self {
         let media = content_type.split(';').next().unwrap_or_default().trim();
         if media.eq_ignore_ascii_case("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
@@ -26,7 +26,7 @@ impl Format {
 
 /// One line of a page.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// The metric's name.
     pub metric: Cow<'a, str>,
     /// Its labels, in the order of the page.
@@ -40,7 +40,7 @@ pub struct Line<'a> {
 /// Why a page cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
-pub struct ParseError {
+pub(crate) struct ParseError {
     /// The line, counted from 1.
     pub line: usize,
     /// What is wrong with it.
@@ -51,7 +51,11 @@ pub struct ParseError {
 ///
 /// # Errors
 /// At the first line that is not of the format. Lines before it have been visited by then.
-pub fn for_each_line<'a>(page: &'a str, format: Format, mut visit: impl FnMut(&Line<'a>)) -> Result<(), ParseError> {
+pub(crate) fn for_each_line<'a>(
+    page: &'a str,
+    format: Format,
+    mut visit: impl FnMut(&Line<'a>),
+) -> Result<(), ParseError> {
     let mut line = Line::default();
     let mut ended = false;
     let mut number = 0;

@@ -3,10 +3,10 @@
 //! Promises: an acknowledged batch is on disk. Never: an import of `gate`; `app` hands the pipeline's services to the gate's
 //! routes, so that each request is authorized and audited first.
 
-pub mod feedback;
-pub mod ingest;
-pub mod shape;
-pub mod sinks;
-pub mod spool;
+pub(crate) mod feedback;
+pub(crate) mod ingest;
+pub(crate) mod shape;
+pub(crate) mod sinks;
+pub(crate) mod spool;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-pub use self::callers::{CallerSlots, Shown, Wanted};
+pub(crate) use self::callers::{CallerSlots, Shown, Wanted};
 use crate::clock::Timestamp;
 
 /// A value that must not be shown. `expose` is the only way to its text.
@@ -182,7 +182,7 @@ impl CredentialSlot {
 ///
 /// # Errors
 /// When `text` holds bytes that no header value may hold.
-pub fn authorization(text: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+pub(crate) fn authorization(text: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
     let mut value = HeaderValue::from_str(text)?;
     value.set_sensitive(true);
     Ok(value)

@@ -36,13 +36,13 @@ const NEW_NAME: u64 = 2;
 
 /// Samples of one caller, arrived together, in the layout drawn above.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
+pub(crate) struct Batch {
     bytes: Bytes,
 }
 
 /// Why bytes are not a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BrokenBatch {
+pub(crate) enum BrokenBatch {
     /// Cut off.
     #[error("the batch ends in the middle")]
     Short,
@@ -59,7 +59,7 @@ impl Batch {
     ///
     /// # Errors
     /// When the head is cut short or of another version.
-    pub fn from_stored(bytes: Bytes) -> Result<Self, BrokenBatch> {
+    pub(crate) fn from_stored(bytes: Bytes) -> Result<Self, BrokenBatch> {
         match bytes.first() {
             None => Err(BrokenBatch::Short),
             Some(&VERSION) if bytes.len() >= FIXED => Ok(Self { bytes }),
@@ -70,31 +70,31 @@ impl Batch {
 
     /// The bytes to store.
     #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// The batch's name, the same on every delivery, for sinks that can tell a repetition.
-    #[must_use]
-    pub fn id(&self) -> [u8; 16] {
+    #[cfg(test)]
+    pub(crate) fn id(&self) -> [u8; 16] {
         self.fixed(1)
     }
 
     /// When it arrived, in milliseconds since the Unix epoch.
     #[must_use]
-    pub fn received(&self) -> i64 {
+    pub(crate) fn received(&self) -> i64 {
         i64::from_le_bytes(self.fixed(17))
     }
 
     /// The largest timestamp in it, in milliseconds; `i64::MIN` when it holds no sample.
     #[must_use]
-    pub fn newest(&self) -> i64 {
+    pub(crate) fn newest(&self) -> i64 {
         i64::from_le_bytes(self.fixed(25))
     }
 
     /// How many samples it holds.
     #[must_use]
-    pub fn samples(&self) -> u32 {
+    pub(crate) fn samples(&self) -> u32 {
         u32::from_le_bytes(self.fixed(33))
     }
 
@@ -102,7 +102,8 @@ impl Batch {
     ///
     /// # Errors
     /// When the bytes are damaged.
-    pub fn caller(&self) -> Result<&str, BrokenBatch> {
+    #[cfg(test)]
+    pub(crate) fn caller(&self) -> Result<&str, BrokenBatch> {
         Reader { rest: self.bytes.get(FIXED..).unwrap_or_default() }.text()
     }
 
@@ -110,7 +111,10 @@ impl Batch {
     ///
     /// # Errors
     /// When the bytes are damaged. What came before the damage has been visited by then.
-    pub fn for_each_series<'a>(&'a self, mut visit: impl FnMut(&[LabelRef<'a>], &[Sample])) -> Result<(), BrokenBatch> {
+    pub(crate) fn for_each_series<'a>(
+        &'a self,
+        mut visit: impl FnMut(&[LabelRef<'a>], &[Sample]),
+    ) -> Result<(), BrokenBatch> {
         let mut reader = Reader { rest: self.bytes.get(FIXED..).unwrap_or_default() };
         reader.text()?;
         let mut labels: Vec<LabelRef<'a>> = Vec::with_capacity(16);
@@ -203,7 +207,7 @@ struct Place {
 
 /// Writes a batch, series by series.
 #[derive(Debug)]
-pub struct BatchBuilder {
+pub(crate) struct BatchBuilder {
     bytes: Vec<u8>,
     previous: Vec<Place>,
     timestamp: i64,
@@ -214,7 +218,7 @@ pub struct BatchBuilder {
 impl BatchBuilder {
     /// An empty batch of `caller`, received at this moment in milliseconds.
     #[must_use]
-    pub fn new(id: [u8; 16], received: i64, caller: &Arc<str>) -> Self {
+    pub(crate) fn new(id: [u8; 16], received: i64, caller: &Arc<str>) -> Self {
         let mut bytes = Vec::with_capacity(4096);
         bytes.push(VERSION);
         bytes.extend_from_slice(&id);
@@ -226,7 +230,7 @@ impl BatchBuilder {
     }
 
     /// Adds a series with these labels, sorted by name, and these samples.
-    pub fn push(&mut self, labels: &[LabelRef<'_>], samples: &[Sample]) {
+    pub(crate) fn push(&mut self, labels: &[LabelRef<'_>], samples: &[Sample]) {
         self.varint(labels.len() as u64);
         self.previous.truncate(labels.len());
         for (place, &(name, value)) in labels.iter().enumerate() {
@@ -263,13 +267,13 @@ impl BatchBuilder {
 
     /// How many samples it holds so far.
     #[must_use]
-    pub fn samples(&self) -> u32 {
+    pub(crate) fn samples(&self) -> u32 {
         self.samples
     }
 
     /// The batch, complete.
     #[must_use]
-    pub fn finish(mut self) -> Batch {
+    pub(crate) fn finish(mut self) -> Batch {
         let tail = self.newest.to_le_bytes().into_iter().chain(self.samples.to_le_bytes());
         for (byte, known) in self.bytes.iter_mut().skip(FIXED - 12).zip(tail) {
             *byte = known;

@@ -8,21 +8,21 @@ mod write_rules;
 
 use std::{fmt, sync::Arc};
 
-pub use batch::{Batch, BatchBuilder, BrokenBatch};
-pub use write_rules::WriteRules;
+pub(crate) use batch::{Batch, BatchBuilder, BrokenBatch};
+pub(crate) use write_rules::WriteRules;
 
 /// The label that holds a series' metric name.
-pub const METRIC_NAME: &str = "__name__";
+pub(crate) const METRIC_NAME: &str = "__name__";
 
 /// The NaN that says "this series ended here" (Prometheus, `model/value`). Other NaNs are ordinary values.
-pub const STALE_MARKER_BITS: u64 = 0x7ff0_0000_0000_0002;
+pub(crate) const STALE_MARKER_BITS: u64 = 0x7ff0_0000_0000_0002;
 
 /// One label as it is found in somebody's buffer.
-pub type LabelRef<'a> = (&'a str, &'a str);
+pub(crate) type LabelRef<'a> = (&'a str, &'a str);
 
 /// One value of one series.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Milliseconds since the Unix epoch.
     pub timestamp: i64,
     /// Compare by `to_bits`: the payload of a NaN has a meaning.
@@ -32,37 +32,37 @@ pub struct Sample {
 impl Sample {
     /// The end of a series at `timestamp`.
     #[must_use]
-    pub fn stale(timestamp: i64) -> Self {
+    pub(crate) fn stale(timestamp: i64) -> Self {
         Self { timestamp, value: f64::from_bits(STALE_MARKER_BITS) }
     }
 
     /// Whether this ends its series rather than being a value of it.
     #[must_use]
-    pub fn is_stale(self) -> bool {
+    pub(crate) fn is_stale(self) -> bool {
         self.value.to_bits() == STALE_MARKER_BITS
     }
 }
 
 /// A series' identity, sorted by label name; a clone costs one reference count.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Labels(Arc<[(Box<str>, Box<str>)]>);
+pub(crate) struct Labels(Arc<[(Box<str>, Box<str>)]>);
 
 impl Labels {
     /// Labels from pairs that are already sorted by name.
     #[must_use]
-    pub fn new(sorted: &[LabelRef<'_>]) -> Self {
+    pub(crate) fn new(sorted: &[LabelRef<'_>]) -> Self {
         debug_assert!(sorted.is_sorted_by(|a, b| a.0 <= b.0));
         Self(sorted.iter().map(|&(name, value)| (name.into(), value.into())).collect())
     }
 
     /// The pairs, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = LabelRef<'_>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = LabelRef<'_>> {
         self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// The metric name, or nothing for a series without one.
     #[must_use]
-    pub fn metric(&self) -> &str {
+    pub(crate) fn metric(&self) -> &str {
         self.iter().find(|(name, _)| *name == METRIC_NAME).map_or("", |(_, value)| value)
     }
 }

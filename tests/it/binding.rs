@@ -120,7 +120,7 @@ async fn a_proof_that_proves_nothing_is_refused() {
     let (prover, other) = (Prover::ec(), Prover::ec());
     let token = prover.token(&gate, "scrape");
     let good = || prover.proof(ROOM, &token);
-    let now = wicketgate::clock::now().as_second();
+    let now = wicketgate::internals::clock::now().as_second();
     let another = prover.token(&gate, "scrape");
     let signed = good().sign();
     let (message, _) = signed.rsplit_once('.').unwrap();

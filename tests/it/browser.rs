@@ -107,7 +107,7 @@ async fn two_tabs_and_an_expired_session() {
     };
     let before = cookie(&mut browser).await.unwrap();
     // the session ends; the provider still knows the person, who sees nothing of it but the page
-    let begun = wicketgate::clock::monotonic();
+    let begun = wicketgate::internals::clock::monotonic();
     loop {
         let page = browser.visit("a", &format!("{}{ROOM}", house.url)).await;
         assert_eq!((url(&page), &page["status"]), (&*format!("{}{ROOM}", house.url), &json!(200)), "{page}");

@@ -1,7 +1,7 @@
 //! What was acknowledged reaches Vertex, whatever happens to the gate in between.
 
 use serde_json::Value;
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use crate::support::{Gate, Harness, eventually, wire::remote_write};
 

@@ -101,7 +101,7 @@ async fn a_token_for_another_audience_is_for_that_audience_alone() {
 #[tokio::test]
 async fn a_token_of_the_gate_is_exchanged_without_gaining_anything() {
     let gate = harness().await.start().await;
-    let now = wicketgate::clock::now().as_second();
+    let now = wicketgate::internals::clock::now().as_second();
     let shown = gate.bent_token("scrape").claim("exp", now + 100).mint();
     let (_, first) = exchanged(&gate, &shown, URL).await;
     let first = first["access_token"].as_str().unwrap().to_owned();
@@ -176,7 +176,7 @@ async fn a_token_bound_to_a_certificate_is_exchanged_on_its_connections_alone() 
 
 /// Everything that is asked wrongly or by the wrong one: OAuth's error, the gate's reason, the form.
 fn hostile(gate: &Gate, token: &str) -> Vec<(&'static str, &'static str, String)> {
-    let now = wicketgate::clock::now().as_second();
+    let now = wicketgate::internals::clock::now().as_second();
     let impostor = Key::rsa("rsa");
     let both = gate.issuer.token("both", &["ingest", "infer"]).mint();
     let nobody = gate.issuer.token("nobody", &[]).mint();
@@ -399,7 +399,7 @@ async fn a_client_that_can_only_do_oauth_brings_its_own_providers_token_and_othe
 
 #[tokio::test]
 async fn a_token_that_only_its_issuer_can_read_is_exchanged_for_one_that_everybody_can() {
-    let exp = wicketgate::clock::now().as_second() + 300;
+    let exp = wicketgate::internals::clock::now().as_second() + 300;
     let told = json!({"active": true, "sub": "tester", "aud": "wicketgate", "exp": exp, "roles": ["scrape"]});
     let server = Upstream::start(move |_| upstream::json(&told)).await;
     let harness = harness().await;

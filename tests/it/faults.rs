@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use crate::support::{
     Answer, Gate, Harness, eventually,

@@ -9,7 +9,7 @@ use http_body_util::Empty;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinSet;
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use crate::{
     grants::{ROOM, answering, asked, done, granted, harness, json_call, lead, listed, wish},

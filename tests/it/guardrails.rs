@@ -239,7 +239,7 @@ async fn a_sender_writes_as_whom_it_is() {
         let accepted = gate.metric("wicketgate_ingest_samples_accepted_total").await;
         accepted - gate.metric("wicketgate_ingest_samples_dropped_total{reason=\"not_kept\"}").await
     };
-    let now = wicketgate::clock::now().as_millisecond();
+    let now = wicketgate::internals::clock::now().as_millisecond();
     let write = |labels: &[(&str, &str)]| gate.write(&token, remote_write(labels, &[(now, 1.0)]));
     // the keep-list takes the forced label's value alone, so what is kept has it
     for labels in [&[("__name__", "app_up")][..], &[("__name__", "app_up"), ("tenant", "corp-a")]] {

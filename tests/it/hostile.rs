@@ -6,7 +6,7 @@ use std::process::Stdio;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
 use serde_json::{Value, json};
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use crate::support::{
     Gate, Harness,

@@ -8,7 +8,7 @@ use std::sync::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use serde_json::{Value, json};
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use crate::support::{
     Answer, Gate, Harness, eventually,

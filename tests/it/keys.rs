@@ -68,7 +68,7 @@ async fn a_key_that_was_added_is_found_and_one_that_was_withdrawn_no_longer_coun
 async fn unknown_keys_cannot_drive_fetches() {
     let gate = Harness::new().await.start().await;
     let fetches = || gate.issuer.server.seen().iter().filter(|seen| seen.target == "/jwks").count();
-    let now = wicketgate::clock::now().as_second();
+    let now = wicketgate::internals::clock::now().as_second();
     let before = fetches();
     for number in 0..50 {
         // older than the look at the keys that the first of them causes

@@ -120,8 +120,9 @@ impl Stage {
     /// A logout token that is good.
     fn logout(&self, sid: &str) -> Token<'_> {
         let token = self.gate.issuer.token("ada", &[]).claim("aud", "gate").claim("sid", sid);
-        let token =
-            token.claim("iat", wicketgate::clock::now().as_second()).claim("jti", uuid::Uuid::now_v7().to_string());
+        let token = token
+            .claim("iat", wicketgate::internals::clock::now().as_second())
+            .claim("jti", uuid::Uuid::now_v7().to_string());
         token.claim("events", json!({ EVENT: {} })).header("typ", "logout+jwt")
     }
 }
@@ -137,7 +138,7 @@ fn tokens(id_token: &str) -> Value {
 #[tokio::test]
 async fn an_id_token_that_breaks_a_rule_begins_no_session() {
     let stage = Stage::new().await;
-    let now = wicketgate::clock::now().as_second();
+    let now = wicketgate::internals::clock::now().as_second();
     let (stranger, impostor) = (Key::rsa("stranger"), Key::rsa("rsa"));
     let secret = stage.gate.issuer.key("rsa").public_pem();
     type Bend<'a> = Box<dyn Fn(Token<'a>) -> String + 'a>;
@@ -212,7 +213,7 @@ async fn an_attempt_is_used_once_the_provider_has_taken_its_code() {
 async fn a_logout_token_that_breaks_a_rule_ends_nothing() {
     let stage = Stage::new().await;
     let session = stage.session("s").await;
-    let now = wicketgate::clock::now().as_second();
+    let now = wicketgate::internals::clock::now().as_second();
     let (stranger, impostor) = (Key::rsa("stranger"), Key::rsa("rsa"));
     let good = || stage.logout("s");
     let an_id_token = stage.good("n").claim("sid", "s").mint();
@@ -346,7 +347,7 @@ async fn a_session_ends_with_what_its_login_was_checked_by() {
 async fn a_provider_is_shown_nothing_of_the_one_whose_name_it_has() {
     let (stage, other) = (Stage::new().await, Issuer::start().await);
     let config = std::fs::read_to_string(stage.gate.directory.join("wicketgate.toml")).unwrap();
-    let soon = wicketgate::clock::now().as_second() + 6;
+    let soon = wicketgate::internals::clock::now().as_second() + 6;
     // it is renewed from the third second on
     let session = stage
         .session_of(|token| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use crate::{
     refusals::{is_refusal, refused, seen},

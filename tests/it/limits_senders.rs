@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use crate::{
     limits::retry_after,

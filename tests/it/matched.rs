@@ -12,11 +12,7 @@ use proptest::{
     strategy::ValueTree,
     test_runner::{Config, FileFailurePersistence, RngSeed, TestRunner},
 };
-use wicketgate::{
-    client::{Clients, Upstream},
-    gate::proxy::Target,
-    gate::routes::{LocalTerms, Routes, Terms, Vertex, Way},
-};
+use wicketgate::internals::{Clients, LocalTerms, Routes, Target, Terms, Upstream, Vertex, Way};
 
 use crate::{
     support::{Gate, Harness, grpc::Connection},

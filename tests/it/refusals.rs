@@ -120,7 +120,7 @@ async fn a_request_without_a_token_is_told_to_bring_one() {
 async fn a_token_that_proves_nothing_is_refused() {
     let gate = Harness::new().await.start().await;
     let good = || gate.bent_token("scrape");
-    let now = wicketgate::clock::now().as_second();
+    let now = wicketgate::internals::clock::now().as_second();
     let stranger = Key::rsa("stranger");
     let impostor = Key::rsa("rsa");
     let secret = gate.issuer.key("rsa").public_pem();
@@ -272,7 +272,7 @@ async fn a_principal_that_would_hold_both_separated_roles_holds_none() {
 #[tokio::test]
 async fn a_token_within_the_leeway_still_counts() {
     let gate = Harness::new().await.start().await;
-    let now = wicketgate::clock::now().as_second();
+    let now = wicketgate::internals::clock::now().as_second();
     // Go's oauth2 renews 10 s before the end; a clock that differs more than that must not lose data
     let late = gate.bent_token("scrape").claim("exp", now - 30).mint();
     assert_eq!(gate.get(ROOM).bearer(&late).send().await.status, 200);

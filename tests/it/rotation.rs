@@ -111,7 +111,7 @@ async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory
     // an overlap later the new one signs, and what the old one signed still counts
     let names = std::fs::read_dir(&keys).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let newest = names.filter(|name| name.ends_with(".pem")).max().unwrap();
-    let then = wicketgate::clock::now() - Duration::from_secs(2 * 3600);
+    let then = wicketgate::internals::clock::now() - Duration::from_secs(2 * 3600);
     let ripe = format!("{}-{}", then.strftime("%Y%m%dT%H%M%SZ"), newest.split_once('-').unwrap().1);
     std::fs::rename(keys.join(&newest), keys.join(ripe)).unwrap();
     for gate in [&first, &second] {

@@ -30,7 +30,7 @@ async fn a_session_goes_on_while_its_provider_renews_it() {
         assert_eq!(answer.header("set-cookie"), renewed, "another session than the first tab has");
     }
     // on and on, though the provider takes each refresh token once
-    let begun = wicketgate::clock::monotonic();
+    let begun = wicketgate::internals::clock::monotonic();
     while begun.elapsed() < std::time::Duration::from_secs(12) {
         let page = ada.visit(&format!("{}{ROOM}", house.url)).await;
         assert_eq!((page.answer.status.as_u16(), page.way.len()), (200, 1), "{page:?}");
@@ -57,7 +57,7 @@ async fn a_provider_that_refuses_to_renew_ends_the_session() {
 async fn a_provider_that_is_away_ends_no_session_before_its_time() {
     let house = House::planned(Plan { ttl: json!({"IdToken": 6}), ..Plan::default() }).await;
     let ada = house.logged_in("ada").await;
-    let begun = wicketgate::clock::monotonic();
+    let begun = wicketgate::internals::clock::monotonic();
     house.provider.stop().await;
     let answer = eventually("the session to run out", || async {
         let answer = with_session(&house, &ada).send().await;

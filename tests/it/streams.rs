@@ -23,7 +23,7 @@ use tokio::{
     task::JoinSet,
     time::{Interval, interval},
 };
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use crate::{
     certificates::listen,

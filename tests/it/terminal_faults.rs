@@ -247,7 +247,7 @@ async fn an_id_token_that_is_not_of_this_login_is_refused() {
     assert_eq!(shell.kept("default")["tokens"]["id"]["subject"], "alice");
 
     type Bend = Box<dyn for<'a> Fn(Token<'a>, &str) -> String>;
-    let past = wicketgate::clock::now().as_second() - 3600;
+    let past = wicketgate::internals::clock::now().as_second() - 3600;
     let stranger: &'static Key = Box::leak(Box::new(Key::rsa("rsa")));
     let cases: Vec<(&str, Bend)> = vec![
         ("its nonce differs", Box::new(|token, _| token.claim("nonce", "another").mint())),
@@ -342,7 +342,7 @@ async fn a_provider_that_is_slow_down_is_asked_less_often() {
         _ => upstream::reply(StatusCode::NOT_FOUND, "text/plain", ""),
     });
     let shell = Shell::new();
-    let begun = wicketgate::clock::monotonic();
+    let begun = wicketgate::internals::clock::monotonic();
     let mut login = shell.begin(&format!("--device --issuer {at} --client-id terminal --scope metrics"));
     let (url, code) = device_to_open(&mut login).await;
     assert_eq!((url, code.as_str()), (format!("{at}/enter"), "AB-CD"), "without a complete address");

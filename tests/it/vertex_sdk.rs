@@ -3,11 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use wicketgate::demo::{
-    directory::Directory,
-    environment::{Ports, World},
-    google::{ENDPOINT, LOCATION, PROJECT},
-};
+use wicketgate::internals::{Directory, ENDPOINT, LOCATION, PROJECT, Ports, World};
 
 use crate::support::{
     Gate, Harness,

@@ -15,10 +15,10 @@ use super::{
 use crate::secret::Secret;
 
 /// How long a person may take.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A URL that waits to be opened, and the listener for what comes back.
-pub struct Browser {
+pub(crate) struct Browser {
     provider: Provider,
     settings: Settings,
     loopback: Loopback,
@@ -50,7 +50,7 @@ impl Browser {
 
     /// What to open in a browser on this machine. It holds no secret that would be of use without this process.
     #[must_use]
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 

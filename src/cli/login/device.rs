@@ -16,7 +16,7 @@ use crate::{client::oauth::Messenger, gate::identity::issuer::may_be_asked};
 
 /// A code that waits to be entered.
 #[derive(Debug)]
-pub struct Device {
+pub(crate) struct Device {
     provider: Provider,
     settings: Settings,
     details: StandardDeviceAuthorizationResponse,
@@ -46,25 +46,25 @@ impl Device {
 
     /// Where the code is to be entered.
     #[must_use]
-    pub fn verification_uri(&self) -> String {
+    pub(crate) fn verification_uri(&self) -> String {
         printable(self.details.verification_uri().as_str())
     }
 
     /// The same with the code in it, where the provider has such an address (RFC 8628 section 3.3.1).
     #[must_use]
-    pub fn verification_uri_complete(&self) -> Option<String> {
+    pub(crate) fn verification_uri_complete(&self) -> Option<String> {
         complete(&self.details).map(printable)
     }
 
     /// The code to enter, or to compare.
     #[must_use]
-    pub fn user_code(&self) -> String {
+    pub(crate) fn user_code(&self) -> String {
         printable(self.details.user_code().secret())
     }
 
     /// How long the code is good for.
     #[must_use]
-    pub fn expires_in(&self) -> Duration {
+    pub(crate) fn expires_in(&self) -> Duration {
         self.details.expires_in()
     }
 

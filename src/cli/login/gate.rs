@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A gate, and a token that it is shown.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     client: Client,
     url: String,
     token: Secret,
@@ -33,7 +33,7 @@ impl Gate {
     ///
     /// # Errors
     /// When the URL is not https (or http to loopback), or the file cannot be used.
-    pub fn new(url: &str, ca: Option<&Path>, token: Secret) -> Result<Self, Problem> {
+    pub(crate) fn new(url: &str, ca: Option<&Path>, token: Secret) -> Result<Self, Problem> {
         if !may_be_asked(url) {
             return Err(Problem::Address(url.to_owned()));
         }
@@ -44,7 +44,7 @@ impl Gate {
     ///
     /// # Errors
     /// When it cannot be asked, or refuses: then with its own words.
-    pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Problem> {
+    pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Problem> {
         let url = format!("{}{path}", self.url);
         let unsendable = || Problem::Document(url.clone(), "cannot be asked with this token".into());
         let token = authorization(&format!("Bearer {}", self.token.expose())).map_err(|_| unsendable())?;

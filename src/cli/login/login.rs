@@ -19,7 +19,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 
 /// With whom and for what somebody logged in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The provider's `issuer`, exactly.
     pub issuer: String,
     /// A public client of the provider.
@@ -39,7 +39,7 @@ pub struct Settings {
 
 /// A login with its tokens.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Login {
+pub(crate) struct Login {
     /// With whom, for what.
     pub settings: Settings,
     /// What came of it.
@@ -48,7 +48,7 @@ pub struct Login {
 
 /// The tokens of a login.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     /// What an API is shown.
     pub access: Kept,
     /// When the access token expires; `None` where the provider does not say.
@@ -63,7 +63,7 @@ pub struct Tokens {
 
 /// A verified ID token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct IdToken {
+pub(crate) struct IdToken {
     /// Its text.
     pub token: Kept,
     /// `exp`.
@@ -76,7 +76,7 @@ impl Tokens {
     /// The token of this kind, where it has more than a minute left. One whose end is not known is fresh only where no
     /// better one can be had.
     #[must_use]
-    pub fn fresh(&self, kind: Kind, now: Timestamp) -> Option<Secret> {
+    pub(crate) fn fresh(&self, kind: Kind, now: Timestamp) -> Option<Secret> {
         let (token, end) = self.kind(kind)?;
         let fresh = end.map_or(self.refresh.is_none(), |end| end > clock::after(now, MARGIN));
         fresh.then(|| token.0.clone())
@@ -84,7 +84,7 @@ impl Tokens {
 
     /// The token of this kind, where it has not expired.
     #[must_use]
-    pub fn unexpired(&self, kind: Kind, now: Timestamp) -> Option<Secret> {
+    pub(crate) fn unexpired(&self, kind: Kind, now: Timestamp) -> Option<Secret> {
         let (token, end) = self.kind(kind)?;
         end.is_none_or(|end| end > now).then(|| token.0.clone())
     }
@@ -99,7 +99,7 @@ impl Tokens {
 
 /// A secret as the cache's file holds it. Its `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Kept(pub Secret);
+pub(crate) struct Kept(pub Secret);
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,16 +4,16 @@
 //! token that the provider has replaced is on disk before the token that came with it is handed out. Never: a secret in
 //! an argument, a log line or an error; a word of the provider's on the terminal that could steer it.
 
-pub mod browser;
-pub mod cache;
+pub(crate) mod browser;
+pub(crate) mod cache;
 pub(in crate::cli) mod command;
-pub mod device;
+pub(crate) mod device;
 mod exchange;
-pub mod gate;
+pub(crate) mod gate;
 mod id_token;
-pub mod login;
+pub(crate) mod login;
 mod loopback;
-pub mod provider;
+pub(crate) mod provider;
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ use crate::{
 /// Why there is no login, or no token of it.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
-pub enum Problem {
+pub(crate) enum Problem {
     #[error("`{0}` is not an https URL (http is taken to loopback addresses only)")]
     Address(String),
     #[error(transparent)]
@@ -74,7 +74,7 @@ pub enum Problem {
 
 /// Which of a login's tokens is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// What an API is shown.
     Access,
     /// What says who logged in (OpenID Connect Core 1.0 section 2).
@@ -83,7 +83,7 @@ pub enum Kind {
 
 /// A token to hand out.
 #[derive(Debug)]
-pub struct Handed {
+pub(crate) struct Handed {
     /// Its text.
     pub token: Secret,
     /// What stood in the way of a fresher one, for whoever is told.
@@ -92,7 +92,7 @@ pub struct Handed {
 
 /// What became of a login at its provider when it was ended here.
 #[derive(Debug)]
-pub enum Revoked {
+pub(crate) enum Revoked {
     /// The provider has revoked it (RFC 7009).
     Yes,
     /// The provider was not told, or did not agree; its tokens live until they expire.
@@ -103,7 +103,7 @@ pub enum Revoked {
 ///
 /// # Errors
 /// When there is no such login, when it is over, or when its provider cannot be asked and nothing kept is valid.
-pub async fn token(cache: &Cache, name: &str, kind: Kind) -> Result<Handed, Problem> {
+pub(crate) async fn token(cache: &Cache, name: &str, kind: Kind) -> Result<Handed, Problem> {
     let read = || cache.read(name)?.ok_or_else(|| Problem::NoLogin(name.to_owned()));
     if let Some(token) = read()?.tokens.fresh(kind, clock::now()) {
         return Ok(Handed { token, warning: None });
@@ -179,7 +179,7 @@ fn none_came(name: &str, kind: Kind) -> Problem {
 ///
 /// # Errors
 /// When the cache cannot be written.
-pub async fn keep(cache: &Cache, name: &str, login: &Login) -> Result<(), Problem> {
+pub(crate) async fn keep(cache: &Cache, name: &str, login: &Login) -> Result<(), Problem> {
     Ok(cache.lock(name).await?.reserve()?.fill(login)?)
 }
 
@@ -187,7 +187,7 @@ pub async fn keep(cache: &Cache, name: &str, login: &Login) -> Result<(), Proble
 ///
 /// # Errors
 /// When there is no such login, or its file cannot be removed.
-pub async fn logout(cache: &Cache, name: &str) -> Result<Revoked, Problem> {
+pub(crate) async fn logout(cache: &Cache, name: &str) -> Result<Revoked, Problem> {
     let none = || Problem::NoLogin(name.to_owned());
     if let Ok(None) = cache.read(name) {
         return Err(none());
@@ -210,7 +210,7 @@ async fn revoke(login: &Login) -> Result<(), Problem> {
 
 /// A login that waits for its person.
 #[derive(Debug)]
-pub enum Waiting {
+pub(crate) enum Waiting {
     /// A code is to be entered on any device.
     Device(Box<device::Device>),
     /// A browser on this machine is to open a URL.
@@ -222,7 +222,7 @@ impl Waiting {
     ///
     /// # Errors
     /// When the provider has none, cannot be asked or refuses.
-    pub async fn for_device(provider: Provider, settings: Settings) -> Result<Self, Problem> {
+    pub(crate) async fn for_device(provider: Provider, settings: Settings) -> Result<Self, Problem> {
         Ok(Self::Device(Box::new(device::Device::begin(provider, settings).await?)))
     }
 
@@ -230,7 +230,7 @@ impl Waiting {
     ///
     /// # Errors
     /// When the provider has no authorization endpoint, or nothing can be listened on.
-    pub async fn for_browser(provider: Provider, settings: Settings) -> Result<Self, Problem> {
+    pub(crate) async fn for_browser(provider: Provider, settings: Settings) -> Result<Self, Problem> {
         Ok(Self::Browser(Box::new(browser::Browser::begin(provider, settings).await?)))
     }
 
@@ -238,7 +238,7 @@ impl Waiting {
     ///
     /// # Errors
     /// When the login is refused or too late, or what comes of it breaks a rule.
-    pub async fn finish(self) -> Result<Login, Problem> {
+    pub(crate) async fn finish(self) -> Result<Login, Problem> {
         match self {
             Self::Device(device) => device.finish().await,
             Self::Browser(browser) => browser.finish().await,
@@ -248,7 +248,7 @@ impl Waiting {
 
 /// What somebody else says, made safe to print: no control characters, and bounded.
 #[must_use]
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     const MOST: usize = 2000;
     // what is neither a letter nor seen reorders or hides what stands beside it (Unicode bidirectional controls)
     let hidden = |c: char| {

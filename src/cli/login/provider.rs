@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A provider, as its discovery document describes it.
 #[derive(Debug)]
-pub struct Provider {
+pub(crate) struct Provider {
     /// Its `issuer`.
     pub issuer: String,
     pub(super) client: Client,
@@ -49,7 +49,7 @@ impl Provider {
     ///
     /// # Errors
     /// When it cannot be asked, or its document is another's or names addresses in clear.
-    pub async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Self, Problem> {
+    pub(crate) async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Self, Problem> {
         if !may_be_asked(issuer) {
             return Err(Problem::Address(issuer.to_owned()));
         }
@@ -89,13 +89,13 @@ impl Provider {
 
     /// Whether a login by device authorization is possible.
     #[must_use]
-    pub fn has_device_login(&self) -> bool {
+    pub(crate) fn has_device_login(&self) -> bool {
         self.device.is_some()
     }
 
     /// Whether a login in a browser is possible.
     #[must_use]
-    pub fn has_browser_login(&self) -> bool {
+    pub(crate) fn has_browser_login(&self) -> bool {
         self.authorization.is_some()
     }
 
@@ -108,7 +108,7 @@ impl Provider {
 
 /// What a gate says of itself (RFC 9728 section 2).
 #[derive(Debug, Deserialize)]
-pub struct GateMetadata {
+pub(crate) struct GateMetadata {
     /// What a token for it is to be asked for as.
     pub resource: Option<String>,
     /// The issuers whose tokens it takes.
@@ -121,7 +121,7 @@ impl GateMetadata {
     ///
     /// # Errors
     /// When it cannot be asked, or speaks of another resource.
-    pub async fn of(gate: &str, ca: Option<&Path>) -> Result<Self, Problem> {
+    pub(crate) async fn of(gate: &str, ca: Option<&Path>) -> Result<Self, Problem> {
         if !may_be_asked(gate) {
             return Err(Problem::Address(gate.to_owned()));
         }

@@ -36,7 +36,7 @@ const LEVELS: [(f64, f64, &str, &str); 4] = [
 
 /// One instance of a request.
 #[derive(Debug, Deserialize)]
-pub struct Instance {
+pub(crate) struct Instance {
     /// The series so far, oldest first, at a fixed step; at least two points.
     pub input: Vec<f64>,
     /// Steps to forecast.
@@ -52,7 +52,7 @@ pub struct Instance {
 
 /// One forecast of an answer.
 #[derive(Debug, Serialize)]
-pub struct Prediction {
+pub(crate) struct Prediction {
     /// The most likely course; the same as `mean`.
     pub point_forecast: Vec<f64>,
     /// The most likely course.
@@ -69,7 +69,7 @@ pub struct Prediction {
 ///
 /// # Errors
 /// What is wrong with the request, in the server's words. Like the real server, bad input is the model's failure.
-pub fn predict(instances: &[Value]) -> Result<Vec<Prediction>, String> {
+pub(crate) fn predict(instances: &[Value]) -> Result<Vec<Prediction>, String> {
     instances.iter().map(|instance| forecast(&read(instance)?)).collect()
 }
 

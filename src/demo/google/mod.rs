@@ -5,10 +5,10 @@
 //! and an access token are its own, unexpired, and of an account that may do what is asked. Errors have Google's
 //! shape. What it does not know is a 404.
 
-pub mod forecast;
+pub(crate) mod forecast;
 mod identity;
 mod rpc;
-pub mod value;
+pub(crate) mod value;
 mod vertex;
 
 use std::{
@@ -32,10 +32,10 @@ use crate::{
     http::{Body, BoxFuture},
 };
 
-pub use vertex::Class;
+pub(crate) use vertex::Class;
 
 /// The workload identity pool provider that the emulator is unless told otherwise.
-pub const AUDIENCE: &str =
+pub(crate) const AUDIENCE: &str =
     "//iam.googleapis.com/projects/123456/locations/global/workloadIdentityPools/demo/providers/demo";
 /// The project, location and endpoint that there are.
 pub const PROJECT: &str = "demo";
@@ -163,7 +163,7 @@ impl Google {
 
 /// The demo's service account for a class, such as `wicketgate-infer@demo.iam.gserviceaccount.com`.
 #[must_use]
-pub fn account(class: Class) -> String {
+pub(crate) fn account(class: Class) -> String {
     format!("wicketgate-{}@{PROJECT}.iam.gserviceaccount.com", class.name())
 }
 

@@ -13,8 +13,8 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 
-pub use keys::KeyRing;
-pub use token::{LIFETIME, Token};
+pub(crate) use keys::KeyRing;
+pub(crate) use token::{LIFETIME, Token};
 
 use super::{
     DemoError,

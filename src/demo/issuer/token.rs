@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How long a token lives unless told otherwise.
-pub const LIFETIME: Duration = Duration::from_secs(60 * 60);
+pub(crate) const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// A JWT that is not signed yet. [`Token::mint`] signs it.
 #[derive(Clone)]

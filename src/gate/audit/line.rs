@@ -21,7 +21,7 @@ const LONGEST: u64 = 1024 * 1024;
 /// What a line tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Event {
+pub(crate) enum Event {
     /// A request was permitted.
     Permit,
     /// A request is over.
@@ -36,7 +36,7 @@ pub enum Event {
 /// What a line about a grant says of it, as far as policy was told.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "the fields are those of `GrantNote`")]
-pub struct GrantAsked {
+pub(crate) struct GrantAsked {
     pub asker: Arc<str>,
     pub role: Arc<str>,
     pub resource: Arc<str>,
@@ -46,7 +46,7 @@ pub struct GrantAsked {
 /// What a line says of a request, as far as policy has to do with it. What a line lacks is not there.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "the fields are the record's")]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     pub event: Event,
     #[serde(rename = "time")]
     pub at: Timestamp,
@@ -79,14 +79,14 @@ pub struct Line<'a> {
 }
 
 /// A log, line by line.
-pub struct Lines<R> {
+pub(crate) struct Lines<R> {
     log: R,
     text: Vec<u8>,
 }
 
 impl<R: BufRead> Lines<R> {
     /// Reads `log` from its beginning.
-    pub fn new(log: R) -> Self {
+    pub(crate) fn new(log: R) -> Self {
         Self { log, text: Vec::new() }
     }
 
@@ -94,7 +94,7 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn advance(&mut self) -> Result<Option<Option<Line<'_>>>, Error> {
+    pub(crate) fn advance(&mut self) -> Result<Option<Option<Line<'_>>>, Error> {
         self.text.clear();
         self.log.by_ref().take(LONGEST).read_until(b'\n', &mut self.text)?;
         if self.text.is_empty() {

@@ -17,18 +17,20 @@ mod log;
 mod record;
 mod verify;
 
-pub use context::{BodyNames, CertificateNames, Context};
-pub use line::{Event, GrantAsked, Line, Lines};
-pub use log::{AuditError, Log};
-pub(crate) use record::cut;
-pub use record::{Decision, GrantNote, Record};
-pub use verify::{Verdict, verify};
+pub use self::{log::Log, record::Record};
+pub(crate) use self::{
+    context::{BodyNames, CertificateNames, Context},
+    line::{Event, GrantAsked, Line, Lines},
+    log::AuditError,
+    record::{Decision, GrantNote, cut},
+    verify::{Verdict, verify},
+};
 
 use std::path::PathBuf;
 
 /// The `[audit]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The file that lines are appended to.
     pub file: PathBuf,
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, Error};
 
 /// What reading a log showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// All lines are as they were written.
     Whole {
         /// How many there are.
@@ -23,7 +23,7 @@ pub enum Verdict {
 ///
 /// # Errors
 /// When the log cannot be read.
-pub fn verify(mut log: impl BufRead) -> Result<Verdict, Error> {
+pub(crate) fn verify(mut log: impl BufRead) -> Result<Verdict, Error> {
     let mut before = [0; 32];
     let mut text = Vec::new();
     let mut lines = 0;

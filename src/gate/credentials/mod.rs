@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-pub use self::{
+pub(crate) use self::{
     callers::{CallerKeeper, CallerMetrics, CallerOrigin, Minter},
     google::{Google, Settings as GoogleSettings, Subject as GoogleSubject},
 };
@@ -57,7 +57,7 @@ pub enum Origin {
 /// Why a credential could not be obtained. Holds no value.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
-pub enum CredentialError {
+pub(crate) enum CredentialError {
     #[error(transparent)]
     Source(#[from] secret::SourceError),
     #[error("the secret holds bytes that no header may hold")]
@@ -81,7 +81,7 @@ struct Fresh {
 }
 
 /// Keeps one credential fresh: one loop for all kinds.
-pub struct Keeper {
+pub(crate) struct Keeper {
     /// Where requests find it.
     pub slot: CredentialSlot,
     origin: Origin,
@@ -90,18 +90,18 @@ pub struct Keeper {
 impl Keeper {
     /// A keeper whose slot is empty until [`Keeper::keep`] has filled it.
     #[must_use]
-    pub fn new(name: &str, origin: Origin) -> Self {
+    pub(crate) fn new(name: &str, origin: Origin) -> Self {
         Self { slot: CredentialSlot::new(name), origin }
     }
 
     /// What readiness calls it.
     #[must_use]
-    pub fn part(&self) -> String {
+    pub(crate) fn part(&self) -> String {
         format!("credential {}", self.slot.name())
     }
 
     /// Obtains and renews the credential for as long as it is polled.
-    pub async fn keep(&self, telemetry: &Telemetry) {
+    pub(crate) async fn keep(&self, telemetry: &Telemetry) {
         let part = self.part();
         let mut retry = RETRY_FIRST;
         loop {

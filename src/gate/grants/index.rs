@@ -31,7 +31,7 @@ pub(super) type Entries = HashMap<Uuid, Entry>;
 
 /// A grant that counts.
 #[derive(Debug)]
-pub struct Active {
+pub(crate) struct Active {
     /// The grant's id.
     pub id: Uuid,
     /// From here on it counts no longer.
@@ -44,7 +44,7 @@ pub struct Active {
 
 /// What a principal is granted on one resource.
 #[derive(Debug, Default)]
-pub struct Held {
+pub(crate) struct Held {
     /// The grants; of several that give the same role, the one that lasts longest.
     pub grants: Vec<Arc<Active>>,
     /// The role of each.

@@ -38,12 +38,12 @@ use self::{
     index::{Book, Entries, Entry},
     nats::Bucket,
 };
-pub use self::{
+pub(crate) use self::{
     disk::OpenError,
-    grant::{Approval, Asker, End, Ended, Grant, State},
+    grant::{Asker, Grant, State},
     index::{Active, Held},
     nats::{Login, Settings as NatsSettings},
-    scope::{NoScope, Scope},
+    scope::Scope,
 };
 use crate::{
     clock::{self, Timestamp},
@@ -65,7 +65,7 @@ const PART: &str = "grants";
 
 /// The `[grants]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where grants are kept.
     pub place: Place,
     /// The longest that one may last.
@@ -78,7 +78,7 @@ pub struct Settings {
 
 /// Where grants are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// In a directory of this gate's own. One process at a time can have it open.
     Directory(PathBuf),
     /// In a NATS key-value bucket, shared with other gates.
@@ -104,7 +104,7 @@ pub enum Wish {
 }
 
 /// All grants, and where they are kept.
-pub struct Grants {
+pub(crate) struct Grants {
     /// Bounds on what may be asked for.
     pub settings: Settings,
     book: ArcSwap<Book>,
@@ -128,7 +128,7 @@ impl Grants {
     ///
     /// # Errors
     /// When the directory cannot be used, or holds what cannot be read.
-    pub fn open(settings: Settings) -> Result<Self, OpenError> {
+    pub(crate) fn open(settings: Settings) -> Result<Self, OpenError> {
         let (store, entries, trusted_until) = match &settings.place {
             Place::Directory(directory) => {
                 let (file, entries) = File::open(directory)?;
@@ -151,7 +151,7 @@ impl Grants {
     }
 
     /// Forgets what is no longer needed, and follows the bucket where there is one, for as long as it is polled.
-    pub async fn keep(self: &Arc<Self>, telemetry: &Telemetry) {
+    pub(crate) async fn keep(self: &Arc<Self>, telemetry: &Telemetry) {
         self.measure(telemetry);
         let sweep = async {
             loop {
@@ -169,13 +169,13 @@ impl Grants {
 
     /// What `asker` is granted on this resource now.
     #[must_use]
-    pub fn held(&self, asker: &str, resource: &Resource, now: Timestamp) -> Held {
+    pub(crate) fn held(&self, asker: &str, resource: &Resource, now: Timestamp) -> Held {
         if self.is_trusted(now) { self.book.load().held(asker, resource, now) } else { Held::default() }
     }
 
     /// Every grant that is remembered, the newest first.
     #[must_use]
-    pub fn newest_first(&self) -> Vec<Arc<Grant>> {
+    pub(crate) fn newest_first(&self) -> Vec<Arc<Grant>> {
         self.book.load().newest_first()
     }
 
@@ -183,13 +183,13 @@ impl Grants {
     ///
     /// # Errors
     /// 404 where there is none.
-    pub fn find(&self, id: Uuid) -> Result<Arc<Grant>, Refusal> {
+    pub(crate) fn find(&self, id: Uuid) -> Result<Arc<Grant>, Refusal> {
         self.book.load().entries.get(&id).map(|entry| entry.grant.clone()).ok_or_else(unknown)
     }
 
     /// Pending and approved grants of `asker` that may cover what `scope` covers, besides the one of this id.
     #[must_use]
-    pub fn beside(&self, id: Uuid, asker: &str, scope: &Scope, now: Timestamp) -> Vec<Arc<Grant>> {
+    pub(crate) fn beside(&self, id: Uuid, asker: &str, scope: &Scope, now: Timestamp) -> Vec<Arc<Grant>> {
         let book = self.book.load();
         let grants = book.entries.values().map(|entry| &entry.grant);
         let beside = grants.filter(|grant| {
@@ -203,7 +203,7 @@ impl Grants {
     ///
     /// # Errors
     /// 409 where its asker has too many that wait already; 503 where there is no room, or it cannot be kept now.
-    pub async fn ask(self: &Arc<Self>, grant: Grant) -> Result<Arc<Grant>, Refusal> {
+    pub(crate) async fn ask(self: &Arc<Self>, grant: Grant) -> Result<Arc<Grant>, Refusal> {
         let turn = self.turn.clone().lock_owned().await;
         self.has_room_for(&grant.asker.name, clock::now())?;
         match &self.store {
@@ -216,7 +216,7 @@ impl Grants {
     ///
     /// # Errors
     /// What `step` refuses; 404 where there is no such grant; 503 where it cannot be kept now.
-    pub async fn change(
+    pub(crate) async fn change(
         self: &Arc<Self>,
         id: Uuid,
         step: impl Fn(&Grant) -> Result<Grant, Refusal>,

@@ -44,7 +44,7 @@ const TRIES: usize = 5;
 
 /// Where the bucket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// `nats://` or `tls://`, host and port.
     pub url: String,
     /// The bucket's name.
@@ -59,7 +59,7 @@ pub struct Settings {
 
 /// What NATS is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Login {
+pub(crate) enum Login {
     /// A token.
     Token(Source),
     /// A user and the password.

@@ -14,7 +14,7 @@ use crate::{peer::Peer, principal::Confirmation};
 
 /// A `cnf` claim as it stands in a token or in an introspection answer (RFC 8705 sections 3.1 and 3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cnf {
+pub(crate) enum Cnf {
     /// There is none.
     #[default]
     Absent,
@@ -29,7 +29,7 @@ impl Cnf {
     ///
     /// # Errors
     /// For a binding that cannot be checked.
-    pub fn confirmation(self) -> Result<Option<Confirmation>, TokenError> {
+    pub(crate) fn confirmation(self) -> Result<Option<Confirmation>, TokenError> {
         match self {
             Self::Absent => Ok(None),
             Self::Bound(confirmation) => Ok(Some(confirmation)),

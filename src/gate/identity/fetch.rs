@@ -117,7 +117,7 @@ fn may_be_shown_to(settings: &Settings, url: &str) -> bool {
 
 /// Whether `url` may be asked: https, or http to this machine itself.
 #[must_use]
-pub fn may_be_asked(url: &str) -> bool {
+pub(crate) fn may_be_asked(url: &str) -> bool {
     let Ok(url) = url::Url::parse(url) else { return false };
     match (url.scheme(), url.host()) {
         ("https", Some(_)) => true,

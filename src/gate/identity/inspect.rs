@@ -18,7 +18,7 @@ use crate::{
 
 /// A token and what is known of it.
 #[derive(Debug)]
-pub struct Inspected {
+pub(crate) struct Inspected {
     /// Whom it says that it is of.
     pub principal: Principal,
     /// Whether its signature was checked, and is right.
@@ -29,7 +29,7 @@ pub struct Inspected {
 
 /// Whose tokens are known.
 #[derive(Clone, Copy)]
-pub enum Known<'a> {
+pub(crate) enum Known<'a> {
     /// Those of these issuers, and of the gate itself, whose `iss` this is.
     Issuers(&'a [&'a Settings], Option<&'a str>),
     /// Any, taken to be of the issuer of this name.
@@ -40,7 +40,7 @@ pub enum Known<'a> {
 ///
 /// # Errors
 /// When it is no JWT of a known issuer, or says nobody's name.
-pub fn inspect(token: &str, known: Known<'_>, now: Timestamp) -> Result<Inspected, TokenError> {
+pub(crate) fn inspect(token: &str, known: Known<'_>, now: Timestamp) -> Result<Inspected, TokenError> {
     let token = token.trim();
     let unverified = Unverified::parse(token)?;
     let claims = unverified.payload().to_owned();

@@ -26,10 +26,10 @@ use super::{
 use crate::{clock::Timestamp, principal::Confirmation};
 
 /// Longest token that is looked at, in bytes. Larger ones do not fit the header limits of most servers either.
-pub const MAX_TOKEN: usize = 16 * 1024;
+pub(crate) const MAX_TOKEN: usize = 16 * 1024;
 
 /// What may sign a token: never a shared secret, never nothing (RFC 8725 section 3.1).
-pub const ASYMMETRIC: [Algorithm; 9] = [
+pub(crate) const ASYMMETRIC: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
     Algorithm::RS512,
@@ -165,7 +165,7 @@ pub enum Kind {
 /// Whether an ID token was made for this client (OpenID Connect Core section 3.1.3.7, steps 4 and 5): with several
 /// audiences `azp` must say so, and where it is there it must not say otherwise.
 #[must_use]
-pub fn is_for_client(audience: &serde_json::Value, azp: Option<&str>, client_id: &str) -> bool {
+pub(crate) fn is_for_client(audience: &serde_json::Value, azp: Option<&str>, client_id: &str) -> bool {
     let several = audience.as_array().is_some_and(|list| list.len() > 1);
     azp.map_or(!several, |azp| azp == client_id)
 }

@@ -10,7 +10,7 @@ use jsonwebtoken::{
 use tokio_util::sync::CancellationToken;
 
 /// A JWKS of more bytes than this is refused.
-pub const MAX_JWKS_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_JWKS_BYTES: usize = 1024 * 1024;
 /// A JWKS of more keys than this is refused.
 pub const MAX_JWKS_KEYS: usize = 100;
 /// RSA keys below this are refused (RFC 7518 section 3.3).

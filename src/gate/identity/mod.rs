@@ -5,18 +5,18 @@
 //! One signature check for each token, not for each request. Never: a token from a query string, two identities on one
 //! request, or a token's text in a log.
 
-pub mod certificate;
+pub(crate) mod certificate;
 mod claims;
-pub mod confirmation;
-pub mod dpop;
+pub(crate) mod confirmation;
+pub(crate) mod dpop;
 mod fetch;
-pub mod inspect;
-pub mod issuer;
-pub mod jwt;
-pub mod keys;
-pub mod remote;
-pub mod self_issued;
-pub mod session;
+pub(crate) mod inspect;
+pub(crate) mod issuer;
+pub(crate) mod jwt;
+pub(crate) mod keys;
+pub(crate) mod remote;
+pub(crate) mod self_issued;
+pub(crate) mod session;
 mod strict_json;
 
 use std::{sync::Arc, time::Duration};
@@ -26,6 +26,7 @@ use quick_cache::sync::Cache;
 
 pub use jsonwebtoken::Algorithm;
 
+pub use self::issuer::Issuer;
 use self::{
     dpop::Dpop,
     issuer::Lookup,
@@ -37,8 +38,8 @@ use self::{
         cookie::{self, Found},
     },
 };
-pub use self::{
-    issuer::{Issuer, KeySource, Settings},
+pub(crate) use self::{
+    issuer::{KeySource, Settings},
     self_issued::Own,
 };
 use crate::{

@@ -19,7 +19,7 @@ use self::{
     ratelimit_headers::Policy,
 };
 pub use self::{
-    rate::{Rate, RateError, Unit},
+    rate::{Rate, Unit},
     ratelimit_headers::Fields,
 };
 

@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::idle::{Activity, Watched};
-pub use self::tls::{ClientCertificates, Tls, TlsError, server_config};
+pub(crate) use self::tls::{ClientCertificates, Tls, TlsError, server_config};
 use crate::{clock, http::BodyError, peer::Peer};
 
 /// Connections that the kernel holds until they are accepted.
@@ -45,11 +45,11 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// Largest sum of header names and values that a request may have, in bytes.
-pub const MAX_HEAD: usize = 32 * 1024;
+pub(crate) const MAX_HEAD: usize = 32 * 1024;
 
 /// One `[[listen]]` section.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where to listen.
     pub address: SocketAddr,
     /// Certificate and key, loaded; `None` for clear text.
@@ -58,7 +58,7 @@ pub struct Settings {
 
 /// Why a request never became one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreadable {
+pub(crate) enum Unreadable {
     /// Its head is larger than the buffer, or has too many headers; the client was sent 431.
     TooLarge,
     /// It is not HTTP; the client was sent 400.
@@ -66,7 +66,7 @@ pub enum Unreadable {
 }
 
 /// What answers the requests of a listener: the gate, or the admin pages.
-pub trait Service: Clone + Send + 'static {
+pub(crate) trait Service: Clone + Send + 'static {
     /// Its responses' body.
     type Body: http_body::Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static;
 
@@ -85,7 +85,7 @@ pub trait Service: Clone + Send + 'static {
 ///
 /// # Errors
 /// When the address is taken or not of this machine.
-pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -97,13 +97,18 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 
 /// Whether some program listens on `address` already: sockets that share an address would hide it.
 #[must_use]
-pub fn is_taken(address: SocketAddr) -> bool {
+pub(crate) fn is_taken(address: SocketAddr) -> bool {
     address.port() != 0
         && std::net::TcpListener::bind(address).is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 /// Serves a listener until `stop`, then lets open requests end.
-pub async fn serve<S: Service>(listener: TcpListener, service: S, slots: Arc<Semaphore>, stop: CancellationToken) {
+pub(crate) async fn serve<S: Service>(
+    listener: TcpListener,
+    service: S,
+    slots: Arc<Semaphore>,
+    stop: CancellationToken,
+) {
     let connections = TaskTracker::new();
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { break };

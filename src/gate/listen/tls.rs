@@ -37,14 +37,14 @@ const JUDGED: usize = 10_000;
 
 /// A listener's certificate, key and versions of TLS, and whose certificates it takes.
 #[derive(Clone, Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     pub(super) config: Arc<ServerConfig>,
     clients: Option<Arc<Clients>>,
 }
 
 /// Whose client certificates a listener takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientCertificates {
+pub(crate) enum ClientCertificates {
     /// Those that chain to a bundle.
     Verified {
         /// The CA certificates, PEM.
@@ -69,7 +69,7 @@ struct Clients {
 /// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
-pub enum TlsError {
+pub(crate) enum TlsError {
     #[error("cannot read the certificate `{path}`: {problem}", path = .0.display(), problem = .1)]
     Certificate(PathBuf, PemError),
     #[error("`{}` holds no certificate", .0.display())]
@@ -90,7 +90,11 @@ pub enum TlsError {
 ///
 /// # Errors
 /// When a file cannot be read, or certificate and key do not belong together.
-pub fn server_config(certificate: &Path, key: &Path, clients: Option<&ClientCertificates>) -> Result<Tls, TlsError> {
+pub(crate) fn server_config(
+    certificate: &Path,
+    key: &Path,
+    clients: Option<&ClientCertificates>,
+) -> Result<Tls, TlsError> {
     let chain = certificates(certificate)?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::Key(key.to_owned(), e))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -127,13 +131,13 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 impl Tls {
     /// Whether clients are asked for certificates.
     #[must_use]
-    pub fn asks_for_certificates(&self) -> bool {
+    pub(crate) fn asks_for_certificates(&self) -> bool {
         self.clients.is_some()
     }
 
     /// Whether a certificate that the handshake let in was verified there.
     #[must_use]
-    pub fn verifies(&self) -> bool {
+    pub(crate) fn verifies(&self) -> bool {
         self.clients.as_ref().is_some_and(|clients| clients.verifier.is_some())
     }
 
@@ -146,7 +150,7 @@ impl Tls {
 
     /// What this peer proves now, by what is configured now. `self` may be newer than the handshake was.
     #[must_use]
-    pub fn judge(&self, peer: Peer, now: Timestamp) -> Peer {
+    pub(crate) fn judge(&self, peer: Peer, now: Timestamp) -> Peer {
         let Some(clients) = &self.clients else {
             return Peer { certificate: None, lapse: None, ..peer };
         };

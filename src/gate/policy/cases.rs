@@ -157,7 +157,7 @@ impl fmt::Display for Expected {
 }
 
 /// A ruling in the words of a table.
-pub struct Told<'a>(pub &'a Ruling);
+pub(crate) struct Told<'a>(pub &'a Ruling);
 
 impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -182,14 +182,14 @@ fn write_policies<'a>(f: &mut fmt::Formatter<'_>, policies: impl Iterator<Item =
 }
 
 /// Which actions there are, and to what they apply.
-pub struct Applies(HashSet<(String, String)>);
+pub(crate) struct Applies(HashSet<(String, String)>);
 
 impl Applies {
     /// Reads them off a schema.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(schema: &PolicyFile) -> Result<Self, String> {
+    pub(crate) fn new(schema: &PolicyFile) -> Result<Self, String> {
         let schema = Schema::from_str(&schema.text).map_err(|e| e.to_string())?;
         let pair = |environment: cedar_policy::RequestEnv| {
             (environment.action().id().unescaped().to_owned(), environment.resource().to_string())
@@ -201,7 +201,7 @@ impl Applies {
     ///
     /// # Errors
     /// What to write instead.
-    pub fn check(&self, action: &str, resource: &Resource) -> Result<(), String> {
+    pub(crate) fn check(&self, action: &str, resource: &Resource) -> Result<(), String> {
         let kind = match resource {
             Resource::Exporter(_) => "Exporter",
             Resource::Service(_) => "Service",

@@ -4,7 +4,7 @@
 //! roles which are kept apart is denied whatever the policies say. A decision is remembered only under everything that
 //! it was made from, and only as long as this set of policies lives. Pure: no I/O, and no clock.
 
-pub mod cases;
+pub(crate) mod cases;
 mod cedar;
 mod cedar_request;
 mod compile;
@@ -12,27 +12,27 @@ mod context_attributes;
 mod decision_cache;
 mod explain;
 mod obligations;
-pub mod prove;
+pub(crate) mod prove;
 mod question;
 mod replay;
 mod roles;
 mod rule;
-pub mod schema_check;
+pub(crate) mod schema_check;
 mod shadow;
 mod slice;
 mod source_text;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-pub use self::{
+pub use self::question::{Circumstances, Question, Resource};
+pub(crate) use self::{
     compile::{PolicyFile, PolicyProblem},
-    explain::{ConditionTold, Explanation, Outcome, PolicyTold, RuleTold},
+    explain::{Explanation, Outcome, PolicyTold, RuleTold},
     obligations::{Duty, MaskKey, Obligation, Pointer, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name},
-    question::{Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource},
+    question::{GrantResource, Named, VertexKind, VertexResource},
     replay::{Change, Changed, Decided, Difference, Is, Part, Past, Replay, differences},
     roles::{HELD, Roles},
     rule::{Claim, Condition, Matcher, Rule, is_role},
-    shadow::Shadowed,
     source_text::Written,
 };
 use self::{

@@ -12,7 +12,7 @@ use super::{Circumstances, Named, Policy, Question, Resource, Rule, Ruling};
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 
 /// A question as a record tells it.
-pub struct Past {
+pub(crate) struct Past {
     /// Who asked, with the roles that it held.
     pub principal: Principal,
     /// The one role that it activated, where it did.
@@ -99,7 +99,7 @@ pub struct Changed {
 }
 
 /// Questions put to two sets of policies.
-pub struct Replay<'p> {
+pub(crate) struct Replay<'p> {
     old: &'p Policy,
     new: &'p Policy,
     changes: HashMap<Change, Changed>,
@@ -108,12 +108,12 @@ pub struct Replay<'p> {
 impl<'p> Replay<'p> {
     /// Puts questions to these two.
     #[must_use]
-    pub fn new(old: &'p Policy, new: &'p Policy) -> Self {
+    pub(crate) fn new(old: &'p Policy, new: &'p Policy) -> Self {
         Self { old, new, changes: HashMap::new() }
     }
 
     /// Puts one question to both; gives what the old policies say.
-    pub fn ask(&mut self, past: &Past) -> Arc<Ruling> {
+    pub(crate) fn ask(&mut self, past: &Past) -> Arc<Ruling> {
         let (old, new) = (self.old.rule(past.question()), self.new.rule(past.question()));
         if old.allowed != new.allowed {
             let change = Change {
@@ -133,7 +133,7 @@ impl<'p> Replay<'p> {
 
     /// Every change, by principal, action and resource.
     #[must_use]
-    pub fn changes(self) -> Vec<(Change, Changed)> {
+    pub(crate) fn changes(self) -> Vec<(Change, Changed)> {
         let mut changes: Vec<_> = self.changes.into_iter().collect();
         changes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         changes
@@ -142,7 +142,7 @@ impl<'p> Replay<'p> {
 
 /// One thing that differs between two policy directories.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// What it is.
     pub of: Part,
     /// How it differs.
@@ -157,7 +157,7 @@ pub struct Difference {
 /// What can differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
+pub(crate) enum Part {
     /// A policy.
     Policy,
     /// A rule of roles.toml.
@@ -175,7 +175,7 @@ pub enum Part {
 /// How something differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Is {
+pub(crate) enum Is {
     /// It is in the new directory only.
     Added,
     /// It is in the old directory only.
@@ -187,7 +187,7 @@ pub enum Is {
 /// What differs between two sets, beyond layout and comments: policies by their ids, then rules, then separation, then
 /// what guardrails do, and in which groups actions are.
 #[must_use]
-pub fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
+pub(crate) fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
     let mut found = policies(old, new);
     let rules = |policy: &Policy| policy.roles().rules.iter().map(told).collect::<Vec<_>>();
     let lists = |lists: &[Vec<Arc<str>>]| lists.iter().map(|list| list.join(", ")).collect::<Vec<_>>();

@@ -12,7 +12,7 @@ use super::{Denial, Question, Rule};
 use crate::principal::Principal;
 
 /// The claim in a token of this gate that names all roles that were held when it was given for one of them.
-pub const HELD: &str = "held";
+pub(crate) const HELD: &str = "held";
 
 /// All rules, and the lists of roles that are kept apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

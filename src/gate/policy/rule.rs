@@ -15,7 +15,7 @@ const MAX_ROLE: usize = 128;
 
 /// Whether a text can be a role: it stands in headers, tokens and records as it is.
 #[must_use]
-pub fn is_role(text: &str) -> bool {
+pub(crate) fn is_role(text: &str) -> bool {
     (1..=MAX_ROLE).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
 }
 

@@ -23,7 +23,7 @@ const DEPTH: usize = 32;
 /// Everything in which the schema says something else than the gate does. What is no schema at all is the compiler's to
 /// tell, as are actions that are missing.
 #[must_use]
-pub fn strange(schema: &PolicyFile) -> Vec<PolicyProblem> {
+pub(crate) fn strange(schema: &PolicyFile) -> Vec<PolicyProblem> {
     if schema.text == SHIPPED {
         return Vec::new();
     }

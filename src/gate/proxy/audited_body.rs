@@ -40,7 +40,7 @@ fn without_content(response: Response<Body>) -> Response<Body> {
 }
 
 /// A body and the record that it closes; before there is an answer, the record alone.
-pub struct Recorded {
+pub(crate) struct Recorded {
     pub(super) record: Box<Record>,
     /// What the request has taken of its limits; empty once it is over.
     pub(super) spent: Spent,

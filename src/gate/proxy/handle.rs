@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Answers one request, whatever becomes of it, and sees that its record is closed when the last byte has left.
-pub async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<Incoming>) -> Response<Recorded> {
+pub(crate) async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<Incoming>) -> Response<Recorded> {
     let now = clock::now();
     let record = Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path());
     let mut recorded = Recorded::open(record, gate);
@@ -57,7 +57,7 @@ pub async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<I
 }
 
 /// Writes the record of a request that could not even be read; the client has had its answer.
-pub fn unreadable(gate: &Gate, peer: &Peer, what: Unreadable) {
+pub(crate) fn unreadable(gate: &Gate, peer: &Peer, what: Unreadable) {
     let mut record = Record::open(clock::now(), clock::monotonic(), peer.address, Method::default(), "");
     (record.status, record.reason) = match what {
         Unreadable::TooLarge => (Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Some("headers_too_large")),

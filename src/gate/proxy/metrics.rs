@@ -53,7 +53,7 @@ struct LimitLabels {
 }
 
 /// The gate's counters.
-pub struct Metrics {
+pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<RouteLabels, Histogram>,
     bytes_out: Family<RouteLabels, Counter>,
@@ -65,7 +65,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers the counters.
-    pub fn new(registry: &mut Registry) -> Self {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),

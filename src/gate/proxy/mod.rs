@@ -26,17 +26,17 @@ mod token_issuer;
 
 use std::sync::Arc;
 
-pub use self::{
+pub use self::target::Target;
+pub(crate) use self::{
     audited_body::Recorded,
     handle::{handle, unreadable},
     metrics::Metrics,
-    target::Target,
     token_issuer::{EXCHANGE, Issue, JWKS_MAX_AGE},
 };
 use crate::gate::{audit, grants::Grants, identity::Identity, limits::Limits, policy::Policy, routes::Routes};
 
 /// Everything that a request is served from: one snapshot, built whole and never changed.
-pub struct Gate {
+pub(crate) struct Gate {
     /// The https URL that clients know the gate by, where it is configured.
     pub url: Option<String>,
     /// How tokens can be bound to their senders.
@@ -61,7 +61,7 @@ pub struct Gate {
 
 /// How tokens can be bound to their senders, as the gate tells its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bindings {
+pub(crate) struct Bindings {
     /// Whether DPoP proofs can be checked (RFC 9449).
     pub dpop: bool,
     /// Whether some listener asks for client certificates (RFC 8705).

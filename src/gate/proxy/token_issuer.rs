@@ -15,12 +15,12 @@ use crate::{
 };
 
 /// How long verifiers may keep the key set. Keys are published for longer than this before they sign.
-pub const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
+pub(crate) const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
 /// The Cedar action that asking for a token is.
-pub const EXCHANGE: &str = "Token.Exchange";
+pub(crate) const EXCHANGE: &str = "Token.Exchange";
 
 /// The gate as an issuer.
-pub struct Issue {
+pub(crate) struct Issue {
     /// `iss` of everything that it signs: `[gate] url` without a slash at its end.
     pub url: String,
     /// How long its tokens live at most.
@@ -36,7 +36,7 @@ pub struct Issue {
 impl Issue {
     /// Issues tokens for these audiences. The first is the gate's own: tokens for it are accepted here.
     #[must_use]
-    pub fn new(url: &str, audiences: &[String], lifetime: Duration, signing: Arc<Signing>) -> Self {
+    pub(crate) fn new(url: &str, audiences: &[String], lifetime: Duration, signing: Arc<Signing>) -> Self {
         Self {
             url: url.to_owned(),
             lifetime,

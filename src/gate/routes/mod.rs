@@ -12,12 +12,11 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use http::{HeaderValue, Method, StatusCode};
 
-pub use self::{
+pub use self::vertex::Vertex;
+pub(crate) use self::{
     exporter::Exporter,
     grants::Granting,
-    vertex::{
-        Dedicated, Field, Group, Payload, Rpc, Streaming, Vertex, actions as vertex_actions, groups as vertex_groups,
-    },
+    vertex::{Dedicated, Field, Group, Payload, Rpc, Streaming, actions as vertex_actions, groups as vertex_groups},
 };
 use crate::{
     client::Upstream,
@@ -34,19 +33,19 @@ const READ_PREDICTIONS: &str = "Predictions.Scrape";
 const REMOTE_WRITE: &str = "RemoteWrite.Write";
 const HOME: &str = "Gate.Home";
 /// The action of looking at grants, the only one about them that is about no one grant.
-pub const LIST_GRANTS: &str = "Grant.List";
+pub(crate) const LIST_GRANTS: &str = "Grant.List";
 const REQUEST_GRANT: &str = "Grant.Request";
 const APPROVE_GRANT: &str = "Grant.Approve";
 const REVOKE_GRANT: &str = "Grant.Revoke";
 
 /// Every action that a route can ask about.
-pub fn actions() -> impl Iterator<Item = &'static str> {
+pub(crate) fn actions() -> impl Iterator<Item = &'static str> {
     let own = [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE, HOME];
     own.into_iter().chain([LIST_GRANTS, REQUEST_GRANT, APPROVE_GRANT, REVOKE_GRANT]).chain(vertex_actions())
 }
 
 /// Each action that does something to an upstream, with the group that it counts as, whatever a schema says.
-pub fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(crate) fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
     let own = [(SCRAPE, "scrape"), (DISCOVER, "scrape"), (READ_PREDICTIONS, "scrape"), (REMOTE_WRITE, "ingest")];
     own.into_iter().chain(vertex_groups())
 }

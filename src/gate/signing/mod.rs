@@ -20,9 +20,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use self::key::SigningKey;
-pub use self::{
+pub(crate) use self::{
     key::KeyError,
-    plan::{KeyName, MAX_LIFETIME, Plan, Schedule, plan},
+    plan::{KeyName, MAX_LIFETIME, Schedule, plan},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -32,7 +32,7 @@ use crate::{
 /// How often the directory is looked at: for keys of other gates, and for those that somebody removed.
 const TICK: Duration = Duration::from_secs(5);
 /// What readiness calls it.
-pub const PART: &str = "signing keys";
+pub(crate) const PART: &str = "signing keys";
 
 /// Where keys are and when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]

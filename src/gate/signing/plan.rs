@@ -10,7 +10,7 @@ use crate::clock::{self, Timestamp};
 
 /// The longest that anything signed here may live. Old keys stay published for it, whatever is configured now, because
 /// what is alive was signed under the settings of then.
-pub const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 /// Added before a key is removed: the clock difference that verifiers allow, and another gate that looks at the
 /// directory a little later.
 const SLACK: Duration = Duration::from_secs(10 * 60);
@@ -26,7 +26,7 @@ pub struct Schedule {
 
 /// A key as its file's name tells of it. The order is that of time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeyName {
+pub(crate) struct KeyName {
     /// When it was made, to the second.
     pub created: Timestamp,
     /// Its thumbprint (RFC 7638).
@@ -35,7 +35,7 @@ pub struct KeyName {
 
 /// What is to be done now.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// The key that signs.
     pub signing: Option<&'a KeyName>,
     /// The keys that verifiers are told of, the oldest first.
@@ -48,7 +48,7 @@ pub struct Plan<'a> {
 
 /// The plan for these keys at `now`. Their order does not matter.
 #[must_use]
-pub fn plan<'a>(keys: &'a [KeyName], now: Timestamp, schedule: Schedule) -> Plan<'a> {
+pub(crate) fn plan<'a>(keys: &'a [KeyName], now: Timestamp, schedule: Schedule) -> Plan<'a> {
     let mut keys: Vec<&KeyName> = keys.iter().collect();
     keys.sort_unstable();
     // a key of a far future is of a clock that was wrong; it must not put off the next one

@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// Points shown at most, over all series: about 40 MB of text.
-pub const MAX_POINTS: usize = 200_000;
+pub(crate) const MAX_POINTS: usize = 200_000;
 
 /// What a model said about one series.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Prediction {
+pub(crate) struct Prediction {
     /// The series, its metric name among the labels.
     pub labels: Labels,
     /// The time of the last point that the model saw, in milliseconds since the Unix epoch.
@@ -57,24 +57,24 @@ type Held = BTreeMap<Arc<str>, BTreeMap<Labels, Prediction>>;
 
 /// The predictions that are shown; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Predictions(Arc<Mutex<Held>>);
+pub(crate) struct Predictions(Arc<Mutex<Held>>);
 
 impl Predictions {
     /// Nothing yet.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Puts new predictions of one forecast in the place of older ones of the same series.
-    pub fn publish(&self, forecast: &Arc<str>, predictions: impl IntoIterator<Item = Prediction>) {
+    pub(crate) fn publish(&self, forecast: &Arc<str>, predictions: impl IntoIterator<Item = Prediction>) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let series = held.entry(Arc::clone(forecast)).or_default();
         series.extend(predictions.into_iter().map(|prediction| (prediction.labels.clone(), prediction)));
     }
 
     /// Forgets what one forecast said about series for which `alive` is false, and what is over at `now`.
-    pub fn retain(&self, forecast: &Arc<str>, now: i64, alive: impl Fn(&Labels) -> bool) {
+    pub(crate) fn retain(&self, forecast: &Arc<str>, now: i64, alive: impl Fn(&Labels) -> bool) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = held.get_mut(forecast) {
             series.retain(|labels, prediction| prediction.end() >= now && alive(labels));
@@ -82,14 +82,14 @@ impl Predictions {
     }
 
     /// Forgets everything about forecasts for which `wanted` is false.
-    pub fn retain_forecasts(&self, wanted: impl Fn(&str) -> bool) {
+    pub(crate) fn retain_forecasts(&self, wanted: impl Fn(&str) -> bool) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|forecast, _| wanted(forecast));
     }
 
     /// The page, in one of the two text formats, as of `now` in milliseconds since the Unix epoch.
     #[must_use]
-    pub fn page(&self, format: Format, now: i64) -> String {
+    pub(crate) fn page(&self, format: Format, now: i64) -> String {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         render::page(&held, format, now)
     }
@@ -97,7 +97,7 @@ impl Predictions {
 
 /// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// Prometheus text 0.0.4.
     Text,
     /// OpenMetrics 1.0.0.
@@ -107,7 +107,7 @@ pub enum Format {
 impl Format {
     /// What the client asked for; Prometheus text unless it named OpenMetrics and did not rank it lower.
     #[must_use]
-    pub fn accepted(headers: &HeaderMap) -> Self {
+    pub(crate) fn accepted(headers: &HeaderMap) -> Self {
         let weight_of = |wanted: &str| {
             let lists = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
             let entries = lists.flat_map(|list| list.split(','));

@@ -8,8 +8,8 @@
 //! `dropped{reason="not_kept"}` matched no keep rule, and the rest are in the spool. Every other `reason` counts what
 //! was not accepted.
 
-pub mod remote_write;
-pub mod scrape;
+pub(crate) mod remote_write;
+pub(crate) mod scrape;
 mod wire;
 
 use prometheus_client::{
@@ -27,7 +27,7 @@ struct Reason {
 
 /// Counters of both doors; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     accepted: Counter,
     dropped: Family<Reason, Counter>,
     batches: Counter,
@@ -38,7 +38,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers `wicketgate_ingest_*`.
     #[must_use]
-    pub fn register(telemetry: &Telemetry) -> Self {
+    pub(crate) fn register(telemetry: &Telemetry) -> Self {
         let metrics = Self::default();
         telemetry.register(|registry| {
             let help = "Samples whose sender was told that they arrived";

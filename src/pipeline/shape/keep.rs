@@ -6,18 +6,18 @@ use crate::series::{LabelRef, Selector};
 
 /// The rules, any of which keeps a series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeepList(Box<[Selector]>);
+pub(crate) struct KeepList(Box<[Selector]>);
 
 impl KeepList {
     /// A list of these rules.
     #[must_use]
-    pub fn new(rules: Vec<Selector>) -> Self {
+    pub(crate) fn new(rules: Vec<Selector>) -> Self {
         Self(rules.into())
     }
 
     /// Whether a series with these labels is kept.
     #[must_use]
-    pub fn keeps(&self, labels: &[LabelRef<'_>]) -> bool {
+    pub(crate) fn keeps(&self, labels: &[LabelRef<'_>]) -> bool {
         self.0.iter().any(|rule| rule.matches(labels))
     }
 }

@@ -3,6 +3,6 @@
 //! Promises: everything here is a pure function of its arguments; `now` is one of them. Windows are bounded in series
 //! and in points. It does no I/O and never reads the clock.
 
-pub mod keep;
-pub mod timesfm;
-pub mod windows;
+pub(crate) mod keep;
+pub(crate) mod timesfm;
+pub(crate) mod windows;

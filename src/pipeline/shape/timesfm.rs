@@ -25,7 +25,7 @@ const VERSION_LENGTH: usize = 64;
 
 /// What is asked of the model about each window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
+pub(crate) struct Question {
     /// Milliseconds between two points.
     pub step: i64,
     /// Points wanted, at least 1.
@@ -33,11 +33,11 @@ pub struct Question {
 }
 
 /// One instance of a request, encoded.
-pub type Encoded = Box<str>;
+pub(crate) type Encoded = Box<str>;
 
 /// The model's answer about one series.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Forecast {
+pub(crate) struct Forecast {
     /// The expected value of each coming step; empty where the model gives none.
     pub mean: Vec<f64>,
     /// Quantile (`0.1`) and its value for each coming step, by ascending quantile.
@@ -46,7 +46,7 @@ pub struct Forecast {
 
 /// The model's answer to one request.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// One for each instance, in their order.
     pub forecasts: Vec<Forecast>,
     /// The version of the model that answered, or what else identifies it, where the answer says so.
@@ -55,7 +55,7 @@ pub struct Answer {
 
 /// Why an answer is of no use.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
+pub(crate) enum AnswerError {
     /// Not JSON, or not of the shape.
     #[error("the answer is not a forecast: {0}")]
     Shape(#[from] serde_json::Error),
@@ -82,7 +82,7 @@ struct InstanceJson<'a> {
 
 /// Encodes one window; nothing when it holds a number that JSON cannot.
 #[must_use]
-pub fn encode(instance: &Instance, question: Question) -> Option<Encoded> {
+pub(crate) fn encode(instance: &Instance, question: Question) -> Option<Encoded> {
     if !instance.input.iter().all(|value| value.is_finite()) {
         return None;
     }
@@ -105,7 +105,7 @@ pub fn encode(instance: &Instance, question: Question) -> Option<Encoded> {
 
 /// How many instances of these encoded lengths, from the first, fit one request; at least 1 of any.
 #[must_use]
-pub fn fitting(lengths: impl ExactSizeIterator<Item = usize>) -> usize {
+pub(crate) fn fitting(lengths: impl ExactSizeIterator<Item = usize>) -> usize {
     let offered = lengths.len();
     let mut room = REQUEST_BYTES;
     let fit = lengths.take(REQUEST_INSTANCES).take_while(|length| {
@@ -118,7 +118,7 @@ pub fn fitting(lengths: impl ExactSizeIterator<Item = usize>) -> usize {
 
 /// The body of a request with these instances.
 #[must_use]
-pub fn request(instances: &[&str]) -> Bytes {
+pub(crate) fn request(instances: &[&str]) -> Bytes {
     Bytes::from(format!("{{\"instances\":[{}]}}", instances.join(",")))
 }
 
@@ -144,7 +144,7 @@ struct Prediction {
 ///
 /// # Errors
 /// When it is not of the shape, or answers for another number of instances.
-pub fn parse(body: &[u8], asked: usize, question: Question) -> Result<Answer, AnswerError> {
+pub(crate) fn parse(body: &[u8], asked: usize, question: Question) -> Result<Answer, AnswerError> {
     let json: AnswerJson = serde_json::from_slice(body)?;
     if json.predictions.len() != asked {
         return Err(AnswerError::Count { asked, answered: json.predictions.len() });

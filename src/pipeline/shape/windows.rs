@@ -15,7 +15,7 @@ const SILENT_STEPS: i64 = 4;
 
 /// The size of the windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Milliseconds between two points, at least 1.
     pub step: i64,
     /// Points in a window at most, at least 1.
@@ -26,7 +26,7 @@ pub struct Settings {
 
 /// What became of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Observed {
+pub(crate) enum Observed {
     /// It is the last value of its step, until a later one comes.
     Taken,
     /// It ended its series.
@@ -43,7 +43,7 @@ pub enum Observed {
 
 /// A window's points, ready to be sent: all finite, one for each step, the last one the newest.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Instance {
+pub(crate) struct Instance {
     /// Whose points they are.
     pub labels: Labels,
     /// The points, oldest first; never empty.
@@ -60,7 +60,7 @@ struct Slot {
 
 /// The windows of all series that one forecast is about.
 #[derive(Debug)]
-pub struct Windows {
+pub(crate) struct Windows {
     settings: Settings,
     series: HashMap<Box<[u8]>, Window>,
     /// The key of the series at hand, so that a lookup allocates nothing.
@@ -80,31 +80,32 @@ struct Window {
 impl Windows {
     /// No windows yet.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         let settings = Settings { step: settings.step.max(1), context: settings.context.max(1), ..settings };
         Self { settings, series: HashMap::new(), key: Vec::new() }
     }
 
     /// How many series have a window.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.series.len()
     }
 
     /// Whether no series has a window.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.series.is_empty()
     }
 
     /// Milliseconds that the longest window spans: an older sample is of no use to anybody.
     #[must_use]
-    pub fn span(&self) -> i64 {
+    pub(crate) fn span(&self) -> i64 {
         self.settings.step.saturating_mul(i64::try_from(self.settings.context).unwrap_or(i64::MAX))
     }
 
     /// Takes the samples of one series, labels sorted by name, and reports on each.
-    pub fn observe(&mut self, labels: &[LabelRef<'_>], samples: &[Sample], mut report: impl FnMut(Observed)) {
+    pub(crate) fn observe(&mut self, labels: &[LabelRef<'_>], samples: &[Sample], mut report: impl FnMut(Observed)) {
         self.key.clear();
         for (name, value) in labels {
             // a byte that no UTF-8 text holds keeps two texts apart
@@ -132,7 +133,7 @@ impl Windows {
 
     /// The windows of at least `min_points` points whose series are alive at `now`, in the order of their labels.
     #[must_use]
-    pub fn instances(&self, now: i64, min_points: usize) -> Vec<Instance> {
+    pub(crate) fn instances(&self, now: i64, min_points: usize) -> Vec<Instance> {
         let alive = self.series.values().filter(|window| window.is_alive(now, &self.settings));
         let mut instances: Vec<_> = alive
             .map(|window| window.instance(&self.settings))
@@ -144,7 +145,7 @@ impl Windows {
 
     /// Forgets series that have ended or gone silent, for so long that they are not expected back: their places are
     /// free for others.
-    pub fn forget_gone(&mut self, now: i64) {
+    pub(crate) fn forget_gone(&mut self, now: i64) {
         let far_back = now.saturating_sub(self.span().max(SILENCE));
         self.series.retain(|_, window| match window.ended {
             Some(ended) => ended >= now.saturating_sub(SILENCE),

@@ -3,4 +3,4 @@
 //! Promises: a sink reads the spool at its own pace, and says what it has delivered; one slow or dead endpoint holds
 //! up no other. It never sends a request without a credential.
 
-pub mod vertex;
+pub(crate) mod vertex;

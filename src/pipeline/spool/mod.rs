@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{series::Batch, telemetry::Telemetry};
 
-pub use store::OpenError;
+pub(crate) use store::OpenError;
 
 /// Appends that may wait for the disk at once; more wait for a place in this line.
 const WAITING: usize = 1024;
@@ -45,11 +45,11 @@ pub struct Settings {
 }
 
 /// A batch's place in the queue; the first is 1.
-pub type Sequence = u64;
+pub(crate) type Sequence = u64;
 
 /// What its readers no longer need. Times are milliseconds since the Unix epoch, compared with a batch's newest sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Released {
+pub(crate) struct Released {
     /// Every batch up to here has been delivered.
     pub delivered: Sequence,
     /// Delivered batches from before this are reached by no window.
@@ -60,7 +60,7 @@ pub struct Released {
 
 /// How much is in the spool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
+pub(crate) struct Depth {
     /// Batches stored, delivered or not.
     pub batches: u64,
     /// What they take on disk.
@@ -81,11 +81,11 @@ pub enum AppendError {
 /// Why the spool could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the spool cannot be read: {0}")]
-pub struct ReadError(String);
+pub(crate) struct ReadError(String);
 
 /// The spool's own metrics.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     batches: Gauge,
     bytes: Gauge,
     commits: Counter,
@@ -97,7 +97,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers `wicketgate_spool_*`.
     #[must_use]
-    pub fn register(telemetry: &Telemetry) -> Self {
+    pub(crate) fn register(telemetry: &Telemetry) -> Self {
         let metrics = Self::default();
         telemetry.register(|registry| {
             registry.register("spool_batches", "Batches on disk, delivered or not", metrics.batches.clone());
@@ -114,7 +114,7 @@ impl Metrics {
 
 /// A handle on the queue; clones share it.
 #[derive(Clone, Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     work: mpsc::Sender<Work>,
     shared: Arc<Shared>,
     committed: watch::Receiver<Sequence>,
@@ -127,7 +127,7 @@ impl Spool {
     ///
     /// # Errors
     /// When the directory cannot be made, another process has it open, or the store is damaged beyond its own repair.
-    pub fn open(settings: &Settings, metrics: Metrics) -> Result<Self, OpenError> {
+    pub(crate) fn open(settings: &Settings, metrics: Metrics) -> Result<Self, OpenError> {
         let shared = Arc::new(Shared::open(settings)?);
         let (committed_sender, committed) = watch::channel(shared.last_sequence());
         let (work, queue) = mpsc::channel(WAITING);
@@ -139,7 +139,7 @@ impl Spool {
     ///
     /// # Errors
     /// When the spool is full or failing. A future dropped early may still store its batch.
-    pub async fn append(&self, batch: Batch) -> Result<Sequence, AppendError> {
+    pub(crate) async fn append(&self, batch: Batch) -> Result<Sequence, AppendError> {
         let (done, outcome) = oneshot::channel();
         let gone = || AppendError::Failed("it is closed".to_owned());
         self.work.send(Work::Append(batch, done)).await.map_err(|_| gone())?;
@@ -156,7 +156,7 @@ impl Spool {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn read_after(
+    pub(crate) async fn read_after(
         &self,
         after: Sequence,
         max_bytes: usize,
@@ -179,30 +179,30 @@ impl Spool {
     }
 
     /// Waits until there is a batch behind `after`; false when the spool has closed.
-    pub async fn wait_beyond(&self, after: Sequence) -> bool {
+    pub(crate) async fn wait_beyond(&self, after: Sequence) -> bool {
         self.committed.clone().wait_for(|&last| last > after).await.is_ok()
     }
 
     /// The place of the newest batch that was ever acknowledged; 0 before the first.
     #[must_use]
-    pub fn last_sequence(&self) -> Sequence {
+    pub(crate) fn last_sequence(&self) -> Sequence {
         *self.committed.borrow()
     }
 
     /// Says what is no longer needed. The store deletes what the retention rule lets it, in its own time.
-    pub async fn release(&self, released: Released) {
+    pub(crate) async fn release(&self, released: Released) {
         // a closed spool has nothing left to delete
         let _ = self.work.send(Work::Release(released)).await;
     }
 
     /// How much is stored.
     #[must_use]
-    pub fn depth(&self) -> Depth {
+    pub(crate) fn depth(&self) -> Depth {
         self.shared.depth()
     }
 
     /// Finishes what is queued and gives the directory back. Later appends fail.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.work.send(Work::Close(done)).await.is_ok() {
             let _ = closed.await;

@@ -17,7 +17,7 @@ use tokio::{
     net::TcpStream,
     task::JoinSet,
 };
-use wicketgate::http::read_bounded;
+use wicketgate::internals::read_bounded;
 
 use super::PATIENCE;
 

@@ -19,7 +19,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::{net::TcpStream, task::JoinSet};
-use wicketgate::{clock, http::read_bounded};
+use wicketgate::internals::{clock, read_bounded};
 
 use super::{Answer, Gate, PATIENCE, call::Door, harness::Directory};
 

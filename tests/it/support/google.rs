@@ -12,7 +12,7 @@ use std::sync::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
 use serde_json::{Value, json};
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use super::upstream::{self, Reply, Seen, Upstream};
 

@@ -13,7 +13,7 @@ use prost::Message;
 use prost_types::Value;
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
-use wicketgate::demo::google::value::{from_json, to_json};
+use wicketgate::internals::{from_json, to_json};
 
 use super::{
     google::{GENERATED, predictions},

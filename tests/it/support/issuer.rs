@@ -20,7 +20,7 @@ use base64::{
 };
 use http::StatusCode;
 use serde_json::{Value, json};
-use wicketgate::clock;
+use wicketgate::internals::clock;
 
 use super::upstream::{self, Upstream};
 

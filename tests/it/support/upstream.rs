@@ -21,7 +21,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{net::TcpListener, task::JoinSet};
-use wicketgate::http::read_bounded;
+use wicketgate::internals::read_bounded;
 
 use super::google_rpc;
 

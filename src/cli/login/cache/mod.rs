@@ -37,7 +37,7 @@ const FORMAT: u32 = 1;
 /// Why a login cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
-pub enum CacheError {
+pub(crate) enum CacheError {
     #[error("`{0}` is no name for a login; write up to 64 letters, digits, `-`, `_` and `.`, the first no `.`")]
     Name(String),
     #[error("`{path}` cannot be {what}", path = .0.display(), what = .1)]
@@ -59,14 +59,14 @@ pub enum CacheError {
 
 /// The directory, opened once: what is checked is what is used.
 #[derive(Debug)]
-pub struct Cache {
+pub(crate) struct Cache {
     path: PathBuf,
     directory: OwnedFd,
 }
 
 /// The right to change one login, for as long as this lives. Other processes wait.
 #[derive(Debug)]
-pub struct Locked<'a> {
+pub(crate) struct Locked<'a> {
     cache: &'a Cache,
     name: String,
     // the lock ends with the file
@@ -75,7 +75,7 @@ pub struct Locked<'a> {
 
 /// Room on disk for the next content of a login. Removed again unless it is filled.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     locked: &'a Locked<'a>,
     file: File,
     filled: bool,
@@ -92,7 +92,7 @@ impl Cache {
     ///
     /// # Errors
     /// When it cannot be made, is somebody else's, or is open to others.
-    pub fn make(path: &Path) -> Result<Self, CacheError> {
+    pub(crate) fn make(path: &Path) -> Result<Self, CacheError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => CacheError::Kind(path.to_owned()),
@@ -105,7 +105,7 @@ impl Cache {
     ///
     /// # Errors
     /// When it cannot be opened, is somebody else's, or is open to others.
-    pub fn existing(path: &Path) -> Result<Option<Self>, CacheError> {
+    pub(crate) fn existing(path: &Path) -> Result<Option<Self>, CacheError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = match fs::open(path, flags, Mode::empty()) {
             Ok(directory) => directory,
@@ -121,7 +121,7 @@ impl Cache {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn names(&self) -> Result<Vec<String>, CacheError> {
+    pub(crate) fn names(&self) -> Result<Vec<String>, CacheError> {
         let unreadable = |e: Errno| CacheError::Io(self.path.clone(), "read", e.into());
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(&self.directory).map_err(unreadable)? {
@@ -137,7 +137,7 @@ impl Cache {
     ///
     /// # Errors
     /// When its file is a link, somebody else's, open to others, or not understood.
-    pub fn read(&self, name: &str) -> Result<Option<Login>, CacheError> {
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Login>, CacheError> {
         let file = file_name(name, "json")?;
         let path = self.path.join(&file);
         // a FIFO would keep whoever opens it
@@ -161,7 +161,7 @@ impl Cache {
     ///
     /// # Errors
     /// When another process takes too long, or the lock cannot be made.
-    pub async fn lock(&self, name: &str) -> Result<Locked<'_>, CacheError> {
+    pub(crate) async fn lock(&self, name: &str) -> Result<Locked<'_>, CacheError> {
         let file = file_name(name, "lock")?;
         let path = self.path.join(&file);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -188,7 +188,7 @@ impl Cache {
 impl Locked<'_> {
     /// The login's name.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
@@ -196,7 +196,7 @@ impl Locked<'_> {
     ///
     /// # Errors
     /// When there is none.
-    pub fn reserve(&self) -> Result<Place<'_>, CacheError> {
+    pub(crate) fn reserve(&self) -> Result<Place<'_>, CacheError> {
         let file = file_name(&self.name, "new")?;
         let path = self.cache.path.join(&file);
         // what a process left behind that was killed; only the holder of the lock makes one
@@ -217,7 +217,7 @@ impl Locked<'_> {
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub fn remove(&self) -> Result<(), CacheError> {
+    pub(crate) fn remove(&self) -> Result<(), CacheError> {
         let cache = self.cache;
         for kind in ["new", "json"] {
             let file = file_name(&self.name, kind)?;
@@ -235,7 +235,7 @@ impl Place<'_> {
     ///
     /// # Errors
     /// When it cannot be written; what was kept before is then still there.
-    pub fn fill(mut self, login: &Login) -> Result<(), CacheError> {
+    pub(crate) fn fill(mut self, login: &Login) -> Result<(), CacheError> {
         let Locked { cache, name, .. } = self.locked;
         let (new, file) = (file_name(name, "new")?, file_name(name, "json")?);
         let path = cache.path.join(&file);
@@ -288,7 +288,7 @@ fn is_name(name: &str) -> bool {
 ///
 /// # Errors
 /// When it could lead out of the directory, or is too long.
-pub fn check_name(name: &str) -> Result<(), CacheError> {
+pub(crate) fn check_name(name: &str) -> Result<(), CacheError> {
     if is_name(name) { Ok(()) } else { Err(CacheError::Name(name.to_owned())) }
 }
 

@@ -108,13 +108,13 @@ struct Labels {
 
 /// What is counted of all of them; no label names a caller.
 #[derive(Clone, Default)]
-pub struct CallerMetrics {
+pub(crate) struct CallerMetrics {
     exchanges: Family<Labels, Counter>,
 }
 
 impl CallerMetrics {
     /// Registers the counters.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let help = "Credentials of callers that were obtained, or could not be";
         registry.register("caller_credential_exchanges", help, metrics.exchanges.clone());
@@ -123,7 +123,7 @@ impl CallerMetrics {
 }
 
 /// Keeps the credentials of all callers of one group.
-pub struct CallerKeeper {
+pub(crate) struct CallerKeeper {
     /// Where requests find them.
     pub slots: CallerSlots,
     origin: CallerOrigin,
@@ -136,7 +136,7 @@ pub struct CallerKeeper {
 impl CallerKeeper {
     /// Has nobody's yet; [`CallerKeeper::keep`] obtains what requests want.
     #[must_use]
-    pub fn new(name: &str, origin: CallerOrigin, metrics: CallerMetrics) -> Self {
+    pub(crate) fn new(name: &str, origin: CallerOrigin, metrics: CallerMetrics) -> Self {
         let (slots, wanted) = CallerSlots::new(name);
         let (wanted, at_once, failing) = (Mutex::new(wanted), Semaphore::new(AT_ONCE), AtomicUsize::new(0));
         Self { slots, origin, wanted, at_once, failing, metrics }
@@ -144,12 +144,12 @@ impl CallerKeeper {
 
     /// What readiness calls it.
     #[must_use]
-    pub fn part(&self) -> String {
+    pub(crate) fn part(&self) -> String {
         format!("credential {} of callers", self.slots.name())
     }
 
     /// Obtains and renews for as long as it is polled.
-    pub async fn keep(self: Arc<Self>, telemetry: Arc<Telemetry>) {
+    pub(crate) async fn keep(self: Arc<Self>, telemetry: Arc<Telemetry>) {
         let mut wanted = self.wanted.lock().await;
         let mut callers = JoinSet::new();
         loop {

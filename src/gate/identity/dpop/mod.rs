@@ -6,7 +6,7 @@
 //! minute could be sent once more then, unless nonces are required.
 
 mod nonce;
-pub mod proof;
+pub(crate) mod proof;
 mod replay;
 
 use std::{sync::Arc, time::Duration};

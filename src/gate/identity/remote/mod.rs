@@ -10,8 +10,8 @@
 //! question.
 
 mod admission;
-pub mod introspection;
-pub mod token_review;
+pub(crate) mod introspection;
+pub(crate) mod token_review;
 
 use std::{
     collections::HashMap,

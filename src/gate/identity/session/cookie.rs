@@ -22,7 +22,7 @@ pub(super) const LOGIN: &str = "__Host-wicketgate-login-";
 /// Longest value of one cookie, in bytes: name, value and attributes must stay below 4096 (RFC 6265 section 6.1).
 const MAX_VALUE: usize = 3800;
 /// Most parts of one session.
-pub const MAX_PARTS: usize = 4;
+pub(crate) const MAX_PARTS: usize = 4;
 
 /// What a request brings of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ fn part_name(index: usize) -> String {
 /// A session that does not fit into [`MAX_PARTS`] cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session takes {0} bytes, more than {MAX_PARTS} cookies hold; ask the provider for fewer claims")]
-pub struct TooLarge(pub usize);
+pub(crate) struct TooLarge(pub usize);
 
 /// Sets the cookies of a session for `span`; parts that `before` has beyond them are taken back.
 ///

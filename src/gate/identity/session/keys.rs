@@ -12,9 +12,9 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
 /// Fewest bytes of a key file.
-pub const MIN_KEY_BYTES: usize = 32;
+pub(crate) const MIN_KEY_BYTES: usize = 32;
 /// Most keys at once: the one that seals, and those that cookies of days past were sealed with.
-pub const MAX_KEYS: usize = 4;
+pub(crate) const MAX_KEYS: usize = 4;
 
 /// What a key file holds: a secret of [`MIN_KEY_BYTES`] at least.
 #[derive(Clone, PartialEq, Eq)]

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest URL that browsers and servers are sure to carry, in bytes; with the ID token in it, it may be longer.
 const MAX_URL: usize = 6 * 1024;
 /// Longest body of a back-channel logout.
-pub const MAX_FORM: usize = 64 * 1024;
+pub(crate) const MAX_FORM: usize = 64 * 1024;
 
 /// Where a browser goes after its session has ended here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@
 //! session that was ended counts for nothing, at once. Never: a session for a provider that is no longer configured, or
 //! whose `iss`, client or rules are others now; nor its tokens shown to the one that has its name.
 
-pub mod cookie;
+pub(crate) mod cookie;
 mod id_token;
-pub mod keys;
+pub(crate) mod keys;
 mod login;
 mod logout;
 mod provider;
@@ -25,6 +25,7 @@ use http::{HeaderMap, StatusCode, header::ORIGIN};
 use quick_cache::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
+pub use self::login::{Callback, ReturnTo};
 use self::{
     cookie::Found,
     keys::{Key, Ring, SealError},
@@ -32,8 +33,8 @@ use self::{
     revocations::Names,
     sealed::Session,
 };
-pub use self::{
-    login::{Callback, Choice, LoggedIn, ReturnTo},
+pub(crate) use self::{
+    login::Choice,
     logout::{MAX_FORM, Next},
     provider::LoginSettings,
     revocations::Memory,
@@ -44,7 +45,7 @@ use crate::{clock::Timestamp, principal::Principal, refusal::Refusal};
 /// Opened cookies remembered at once; the least used make room.
 const REMEMBERED: usize = 10_000;
 /// What no configuration lets a session last longer than.
-pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The `[sessions]` section and what it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]

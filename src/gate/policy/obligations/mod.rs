@@ -114,7 +114,7 @@ impl MaskKey {
 /// A name as exporters spell it for readers that know only the classic names: what is no letter, digit, `_` or `:`
 /// becomes `_` (Prometheus, `escaping=underscores`). A reader chooses the spelling, so guardrails compare this one.
 #[must_use]
-pub fn plain_name(name: &str) -> Cow<'_, str> {
+pub(crate) fn plain_name(name: &str) -> Cow<'_, str> {
     let fits =
         |(at, c): (usize, char)| c.is_ascii_alphabetic() || matches!(c, '_' | ':') || (at > 0 && c.is_ascii_digit());
     if name.char_indices().all(fits) {

@@ -20,7 +20,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use cedar_policy::{Policy, PolicyId, PolicySet, ValidationMode, Validator};
 use serde_json::Value;
 
-pub use self::{
+pub(crate) use self::{
     counterexample::Counterexample,
     solver::{NoSolver, Settings},
 };

@@ -13,7 +13,7 @@ use std::{borrow::Cow, collections::HashMap, time::Duration};
 use http::{HeaderValue, Method, StatusCode};
 
 use self::table::{VertexMethod, split_custom};
-pub use self::{
+pub(crate) use self::{
     rpc::Rpc,
     table::{Field, Payload, Streaming, actions, groups},
 };

@@ -21,12 +21,12 @@ static READ: LazyLock<Table> = LazyLock::new(|| Table::read(TABLE));
 const UNDER_LOCATION: &str = "projects/*/locations/**";
 
 /// The actions of all Vertex methods.
-pub fn actions() -> impl Iterator<Item = &'static str> {
+pub(crate) fn actions() -> impl Iterator<Item = &'static str> {
     TABLE.lines().skip(1).filter_map(|line| line.split('\t').next())
 }
 
 /// Each of them with its group.
-pub fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(crate) fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
     TABLE.lines().skip(1).filter_map(|line| {
         let mut fields = line.split('\t');
         Some((fields.next()?, fields.next()?))

@@ -52,7 +52,7 @@ pub struct Settings {
 
 /// The service behind `POST /api/v1/write`.
 #[derive(Debug)]
-pub struct RemoteWrite {
+pub(crate) struct RemoteWrite {
     settings: Settings,
     keep: Arc<KeepList>,
     spool: Spool,
@@ -83,7 +83,7 @@ const GUARDRAIL: &str = "guardrail";
 impl RemoteWrite {
     /// A service that stores what `keep` wants in `spool`.
     #[must_use]
-    pub fn new(settings: Settings, keep: Arc<KeepList>, spool: Spool, metrics: Metrics) -> Self {
+    pub(crate) fn new(settings: Settings, keep: Arc<KeepList>, spool: Spool, metrics: Metrics) -> Self {
         let arriving = Semaphore::new(kib(settings.max_body) as usize * BODIES_AT_ONCE);
         let room = Semaphore::new(kib(settings.max_decoded) as usize * DECODED_AT_ONCE);
         Self { settings, keep, spool, metrics, arriving, room }

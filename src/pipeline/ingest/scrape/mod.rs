@@ -35,7 +35,7 @@ const AHEAD: i64 = 10 * 60 * 1000;
 
 /// One page to scrape.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Target {
+pub(crate) struct Target {
     /// The `job` label: the exporter's name.
     pub job: Arc<str>,
     /// The `instance` label: host and port.
@@ -56,7 +56,7 @@ pub struct Target {
 
 /// Where scraped samples go.
 #[derive(Clone, Debug)]
-pub struct Destination {
+pub(crate) struct Destination {
     /// Which series are worth storing.
     pub keep: Arc<KeepList>,
     /// Where they are stored.
@@ -66,7 +66,7 @@ pub struct Destination {
 }
 
 /// Scrapes all targets, each at its own interval, until `shutdown`.
-pub async fn run(targets: Vec<Target>, destination: Destination, shutdown: CancellationToken) {
+pub(crate) async fn run(targets: Vec<Target>, destination: Destination, shutdown: CancellationToken) {
     let mut scrapers = JoinSet::new();
     for target in targets {
         let scraper = Scraper { target, destination: destination.clone(), known: HashSet::new() };

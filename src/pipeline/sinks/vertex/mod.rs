@@ -49,7 +49,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// One forecast: which series, how they are resampled, who is asked, how often.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Forecast {
+pub(crate) struct Forecast {
     /// Its name in metrics.
     pub name: Arc<str>,
     /// The series it is about.
@@ -101,7 +101,7 @@ struct ByCode {
 
 /// Counters of all forecasts; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     taken: Family<ByForecast, Counter>,
     dropped: Family<ByReason, Counter>,
     sent: Family<ByForecast, Counter>,
@@ -113,7 +113,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers `wicketgate_forecast_*`.
     #[must_use]
-    pub fn register(telemetry: &Telemetry) -> Self {
+    pub(crate) fn register(telemetry: &Telemetry) -> Self {
         let metrics = Self::default();
         telemetry.register(|registry| {
             let help = "Samples put into a window; after a restart those still in the spool are put in again";
@@ -172,7 +172,7 @@ impl Running {
 
 /// The sink: all forecasts over one spool.
 #[derive(Debug)]
-pub struct Vertex {
+pub(crate) struct Vertex {
     forecasts: Vec<Arc<Running>>,
     spool: Spool,
     predictions: Predictions,
@@ -182,7 +182,7 @@ pub struct Vertex {
 impl Vertex {
     /// A sink for these forecasts; nothing runs yet.
     #[must_use]
-    pub fn new(forecasts: Vec<Forecast>, spool: Spool, predictions: Predictions, metrics: Metrics) -> Self {
+    pub(crate) fn new(forecasts: Vec<Forecast>, spool: Spool, predictions: Predictions, metrics: Metrics) -> Self {
         let running = |forecast: Forecast| {
             let Forecast { context, max_series, .. } = forecast;
             let settings = windows::Settings { step: forecast.step_millis(), context, max_series };
@@ -193,7 +193,7 @@ impl Vertex {
     }
 
     /// Reads the spool and asks the endpoints until `shutdown`. What is not delivered by then is, after the next start.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
         self.predictions.retain_forecasts(|name| self.forecasts.iter().any(|running| *running.forecast.name == *name));
         let (caught_up, wait_for_replay) = watch::channel(false);
         let mut rounds = JoinSet::new();

@@ -29,7 +29,7 @@ pub(super) const FUTURE: Duration = Duration::from_secs(10);
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=512;
 
 /// The algorithms of proofs, by name; asymmetric ones only (RFC 9449 section 11.6).
-pub const ALGORITHMS: [(&str, Algorithm); 5] = [
+pub(crate) const ALGORITHMS: [(&str, Algorithm); 5] = [
     ("ES256", Algorithm::ES256),
     ("ES384", Algorithm::ES384),
     ("EdDSA", Algorithm::EdDSA),
