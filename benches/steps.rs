@@ -22,14 +22,14 @@ use http::{HeaderMap, Method, Uri, header};
 use wicketgate::{
     config::{load, policies},
     internals::{
-        Asking, Circumstances, Clients, Identity, Issuer, Log, Peer, Policy, Question, Record, Resource, Target,
-        Telemetry, Ways, clock,
+        AuthContext, Authenticators, Circumstances, Clients, Identity, Issuer, Log, Peer, Policy, Question, Record,
+        Resource, Target, Telemetry, clock,
         limits::{self, Fields, Limits, Per, Quantity, Rate, Unit, Use},
     },
 };
 
-fn asking<'a>(peer: &'a Peer, headers: &'a HeaderMap) -> Asking<'a> {
-    Asking { peer, method: &Method::GET, path: "/exporters/bench/metrics", headers, now: clock::now() }
+fn auth_context<'a>(peer: &'a Peer, headers: &'a HeaderMap) -> AuthContext<'a> {
+    AuthContext { peer, method: &Method::GET, path: "/exporters/bench/metrics", headers, now: clock::now() }
 }
 
 /// The shipped policies and as many more as make `count`, of every kind of scope.
@@ -74,14 +74,16 @@ fn steps(c: &mut Criterion) {
     let keys = Arc::new(Issuer::new(settings, client));
     let (kept, telemetry) = (keys.clone(), Telemetry::new());
     runtime.spawn(async move { kept.keep(&telemetry).await });
-    let identity = Identity::new(Ways { issuers: vec![keys], ..Ways::default() });
+    let identity = Identity::new(Authenticators { issuers: vec![keys], ..Authenticators::default() });
     headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());
     let principal =
-        runtime.block_on(identity.authenticate(asking(&at, &headers), &mut HeaderMap::new())).unwrap().principal;
+        runtime.block_on(identity.authenticate(auth_context(&at, &headers), &mut HeaderMap::new())).unwrap().principal;
     let here = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     c.bench_function("token known", |b| {
         b.iter(|| {
-            here.block_on(identity.authenticate(asking(&at, black_box(&headers)), &mut HeaderMap::new())).unwrap().fresh
+            here.block_on(identity.authenticate(auth_context(&at, black_box(&headers)), &mut HeaderMap::new()))
+                .unwrap()
+                .fresh
         });
     });
     c.bench_function("token verified (ES256)", |b| {
@@ -94,7 +96,9 @@ fn steps(c: &mut Criterion) {
         let fresh = || fresh.next().unwrap();
         b.iter_batched(
             fresh,
-            |headers| here.block_on(identity.authenticate(asking(&at, &headers), &mut HeaderMap::new())).unwrap().fresh,
+            |headers| {
+                here.block_on(identity.authenticate(auth_context(&at, &headers), &mut HeaderMap::new())).unwrap().fresh
+            },
             criterion::BatchSize::SmallInput,
         );
     });

@@ -28,7 +28,7 @@ use std::{
 use http::{HeaderMap, Method, header};
 use wicketgate::{
     config::load,
-    internals::{Asking, Clients, Identity, Issuer, Peer, Telemetry, Ways, clock},
+    internals::{AuthContext, Authenticators, Clients, Identity, Issuer, Peer, Telemetry, clock},
 };
 
 struct Size {
@@ -70,7 +70,7 @@ fn measure(issuer: &common::Issuer, many: &[HeaderMap], threads: usize, rounds: 
     let mut figures: [Vec<Duration>; 3] = Default::default();
     for _ in 0..rounds {
         // nothing is remembered yet
-        let identity = Identity::new(Ways { issuers: vec![keys.clone()], ..Ways::default() });
+        let identity = Identity::new(Authenticators { issuers: vec![keys.clone()], ..Authenticators::default() });
         for (case, (tokens, fresh)) in figures.iter_mut().zip([(&many, true), (&many, false), (&one, false)]) {
             case.push(pass(&identity, tokens, fresh));
         }
@@ -106,8 +106,8 @@ async fn ask(identity: &Identity, tokens: &[HeaderMap], fresh: bool) {
     let peer = Peer::nameless(([127, 0, 0, 1], 4242).into(), true);
     for headers in tokens {
         let (now, path) = (clock::now(), "/exporters/bench/metrics");
-        let asking = Asking { peer: &peer, method: &Method::GET, path, headers, now };
-        let known = identity.authenticate(asking, &mut HeaderMap::new()).await;
+        let context = AuthContext { peer: &peer, method: &Method::GET, path, headers, now };
+        let known = identity.authenticate(context, &mut HeaderMap::new()).await;
         assert_eq!(known.map(|known| known.fresh).ok(), Some(fresh), "a token was not taken as expected");
     }
 }

@@ -36,7 +36,7 @@ pub mod internals {
         gate::{
             audit::{Log, Record},
             identity::{
-                Algorithm, Asking, Identity, Issuer, Ways,
+                Algorithm, AuthContext, Authenticators, Identity, Issuer,
                 session::{Callback, ReturnTo},
             },
             policy::{Circumstances, Policy, Question, Resource},

@@ -18,7 +18,7 @@ use crate::{
         credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Origin},
         grants::Grants,
         identity::{
-            self, Identity, Issuer, Ways,
+            self, Authenticators, Identity, Issuer,
             dpop::Dpop,
             session::{self, Memory, Sessions},
         },
@@ -156,7 +156,10 @@ pub(super) fn build(
         let before = before.and_then(|parts| parts.memory.clone());
         let (sessions, memory) = sessions(config.sessions, &issuers, before, telemetry).unzip();
         let own = issuing.as_ref().map(|issuing| issuing.own.value.clone());
-        (Arc::new(Identity::new(Ways { issuers, certificates: config.certificates, dpop, own, sessions })), memory)
+        (
+            Arc::new(Identity::new(Authenticators { issuers, certificates: config.certificates, dpop, own, sessions })),
+            memory,
+        )
     });
     let certificates =
         config.listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));

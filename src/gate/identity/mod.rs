@@ -54,7 +54,7 @@ const REMEMBERED: usize = 50_000;
 
 /// Every way in that is configured.
 #[derive(Default)]
-pub struct Ways {
+pub struct Authenticators {
     /// Whose tokens are taken, in the configuration's order.
     pub issuers: Vec<Arc<Issuer>>,
     /// Whose client certificates are principals, in the configuration's order.
@@ -69,7 +69,7 @@ pub struct Ways {
 
 /// All ways in, and who was found by them.
 pub struct Identity {
-    ways: Ways,
+    authenticators: Authenticators,
     remembered: Cache<[u8; 32], Arc<Remembered>>,
     holders: certificate::Holders,
 }
@@ -81,7 +81,7 @@ struct Remembered {
 
 /// A request, as far as it can tell who is asking.
 #[derive(Clone, Copy)]
-pub struct Asking<'a> {
+pub struct AuthContext<'a> {
     /// The other end of the connection.
     pub peer: &'a Peer,
     /// The HTTP method.
@@ -105,32 +105,32 @@ pub struct Authenticated {
 impl Identity {
     /// Lets in by these ways; the issuers' `iss` must differ.
     #[must_use]
-    pub fn new(ways: Ways) -> Self {
-        Self { ways, remembered: Cache::new(REMEMBERED), holders: certificate::Holders::new() }
+    pub fn new(authenticators: Authenticators) -> Self {
+        Self { authenticators, remembered: Cache::new(REMEMBERED), holders: certificate::Holders::new() }
     }
 
     /// The issuers, in the configuration's order.
     #[must_use]
     pub fn issuers(&self) -> &[Arc<Issuer>] {
-        &self.ways.issuers
+        &self.authenticators.issuers
     }
 
     /// Whose client certificates are principals.
     #[must_use]
     pub fn certificates(&self) -> &[certificate::Rule] {
-        &self.ways.certificates
+        &self.authenticators.certificates
     }
 
     /// How DPoP proofs are checked.
     #[must_use]
     pub fn dpop(&self) -> &Dpop {
-        &self.ways.dpop
+        &self.authenticators.dpop
     }
 
     /// People's sessions, where people can log in.
     #[must_use]
     pub fn sessions(&self) -> Option<&Arc<Sessions>> {
-        self.ways.sessions.as_ref()
+        self.authenticators.sessions.as_ref()
     }
 
     /// The principal whose token (RFC 6750 section 2.1, RFC 9449 section 7.1) or session is on the request, or else
@@ -138,23 +138,27 @@ impl Identity {
     ///
     /// # Errors
     /// 401 where there is none or it breaks a rule, 400 where there are two, 503 where its issuer's keys cannot be had.
-    pub async fn authenticate(&self, asking: Asking<'_>, reply: &mut HeaderMap) -> Result<Authenticated, Refusal> {
-        certificate::stands(asking.peer)?;
-        let shown = Shown::find(asking.headers)?;
-        let session = self.sessions().map(|sessions| (sessions, cookie::session(asking.headers)));
+    pub async fn authenticate(
+        &self,
+        context: AuthContext<'_>,
+        reply: &mut HeaderMap,
+    ) -> Result<Authenticated, Refusal> {
+        certificate::stands(context.peer)?;
+        let shown = Shown::find(context.headers)?;
+        let session = self.sessions().map(|sessions| (sessions, cookie::session(context.headers)));
         let session = session.filter(|(_, found)| *found != Found::None);
         match (shown, session) {
             (Some(_), Some(_)) => {
                 Err(Refusal::malformed("two_identities", "send a token or a session cookie, not both"))
             }
             (Some(shown), None) => {
-                let authenticated = self.of_token(shown.token, asking.now).await?;
-                self.confirm(&authenticated.principal, &shown, asking, reply)?;
+                let authenticated = self.of_token(shown.token, context.now).await?;
+                self.confirm(&authenticated.principal, &shown, context, reply)?;
                 Ok(authenticated)
             }
-            (None, Some((sessions, found))) => sessions.principal(found, asking, reply).await,
+            (None, Some((sessions, found))) => sessions.principal(found, context, reply).await,
             (None, None) => {
-                let principal = self.holders.principal(&self.ways.certificates, asking.peer)?;
+                let principal = self.holders.principal(&self.authenticators.certificates, context.peer)?;
                 Ok(Authenticated { principal, fresh: false })
             }
         }
@@ -169,14 +173,14 @@ impl Identity {
     pub async fn of_subject(
         &self,
         token: &str,
-        asking: Asking<'_>,
+        context: AuthContext<'_>,
         reply: &mut HeaderMap,
     ) -> Result<Authenticated, Refusal> {
-        certificate::stands(asking.peer)?;
-        let authenticated = self.of_token(token, asking.now).await?;
+        certificate::stands(context.peer)?;
+        let authenticated = self.of_token(token, context.now).await?;
         let Confirmation { certificate, key } = authenticated.principal.confirmation.unwrap_or_default();
-        held(certificate, asking.peer)?;
-        key.map_or(Ok(()), |key| self.ways.dpop.check(None, key, asking, reply))?;
+        held(certificate, context.peer)?;
+        key.map_or(Ok(()), |key| self.authenticators.dpop.check(None, key, context, reply))?;
         Ok(authenticated)
     }
 
@@ -186,14 +190,14 @@ impl Identity {
         &self,
         principal: &Principal,
         shown: &Shown<'_>,
-        asking: Asking<'_>,
+        context: AuthContext<'_>,
         reply: &mut HeaderMap,
     ) -> Result<(), Refusal> {
         let Confirmation { certificate, key } = principal.confirmation.unwrap_or_default();
-        held(certificate, asking.peer)?;
+        held(certificate, context.peer)?;
         match (key, shown.scheme) {
             (None, Scheme::Bearer) => Ok(()),
-            (Some(key), Scheme::Dpop) => self.ways.dpop.check(Some(shown.token), key, asking, reply),
+            (Some(key), Scheme::Dpop) => self.authenticators.dpop.check(Some(shown.token), key, context, reply),
             // RFC 9449 section 7.2: a DPoP-bound token as a bearer token would need no proof
             (Some(_), Scheme::Bearer) => Err(bound(
                 "the token is bound to a key; send it as `Authorization: DPoP` with a proof in the DPoP header",
@@ -219,11 +223,11 @@ impl Identity {
             Err(TokenError::Opaque) => return self.of_opaque_token(token, proof, now).await,
             parsed => parsed.map_err(unauthorized)?,
         };
-        if let Some(own) = self.ways.own.as_ref().filter(|own| own.rules().issuer == unverified.issuer()) {
+        if let Some(own) = self.authenticators.own.as_ref().filter(|own| own.rules().issuer == unverified.issuer()) {
             let (principal, key) = own.verify(unverified, proof, now).map_err(unauthorized)?;
             return Ok(self.remember(principal, key));
         }
-        let issuer = self.ways.issuers.iter().find(|i| i.settings.rules.issuer == unverified.issuer());
+        let issuer = self.authenticators.issuers.iter().find(|i| i.settings.rules.issuer == unverified.issuer());
         let issuer = issuer.ok_or_else(|| {
             // unverified, so for the log alone; it cuts what is long
             unauthorized(TokenError::Issuer).with_detail(format!("the token says it is of `{}`", unverified.issuer()))
@@ -262,7 +266,7 @@ impl Identity {
         }
         let mut silent = None;
         let mut refusal = unauthorized(TokenError::Opaque);
-        for issuer in &self.ways.issuers {
+        for issuer in &self.authenticators.issuers {
             let Some(live) = issuer.live.as_ref().filter(|live| live.takes_opaque_tokens()) else { continue };
             match live.ask(token, digest, now).await {
                 Verdict::Active(principal, fresh) => return Ok(Authenticated { principal, fresh }),

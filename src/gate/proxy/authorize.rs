@@ -14,7 +14,7 @@ use crate::{
     gate::{
         audit::{BodyNames, Context, Decision, Record, cut},
         grants::Held,
-        identity::Asking,
+        identity::AuthContext,
         policy::{Circumstances, Denial, Named, Obligation, Question, Resource, Ruling},
         routes::{Found, Route, Terms, TokenBinding},
     },
@@ -86,13 +86,13 @@ pub(super) fn authorize<'r>(
 pub(super) fn may(
     gate: &Gate,
     permit: &Permit<'_>,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     action: &Arc<str>,
     resource: &Resource,
 ) -> bool {
-    let Ok(active) = active_role(asking.headers) else { return false };
-    let circumstances = Circumstances::new(asking.peer, &Method::GET, asking.now);
-    let held = held(gate, &permit.principal, resource, asking.now);
+    let Ok(active) = active_role(context.headers) else { return false };
+    let circumstances = Circumstances::new(context.peer, &Method::GET, context.now);
+    let held = held(gate, &permit.principal, resource, context.now);
     let (principal, granted) = (&permit.principal, held.roles.as_slice());
     let question = Question { principal, granted, active, action, resource, circumstances };
     gate.policy.rule(question).allowed

@@ -26,7 +26,7 @@ use crate::{
     clock::{self, Timestamp},
     gate::{
         audit::{Decision, Record},
-        identity::Asking,
+        identity::AuthContext,
         listen::Unreadable,
         policy::Circumstances,
         routes::Route,
@@ -82,9 +82,9 @@ async fn story(
     let body = counted(body, record);
     bounded(&headers)?;
     let target = Target::parse(&method, &uri, &headers)?;
-    let asking = Asking { peer, method: &method, path: target.path, headers: &headers, now };
+    let context = AuthContext { peer, method: &method, path: target.path, headers: &headers, now };
     if let Some(page) = OpenPage::find(gate, &method, target.path) {
-        return Ok(page.answer(gate, asking, target, body, record, reply).await?.into());
+        return Ok(page.answer(gate, context, target, body, record, reply).await?.into());
     }
 
     let way = gate.routes.find(&method, target.path, target.path_and_query)?;
@@ -92,7 +92,7 @@ async fn story(
     record.action = Some(way.action().clone());
     record.resource = way.resource().map(|resource| resource.id().clone());
 
-    let authenticated = gate.identity.authenticate(asking, reply).await;
+    let authenticated = gate.identity.authenticate(context, reply).await;
     gate.metrics.token(&authenticated);
     let principal = authenticated?.principal;
     record.principal = Some(principal.name.clone());
@@ -100,9 +100,9 @@ async fn story(
     bound(&principal, way.terms())?;
 
     limit::look(gate, &principal, &way, &body, reply)?;
-    let head = Head { version, headers: asking.headers, query: target.query(), caller: &principal.name };
+    let head = Head { version, headers: context.headers, query: target.query(), caller: &principal.name };
     let Content { found, body, size, named, instances, message, foul } = Content::read(way, head, body).await?;
-    let (found, body) = grants::about(gate, found, &principal, asking, body, record).await?;
+    let (found, body) = grants::about(gate, found, &principal, context, body, record).await?;
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
     let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
@@ -125,9 +125,9 @@ async fn story(
             guard.ask(&mut headers);
             guard.show(deliver(&permit, &guard, method, &uri, headers, body).await?.into())?
         }
-        Route::Discover { .. } => sd::list(gate, &permit, asking, authority(&uri, asking.headers)?).into(),
-        Route::Home => home::page(gate, &permit, asking).into(),
-        Route::Grants(wish) => grants::fulfil(gate, &permit, wish, asking, record).await?.into(),
+        Route::Discover { .. } => sd::list(gate, &permit, context, authority(&uri, context.headers)?).into(),
+        Route::Home => home::page(gate, &permit, context).into(),
+        Route::Grants(wish) => grants::fulfil(gate, &permit, wish, context, record).await?.into(),
     };
     Ok(answer.bounded(&permit, peer))
 }

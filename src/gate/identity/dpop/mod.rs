@@ -18,7 +18,7 @@ use self::{
     proof::{Expected, FUTURE, ProofError, normal},
     replay::{Replay, Seen},
 };
-use super::Asking;
+use super::AuthContext;
 use crate::{clock::Timestamp, refusal::Refusal};
 
 const DPOP: HeaderName = HeaderName::from_static("dpop");
@@ -109,29 +109,29 @@ impl Dpop {
         &self,
         token: Option<&str>,
         key: [u8; 32],
-        asking: Asking<'_>,
+        context: AuthContext<'_>,
         reply: &mut HeaderMap,
     ) -> Result<(), Refusal> {
         let Some(base) = &self.base else {
             let text = "this gate cannot check DPoP proofs: its configuration lacks `url` under [gate]; have it added";
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, "dpop_not_configured", text));
         };
-        let proof = only_proof(asking.headers)?;
-        let url = normal(&format!("{base}{}", asking.path)).ok_or_else(|| broken(ProofError::Url))?;
+        let proof = only_proof(context.headers)?;
+        let url = normal(&format!("{base}{}", context.path)).ok_or_else(|| broken(ProofError::Url))?;
         let expected = Expected {
-            method: asking.method.as_str(),
+            method: context.method.as_str(),
             url: &url,
             token,
             key,
-            max_age: self.max_age(asking.now),
-            now: asking.now,
+            max_age: self.max_age(context.now),
+            now: context.now,
         };
         let proof = proof::verify(proof, &expected).map_err(broken)?;
         if self.settings.nonces {
-            self.nonce(proof.nonce.as_deref(), asking.now, reply)?;
+            self.nonce(proof.nonce.as_deref(), context.now, reply)?;
         }
         // last, so that only what would be taken is remembered
-        match self.memory.replay.seen(proof.id, &key, asking.now, self.window()) {
+        match self.memory.replay.seen(proof.id, &key, context.now, self.window()) {
             Seen::Never => Ok(()),
             Seen::Before => {
                 let text = "this DPoP proof was used before; make one for each request";

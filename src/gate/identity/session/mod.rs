@@ -39,7 +39,7 @@ pub(crate) use self::{
     provider::LoginSettings,
     revocations::Memory,
 };
-use super::{Asking, Authenticated, Issuer};
+use super::{AuthContext, Authenticated, Issuer};
 use crate::{clock::Timestamp, principal::Principal, refusal::Refusal};
 
 /// Opened cookies remembered at once; the least used make room.
@@ -127,22 +127,22 @@ impl Sessions {
     pub(super) async fn principal(
         self: &Arc<Self>,
         found: Found,
-        asking: Asking<'_>,
+        context: AuthContext<'_>,
         reply: &mut HeaderMap,
     ) -> Result<Authenticated, Refusal> {
-        if !asking.method.is_safe() && !self.is_of_own_pages(asking.headers) {
+        if !context.method.is_safe() && !self.is_of_own_pages(context.headers) {
             let text = "another site asked for this with your session; do it from this gate's own pages";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", text));
         }
-        let outcome = match self.opened(&found, asking.now) {
-            Ok((opened, _)) if self.wants_refresh(&opened.session, asking.now) => {
-                self.refreshed(opened, asking, reply).await.map(|opened| (opened, true))
+        let outcome = match self.opened(&found, context.now) {
+            Ok((opened, _)) if self.wants_refresh(&opened.session, context.now) => {
+                self.refreshed(opened, context, reply).await.map(|opened| (opened, true))
             }
             other => other,
         };
         let (opened, fresh) = outcome.inspect_err(|refusal| {
             if refusal.status == StatusCode::UNAUTHORIZED {
-                cookie::clear_session(reply, asking.headers);
+                cookie::clear_session(reply, context.headers);
             }
         })?;
         Ok(Authenticated { principal: opened.principal.clone(), fresh })

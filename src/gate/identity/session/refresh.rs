@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    gate::identity::Asking,
+    gate::identity::AuthContext,
     refusal::Refusal,
 };
 
@@ -87,30 +87,30 @@ impl Sessions {
     pub(super) async fn refreshed(
         self: &Arc<Self>,
         mut opened: Arc<Opened>,
-        asking: Asking<'_>,
+        context: AuthContext<'_>,
         reply: &mut HeaderMap,
     ) -> Result<Arc<Opened>, Refusal> {
         let mut newest = None;
         for _ in 0..CHAIN {
-            if !self.wants_refresh(&opened.session, asking.now) {
+            if !self.wants_refresh(&opened.session, context.now) {
                 break;
             }
-            match self.flight(&opened, asking.now).await {
+            match self.flight(&opened, context.now).await {
                 Outcome::Refreshed(refreshed) => {
                     opened = refreshed.opened.clone();
                     newest = Some(refreshed);
                 }
                 Outcome::Refused(why) => return Err(ended().with_detail(why)),
-                Outcome::Unavailable(refusal) if opened.session.ends <= asking.now => return Err(refusal),
+                Outcome::Unavailable(refusal) if opened.session.ends <= context.now => return Err(refusal),
                 Outcome::Unavailable(_) => break,
             }
         }
-        if opened.principal.ended.is_cancelled() || opened.session.ends <= asking.now {
+        if opened.principal.ended.is_cancelled() || opened.session.ends <= context.now {
             return Err(ended());
         }
         if let Some(refreshed) = newest {
-            let span = self.cookie_span(&opened.session, asking.now);
-            cookie::set_session(reply, &refreshed.sealed, span, asking.headers).map_err(too_large)?;
+            let span = self.cookie_span(&opened.session, context.now);
+            cookie::set_session(reply, &refreshed.sealed, span, context.headers).map_err(too_large)?;
         }
         Ok(opened)
     }

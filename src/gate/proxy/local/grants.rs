@@ -24,7 +24,7 @@ use crate::{
     gate::{
         audit::{GrantNote, Record},
         grants::{Asker, Grant, Grants, Scope, State, Wish},
-        identity::Asking,
+        identity::AuthContext,
         policy::{GrantResource, Resource, is_role},
         routes::{Found, Route},
     },
@@ -67,7 +67,7 @@ pub(in crate::gate::proxy) async fn about<'r>(
     gate: &Gate,
     mut found: Found<'r>,
     principal: &Principal,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     body: Body,
     record: &mut Record,
 ) -> Result<(Found<'r>, Body), Refusal> {
@@ -75,11 +75,11 @@ pub(in crate::gate::proxy) async fn about<'r>(
     let (wish, grant) = match wish {
         Wish::List { .. } => return Ok((found, body)),
         Wish::Ask(_) => {
-            let grant = drafted(grants, json_body(asking.headers, body).await?, principal, asking.now)?;
+            let grant = drafted(grants, json_body(context.headers, body).await?, principal, context.now)?;
             (Wish::Ask(Some(Box::new(grant.clone()))), Arc::new(grant))
         }
         Wish::Approve(id, _) => {
-            let Terms { r#for } = json_body(asking.headers, body).await?;
+            let Terms { r#for } = json_body(context.headers, body).await?;
             let seconds = r#for.map(|text| seconds(&text)).transpose()?;
             (Wish::Approve(*id, seconds), grants.find(*id)?)
         }
@@ -98,24 +98,24 @@ pub(in crate::gate::proxy) async fn fulfil(
     gate: &Gate,
     permit: &Permit<'_>,
     wish: &Wish,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
     let (grants, by) = (gate.grants.as_ref().ok_or_else(nothing)?, &permit.principal.name);
     let (status, grant) = match wish {
-        Wish::List { pending_only } => return Ok(list(gate, grants, permit, asking, *pending_only)),
+        Wish::List { pending_only } => return Ok(list(gate, grants, permit, context, *pending_only)),
         Wish::Ask(grant) => {
             let mut grant = grant.as_deref().cloned().ok_or_else(nothing)?;
             // whichever it activated to ask
             grant.asker.roles = gate.policy.held_in_all(&permit.principal);
             wanting(&grant)?;
-            apart(gate, grants, &grant, asking.now)?;
+            apart(gate, grants, &grant, context.now)?;
             (StatusCode::CREATED, grants.ask(grant).await?)
         }
         Wish::Approve(id, seconds) => {
             let step = |grant: &Grant| {
                 let next = grant.approve(by, *seconds, clock::now())?;
-                apart(gate, grants, grant, asking.now)?;
+                apart(gate, grants, grant, context.now)?;
                 Ok(next)
             };
             (StatusCode::OK, grants.change(*id, step).await?)
@@ -187,10 +187,16 @@ fn apart(gate: &Gate, grants: &Grants, grant: &Grant, now: clock::Timestamp) -> 
     Ok(())
 }
 
-fn list(gate: &Gate, grants: &Grants, permit: &Permit<'_>, asking: Asking<'_>, pending_only: bool) -> Response<Body> {
+fn list(
+    gate: &Gate,
+    grants: &Grants,
+    permit: &Permit<'_>,
+    context: AuthContext<'_>,
+    pending_only: bool,
+) -> Response<Body> {
     let (mut looked_at, mut more, mut shown) = (0, false, Vec::new());
     for grant in grants.newest_first() {
-        if pending_only && grant.state(asking.now) != State::Pending {
+        if pending_only && grant.state(context.now) != State::Pending {
             continue;
         }
         let own = grant.asker.name == permit.principal.name;
@@ -199,19 +205,19 @@ fn list(gate: &Gate, grants: &Grants, permit: &Permit<'_>, asking: Asking<'_>, p
             break;
         }
         looked_at += usize::from(!own);
-        if own || concerns(gate, permit, asking, &grant) {
-            shown.push(grant.view(asking.now));
+        if own || concerns(gate, permit, context, &grant) {
+            shown.push(grant.view(context.now));
         }
     }
     json_answer(StatusCode::OK, &json!({ "grants": shown, "more": more }))
 }
 
 /// Whether another's grant is something that the caller decides on.
-fn concerns(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>, grant: &Grant) -> bool {
+fn concerns(gate: &Gate, permit: &Permit<'_>, context: AuthContext<'_>, grant: &Grant) -> bool {
     let Some(granting) = gate.routes.grants() else { return false };
     let resource = resource(grant);
-    let action = if grant.state(asking.now) == State::Pending { &granting.approve } else { &granting.revoke };
-    may(gate, permit, asking, action, &resource)
+    let action = if grant.state(context.now) == State::Pending { &granting.approve } else { &granting.revoke };
+    may(gate, permit, context, action, &resource)
 }
 
 fn resource(grant: &Grant) -> Resource {

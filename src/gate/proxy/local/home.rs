@@ -8,22 +8,22 @@ use crate::gate::proxy::{
     pages,
 };
 use crate::{
-    gate::identity::{Asking, session::cookie},
+    gate::identity::{AuthContext, session::cookie},
     http::Body,
 };
 
-pub(in crate::gate::proxy) fn page(gate: &Gate, permit: &Permit<'_>, asking: Asking<'_>) -> Response<Body> {
+pub(in crate::gate::proxy) fn page(gate: &Gate, permit: &Permit<'_>, context: AuthContext<'_>) -> Response<Body> {
     let exporters: Vec<(String, String)> = gate
         .routes
         .exporters()
         .into_iter()
-        .filter(|exporter| may(gate, permit, asking, gate.routes.scrape(), &exporter.resource))
+        .filter(|exporter| may(gate, permit, context, gate.routes.scrape(), &exporter.resource))
         .map(|exporter| {
             let link = format!("/exporters/{}{}", exporter.name, exporter.metrics_path);
             (exporter.name.to_string(), link)
         })
         .collect();
-    let sessions = gate.identity.sessions().filter(|_| cookie::session(asking.headers) != cookie::Found::None);
-    let ends_at = sessions.map(|sessions| sessions.logout_origin(asking.headers));
+    let sessions = gate.identity.sessions().filter(|_| cookie::session(context.headers) != cookie::Found::None);
+    let ends_at = sessions.map(|sessions| sessions.logout_origin(context.headers));
     pages::home(&permit.principal, &permit.roles, &exporters, ends_at.as_ref().map(Option::as_slice))
 }

@@ -7,20 +7,20 @@ use crate::gate::proxy::{
     Gate,
     authorize::{Permit, may},
 };
-use crate::{gate::identity::Asking, http::Body};
+use crate::{gate::identity::AuthContext, http::Body};
 
 /// The list, in the format of Prometheus' `http_sd_config`: always whole. Its targets are this gate, under the name
 /// that the caller used; `__metrics_path__` leads to the exporter and `instance` is the exporter's own address.
 pub(in crate::gate::proxy) fn list(
     gate: &Gate,
     permit: &Permit<'_>,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     authority: &str,
 ) -> Response<Body> {
-    let scheme = if asking.peer.tls { "https" } else { "http" };
+    let scheme = if context.peer.tls { "https" } else { "http" };
     let visible = gate.routes.exporters().into_iter().filter(|exporter| {
         let action = gate.routes.scrape();
-        may(gate, permit, asking, action, &exporter.resource)
+        may(gate, permit, context, action, &exporter.resource)
     });
     let list: Vec<Value> = visible
         .map(|exporter| {

@@ -16,7 +16,7 @@ use crate::{
     gate::{
         audit::Record,
         identity::{
-            Asking,
+            AuthContext,
             session::{Callback, MAX_FORM, Next, ReturnTo, Sessions, cookie},
         },
     },
@@ -30,7 +30,7 @@ const FORM_DEADLINE: Duration = Duration::from_secs(10);
 /// `GET /login?return=/path&provider=NAME`: on to the provider, or to choose one.
 pub(in crate::gate::proxy) async fn login(
     sessions: &Sessions,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     target: Target<'_>,
     reply: &mut HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
@@ -48,40 +48,40 @@ pub(in crate::gate::proxy) async fn login(
         (None, [only]) => &only.name,
         (None, _) => return Ok(pages::chooser(&choices, &return_to)),
     };
-    let location = sessions.begin(provider, return_to, asking.headers, asking.now, reply).await?;
+    let location = sessions.begin(provider, return_to, context.headers, context.now, reply).await?;
     Ok(see_other(&location))
 }
 
 /// `GET /callback`: the provider's answer becomes a session.
 pub(in crate::gate::proxy) async fn callback(
     sessions: &Sessions,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     target: Target<'_>,
     record: &mut Record,
     reply: &mut HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
     let callback = Callback::parse(target.query())?;
-    let login = sessions.finish(callback, asking.headers, asking.now, reply).await?;
+    let login = sessions.finish(callback, context.headers, context.now, reply).await?;
     record.principal = Some(login.principal.name.clone());
     record.issuer = Some(login.principal.issuer.clone());
     Ok(see_other(login.return_to.as_str()))
 }
 
 /// `GET /logout`: a page with the button.
-pub(in crate::gate::proxy) fn ask_logout(sessions: &Sessions, asking: Asking<'_>) -> Response<Body> {
-    if cookie::session(asking.headers) == cookie::Found::None {
+pub(in crate::gate::proxy) fn ask_logout(sessions: &Sessions, context: AuthContext<'_>) -> Response<Body> {
+    if cookie::session(context.headers) == cookie::Found::None {
         return pages::signed_out();
     }
-    pages::ask_logout(sessions.logout_origin(asking.headers).as_slice())
+    pages::ask_logout(sessions.logout_origin(context.headers).as_slice())
 }
 
 /// `POST /logout`: the session ends here, and the browser goes on to end it at the provider.
 pub(in crate::gate::proxy) async fn logout(
     sessions: &Sessions,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     reply: &mut HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
-    match sessions.log_out(asking.headers, asking.now, reply).await? {
+    match sessions.log_out(context.headers, context.now, reply).await? {
         Next::Provider(location) => Ok(see_other(&location)),
         Next::Here => Ok(pages::signed_out()),
     }
@@ -90,11 +90,11 @@ pub(in crate::gate::proxy) async fn logout(
 /// `POST /backchannel-logout`: 200 where the sessions have ended (OpenID Connect Back-Channel Logout section 2.8).
 pub(in crate::gate::proxy) async fn back_channel_logout(
     sessions: &Sessions,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     body: Body,
 ) -> Result<Response<Body>, Refusal> {
     let form = read_bounded(body, MAX_FORM, FORM_DEADLINE).await?;
-    sessions.back_channel(&form, asking.now).await?;
+    sessions.back_channel(&form, context.now).await?;
     let mut response = Response::new(Body::Empty);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)

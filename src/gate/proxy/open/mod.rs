@@ -17,7 +17,7 @@ use super::{
 use crate::{
     gate::{
         audit::{Decision, Record},
-        identity::{Asking, dpop::proof::ALGORITHMS, session::Sessions},
+        identity::{AuthContext, dpop::proof::ALGORITHMS, session::Sessions},
     },
     http::Body,
     refusal::Refusal,
@@ -69,7 +69,7 @@ impl<'g> OpenPage<'g> {
     pub(super) async fn answer(
         self,
         gate: &Gate,
-        asking: Asking<'_>,
+        context: AuthContext<'_>,
         target: Target<'_>,
         body: Body,
         record: &mut Record,
@@ -82,12 +82,12 @@ impl<'g> OpenPage<'g> {
             Self::IssuerMetadata(issue) => document(issue.metadata(), Some(JWKS_MAX_AGE)),
             Self::Jwks(issue) => document(issue.signing.jwks(), Some(JWKS_MAX_AGE)),
             // it decides for itself
-            Self::TokenExchange(issue) => return Ok(exchange(gate, issue, asking, body, record).await),
-            Self::Login(sessions) => login::login(sessions, asking, target, reply).await?,
-            Self::Callback(sessions) => login::callback(sessions, asking, target, record, reply).await?,
-            Self::AskLogout(sessions) => login::ask_logout(sessions, asking),
-            Self::Logout(sessions) => login::logout(sessions, asking, reply).await?,
-            Self::BackChannelLogout(sessions) => login::back_channel_logout(sessions, asking, body).await?,
+            Self::TokenExchange(issue) => return Ok(exchange(gate, issue, context, body, record).await),
+            Self::Login(sessions) => login::login(sessions, context, target, reply).await?,
+            Self::Callback(sessions) => login::callback(sessions, context, target, record, reply).await?,
+            Self::AskLogout(sessions) => login::ask_logout(sessions, context),
+            Self::Logout(sessions) => login::logout(sessions, context, reply).await?,
+            Self::BackChannelLogout(sessions) => login::back_channel_logout(sessions, context, body).await?,
         };
         record.decision = Decision::Allow;
         Ok(answer)

@@ -24,7 +24,7 @@ use crate::{
     clock,
     gate::{
         audit::{Decision, Record},
-        identity::Asking,
+        identity::AuthContext,
         policy::{Circumstances, Denial, HELD, Question},
     },
     http::{Body, read_bounded},
@@ -48,12 +48,12 @@ const FORM_DEADLINE: Duration = Duration::from_secs(10);
 pub(in crate::gate::proxy) async fn exchange(
     gate: &Gate,
     issue: &Issue,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     body: Body,
     record: &mut Record,
 ) -> Response<Body> {
     let mut reply = HeaderMap::new();
-    let answer = match exchanged(gate, issue, asking, body, record, &mut reply).await {
+    let answer = match exchanged(gate, issue, context, body, record, &mut reply).await {
         Ok(token) => Answer { status: StatusCode::OK, body: token, retry_after: None },
         Err(failure) => failure.written(record),
     };
@@ -73,12 +73,12 @@ pub(in crate::gate::proxy) async fn exchange(
 async fn exchanged(
     gate: &Gate,
     issue: &Issue,
-    asking: Asking<'_>,
+    context: AuthContext<'_>,
     body: Body,
     record: &mut Record,
     reply: &mut HeaderMap,
 ) -> Result<Value, Failure> {
-    let form = form(asking.headers, body).await?;
+    let form = form(context.headers, body).await?;
     let wish = Wish::read(&form)?;
     let resource = issue.audience(wish.audience).ok_or_else(|| {
         let text = "the gate gives no tokens for this audience";
@@ -88,7 +88,7 @@ async fn exchanged(
     record.action = Some(issue.action.clone());
     record.resource = Some(resource.id().clone());
 
-    let authenticated = gate.identity.of_subject(wish.subject_token, asking, reply).await;
+    let authenticated = gate.identity.of_subject(wish.subject_token, context, reply).await;
     gate.metrics.token(&authenticated);
     let principal = authenticated.map_err(Failure::subject)?.principal;
     record.principal = Some(principal.name.clone());
@@ -96,10 +96,10 @@ async fn exchanged(
     let question = Question {
         principal: &principal,
         granted: &[],
-        active: active_role(asking.headers).map_err(Failure::request)?,
+        active: active_role(context.headers).map_err(Failure::request)?,
         action: &issue.action,
         resource,
-        circumstances: Circumstances::new(asking.peer, asking.method, asking.now),
+        circumstances: Circumstances::new(context.peer, context.method, context.now),
     };
     let ruling = ask(gate, question, record);
     if !ruling.allowed {
@@ -113,7 +113,7 @@ async fn exchanged(
         });
     }
     let held = gate.policy.held_in_all(&principal);
-    let token = Given::new(issue, &principal, [&ruling.roles, &held], resource.id(), asking, record)?;
+    let token = Given::new(issue, &principal, [&ruling.roles, &held], resource.id(), context, record)?;
     record.decision = Decision::Allow;
     let written = gate.audit.permit(record);
     written.inspect_err(|_| record.decision = Decision::Deny).map_err(Failure::unavailable)?;
@@ -208,11 +208,11 @@ impl Given {
         principal: &Principal,
         [roles, held]: [&[Arc<str>]; 2],
         audience: &str,
-        asking: Asking<'_>,
+        context: AuthContext<'_>,
         record: &Record,
     ) -> Result<Self, Failure> {
-        let iat = asking.now.as_second();
-        let end = clock::after(asking.now, issue.lifetime).min(principal.expires_at).as_second();
+        let iat = context.now.as_second();
+        let end = clock::after(context.now, issue.lifetime).min(principal.expires_at).as_second();
         if end <= iat {
             // within its issuer's leeway it still opens doors, but nothing can be derived from it
             let text = "the subject token is at its end; come back with a new one";
