@@ -17,7 +17,6 @@ mod log;
 mod record;
 mod verify;
 
-pub use self::{log::Log, record::Record};
 pub(crate) use self::{
     context::{BodyNames, CertificateNames, Context},
     line::{Event, GrantAsked, Line, Lines},
@@ -25,6 +24,7 @@ pub(crate) use self::{
     record::{Decision, GrantNote, cut},
     verify::{Verdict, verify},
 };
+pub use self::{log::Log, record::Record};
 
 use std::path::PathBuf;
 
