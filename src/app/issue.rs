@@ -14,7 +14,7 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// The long-lived parts of `[issue]`.
+/// The long-lived parts of `[token_issuer]`.
 pub(super) struct Issuing {
     settings: IssueSettings,
     pub(super) signing: Arc<Kept<signing::Settings, Signing>>,

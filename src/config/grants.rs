@@ -25,27 +25,30 @@ pub(super) fn grants(top: &Section<'_>) -> Option<Settings> {
             if directory.is_some() {
                 section.refuse("directory", "has no effect with `nats`, which keeps the grants; leave one of them out");
             }
-            let stale = section.duration("stale", DEFAULT_STALE);
+            let stale = section.duration("max_staleness", DEFAULT_STALE);
             if stale < Duration::from_secs(1) {
-                section.refuse("stale", "at least one second, or no grant would ever count");
+                section.refuse("max_staleness", "at least one second, or no grant would ever count");
             }
             let settings = self::nats(&nats, stale);
             nats.finish();
             Place::Nats(settings)
         }
         None => {
-            if section.has("stale") {
-                section.refuse("stale", "has no effect without `nats`: this gate alone keeps its grants");
+            if section.has("max_staleness") {
+                section.refuse("max_staleness", "has no effect without `nats`: this gate alone keeps its grants");
             }
             Place::Directory(directory.unwrap_or_else(|| section.beside("grants")))
         }
     };
-    let max = section.duration("max", DEFAULT_MAX);
+    let max = section.duration("max_duration", DEFAULT_MAX);
     if max > LONGEST || max < Duration::from_secs(1) {
-        section.refuse("max", "from one second to thirty days, `\"720h\"`: a role for good belongs into roles.toml");
+        section.refuse(
+            "max_duration",
+            "from one second to thirty days, `\"720h\"`: a role for good belongs into roles.toml",
+        );
     }
-    let pending = section.duration("pending", DEFAULT_PENDING);
-    let keep = section.duration("keep", DEFAULT_KEEP);
+    let pending = section.duration("pending_timeout", DEFAULT_PENDING);
+    let keep = section.duration("retention", DEFAULT_KEEP);
     section.finish();
     Some(Settings { place, max, pending, keep })
 }

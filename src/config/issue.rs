@@ -1,4 +1,4 @@
-//! The `[issue]` section: the gate as an issuer of tokens.
+//! The `[token_issuer]` section: the gate as an issuer of tokens.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ const DEFAULT_OVERLAP: Duration = Duration::from_secs(3600);
 /// The issuer's name in principals of the gate's own, such as `wicketgate:forecast`.
 pub(super) const OWN_NAME: &str = "wicketgate";
 
-/// Reads `[issue]`, which needs the gate's own URL; `issuers` may not claim that.
+/// Reads `[token_issuer]`, which needs the gate's own URL; `issuers` may not claim that.
 pub(super) fn issue<'a>(
     top: &Section<'_>,
     gate: &GateSettings,
     issuers: impl Iterator<Item = &'a identity::Settings>,
 ) -> Option<IssueSettings> {
-    let section = top.section("issue")?;
+    let section = top.section("token_issuer")?;
     let url = gate.url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
     let Some(url) = url else {
         let text = "needs `url` under [gate]: it is the `iss` of every token that the gate signs";
-        top.refuse("issue", text);
+        top.refuse("token_issuer", text);
         return None;
     };
     if url::Url::parse(&url).is_ok_and(|url| url.path() != "/") {
         top.refuse(
-            "issue",
+            "token_issuer",
             format!("`{url}` of [gate] has a path, and discovery is not found below one; leave it out"),
         );
     }
@@ -80,11 +80,11 @@ pub(super) fn apart(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Op
         .collect();
     for audience in issue.into_iter().flat_map(|issue| &issue.audiences) {
         if google.contains(&audience.as_str()) {
-            top.refuse("issue", format!("the audience `{audience}` is that of [google], where the gate speaks for its callers itself; take it out of `audiences`"));
+            top.refuse("token_issuer", format!("the audience `{audience}` is that of [google], where the gate speaks for its callers itself; take it out of `audiences`"));
         }
         if audience == "vertex" || audience.starts_with("exporter/") {
             top.refuse(
-                "issue",
+                "token_issuer",
                 format!(
                     "the audience `{audience}` is that of the gate's own assertions; give the receiver another name"
                 ),
@@ -93,13 +93,16 @@ pub(super) fn apart(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Op
     }
 }
 
-/// Says where `[issue]` is missing though something needs the gate's signature.
+/// Says where `[token_issuer]` is missing though something needs the gate's signature.
 pub(super) fn needed(top: &Section<'_>, exporters: &[ExporterSettings], vertex: Option<&VertexSettings>) {
-    if top.has("issue") {
+    if top.has("token_issuer") {
         return;
     }
     let refuse = |what: &str| {
-        top.refuse("issue", format!("missing, and {what} needs it; write `[issue]` with `keys = \"keys\"`"));
+        top.refuse(
+            "token_issuer",
+            format!("missing, and {what} needs it; write `[token_issuer]` with `keys = \"keys\"`"),
+        );
     };
     let mut terms = exporters.iter().map(|exporter| exporter.terms).chain(vertex.map(|vertex| vertex.terms));
     if terms.any(|terms| terms.assertion) {

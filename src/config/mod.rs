@@ -104,7 +104,7 @@ pub struct GateSettings {
     pub drain: Duration,
 }
 
-/// The `[issue]` section.
+/// The `[token_issuer]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssueSettings {
     /// `iss` of what the gate signs: `[gate] url` without a slash at its end.

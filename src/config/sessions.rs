@@ -72,18 +72,21 @@ pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login
     };
     let Some(section) = section else { return Some(settings) };
     settings.keys = keys(&section);
-    settings.longest = section.duration("max", DEFAULT_LONGEST);
+    settings.longest = section.duration("max_lifetime", DEFAULT_LONGEST);
     if settings.longest > LONGEST {
-        section.refuse("max", "at most thirty days, `\"720h\"`: who was let in long ago may no longer belong here");
+        section.refuse(
+            "max_lifetime",
+            "at most thirty days, `\"720h\"`: who was let in long ago may no longer belong here",
+        );
     }
-    let ended = section.path("ended");
+    let ended = section.path("revocations");
     if ended.is_some() && settings.keys.is_empty() {
-        section.refuse("ended", "has no effect without `keys`: sessions end with the process");
+        section.refuse("revocations", "has no effect without `keys`: sessions end with the process");
     }
     // sessions that outlive the process must not outlive their own end
-    let ended = ended.unwrap_or_else(|| section.beside("sessions.ended"));
+    let ended = ended.unwrap_or_else(|| section.beside("sessions.revocations"));
     if ended.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-        section.refuse("ended", format!("`{}` is in no folder that exists", ended.display()));
+        section.refuse("revocations", format!("`{}` is in no folder that exists", ended.display()));
     }
     settings.ended = (!settings.keys.is_empty()).then_some(ended);
     section.finish();

@@ -48,7 +48,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: Terms) -> V
         let credential = credential(&section);
         let timeout = section.duration("timeout", EXPORTER_TIMEOUT);
         let terms = terms(&section, usual);
-        let scripts = section.boolean("scripts", false);
+        let scripts = section.boolean("allow_scripts", false);
         exporters.extend(upstream.map(|upstream| ExporterSettings {
             name,
             upstream,
@@ -246,7 +246,7 @@ fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, Origin)> {
             section.refuse(key, "write an https URL (http is allowed to loopback addresses only)");
         }
     }
-    let shared = section.boolean("shared", false);
+    let shared = section.boolean("allow_shared_accounts", false);
     let accounts = accounts(section, shared);
     let client = section.keep::<_, BuildError>("audience", clients.trusting(None));
     let (Some(subject), Some(client)) = (subject, client) else { return Vec::new() };
@@ -291,7 +291,7 @@ fn accounts(section: &Section<'_>, shared: bool) -> Vec<(Group, String)> {
         if let Some(other) = holders.get(&account).filter(|_| apart && !shared) {
             let text = format!(
                 "`{other}` has the same account, so the two would not be separate at Google; give it one of its own, \
-                 or write `shared = true` under [google]"
+                 or write `allow_shared_accounts = true` under [google]"
             );
             table.refuse(group.name(), text);
         }

@@ -147,7 +147,7 @@ impl Wallet {
 
 const ISSUE: &str = "
 # The gate signs too: it exchanges tokens at /oauth2/token, and shows Google one for each caller.
-[issue]
+[token_issuer]
 keys = \"keys\"
 ";
 

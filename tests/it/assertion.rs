@@ -17,7 +17,7 @@ async fn start() -> Gate {
     let told = exporters.replacen("name = \"app\"\n", "name = \"app\"\nassertion = true\nidentity_headers = true\n", 1);
     harness
         .section("gate", format!("[gate]\nurl = \"{URL}\"\nworkers = 1\ndrain = \"5s\""))
-        .section("issue", "[issue]\nkeys = \"keys\"")
+        .section("token_issuer", "[token_issuer]\nkeys = \"keys\"")
         .section("exporter", told)
         .more("vertex", "assertion = true")
         .start()

@@ -90,7 +90,7 @@ async fn a_person_chooses_between_providers() {
 
 #[tokio::test]
 async fn two_tabs_and_an_expired_session() {
-    let sessions = "[sessions]\nkeys = [\"session.key\"]\nmax = \"5s\"".into();
+    let sessions = "[sessions]\nkeys = [\"session.key\"]\nmax_lifetime = \"5s\"".into();
     let house = House::planned(Plan { sessions, ..Plan::default() }).await;
     let mut browser = Browser::start(&house.gate).await;
     browser.visit("a", &format!("{}{ROOM}", house.url)).await;

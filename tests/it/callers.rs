@@ -18,7 +18,7 @@ async fn harness() -> Harness {
     let google = google[google.find("[google]").unwrap()..].split("\n\n").next().unwrap().to_owned();
     harness
         .section("gate", format!("[gate]\nurl = \"{URL}\"\nworkers = 2\ndrain = \"5s\""))
-        .section("issue", "[issue]\nkeys = \"keys\"")
+        .section("token_issuer", "[token_issuer]\nkeys = \"keys\"")
         .section("google", google.replace("subject_token = { file = \"subject.jwt\" }", "subject = \"caller\""))
 }
 
@@ -161,7 +161,7 @@ async fn what_the_gate_asks_on_nobodys_behalf_is_asked_in_its_own_name() {
 #[tokio::test]
 async fn check_tells_what_asking_as_callers_needs() {
     for (from, to, told) in [
-        ("[issue]\nkeys = \"keys\"", "", "`subject = \"caller\"` of [google] needs it"),
+        ("[token_issuer]\nkeys = \"keys\"", "", "`subject = \"caller\"` of [google] needs it"),
         ("subject = \"caller\"", "subject = \"gate\"", "write `subject = \"caller\"`"),
         ("subject = \"caller\"", "subject = \"caller\"\nsubject_token = { file = \"x\" }", "leave it out"),
     ] {

@@ -109,7 +109,7 @@ async fn a_shared_service_account_is_refused_unless_it_says_so() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("service_accounts") && said.contains("shared"), "{said}");
-    harness.directory.write("wicketgate.toml", config.replace("[google]", "[google]\nshared = true"));
+    harness.directory.write("wicketgate.toml", config.replace("[google]", "[google]\nallow_shared_accounts = true"));
     let output = run(&["check", "--config", file]).await;
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }

@@ -236,9 +236,10 @@ async fn changed_rules_are_told_as_what_a_log_cannot_show_and_separation_is_look
     let old = policies(&gate.directory, "old", &[]);
     let new = policies(&gate.directory, "new", &[]);
     let roles = std::fs::read_to_string(gate.directory.join("policies/roles.toml")).unwrap();
-    let (before, _) = roles.split_once("[separate]").unwrap();
+    let (before, _) = roles.split_once("[separation_of_duty]").unwrap();
     let roles = before.replace("value = \"infer\"", "value = \"inference\"");
-    gate.directory.write("new/roles.toml", format!("{roles}[separate]\nstatic = [[\"scrape\", \"observe\"]]\n"));
+    gate.directory
+        .write("new/roles.toml", format!("{roles}[separation_of_duty]\nstatic = [[\"scrape\", \"observe\"]]\n"));
     let log = gate.audit_file();
     let (code, out, _) = diff(&[&old, &new, "--against", log.to_str().unwrap()]).await;
     assert_eq!(code, 1, "{out}");

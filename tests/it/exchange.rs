@@ -26,7 +26,7 @@ pub(crate) async fn harness() -> Harness {
     Harness::new()
         .await
         .section("gate", format!("[gate]\nurl = \"{URL}\"\nworkers = 2\ndrain = \"5s\""))
-        .section("issue", "[issue]\nkeys = \"keys\"\naudiences = [\"ledger\"]")
+        .section("token_issuer", "[token_issuer]\nkeys = \"keys\"\naudiences = [\"ledger\"]")
 }
 
 fn form(fields: &[(&str, &str)]) -> String {
@@ -313,7 +313,7 @@ async fn what_a_token_of_the_gate_claims_counts_for_issuers_that_there_are() {
 
 #[tokio::test]
 async fn check_tells_what_an_issuer_needs() {
-    let harness = Harness::new().await.section("issue", "[issue]\nkeys = \"keys\"");
+    let harness = Harness::new().await.section("token_issuer", "[token_issuer]\nkeys = \"keys\"");
     let output = checked(&harness, |config| config).await;
     assert!(output.contains("`issue`") && output.contains("[gate]"), "{output}");
     let harness = self::harness().await;
@@ -336,7 +336,7 @@ async fn check_tells_what_an_issuer_needs() {
         let output = checked(&harness, |config| config.replace("\"ledger\"", &format!("\"{audience}\""))).await;
         assert!(output.contains(audience) && output.contains(remedy), "{output}");
     }
-    let asserting = Harness::new().await.section("issue", "").more("vertex", "assertion = true");
+    let asserting = Harness::new().await.section("token_issuer", "").more("vertex", "assertion = true");
     let output = checked(&asserting, |config| config).await;
     assert!(output.contains("`assertion = true` needs it"), "{output}");
 }

@@ -340,8 +340,8 @@ async fn without_the_section_there_are_no_grants() {
 #[tokio::test]
 async fn a_section_that_cannot_be_meant_so_is_told_what_to_write() {
     for (line, key, remedy) in [
-        ("max = \"9000h\"", "max", "roles.toml"),
-        ("stale = \"10s\"", "stale", "no effect"),
+        ("max_duration = \"9000h\"", "max_duration", "roles.toml"),
+        ("max_staleness = \"10s\"", "max_staleness", "no effect"),
         ("dir = \"x\"", "dir", "directory"),
         ("nats = {}", "nats.url", "tls://"),
         ("nats = { url = \"nats://nats.example:4222\" }", "nats.url", "tls://"),
@@ -352,8 +352,8 @@ async fn a_section_that_cannot_be_meant_so_is_told_what_to_write() {
         ("nats = { url = \"tls://n.example\", ca = \"absent.pem\" }", "nats.ca", "absent.pem"),
         ("nats = { url = \"tls://n.example\", bucket = \"a.b\" }", "nats.bucket", "letters"),
         ("nats = { url = \"tls://n.example\", user = \"me\" }", "nats.token", "`password`"),
-        ("nats = { url = \"tls://n.example\", stale = \"1s\" }", "nats.stale", "unknown"),
-        ("nats = { url = \"tls://n.example\" }\nstale = \"100ms\"", "stale", "one second"),
+        ("nats = { url = \"tls://n.example\", max_staleness = \"1s\" }", "nats.max_staleness", "unknown"),
+        ("nats = { url = \"tls://n.example\" }\nmax_staleness = \"100ms\"", "max_staleness", "one second"),
     ] {
         let harness = Harness::new().await.section("grants", format!("[grants]\n{line}"));
         harness.directory.write("wicketgate.toml", harness.config());

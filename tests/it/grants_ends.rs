@@ -29,7 +29,7 @@ async fn is_open(stream: &Stream) {
 
 #[tokio::test]
 async fn a_grant_ends_by_itself_and_the_request_for_one_too() {
-    let gate = harness().await.more("grants", "pending = \"1s\"").start().await;
+    let gate = harness().await.more("grants", "pending_timeout = \"1s\"").start().await;
     let tester = gate.token("observe");
     let (_, id) = asked(&gate, &tester, &wish("scrape", "exporter/app", "1h")).await;
     eventually("nobody to have answered", || async {

@@ -15,7 +15,7 @@ async fn harness(nats: &Nats, stale: &str, password: &str) -> Harness {
     let harness = Harness::new().await.section(
         "grants",
         format!(
-            "[grants]\nstale = \"{stale}\"\n\
+            "[grants]\nmax_staleness = \"{stale}\"\n\
              nats = {{ url = \"nats://{address}\", user = \"{user}\", password = {{ file = \"nats.password\" }} }}"
         ),
     );

@@ -304,7 +304,7 @@ async fn what_is_wrong_with_the_sections_of_people_is_said() {
     let login = "[issuer.login]\nclient_id = \"gate\"\nscopes = [\"profile\"]\nend_session = \"http://idp.example/\"\n";
     config = config.replace("[[exporter]]\nname = \"app\"", &format!("{login}\n[[exporter]]\nname = \"app\""));
     harness.directory.write("short.key", "short");
-    config.push_str("\n[sessions]\nkeys = [\"short.key\", \"none.key\"]\nmax = \"9000h\"\nended = \"nowhere/ended\"\n");
+    config.push_str("\n[sessions]\nkeys = [\"short.key\", \"none.key\"]\nmax_lifetime = \"9000h\"\nrevocations = \"nowhere/ended\"\n");
     harness.directory.write("wicketgate.toml", &config);
     let file = harness.directory.join("wicketgate.toml");
     let output = run(&["check", "--config", file.to_str().unwrap()]).await;
@@ -312,7 +312,7 @@ async fn what_is_wrong_with_the_sections_of_people_is_said() {
     for told in ["`url` in [gate]", "openid", "https", "at least", "none.key", "thirty days", "no folder"] {
         assert!(said.contains(told), "nothing is said of {told}:\n{said}");
     }
-    let config = format!("{}\n[sessions]\nmax = \"1h\"\n", harness.config());
+    let config = format!("{}\n[sessions]\nmax_lifetime = \"1h\"\n", harness.config());
     harness.directory.write("wicketgate.toml", config);
     let output = run(&["check", "--config", file.to_str().unwrap()]).await;
     assert!(String::from_utf8(output.stderr).unwrap().contains("no effect"));

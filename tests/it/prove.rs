@@ -101,8 +101,9 @@ async fn a_leak_by_the_issuer_without_any_role_is_caught() {
 async fn roles_that_are_apart_dynamically_are_proved_apart_and_otherwise_not() {
     let directory = shipped();
     let roles = std::fs::read_to_string(directory.join("policies/roles.toml")).unwrap();
-    let (rules, _) = roles.split_once("[separate]").unwrap();
-    directory.write("policies/roles.toml", format!("{rules}[separate]\ndynamic = [[\"ingest\", \"infer\"]]\n"));
+    let (rules, _) = roles.split_once("[separation_of_duty]").unwrap();
+    directory
+        .write("policies/roles.toml", format!("{rules}[separation_of_duty]\ndynamic = [[\"ingest\", \"infer\"]]\n"));
     let (code, said, errors) = prove(&directory, &[]).await;
     assert_eq!(code, Some(0), "{said}{errors}");
     directory.write("policies/roles.toml", rules);

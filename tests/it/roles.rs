@@ -16,8 +16,8 @@ const ROLE: &str = "X-Wicketgate-Role";
 /// The shipped rules, with this separation.
 fn separated(harness: &Harness, separation: &str) {
     let shipped = std::fs::read_to_string(harness.directory.join("policies/roles.toml")).unwrap();
-    let (rules, _) = shipped.split_once("[separate]").unwrap();
-    harness.directory.write("policies/roles.toml", format!("{rules}[separate]\n{separation}\n"));
+    let (rules, _) = shipped.split_once("[separation_of_duty]").unwrap();
+    harness.directory.write("policies/roles.toml", format!("{rules}[separation_of_duty]\n{separation}\n"));
 }
 
 async fn dynamic() -> Gate {
@@ -140,7 +140,7 @@ async fn lists_show_what_the_active_role_may() {
 #[tokio::test]
 async fn a_token_of_the_gate_carries_one_of_the_roles_and_never_gets_around_it() {
     let url = "https://gate.example";
-    let issue = format!("[gate]\nworkers = 1\nurl = \"{url}\"\n[issue]\nkeys = \"keys\"");
+    let issue = format!("[gate]\nworkers = 1\nurl = \"{url}\"\n[token_issuer]\nkeys = \"keys\"");
     let harness = Harness::new().await.keeping("kept_*").section("gate", issue);
     separated(&harness, "");
     std::fs::create_dir_all(harness.directory.join("keys")).unwrap();

@@ -75,8 +75,8 @@ async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory
     // the two trust the same issuer and share the keys
     let (keys, issuer) = (first.directory.join("keys"), first.issuer.url());
     let trusted = format!("[[issuer]]\nname = \"corp\"\nissuer = \"{issuer}\"\naudiences = [\"wicketgate\"]");
-    let shared = format!("[issue]\nkeys = \"{}\"", keys.display());
-    let second = second.section("issue", shared).section("issuer", trusted);
+    let shared = format!("[token_issuer]\nkeys = \"{}\"", keys.display());
+    let second = second.section("token_issuer", shared).section("issuer", trusted);
     let second = second.start().await;
     let (_, given) = exchanged(&first, &first.token("scrape"), URL).await;
     let answer = second.get(ROOM).bearer(given["access_token"].as_str().unwrap()).send().await;

@@ -75,7 +75,7 @@ async fn a_provider_that_is_away_ends_no_session_before_its_time() {
 
 #[tokio::test]
 async fn no_session_is_longer_than_the_longest() {
-    let sessions = "[sessions]\nkeys = [\"session.key\"]\nmax = \"3s\"".into();
+    let sessions = "[sessions]\nkeys = [\"session.key\"]\nmax_lifetime = \"3s\"".into();
     let house = House::planned(Plan { sessions, ..Plan::default() }).await;
     let ada = house.logged_in("ada").await;
     let answer = eventually("the session to end", || async {
@@ -178,7 +178,7 @@ async fn who_has_signed_out_stays_so_whatever_a_reload_changes() {
     let page = house.visit(&mut ada, "/logout").await;
     ada.submit_until(&page, &[], Some(&house.provider.issuer)).await;
     let config = std::fs::read_to_string(house.gate.directory.join("wicketgate.toml")).unwrap();
-    let sessions = "[sessions]\nmax = \"48h\"\nended = \"another.ended\"\n";
+    let sessions = "[sessions]\nmax_lifetime = \"48h\"\nrevocations = \"another.revocations\"\n";
     house.gate.directory.write("wicketgate.toml", config.replace("[sessions]\n", sessions));
     house.reloaded(1).await;
     let copied = |house: &House| house.gate.get(ROOM).header("cookie", &gone);

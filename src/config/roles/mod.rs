@@ -65,7 +65,7 @@ impl Saying {
 pub(super) fn roles(top: &Section<'_>, sayings: Option<&Sayings>, policy: Option<&Policy>) -> Roles {
     let sections = top.sections("rule");
     let rules: Vec<Rule> = sections.iter().map(|section| rule(section, sayings)).collect();
-    let separation = top.section("separate");
+    let separation = top.section("separation_of_duty");
     let (separate, dynamic) = separation.as_ref().map(|section| separation_of(section, &rules, policy)).unzip();
     let roles = Roles { separate: separate.unwrap_or_default(), dynamic: dynamic.unwrap_or_default(), rules };
     for (n, (section, rule)) in sections.iter().zip(&roles.rules).enumerate() {

@@ -39,7 +39,7 @@ fn a_rule_that_cannot_be_meant_so_is_a_problem_with_what_to_write() {
     let from = |issuer: &str, rest: &str| rule(rest).replacen('*', issuer, 1);
     let apart = |rest: &str| {
         let train = rule("claim = \"a\"\nvalue = \"c\"").replace("scrape", "train");
-        format!("{}{train}[separate]\n{rest}\n", rule("claim = \"a\"\nvalue = \"b\""))
+        format!("{}{train}[separation_of_duty]\n{rest}\n", rule("claim = \"a\"\nvalue = \"b\""))
     };
     for (text, place, told) in [
         (rule("claim = \"a\""), ":1: `rule[0].value`", "write one of"),
@@ -79,12 +79,16 @@ fn a_rule_that_cannot_be_meant_so_is_a_problem_with_what_to_write() {
             "list",
         ),
         (rule("claim = \"a\"\nvalue = \"b\"").replace("scrape", "a b"), ":2: `rule[0].role`", "characters"),
-        (apart("static = [[\"scrape\"]]"), ":12: `separate.static`", "two roles"),
-        (apart("dynamic = [[\"scrape\", \"scrape\"]]"), ":12: `separate.dynamic`", "twice"),
-        (apart("dynamic = [[\"scrape\", \"trian\"]]"), ":12: `separate.dynamic`", "no rule gives the role `trian`"),
+        (apart("static = [[\"scrape\"]]"), ":12: `separation_of_duty.static`", "two roles"),
+        (apart("dynamic = [[\"scrape\", \"scrape\"]]"), ":12: `separation_of_duty.dynamic`", "twice"),
+        (
+            apart("dynamic = [[\"scrape\", \"trian\"]]"),
+            ":12: `separation_of_duty.dynamic`",
+            "no rule gives the role `trian`",
+        ),
         (
             apart("static = [[\"scrape\", \"train\"]]\ndynamic = [[\"train\", \"scrape\"]]"),
-            ":13: `separate.dynamic`",
+            ":13: `separation_of_duty.dynamic`",
             "`static` keeps them apart",
         ),
     ] {
@@ -110,8 +114,8 @@ fn a_rule_without_effect_is_warned_of() {
         (format!("{}{}", long("a"), long("ab")), ":7: `rule[1].role`", "`rule[0]` gives"),
         (plain.replace("scrape", "janitor"), ":2: `rule[0].role`", "no policy speaks of the role `janitor`"),
         (
-            format!("{plain}[separate]\nstatic = [[\"scrape\", \"train\"]]\n"),
-            ":7: `separate.static`",
+            format!("{plain}[separation_of_duty]\nstatic = [[\"scrape\", \"train\"]]\n"),
+            ":7: `separation_of_duty.static`",
             "unless it is granted",
         ),
     ] {

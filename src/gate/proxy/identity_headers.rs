@@ -67,7 +67,7 @@ pub(super) fn introduce(
         to.insert(ROLES, value(&roles.join(","))?);
     }
     if terms.assertion {
-        let issue = issue.ok_or_else(|| no_assertion("no [issue]"))?;
+        let issue = issue.ok_or_else(|| no_assertion("no [token_issuer]"))?;
         to.insert(ASSERTION, assertion(issue, permit, now)?);
     }
     Ok(())

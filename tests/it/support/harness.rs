@@ -144,7 +144,7 @@ fn sections(issuer: &Issuer, app: &Upstream, google: &Google) -> Vec<(&'static s
         ("admin", "[admin]\naddress = \"127.0.0.1:0\"".into()),
         ("audit", "[audit]\nfile = \"audit.jsonl\"".into()),
         ("policy", "[policy]\ndirectory = \"policies\"".into()),
-        ("issue", String::new()),
+        ("token_issuer", String::new()),
         ("issuer", format!("[[issuer]]\nname = \"corp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]", issuer.url())),
         (
             "exporter",
