@@ -52,7 +52,7 @@ pub mod internals {
         pub use crate::clock::{Timestamp, after, monotonic, now};
     }
     pub mod cookie {
-        pub use crate::gate::identity::session::cookie::{Found, PREFIX, is_ours, session};
+        pub use crate::gate::identity::session::cookie::{PREFIX, SessionCookie, is_ours, session};
     }
     pub mod dpop {
         pub use crate::gate::identity::dpop::proof::{Expected, normal, verify};

@@ -2,7 +2,7 @@
 //! what reads as a session is what the gate's own cookies spell, part by part.
 
 use http::{HeaderMap, HeaderValue, header::COOKIE};
-use wicketgate::internals::cookie::{Found, PREFIX, is_ours, session};
+use wicketgate::internals::cookie::{PREFIX, SessionCookie, is_ours, session};
 
 /// Holds one header, a line for each where there are several, to the rules.
 pub(super) fn check(bytes: &[u8]) {
@@ -22,8 +22,8 @@ pub(super) fn check(bytes: &[u8]) {
         |wanted: &str| pairs.clone().filter(|(name, _)| *name == wanted).map(|(_, value)| value).collect::<Vec<_>>();
     let first = values(&name);
     match session(&headers) {
-        Found::None => assert!(first.is_empty(), "a session is passed over: {texts:?}"),
-        Found::Sealed(whole) => {
+        SessionCookie::Absent => assert!(first.is_empty(), "a session is passed over: {texts:?}"),
+        SessionCookie::Sealed(whole) => {
             let [first] = first[..] else { panic!("a session that stands twice is believed: {texts:?}") };
             let (count, mut spelt) = first.split_once('.').map(|(count, text)| (count, text.to_owned())).unwrap();
             for part in 2..=count.parse::<usize>().unwrap() {
@@ -33,7 +33,7 @@ pub(super) fn check(bytes: &[u8]) {
             }
             assert_eq!(whole, spelt);
         }
-        Found::Broken => {}
+        SessionCookie::Malformed => {}
     }
     // what a browser would keep under our name (RFC 6265 section 5.2: blanks and tabs fall away), an upstream must not set
     if std::str::from_utf8(bytes).is_ok_and(|text| text.trim_start_matches([' ', '\t']).starts_with(PREFIX)) {

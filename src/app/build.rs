@@ -20,7 +20,7 @@ use crate::{
         identity::{
             self, Authenticators, Identity, Issuer,
             dpop::Dpop,
-            session::{self, Memory, Sessions},
+            session::{self, SessionState, Sessions},
         },
         limits::Limits,
         listen,
@@ -38,7 +38,7 @@ pub(super) struct Parts {
     identity: Arc<Identity>,
     issuers: Vec<Arc<Kept<Asked, Issuer>>>,
     issuing: Option<Issuing>,
-    memory: Option<Arc<Memory>>,
+    session_state: Option<Arc<SessionState>>,
     pub(super) keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
     pub(super) callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
     pub(super) caller_metrics: CallerMetrics,
@@ -149,16 +149,18 @@ pub(super) fn build(
         && Issuing::same_belief(issuing.as_ref(), issuing_before);
     let same_sessions =
         |parts: &&Parts| parts.identity.sessions().map(|sessions| sessions.settings()) == config.sessions.as_ref();
-    let kept =
-        before.filter(|_| same).filter(same_sessions).map(|parts| (parts.identity.clone(), parts.memory.clone()));
-    let (identity, memory) = kept.unwrap_or_else(|| {
+    let kept = before
+        .filter(|_| same)
+        .filter(same_sessions)
+        .map(|parts| (parts.identity.clone(), parts.session_state.clone()));
+    let (identity, session_state) = kept.unwrap_or_else(|| {
         let issuers: Vec<Arc<Issuer>> = issuers.iter().map(|kept| kept.value.clone()).collect();
-        let before = before.and_then(|parts| parts.memory.clone());
-        let (sessions, memory) = sessions(config.sessions, &issuers, before, telemetry).unzip();
+        let before = before.and_then(|parts| parts.session_state.clone());
+        let (sessions, session_state) = sessions(config.sessions, &issuers, before, telemetry).unzip();
         let own = issuing.as_ref().map(|issuing| issuing.own.value.clone());
         (
             Arc::new(Identity::new(Authenticators { issuers, certificates: config.certificates, dpop, own, sessions })),
-            memory,
+            session_state,
         )
     });
     let certificates =
@@ -193,32 +195,32 @@ pub(super) fn build(
         tls,
         files: config.files,
         read_at: config.read_at,
-        parts: Parts { identity, issuers, issuing, memory, keepers, callers, caller_metrics, pipeline, limits },
+        parts: Parts { identity, issuers, issuing, session_state, keepers, callers, caller_metrics, pipeline, limits },
     }
 }
 
-/// How people come in. What was remembered of their sessions before a reload is remembered after it.
+/// How people come in. The session state from before a reload is kept.
 fn sessions(
     settings: Option<session::Settings>,
     issuers: &[Arc<Issuer>],
-    before: Option<Arc<Memory>>,
+    before: Option<Arc<SessionState>>,
     telemetry: &Telemetry,
-) -> Option<(Arc<Sessions>, Arc<Memory>)> {
+) -> Option<(Arc<Sessions>, Arc<SessionState>)> {
     const PART: &str = "sessions";
     let settings = settings?;
     if settings.keys.is_empty() {
         let remedy = "write `keys` under [sessions], so that a restart or another gate signs nobody out";
         tracing::warn!(remedy, "sessions are sealed with a key of this process and end with it");
     }
-    let ended = settings.ended.as_deref();
-    let memory = match before {
-        Some(memory) => {
-            memory.keep_in(ended, clock::now());
-            Ok(memory)
+    let revocations = settings.revocations.as_deref();
+    let state = match before {
+        Some(state) => {
+            state.set_revocation_file(revocations, clock::now());
+            Ok(state)
         }
-        None => Memory::open(ended, clock::now()).map(Arc::new),
+        None => SessionState::open(revocations, clock::now()).map(Arc::new),
     };
-    let made = memory.and_then(|memory| Ok((Arc::new(Sessions::new(settings, issuers, memory.clone())?), memory)));
+    let made = state.and_then(|state| Ok((Arc::new(Sessions::new(settings, issuers, state.clone())?), state)));
     match made {
         Ok(made) => {
             telemetry.well(PART);

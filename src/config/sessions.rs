@@ -7,13 +7,13 @@ use crate::gate::identity::{
     self, KeySource,
     issuer::may_be_asked,
     session::{
-        LONGEST, LoginSettings, Settings,
-        keys::{Key, MAX_KEYS},
+        LoginSettings, MAX_LIFETIME, Settings,
+        keys::{MAX_KEYS, SealingKey},
     },
 };
 
 /// A working day, with a margin.
-const DEFAULT_LONGEST: Duration = Duration::from_secs(12 * 3600);
+const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
 /// One `[issuer.login]`; `None` where its issuer has none.
@@ -67,13 +67,13 @@ pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login
         url: url.flatten().unwrap_or_default(),
         logins: logins.into_iter().map(|login| login.settings).collect(),
         keys: Vec::new(),
-        longest: DEFAULT_LONGEST,
-        ended: None,
+        max_lifetime: DEFAULT_MAX_LIFETIME,
+        revocations: None,
     };
     let Some(section) = section else { return Some(settings) };
     settings.keys = keys(&section);
-    settings.longest = section.duration("max_lifetime", DEFAULT_LONGEST);
-    if settings.longest > LONGEST {
+    settings.max_lifetime = section.duration("max_lifetime", DEFAULT_MAX_LIFETIME);
+    if settings.max_lifetime > MAX_LIFETIME {
         section.refuse(
             "max_lifetime",
             "at most thirty days, `\"720h\"`: who was let in long ago may no longer belong here",
@@ -88,7 +88,7 @@ pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login
     if ended.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
         section.refuse("revocations", format!("`{}` is in no folder that exists", ended.display()));
     }
-    settings.ended = (!settings.keys.is_empty()).then_some(ended);
+    settings.revocations = (!settings.keys.is_empty()).then_some(ended);
     section.finish();
     Some(settings)
 }
@@ -99,7 +99,7 @@ fn origin(url: &str) -> Option<String> {
     (url.path() == "/" && url.username().is_empty()).then(|| url.origin().ascii_serialization())
 }
 
-fn keys(section: &Section<'_>) -> Vec<Key> {
+fn keys(section: &Section<'_>) -> Vec<SealingKey> {
     let files = section.files("keys");
     if files.len() > MAX_KEYS {
         section.refuse("keys", format!("at most {MAX_KEYS} files: the one that seals, and a few that only open"));
@@ -107,7 +107,7 @@ fn keys(section: &Section<'_>) -> Vec<Key> {
     let key = |file: std::path::PathBuf| match std::fs::read(&file) {
         Ok(bytes) => {
             let told = |error| section.refuse("keys", format!("`{}` {error}", file.display()));
-            Key::new(&zeroize::Zeroizing::new(bytes)).map_err(told).ok()
+            SealingKey::new(&zeroize::Zeroizing::new(bytes)).map_err(told).ok()
         }
         Err(error) => {
             section.refuse("keys", format!("cannot read `{}`: {error}", file.display()));

@@ -228,7 +228,7 @@ async fn a_logout_token_that_breaks_a_rule_ends_nothing() {
         ("token_not_yet_valid", good().claim("iat", now + 3600).mint()),
         ("logout_jti", good().claim("jti", Value::Null).mint()),
         ("logout_jti", good().claim("jti", "").mint()),
-        ("logout_nobody", good().claim("sid", Value::Null).claim("sub", Value::Null).mint()),
+        ("logout_no_session", good().claim("sid", Value::Null).claim("sub", Value::Null).mint()),
         ("token_audience", good().claim("aud", "wicketgate").mint()),
         ("token_issuer", good().claim("iss", "https://elsewhere.example").mint()),
         ("token_expired", good().claim("exp", now - 3600).mint()),

@@ -35,7 +35,7 @@ use self::{
     remote::Verdict,
     session::{
         Sessions,
-        cookie::{self, Found},
+        cookie::{self, SessionCookie},
     },
 };
 pub(crate) use self::{
@@ -146,7 +146,7 @@ impl Identity {
         certificate::stands(context.peer)?;
         let shown = Shown::find(context.headers)?;
         let session = self.sessions().map(|sessions| (sessions, cookie::session(context.headers)));
-        let session = session.filter(|(_, found)| *found != Found::None);
+        let session = session.filter(|(_, found)| *found != SessionCookie::Absent);
         match (shown, session) {
             (Some(_), Some(_)) => {
                 Err(Refusal::malformed("two_identities", "send a token or a session cookie, not both"))

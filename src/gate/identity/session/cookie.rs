@@ -1,9 +1,8 @@
-//! The cookies that the gate keeps in a browser: how they are named, split, found and taken back.
+//! The gate's cookies: their names and attributes, and sessions split over several cookies.
 //!
 //! Promises: every cookie is `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax` and for the whole host (RFC 6265bis
 //! section 4.1.3), so that neither a neighbouring host nor a script sets or reads one; a session takes at most
-//! [`MAX_PARTS`] of them. A cookie that stands twice on a request is refused rather than guessed at. Pure: no I/O, no
-//! clock.
+//! [`MAX_PARTS`] cookies. A duplicate cookie on a request is refused. Pure: no I/O, no clock.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use http::{
     header::{COOKIE, SET_COOKIE},
 };
 
-/// Every cookie of the gate begins with this; what an upstream sets under such a name is taken away.
+/// Prefix of every cookie of the gate. A `Set-Cookie` of an upstream with such a name is removed.
 pub const PREFIX: &str = "__Host-wicketgate";
 /// The session's cookie; the second part has `-2` behind it, and so on.
 pub(super) const SESSION: &str = "__Host-wicketgate-session";
@@ -24,42 +23,44 @@ const MAX_VALUE: usize = 3800;
 /// Most parts of one session.
 pub(crate) const MAX_PARTS: usize = 4;
 
-/// What a request brings of a session.
+/// The session cookie of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum SessionCookie {
     /// No session cookie.
-    None,
-    /// The sealed text, its parts put together.
+    Absent,
+    /// The sealed text, its parts joined.
     Sealed(String),
-    /// Parts are missing, stand twice, or are not what the gate sets.
-    Broken,
+    /// Parts are missing, duplicate, or not as the gate sets them.
+    Malformed,
 }
 
-/// The session that these headers carry.
+/// The session cookie of a request, its parts joined.
 #[must_use]
-pub fn session(headers: &HeaderMap) -> Found {
+pub fn session(headers: &HeaderMap) -> SessionCookie {
     let mut parts: [Option<&str>; MAX_PARTS] = [None; MAX_PARTS];
     for (name, value) in cookies(headers) {
         let Some(index) = part(name) else { continue };
         match parts.get_mut(index) {
             Some(slot @ None) => *slot = Some(value),
-            _ => return Found::Broken,
+            _ => return SessionCookie::Malformed,
         }
     }
     let [first, rest @ ..] = parts;
     let Some(first) = first else {
-        return if rest.iter().any(Option::is_some) { Found::Broken } else { Found::None };
+        return if rest.iter().any(Option::is_some) { SessionCookie::Malformed } else { SessionCookie::Absent };
     };
-    let Some((count, text)) = first.split_once('.') else { return Found::Broken };
-    let Some(more) = count.parse::<usize>().ok().and_then(|count| count.checked_sub(1)) else { return Found::Broken };
+    let Some((count, text)) = first.split_once('.') else { return SessionCookie::Malformed };
+    let Some(more) = count.parse::<usize>().ok().and_then(|count| count.checked_sub(1)) else {
+        return SessionCookie::Malformed;
+    };
     // a part beyond the count is left over from a longer session
-    let Some(wanted) = rest.get(..more) else { return Found::Broken };
+    let Some(wanted) = rest.get(..more) else { return SessionCookie::Malformed };
     let mut whole = text.to_owned();
     for part in wanted {
-        let Some(text) = part else { return Found::Broken };
+        let Some(text) = part else { return SessionCookie::Malformed };
         whole.push_str(text);
     }
-    Found::Sealed(whole)
+    SessionCookie::Sealed(whole)
 }
 
 /// Which part of a session the cookie of this name is, from 0.
@@ -82,10 +83,10 @@ fn part_name(index: usize) -> String {
 #[error("the session takes {0} bytes, more than {MAX_PARTS} cookies hold; ask the provider for fewer claims")]
 pub(crate) struct TooLarge(pub usize);
 
-/// Sets the cookies of a session for `span`; parts that `before` has beyond them are taken back.
+/// Sets the cookies of a session for `span`, and removes further parts that the request has.
 ///
 /// # Errors
-/// When it is too large.
+/// If it is too large.
 pub(super) fn set_session(
     to: &mut HeaderMap,
     sealed: &str,
@@ -110,13 +111,13 @@ pub(super) fn set_session(
     Ok(())
 }
 
-/// Takes every session cookie back that the request brings, and so it does where it brings none.
+/// Removes the session cookie, and every further part that the request has.
 pub(super) fn clear_session(to: &mut HeaderMap, before: &HeaderMap) {
     put(to, SESSION, "", Duration::ZERO);
     clear(to, before, |name| part(name).is_some_and(|index| index > 0));
 }
 
-/// Takes the cookies back that the request brings under such names.
+/// Removes those cookies of the request that `which` selects.
 pub(super) fn clear(to: &mut HeaderMap, before: &HeaderMap, which: impl Fn(&str) -> bool) {
     let mut names: Vec<&str> = cookies(before).map(|(name, _)| name).filter(|name| which(name)).collect();
     names.sort_unstable();
@@ -126,7 +127,7 @@ pub(super) fn clear(to: &mut HeaderMap, before: &HeaderMap, which: impl Fn(&str)
     }
 }
 
-/// Sets one cookie for `span`; none takes it back.
+/// Sets one cookie for `span`; a span of zero removes it.
 pub(super) fn put(to: &mut HeaderMap, name: &str, value: &str, span: Duration) {
     let text = format!("{name}={value}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={}", span.as_secs());
     // names and values are base64url and our own words
@@ -136,16 +137,16 @@ pub(super) fn put(to: &mut HeaderMap, name: &str, value: &str, span: Duration) {
     }
 }
 
-/// The cookies of a request, of one header or several (RFC 9113 section 8.2.3), in order. One that is not ASCII is none
-/// of the gate's, and hides no other.
+/// The cookies of a request, of one header or several (RFC 9113 section 8.2.3), in order. A cookie that is not ASCII is
+/// skipped, since the gate sets none.
 pub(super) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     let plain = pairs.filter(|pair| pair.is_ascii()).filter_map(|pair| std::str::from_utf8(pair).ok());
     plain.filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='))
 }
 
-/// Whether an upstream's `Set-Cookie` would set a cookie of the gate's. A cookie without a name is sent as its value
-/// alone, so that its value could read like a name.
+/// Whether an upstream's `Set-Cookie` would set a cookie of the gate. A browser sends a cookie without a name as its
+/// value alone, which could then read like a name.
 #[must_use]
 pub fn is_ours(set_cookie: &[u8]) -> bool {
     let name = set_cookie.trim_ascii_start();
@@ -187,13 +188,13 @@ mod tests {
                 assert!(value.len() < 4096, "{length}: {} bytes", value.len());
                 assert!(value.to_str().unwrap().ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=60"));
             }
-            assert_eq!(session(&request(&kept(&set))), Found::Sealed(sealed), "{length}");
+            assert_eq!(session(&request(&kept(&set))), SessionCookie::Sealed(sealed), "{length}");
         }
         assert_eq!(set(&"x".repeat(15193), &HeaderMap::new()).unwrap_err(), TooLarge(15193));
     }
 
     #[test]
-    fn a_shorter_session_takes_the_parts_of_the_longer_one_back() {
+    fn a_shorter_session_removes_the_parts_of_the_longer_one() {
         let long = request(&kept(&set(&"x".repeat(9000), &HeaderMap::new()).unwrap()));
         let set = set("short", &long).unwrap();
         let text: Vec<&str> = set.get_all(SET_COOKIE).iter().map(|v| v.to_str().unwrap()).collect();
@@ -202,33 +203,33 @@ mod tests {
     }
 
     #[test]
-    fn a_session_in_pieces_is_not_guessed_at() {
-        let check = |cookies: &str, expected: Found| {
+    fn a_session_with_missing_or_duplicate_parts_is_malformed() {
+        let check = |cookies: &str, expected: SessionCookie| {
             let headers = HeaderMap::from_iter([(COOKIE, cookies.parse().unwrap())]);
             assert_eq!(session(&headers), expected, "{cookies}");
         };
         let name = SESSION;
-        check("other=1", Found::None);
-        check(&format!("{name}=1.a"), Found::Sealed("a".into()));
-        check(&format!("a=b; {name}=1.a;c=d"), Found::Sealed("a".into()));
-        check(&format!("{name}=1.a; {name}=1.b"), Found::Broken);
-        check(&format!("{name}=a"), Found::Broken);
-        check(&format!("{name}=0.a"), Found::Broken);
-        check(&format!("{name}=9.a"), Found::Broken);
-        check(&format!("{name}=2.a"), Found::Broken);
-        check(&format!("{name}-2=b"), Found::Broken);
-        check(&format!("{name}=2.a; {name}-2=b"), Found::Sealed("ab".into()));
-        check(&format!("{name}=1.a; {name}-2=b"), Found::Sealed("a".into()));
-        check(&format!("{name}-5=a; {}=b", name.to_lowercase()), Found::None);
+        check("other=1", SessionCookie::Absent);
+        check(&format!("{name}=1.a"), SessionCookie::Sealed("a".into()));
+        check(&format!("a=b; {name}=1.a;c=d"), SessionCookie::Sealed("a".into()));
+        check(&format!("{name}=1.a; {name}=1.b"), SessionCookie::Malformed);
+        check(&format!("{name}=a"), SessionCookie::Malformed);
+        check(&format!("{name}=0.a"), SessionCookie::Malformed);
+        check(&format!("{name}=9.a"), SessionCookie::Malformed);
+        check(&format!("{name}=2.a"), SessionCookie::Malformed);
+        check(&format!("{name}-2=b"), SessionCookie::Malformed);
+        check(&format!("{name}=2.a; {name}-2=b"), SessionCookie::Sealed("ab".into()));
+        check(&format!("{name}=1.a; {name}-2=b"), SessionCookie::Sealed("a".into()));
+        check(&format!("{name}-5=a; {}=b", name.to_lowercase()), SessionCookie::Absent);
     }
 
     #[test]
-    fn a_cookie_that_is_not_ascii_hides_no_other() {
+    fn a_cookie_that_is_not_ascii_hides_no_other_cookie() {
         for text in ["x=\u{e9}; SESSION=1.a", "SESSION=1.a;\u{e9}=x", "a=b; SESSION=1.a; SESSION-2=\u{e9}; c=\u{e9}"] {
             let text = text.replace("SESSION", SESSION);
             for bytes in [text.as_bytes().to_vec(), text.chars().map(|c| c as u8).collect()] {
                 let headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_bytes(&bytes).unwrap())]);
-                assert_eq!(session(&headers), Found::Sealed("a".into()), "{text}");
+                assert_eq!(session(&headers), SessionCookie::Sealed("a".into()), "{text}");
             }
         }
     }

@@ -1,7 +1,7 @@
-//! Checking an ID token that a provider gave the gate itself.
+//! ID token verification.
 //!
-//! Promises: besides everything that every token must satisfy (see `jwt`), the rules of OpenID Connect Core section
-//! 3.1.3.7 on `nonce`, `azp`, `at_hash` and `iat`, and those of section 12.2 for one that came of a refresh.
+//! Promises: the rules of every token (see `jwt`), those of OpenID Connect Core section 3.1.3.7 on `nonce`, `azp`,
+//! `at_hash` and `iat`, and those of section 12.2 for an ID token of a refresh.
 
 use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -18,26 +18,26 @@ use crate::{
     refusal::Refusal,
 };
 
-/// What an ID token must fit besides its issuer's rules.
+/// The values that an ID token must match, besides its issuer's rules.
 pub(super) struct Expected<'a> {
-    /// The nonce of the attempt; on a refresh that of the first ID token, which a new one may leave out.
+    /// The nonce of the login attempt; on a refresh that of the first ID token, which a new one may omit.
     pub(super) nonce: Option<&'a str>,
-    /// The access token that came with it.
+    /// The access token of the same response.
     pub(super) access_token: &'a str,
-    /// The subject of the session that it refreshes.
-    pub(super) refreshes: Option<&'a str>,
+    /// The subject of the session that is refreshed.
+    pub(super) refreshed_subject: Option<&'a str>,
 }
 
-/// An ID token that was checked whole.
-pub(super) struct IdToken {
+/// A verified ID token.
+pub(super) struct VerifiedIdToken {
     pub(super) expires_at: Timestamp,
-    /// The provider's name of its session.
+    /// The provider's identifier of its session.
     pub(super) sid: Option<Box<str>>,
 }
 
-/// Claims that only an ID token's client looks at.
+/// The claims that only the client of an ID token reads.
 #[derive(Deserialize)]
-struct Claims {
+struct IdTokenClaims {
     aud: serde_json::Value,
     azp: Option<String>,
     nonce: Option<String>,
@@ -47,36 +47,35 @@ struct Claims {
 }
 
 impl Provider {
-    /// Checks an ID token whole.
+    /// Verifies an ID token.
     pub(super) async fn id_token(
         &self,
         token: &str,
         expected: Expected<'_>,
         now: Timestamp,
-    ) -> Result<IdToken, Refusal> {
+    ) -> Result<VerifiedIdToken, Refusal> {
         let (algorithm, _, verified) = self.verified(Kind::Id, token, now).await?;
-        let claims: Claims = serde_json::from_str(&verified.claims).map_err(|_| self.bad("id_token_claims"))?;
+        let claims: IdTokenClaims = serde_json::from_str(&verified.claims).map_err(|_| self.bad("id_token_claims"))?;
         check(&claims, &self.settings.client_id, algorithm, &expected).map_err(|reason| self.bad(reason))?;
-        if expected.refreshes.is_some_and(|before| before != verified.subject) {
+        if expected.refreshed_subject.is_some_and(|before| before != verified.subject) {
             return Err(self.bad("id_token_subject"));
         }
         if verified.expires_at <= now {
-            // within the leeway for a bearer, but a session cannot begin at its end
+            // a bearer token has leeway, but a session cannot begin at its end
             return Err(self.bad(TokenError::Expired.reason()));
         }
-        Ok(IdToken { expires_at: verified.expires_at, sid: claims.sid })
+        Ok(VerifiedIdToken { expires_at: verified.expires_at, sid: claims.sid })
     }
 
-    /// Whether an ID token that was checked whole when its session began would be taken today, apart from its end: it is
-    /// the cookie's own record of which provider and client the session is of.
-    pub(super) fn still_takes(&self, token: &str) -> bool {
+    /// Whether today's rules would accept the ID token of a session, apart from its end. The ID token was verified when
+    /// the session began; it is the cookie's record of the session's provider and client.
+    pub(super) fn still_accepts(&self, token: &str) -> bool {
         let Ok(unverified) = Unverified::parse_as(Kind::Id, token) else { return false };
-        let ours = |claims: Claims| is_for_client(&claims.aud, claims.azp.as_deref(), &self.settings.client_id);
+        let ours = |claims: IdTokenClaims| is_for_client(&claims.aud, claims.azp.as_deref(), &self.settings.client_id);
         unverified.keeps(&self.rules).is_ok_and(|payload| serde_json::from_str(payload).is_ok_and(ours))
     }
 
-    /// A token of this provider for this client, as the one verifier reads it; whether its `sub` must be there depends
-    /// on its kind.
+    /// Verifies a token of this provider for this client. Whether `sub` is required depends on the kind.
     pub(super) async fn verified(
         &self,
         kind: Kind,
@@ -90,7 +89,7 @@ impl Provider {
         let lookup = self.issuer.key(unverified.kid.as_deref(), algorithm, issued_at, now).await;
         let key = found(lookup, &self.issuer, bad)?;
         let (subject, verified) = if kind == Kind::Logout {
-            // what the issuer's section requires of tokens is not said in those that only end a session
+            // a logout token lacks the claims that the issuer's section requires of other tokens
             let rules = Rules { required: Vec::new(), ..self.rules.clone() };
             unverified.verify_any(&key, &rules, now).map_err(bad)?
         } else {
@@ -100,19 +99,23 @@ impl Provider {
         Ok((algorithm, subject, verified))
     }
 
-    /// The person at the browser can do nothing about what their provider says.
+    /// The person at the browser cannot mend their provider's token.
     fn bad(&self, reason: &'static str) -> Refusal {
-        let text =
-            "the identity provider's token does not prove who you are; sign in again, and tell whoever runs this";
+        let text = "the identity provider's ID token is not valid; sign in again, and tell the operator of this gate";
         Refusal::new(http::StatusCode::FORBIDDEN, reason, text).with_detail(format!("issuer {}", self.issuer.name))
     }
 }
 
-fn check(claims: &Claims, client_id: &str, algorithm: Algorithm, expected: &Expected<'_>) -> Result<(), &'static str> {
-    // step 11: it must be there where one was sent, and be that one; section 12.2: a refreshed one may leave it out
+fn check(
+    claims: &IdTokenClaims,
+    client_id: &str,
+    algorithm: Algorithm,
+    expected: &Expected<'_>,
+) -> Result<(), &'static str> {
+    // step 11: the nonce that was sent must be there; section 12.2: an ID token of a refresh may omit it
     let nonce_fits = match (&claims.nonce, expected.nonce) {
-        (Some(said), Some(sent)) => of_secret(said) == of_secret(sent),
-        (None, Some(_)) => expected.refreshes.is_some(),
+        (Some(claimed), Some(sent)) => of_secret(claimed) == of_secret(sent),
+        (None, Some(_)) => expected.refreshed_subject.is_some(),
         (_, None) => true,
     };
     if !nonce_fits {
@@ -150,10 +153,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_token_fits_its_attempt_or_is_refused() {
-        let row = |claims: serde_json::Value, refreshes: Option<&str>, result: Result<(), &str>| {
-            let expected = Expected { nonce: Some("n"), access_token: "at", refreshes };
-            let read: Claims = serde_json::from_value(claims.clone()).unwrap();
+    fn an_id_token_matches_its_attempt_or_is_refused() {
+        let row = |claims: serde_json::Value, refreshed_subject: Option<&str>, result: Result<(), &str>| {
+            let expected = Expected { nonce: Some("n"), access_token: "at", refreshed_subject };
+            let read: IdTokenClaims = serde_json::from_value(claims.clone()).unwrap();
             assert_eq!(check(&read, "gate", Algorithm::RS256, &expected), result, "{claims}");
         };
         let at_hash = at_hash(Algorithm::RS256, "at");

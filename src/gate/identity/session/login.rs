@@ -1,9 +1,9 @@
-//! Logging in: the authorization code flow of OpenID Connect (Core section 3.1) with PKCE.
+//! Login: the authorization code flow of OpenID Connect (Core section 3.1) with PKCE.
 //!
 //! Promises: state, nonce and PKCE verifier are fresh for each attempt and sealed in a cookie of its own, so that tabs
-//! do not clash and only the browser that began an attempt can end it, once; where it goes on to is a path of this
-//! gate, sealed with the rest; the answer's `iss` is checked where it is sent (RFC 9207). A session begins with a fresh
-//! id. Never: an attempt that is remembered before the provider has taken its code, since anybody can begin attempts.
+//! do not clash and only the browser that began an attempt can finish it, once. The return target is a path of this
+//! gate, sealed with the rest. The response's `iss` is checked if it is there (RFC 9207). A session begins with a fresh
+//! id. Never: memory for an attempt before the provider has accepted its code, since every client can begin attempts.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Sessions, cookie,
+    cookie,
     id_token::Expected,
     keys::{digest, random_text},
-    provider::{self, AskError, Grant, Provider},
-    refresh::too_large,
-    revocations::Once,
+    provider::{AuthorizationRequest, Provider, ProviderError, TokenGrant},
+    revocations::SingleUse,
     sealed::Session,
+    sessions::{Sessions, too_large},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -28,30 +28,29 @@ use crate::{
 };
 
 /// How long a person may take to log in.
-const ATTEMPT: Duration = Duration::from_secs(600);
-/// Attempts that one browser may have open: each is a cookie, and together they must fit into a request's head.
-const MOST_ATTEMPTS: usize = 4;
+const ATTEMPT_LIFETIME: Duration = Duration::from_secs(600);
+/// Most attempts of one browser at once: each is a cookie, and together they must fit into a request's head.
+const MAX_ATTEMPTS: usize = 4;
 /// An attempt's id is this many characters at the beginning of its state.
-const ID: usize = 8;
-/// Longest return target, in bytes; it is sealed, and escaped before.
+const ID_LENGTH: usize = 8;
+/// Longest return target, in bytes.
 const MAX_RETURN: usize = 1024;
-/// Longest text of a provider that is shown, in characters.
-const MAX_SAID: usize = 200;
+/// Longest text of a provider on a page, in characters.
+const MAX_PROVIDER_TEXT: usize = 200;
 
-/// A local path: where a login goes on to.
+/// The local path that a login returns to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnTo(String);
 
 impl ReturnTo {
-    /// The path and query that `text` is, or `/` where it is anything else: another server's, or what a browser could
-    /// read as another server's.
+    /// `text` as a path and query; `/` if it is anything else, or if a browser could read it as another server's URL.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let local = text.starts_with('/')
             && !text.starts_with("//")
             && text.len() <= MAX_RETURN
             && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'\\' | b'#'))
-            // a login that leads to a login never ends
+            // a login that returns to a login never ends
             && !["/login", "/callback", "/logout"].iter().any(|page| text.split('?').next() == Some(page));
         Self(if local { text } else { "/" }.to_owned())
     }
@@ -63,17 +62,16 @@ impl ReturnTo {
     }
 }
 
-/// A provider that a person can choose.
+/// A provider on the page of choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct LoginChoice {
     /// The issuer's name, for the link.
     pub name: String,
-    /// What the person reads.
+    /// The title on the page.
     pub title: String,
 }
 
-/// What the provider sent the browser back with (RFC 6749 section 4.1.2). Each parameter stands once at most (section
-/// 3.1).
+/// The authorization response (RFC 6749 section 4.1.2). Each parameter occurs at most once (section 3.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Callback {
     state: Option<String>,
@@ -87,7 +85,7 @@ impl Callback {
     /// Reads a callback's query.
     ///
     /// # Errors
-    /// 400 where a parameter stands twice.
+    /// 400 if a parameter is duplicate.
     pub fn parse(query: &str) -> Result<Self, Refusal> {
         let mut callback = Self::default();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -97,20 +95,20 @@ impl Callback {
                 "iss" => &mut callback.iss,
                 "error" => &mut callback.error,
                 "error_description" => &mut callback.error_description,
-                // RFC 6749 section 4.1.2: what is not known is ignored
+                // RFC 6749 section 4.1.2: unknown parameters are ignored
                 _ => continue,
             };
             if slot.replace(value.into_owned()).is_some() {
-                return Err(Refusal::malformed("login_malformed", "a parameter stands twice in the provider's answer"));
+                return Err(Refusal::malformed("login_malformed", "the provider's answer has a duplicate parameter"));
             }
         }
         Ok(callback)
     }
 }
 
-/// A login attempt, as its cookie holds it.
+/// The plaintext of a login attempt's cookie.
 #[derive(Serialize, Deserialize)]
-struct Attempt {
+struct LoginAttempt {
     state: String,
     nonce: String,
     verifier: String,
@@ -119,19 +117,19 @@ struct Attempt {
     until: Timestamp,
 }
 
-/// A login that has ended well.
-pub struct LoggedIn {
-    /// Who it is.
+/// A successful login.
+pub struct CompletedLogin {
+    /// The principal of the new session.
     pub principal: std::sync::Arc<Principal>,
-    /// Where the browser goes on to.
+    /// The path to redirect the browser to.
     pub return_to: ReturnTo,
 }
 
 impl Sessions {
-    /// Whom a person can log in at.
+    /// The providers that a person can choose.
     #[must_use]
-    pub fn choices(&self) -> Vec<Choice> {
-        let choice = |p: &Provider| Choice { name: p.settings.issuer.clone(), title: p.settings.title.clone() };
+    pub fn choices(&self) -> Vec<LoginChoice> {
+        let choice = |p: &Provider| LoginChoice { name: p.settings.issuer.clone(), title: p.settings.title.clone() };
         self.providers.iter().map(choice).collect()
     }
 
@@ -139,10 +137,10 @@ impl Sessions {
         format!("{}/callback", self.settings.url)
     }
 
-    /// Where the browser goes to log in at the provider of this name. The attempt's cookie is put on `reply`.
+    /// The URL of the authorization request to this provider. The attempt's cookie is put on `reply`.
     ///
     /// # Errors
-    /// 404 where there is no such provider, 503 where it cannot be asked.
+    /// 404 if there is no such provider, 503 if it cannot be reached.
     pub async fn begin(
         &self,
         provider: &str,
@@ -154,84 +152,87 @@ impl Sessions {
         let provider = self.provider(provider).ok_or_else(|| {
             Refusal::new(StatusCode::NOT_FOUND, "unknown_provider", "there is no such provider to sign in with")
         })?;
-        let document = provider.document(now).await.map_err(|e| e.unavailable())?;
+        let metadata = provider.metadata(now).await.map_err(|e| e.unavailable())?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let (state, nonce, until) = (random_text()?, random_text()?, clock::after(now, ATTEMPT));
-        let issuer = provider.settings.issuer.clone();
-        let attempt = Attempt { state, nonce, verifier: verifier.into_secret(), issuer, return_to, until };
+        let attempt = LoginAttempt {
+            state: random_text()?,
+            nonce: random_text()?,
+            verifier: verifier.into_secret(),
+            issuer: provider.settings.issuer.clone(),
+            return_to,
+            until: clock::after(now, ATTEMPT_LIFETIME),
+        };
         let name = cookie_name(&attempt.state).ok_or_else(unknown_attempt)?;
-        let sealed = self.attempts.seal(&name, &serde_json::to_vec(&attempt).unwrap_or_default())?;
+        let sealed = self.attempt_sealer.seal(&name, &serde_json::to_vec(&attempt).unwrap_or_default())?;
         self.make_room(headers, now, reply);
-        cookie::put(reply, &name, &sealed, ATTEMPT);
-        let (redirect_uri, state) = (self.callback_url(), attempt.state);
-        let request = provider::Attempt { redirect_uri, state, nonce: &attempt.nonce, challenge };
-        provider.authorization(&document, request).map_err(|e| e.unavailable())
+        cookie::put(reply, &name, &sealed, ATTEMPT_LIFETIME);
+        let redirect_uri = self.callback_url();
+        let request = AuthorizationRequest { redirect_uri, state: attempt.state, nonce: attempt.nonce, challenge };
+        provider.authorization_url(&metadata, request).map_err(|e| e.unavailable())
     }
 
-    /// Ends the attempt that the provider's answer belongs to: a session begins, its cookies on `reply`.
+    /// Finishes the attempt of an authorization response: a session begins, its cookies on `reply`.
     ///
     /// # Errors
-    /// 400 where the answer belongs to no attempt of this browser or was used before, 403 where the provider refuses or
-    /// does not prove who it is, 503 where it cannot be asked.
+    /// 400 if the response belongs to no attempt of this browser or was used before, 403 if the provider refuses or its
+    /// ID token is not accepted, 503 if the provider cannot be reached.
     pub async fn finish(
         &self,
         callback: Callback,
         headers: &HeaderMap,
         now: Timestamp,
         reply: &mut HeaderMap,
-    ) -> Result<LoggedIn, Refusal> {
+    ) -> Result<CompletedLogin, Refusal> {
         let (attempt, provider) = self.attempt(&callback, headers, now, reply)?;
-        let supported = provider.document(now).await.map_err(|e| e.unavailable())?;
-        answers(&callback, provider, supported.authorization_response_iss_parameter_supported)?;
+        let metadata = provider.metadata(now).await.map_err(|e| e.unavailable())?;
+        check_response(&callback, provider, metadata.authorization_response_iss_parameter_supported)?;
         let Some(code) = callback.code else {
-            return Err(Refusal::malformed(
-                "login_malformed",
-                "the provider's answer holds neither a code nor an error",
-            ));
+            return Err(Refusal::malformed("login_malformed", "the provider's answer has neither a code nor an error"));
         };
-        let tokens = provider.ask(Grant::Code(&code, &attempt.verifier), self.callback_url(), now).await;
+        let grant = TokenGrant::AuthorizationCode { code: &code, verifier: &attempt.verifier };
+        let tokens = provider.request_tokens(grant, self.callback_url(), now).await;
         let tokens = tokens.map_err(|error| match &error {
-            AskError::Refused(_) => {
-                refused("the identity provider does not take its own code; sign in again").with_detail(error)
+            ProviderError::Refused(_) => {
+                refused("the identity provider does not accept its own code; sign in again").with_detail(error)
             }
-            AskError::Unavailable(_) => error.unavailable(),
+            ProviderError::Unavailable(_) => error.unavailable(),
         })?;
-        // RFC 6749 section 4.1.2: the provider takes a code once, so that of two at once only one comes this far
-        if !self.memory.use_once(Once::Login, digest(&attempt.state), attempt.until, now)? {
+        // RFC 6749 section 4.1.2: the provider accepts a code once, so of two concurrent callbacks one gets this far
+        if !self.state.revocations.use_once(SingleUse::LoginState, digest(&attempt.state), attempt.until, now)? {
             return Err(replayed());
         }
         let id_token = tokens.id_token.ok_or_else(|| refused("the identity provider gave no ID token"))?;
-        // the provider's answer took its time
+        // the provider's response took its time
         let now = clock::now().max(now);
         let access_token = tokens.access_token.expose();
-        let expected = Expected { nonce: Some(&attempt.nonce), access_token, refreshes: None };
-        let checked = provider.id_token(id_token.expose(), expected, now).await?;
-        let longest = clock::after(now, self.settings.longest);
+        let expected = Expected { nonce: Some(&attempt.nonce), access_token, refreshed_subject: None };
+        let verified = provider.id_token(id_token.expose(), expected, now).await?;
+        let longest = clock::after(now, self.settings.max_lifetime);
         let session = Session {
             id: Uuid::now_v7(),
             generation: 0,
             issuer: provider.settings.issuer.as_str().into(),
-            sid: checked.sid,
+            sid: verified.sid,
             id_token,
             refresh_token: tokens.refresh_token,
             created: now,
             issued: now,
-            ends: checked.expires_at.min(longest),
+            ends: verified.expires_at.min(longest),
         };
-        let span = self.cookie_span(&session, now);
-        let (sealed, opened) = self.seal(session, now)?;
-        cookie::set_session(reply, &sealed, span, headers).map_err(too_large)?;
-        Ok(LoggedIn { principal: opened.principal.clone(), return_to: attempt.return_to })
+        let lifetime = self.cookie_lifetime(&session, now);
+        let (sealed, active) = self.seal(session, now)?;
+        cookie::set_session(reply, &sealed, lifetime, headers).map_err(too_large)?;
+        Ok(CompletedLogin { principal: active.principal.clone(), return_to: attempt.return_to })
     }
 
-    /// The attempt that an answer belongs to; its cookie is taken back.
+    /// The attempt that a response belongs to; its cookie is removed.
     fn attempt(
         &self,
         callback: &Callback,
         headers: &HeaderMap,
         now: Timestamp,
         reply: &mut HeaderMap,
-    ) -> Result<(Attempt, &Provider), Refusal> {
+    ) -> Result<(LoginAttempt, &Provider), Refusal> {
         let state = callback.state.as_deref().unwrap_or_default();
         let name = cookie_name(state).ok_or_else(unknown_attempt)?;
         let mut values = cookie::cookies(headers).filter(|(other, _)| *other == name).map(|(_, value)| value);
@@ -245,18 +246,18 @@ impl Sessions {
             let text = "this login took longer than ten minutes; sign in again";
             return Err(Refusal::malformed("login_expired", text));
         }
-        if self.memory.was_used(Once::Login, digest(state), now) {
+        if self.state.revocations.was_used(SingleUse::LoginState, digest(state), now) {
             return Err(replayed());
         }
         let provider = self.provider(&attempt.issuer).ok_or_else(unknown_attempt)?;
         Ok((attempt, provider))
     }
 
-    fn read_attempt(&self, name: &str, sealed: &str) -> Option<Attempt> {
-        serde_json::from_slice(&self.attempts.open(name, sealed)?).ok()
+    fn read_attempt(&self, name: &str, sealed: &str) -> Option<LoginAttempt> {
+        serde_json::from_slice(&self.attempt_sealer.open(name, sealed)?).ok()
     }
 
-    /// Takes back attempts that are over, and the oldest where there are too many.
+    /// Removes the cookies of expired attempts, and of the oldest ones if there are too many.
     fn make_room(&self, headers: &HeaderMap, now: Timestamp, reply: &mut HeaderMap) {
         let mut open: Vec<(Timestamp, &str)> = cookie::cookies(headers)
             .filter(|(name, _)| name.starts_with(cookie::LOGIN))
@@ -264,7 +265,7 @@ impl Sessions {
             .filter(|(until, _)| now < *until)
             .collect();
         open.sort_unstable_by(|a, b| b.cmp(a));
-        open.truncate(MOST_ATTEMPTS - 1);
+        open.truncate(MAX_ATTEMPTS - 1);
         cookie::clear(reply, headers, |name| {
             name.starts_with(cookie::LOGIN) && !open.iter().any(|(_, kept)| *kept == name)
         });
@@ -273,22 +274,22 @@ impl Sessions {
 
 /// The name of an attempt's cookie, by its state.
 fn cookie_name(state: &str) -> Option<String> {
-    let id = state.get(..ID)?;
+    let id = state.get(..ID_LENGTH)?;
     let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     plain.then(|| format!("{}{id}", cookie::LOGIN))
 }
 
-/// Whether the answer is this provider's, and good.
-fn answers(callback: &Callback, provider: &Provider, says_iss: bool) -> Result<(), Refusal> {
-    // RFC 9207 section 2.4: compared exactly, and required of a provider that says it sends it
-    if callback.iss.as_ref().map_or(says_iss, |iss| *iss != provider.rules.issuer) {
+/// Checks the issuer of a response (mix-up defence), and whether it is an error.
+fn check_response(callback: &Callback, provider: &Provider, iss_required: bool) -> Result<(), Refusal> {
+    // RFC 9207 section 2.4: compared exactly, and required if the provider's metadata promises it
+    if callback.iss.as_ref().map_or(iss_required, |iss| *iss != provider.rules.issuer) {
         let text = "the answer comes from another identity provider than the one you chose; sign in again";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "login_issuer", text));
     }
     let Some(error) = &callback.error else { return Ok(()) };
-    let mut text = format!("the identity provider says `{}`", shown(error));
+    let mut text = format!("the identity provider says `{}`", displayable(error));
     if let Some(description) = &callback.error_description {
-        text.push_str(&format!(": {}", shown(description)));
+        text.push_str(&format!(": {}", displayable(description)));
     }
     Err(match error.as_str() {
         "temporarily_unavailable" | "server_error" => Refusal::unavailable("issuer_unavailable", text),
@@ -309,9 +310,9 @@ fn unknown_attempt() -> Refusal {
     Refusal::malformed("login_unknown", text)
 }
 
-/// A provider's words, as far as they are shown: RFC 6749 section 4.1.2.1 leaves printable ASCII only.
-fn shown(text: &str) -> String {
-    text.chars().filter(|c| (' '..='~').contains(c) && !matches!(c, '"' | '\\' | '`')).take(MAX_SAID).collect()
+/// A provider's text for a page: bounded, and printable ASCII only (RFC 6749 section 4.1.2.1).
+fn displayable(text: &str) -> String {
+    text.chars().filter(|c| (' '..='~').contains(c) && !matches!(c, '"' | '\\' | '`')).take(MAX_PROVIDER_TEXT).collect()
 }
 
 #[cfg(test)]
@@ -321,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_goes_on_to_this_gate_or_to_its_start_page() {
+    fn a_login_returns_to_a_path_of_this_gate_or_to_its_start_page() {
         let check = |text: &str, expected: &str| assert_eq!(ReturnTo::parse(text).as_str(), expected, "{text:?}");
         for local in
             ["/", "/exporters/app/metrics?a=b&c=%20", "/a//b", "/@evil.example", "/login-help", "/.//evil.example"]
@@ -362,25 +363,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_it_is_a_browser_stays_here(text in "[/\\\\a-z.:@#?\t\r\n %]{0,20}") {
-            let here = url::Url::parse("https://gate.example/login").unwrap();
-            let there = here.join(ReturnTo::parse(&text).as_str()).unwrap();
-            prop_assert_eq!(there.origin(), here.origin(), "{:?}", text);
+        fn no_return_target_leads_to_another_origin(text in "[/\\\\a-z.:@#?\t\r\n %]{0,20}") {
+            let gate = url::Url::parse("https://gate.example/login").unwrap();
+            let target = gate.join(ReturnTo::parse(&text).as_str()).unwrap();
+            prop_assert_eq!(target.origin(), gate.origin(), "{:?}", text);
         }
 
         #[test]
         fn no_query_breaks_the_reader_of_callbacks(query in "[ -~]{0,200}") {
             if let Ok(callback) = Callback::parse(&query) {
                 if let Some(name) = cookie_name(callback.state.as_deref().unwrap_or_default()) {
-                    prop_assert_eq!(name.len(), cookie::LOGIN.len() + ID);
+                    prop_assert_eq!(name.len(), cookie::LOGIN.len() + ID_LENGTH);
                 }
-                prop_assert!(shown(&callback.error.unwrap_or_default()).len() <= MAX_SAID);
+                prop_assert!(displayable(&callback.error.unwrap_or_default()).len() <= MAX_PROVIDER_TEXT);
             }
         }
     }
 
     #[test]
-    fn a_parameter_that_stands_twice_is_refused() {
+    fn a_duplicate_parameter_is_refused() {
         assert!(Callback::parse("state=a&code=b&iss=c&session_state=d&session_state=e").is_ok());
         for query in ["state=a&state=a", "code=a&state=b&code=c", "iss=a&iss=a", "error=a&error=b", "state=a&%73tate=b"]
         {
@@ -389,8 +390,8 @@ mod tests {
     }
 
     #[test]
-    fn a_providers_words_are_bounded_and_plain() {
-        assert_eq!(shown("no\n\u{202e}way \"here\" `x` \\ <b>"), "noway here x  <b>");
-        assert_eq!(shown(&"a".repeat(1000)).len(), MAX_SAID);
+    fn a_providers_text_is_bounded_and_plain() {
+        assert_eq!(displayable("no\n\u{202e}way \"here\" `x` \\ <b>"), "noway here x  <b>");
+        assert_eq!(displayable(&"a".repeat(1000)).len(), MAX_PROVIDER_TEXT);
     }
 }

@@ -1,8 +1,8 @@
-//! One provider that people log in at: where it is, and what it is asked.
+//! One OpenID provider that people log in at: its metadata, and requests to its token endpoint.
 //!
-//! Promises: its endpoints come from its own discovery document, which is read again each hour and serves on while the
-//! provider is away and while it is asked; only https is asked, or http on this machine; every answer is bounded in size and time, and no
-//! redirect is followed. Never: a code, token or secret in an error.
+//! Promises: the endpoints come from the provider's discovery document. It is fetched again each hour; the last one is
+//! used while a fetch runs and while the provider is unreachable. Requests go to https only, or to http on this machine;
+//! every response is bounded in size and time, and no redirect is followed. Never: a code, token or secret in an error.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -19,9 +19,10 @@ use oauth2::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::single_flight::SingleFlight;
 use crate::{
     client::oauth::Messenger,
-    clock::{self, Timestamp},
+    clock::Timestamp,
     gate::identity::{Issuer, issuer::may_be_asked, jwt::Rules},
     http::Body,
     refusal::Refusal,
@@ -32,25 +33,25 @@ use crate::{
 /// A discovery document is a few KiB.
 const MAX_DOCUMENT: usize = 256 * 1024;
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long a discovery document is taken for current.
-const FRESH: Duration = Duration::from_secs(3600);
-/// Between two attempts at a document that cannot be had.
+/// How long a discovery document is current.
+const CURRENT: Duration = Duration::from_secs(3600);
+/// Between two attempts at a document that cannot be fetched.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// One `[issuer.login]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoginSettings {
+pub(crate) struct LoginSettings {
     /// The issuer's name.
     pub issuer: String,
-    /// How the chooser calls it.
+    /// Its title on the page of choices.
     pub title: String,
-    /// The gate's name at the provider.
+    /// The gate's client identifier at the provider.
     pub client_id: String,
-    /// The gate's secret at the provider; a public client has none.
+    /// The gate's client secret; a public client has none.
     pub client_secret: Option<Source>,
-    /// What is asked for; `openid` among it.
+    /// The scopes of the authorization request; `openid` is one of them.
     pub scopes: Vec<String>,
-    /// Where its own session is ended, if not where discovery says.
+    /// The end session endpoint, if not the one of the discovery document.
     pub end_session: Option<String>,
 }
 
@@ -58,23 +59,19 @@ pub struct LoginSettings {
 pub(super) struct Provider {
     pub(super) settings: LoginSettings,
     pub(super) issuer: Arc<Issuer>,
-    /// What its ID tokens must satisfy: the audience is this client (OpenID Connect Core section 3.1.3.7).
+    /// The rules of its ID tokens: the audience is this client (OpenID Connect Core section 3.1.3.7).
     pub(super) rules: Rules,
-    /// Whether it is served no longer.
+    /// Whether a reload has removed it.
     pub(super) retired: AtomicBool,
-    known: ArcSwapOption<Known>,
-    asking: tokio::sync::Mutex<Option<Timestamp>>,
+    /// The last metadata that was fetched.
+    cached: Arc<ArcSwapOption<ProviderMetadata>>,
+    fetches: SingleFlight<(), Result<Arc<ProviderMetadata>, ProviderError>>,
 }
 
-struct Known {
-    document: Document,
-    at: Timestamp,
-}
-
-/// What is read of a discovery document (OpenID Connect Discovery section 3, RP-Initiated Logout section 2.1, RFC 9207
+/// The members of a discovery document that a login needs (OpenID Connect Discovery section 3, RP-Initiated Logout section 2.1, RFC 9207
 /// section 3).
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Document {
+pub(super) struct ProviderMetadata {
     issuer: String,
     authorization_endpoint: String,
     token_endpoint: String,
@@ -84,38 +81,40 @@ pub(super) struct Document {
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
 }
 
-/// What the provider gave for a code or a refresh token.
-pub(super) struct Tokens {
+/// The token response to a code or a refresh token.
+pub(super) struct ReceivedTokens {
     pub(super) id_token: Option<Secret>,
     pub(super) access_token: Secret,
     pub(super) refresh_token: Option<Secret>,
 }
 
-/// What the provider is shown for tokens.
-pub(super) enum Grant<'a> {
-    /// A code, and the verifier that proves who asked for it (RFC 7636).
-    Code(&'a str, &'a str),
-    /// A refresh token.
-    Refresh(&'a str),
+/// The grant of a token request.
+pub(super) enum TokenGrant<'a> {
+    /// A code, and the PKCE verifier of its authorization request (RFC 7636).
+    AuthorizationCode {
+        code: &'a str,
+        verifier: &'a str,
+    },
+    RefreshToken(&'a str),
 }
 
-/// Why there are no tokens.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
-    /// The provider says that the code or refresh token is not good, or no longer.
+/// An error of a provider.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum ProviderError {
+    /// The provider rejects the code or refresh token (`invalid_grant`).
     #[error("the provider refuses: {0}")]
     Refused(String),
-    /// The provider cannot be asked, or answers what cannot be read; it may be otherwise next time.
-    #[error("the provider cannot be asked: {0}")]
+    /// The provider cannot be reached, or its response is invalid; a retry may succeed.
+    #[error("the provider is unavailable: {0}")]
     Unavailable(String),
 }
 
-impl AskError {
+impl ProviderError {
     pub(super) fn unavailable(&self) -> Refusal {
-        // whoever waits sees a page; whoever can mend it, a wrong client secret say, reads the log
-        tracing::warn!(error = %self, "people cannot log in or stay logged in");
+        // the page names no cause; the operator, who can mend a wrong client secret, finds it in the log
+        tracing::warn!(error = %self, "logins and session refreshes fail: provider unavailable");
         let text =
-            "the identity provider cannot be asked at the moment; try again later, and tell whoever runs this gate";
+            "the identity provider is unavailable at the moment; try again later, and tell the operator of this gate";
         Refusal::unavailable("issuer_unavailable", text).with_detail(self)
     }
 }
@@ -143,11 +142,11 @@ type OAuth = oauth2::Client<
     BasicRevocationErrorResponse,
 >;
 
-/// What an authorization request is made of (OpenID Connect Core section 3.1.2.1).
-pub(super) struct Attempt<'a> {
+/// The parameters of an authorization request (OpenID Connect Core section 3.1.2.1).
+pub(super) struct AuthorizationRequest {
     pub(super) redirect_uri: String,
     pub(super) state: String,
-    pub(super) nonce: &'a str,
+    pub(super) nonce: String,
     pub(super) challenge: PkceCodeChallenge,
 }
 
@@ -155,86 +154,53 @@ impl Provider {
     pub(super) fn new(settings: LoginSettings, issuer: Arc<Issuer>) -> Self {
         let audiences = vec![settings.client_id.clone()];
         let rules = Rules { audiences, access_tokens_only: false, ..issuer.settings.rules.clone() };
-        let (known, asking) = (ArcSwapOption::empty(), tokio::sync::Mutex::default());
-        Self { settings, issuer, rules, retired: AtomicBool::new(false), known, asking }
+        let retired = AtomicBool::new(false);
+        Self { settings, issuer, rules, retired, cached: Arc::default(), fetches: SingleFlight::default() }
     }
 
-    /// Its discovery document, asked for where none is known or the one that is has grown old.
-    pub(super) async fn document(&self, now: Timestamp) -> Result<Document, AskError> {
-        let fresh = |known: &Arc<Known>| now < clock::after(known.at, FRESH);
-        if let Some(known) = self.known.load_full().filter(fresh) {
-            return Ok(known.document.clone());
-        }
-        // single flight: whoever waited finds what the first one found; nobody waits who has an old one
-        let mut failed_at = match (self.last_document(), self.asking.try_lock()) {
-            (_, Ok(failed_at)) => failed_at,
-            (Some(document), Err(_)) => return Ok(document),
-            (None, Err(_)) => self.asking.lock().await,
-        };
-        let known = self.known.load_full();
-        if let Some(known) = known.as_ref().filter(|known| fresh(known)) {
-            return Ok(known.document.clone());
-        }
-        let error = if failed_at.is_some_and(|at| now < clock::after(at, RETRY)) {
-            AskError::Unavailable("its discovery document could not be read a moment ago".into())
-        } else {
-            match self.discover().await {
-                Ok(document) => {
-                    *failed_at = None;
-                    self.known.store(Some(Arc::new(Known { document: document.clone(), at: now })));
-                    return Ok(document);
+    /// The provider's metadata; fetched if there is none or if it is older than an hour.
+    pub(super) async fn metadata(&self, now: Timestamp) -> Result<Arc<ProviderMetadata>, ProviderError> {
+        let fetch = self.fetches.join((), now, || {
+            let issuer = self.issuer.clone();
+            let cached = self.cached.clone();
+            async move {
+                let result = discover(&issuer).await.map(Arc::new);
+                if let Ok(metadata) = &result {
+                    cached.store(Some(metadata.clone()));
                 }
-                Err(error) => {
-                    // what failed took its time, and everybody who waited meanwhile need not fail anew
-                    *failed_at = Some(clock::now().max(now));
-                    error
-                }
+                let span = if result.is_ok() { CURRENT } else { RETRY };
+                (result, span)
             }
-        };
-        known.map(|known| known.document.clone()).ok_or(error)
+        });
+        let cached = self.cached.load_full();
+        if let Some(cached) = cached.as_ref().filter(|_| !fetch.started && !fetch.has_landed()) {
+            return Ok(cached.clone());
+        }
+        let result = fetch.wait().await.unwrap_or_else(|| Err(ProviderError::Unavailable("the fetch failed".into())));
+        result.or_else(|error| cached.ok_or(error))
     }
 
-    /// The discovery document as it was read last, however old; nobody is asked.
-    pub(super) fn last_document(&self) -> Option<Document> {
-        self.known.load().as_ref().map(|known| known.document.clone())
+    /// The metadata that was fetched last, however old.
+    pub(super) fn cached_metadata(&self) -> Option<Arc<ProviderMetadata>> {
+        self.cached.load_full()
     }
 
-    async fn discover(&self) -> Result<Document, AskError> {
-        let url = format!("{}/.well-known/openid-configuration", self.rules.issuer.trim_end_matches('/'));
-        let wrong = |why: String| AskError::Unavailable(format!("`{url}` {why}"));
-        let request = Request::get(&url).header("accept", "application/json").body(Body::Empty);
-        let request = request.map_err(|e| wrong(e.to_string()))?;
-        let answer = self.issuer.client().fetch(request, MAX_DOCUMENT, DEADLINE).await;
-        let answer = answer.map_err(|e| wrong(chain(&e)))?;
-        if answer.status() != http::StatusCode::OK {
-            return Err(wrong(format!("answers {}", answer.status())));
-        }
-        let document: Document = serde_json::from_slice(answer.body()).map_err(|e| wrong(format!("holds {e}")))?;
-        // OpenID Connect Discovery section 4.3
-        if document.issuer != self.rules.issuer {
-            return Err(wrong("is of another issuer".into()));
-        }
-        let ends = document.end_session_endpoint.as_ref();
-        for endpoint in [&document.authorization_endpoint, &document.token_endpoint].into_iter().chain(ends) {
-            if !may_be_asked(endpoint) {
-                return Err(wrong("names an endpoint that is not https".into()));
-            }
-        }
-        Ok(document)
-    }
-
-    /// Where a browser goes to log in.
-    pub(super) fn authorization(&self, document: &Document, attempt: Attempt<'_>) -> Result<String, AskError> {
-        let Attempt { redirect_uri, state, nonce, challenge } = attempt;
-        let wrong = |e: url::ParseError| AskError::Unavailable(e.to_string());
+    /// The URL of an authorization request.
+    pub(super) fn authorization_url(
+        &self,
+        metadata: &ProviderMetadata,
+        request: AuthorizationRequest,
+    ) -> Result<String, ProviderError> {
+        let AuthorizationRequest { redirect_uri, state, nonce, challenge } = request;
+        let wrong = |e: url::ParseError| ProviderError::Unavailable(e.to_string());
         let client = OAuth::new(ClientId::new(self.settings.client_id.clone()))
-            .set_auth_uri(AuthUrl::new(document.authorization_endpoint.clone()).map_err(wrong)?)
+            .set_auth_uri(AuthUrl::new(metadata.authorization_endpoint.clone()).map_err(wrong)?)
             .set_redirect_uri(RedirectUrl::new(redirect_uri).map_err(wrong)?);
         let mut request = client
             .authorize_url(|| CsrfToken::new(state))
             .add_scopes(self.settings.scopes.iter().cloned().map(Scope::new))
             .set_pkce_challenge(challenge)
-            .add_extra_param("nonce", nonce.to_owned());
+            .add_extra_param("nonce", nonce);
         if self.settings.scopes.iter().any(|scope| scope == "offline_access") {
             // OpenID Connect Core section 11: without it the scope is ignored
             request = request.add_extra_param("prompt", "consent");
@@ -242,36 +208,41 @@ impl Provider {
         Ok(request.url().0.into())
     }
 
-    /// Asks the token endpoint.
-    pub(super) async fn ask(&self, grant: Grant<'_>, redirect_uri: String, now: Timestamp) -> Result<Tokens, AskError> {
-        let document = self.document(now).await?;
-        let wrong = |e: url::ParseError| AskError::Unavailable(e.to_string());
+    /// Sends a request to the token endpoint.
+    pub(super) async fn request_tokens(
+        &self,
+        grant: TokenGrant<'_>,
+        redirect_uri: String,
+        now: Timestamp,
+    ) -> Result<ReceivedTokens, ProviderError> {
+        let metadata = self.metadata(now).await?;
+        let wrong = |e: url::ParseError| ProviderError::Unavailable(e.to_string());
         let mut client = OAuth::new(ClientId::new(self.settings.client_id.clone()))
-            .set_token_uri(TokenUrl::new(document.token_endpoint).map_err(wrong)?)
+            .set_token_uri(TokenUrl::new(metadata.token_endpoint.clone()).map_err(wrong)?)
             .set_redirect_uri(RedirectUrl::new(redirect_uri).map_err(wrong)?);
         if let Some(source) = &self.settings.client_secret {
-            let secret = source.read().await.map_err(|e| AskError::Unavailable(chain(&e)))?;
+            let secret = source.read().await.map_err(|e| ProviderError::Unavailable(chain(&e)))?;
             client = client.set_client_secret(ClientSecret::new(secret.expose().to_owned()));
         }
         // RFC 8414 section 2: without the member it is `client_secret_basic`
-        let methods = document.token_endpoint_auth_methods_supported.unwrap_or_default();
+        let methods = metadata.token_endpoint_auth_methods_supported.as_deref().unwrap_or_default();
         if !methods.is_empty() && !methods.iter().any(|method| method == "client_secret_basic") {
             client = client.set_auth_type(AuthType::RequestBody);
         }
         let messenger = Messenger(self.issuer.client());
         let answer = match grant {
-            Grant::Code(code, verifier) => {
+            TokenGrant::AuthorizationCode { code, verifier } => {
                 let request = client.exchange_code(AuthorizationCode::new(code.to_owned()));
                 let request = request.set_pkce_verifier(PkceCodeVerifier::new(verifier.to_owned()));
                 request.request_async(&messenger).await
             }
-            Grant::Refresh(token) => {
+            TokenGrant::RefreshToken(token) => {
                 let token = RefreshToken::new(token.to_owned());
                 client.exchange_refresh_token(&token).request_async(&messenger).await
             }
         };
-        let answer = answer.map_err(said)?;
-        Ok(Tokens {
+        let answer = answer.map_err(token_error)?;
+        Ok(ReceivedTokens {
             id_token: answer.extra_fields().id_token.clone().map(Secret::new),
             access_token: Secret::new(answer.access_token().secret().clone()),
             refresh_token: answer.refresh_token().map(|token| Secret::new(token.secret().clone())),
@@ -279,22 +250,48 @@ impl Provider {
     }
 }
 
-/// RFC 6749 section 5.2: `invalid_grant` is about the code or the refresh token; anything else is about this client or
-/// the provider, and is no reason to end a session.
-fn said<E: std::error::Error + 'static>(error: RequestTokenError<E, BasicErrorResponse>) -> AskError {
+async fn discover(issuer: &Issuer) -> Result<ProviderMetadata, ProviderError> {
+    let expected = &issuer.settings.rules.issuer;
+    let url = format!("{}/.well-known/openid-configuration", expected.trim_end_matches('/'));
+    let invalid = |why: String| ProviderError::Unavailable(format!("`{url}` {why}"));
+    let request = Request::get(&url).header("accept", "application/json").body(Body::Empty);
+    let request = request.map_err(|e| invalid(e.to_string()))?;
+    let response = issuer.client().fetch(request, MAX_DOCUMENT, DEADLINE).await;
+    let response = response.map_err(|e| invalid(chain(&e)))?;
+    if response.status() != http::StatusCode::OK {
+        return Err(invalid(format!("answered {}", response.status())));
+    }
+    let metadata: ProviderMetadata =
+        serde_json::from_slice(response.body()).map_err(|e| invalid(format!("is invalid: {e}")))?;
+    // OpenID Connect Discovery section 4.3
+    if metadata.issuer != *expected {
+        return Err(invalid("is of another issuer".into()));
+    }
+    let ends = metadata.end_session_endpoint.as_ref();
+    for endpoint in [&metadata.authorization_endpoint, &metadata.token_endpoint].into_iter().chain(ends) {
+        if !may_be_asked(endpoint) {
+            return Err(invalid("names an endpoint that is not https".into()));
+        }
+    }
+    Ok(metadata)
+}
+
+/// RFC 6749 section 5.2: `invalid_grant` is about the code or the refresh token. Other errors are about this client or
+/// the provider, and do not end a session.
+fn token_error<E: std::error::Error + 'static>(error: RequestTokenError<E, BasicErrorResponse>) -> ProviderError {
     match error {
         RequestTokenError::ServerResponse(answer) => {
             let code = answer.error().as_ref().to_owned();
             let text = answer.error_description().map_or_else(String::new, |text| format!(" ({text})"));
             match code.as_str() {
-                "invalid_grant" => AskError::Refused(format!("{code}{text}")),
-                _ => AskError::Unavailable(format!("it answers `{code}`{text}")),
+                "invalid_grant" => ProviderError::Refused(format!("{code}{text}")),
+                _ => ProviderError::Unavailable(format!("its token endpoint answered `{code}`{text}")),
             }
         }
-        RequestTokenError::Request(error) => AskError::Unavailable(chain(&error)),
-        // their bytes may hold tokens
+        RequestTokenError::Request(error) => ProviderError::Unavailable(chain(&error)),
+        // the message may contain tokens
         RequestTokenError::Parse(..) | RequestTokenError::Other(_) => {
-            AskError::Unavailable("its token endpoint answers what is no token response".into())
+            ProviderError::Unavailable("its token endpoint's response is not a token response".into())
         }
     }
 }
@@ -302,13 +299,11 @@ fn said<E: std::error::Error + 'static>(error: RequestTokenError<E, BasicErrorRe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{client::Client, gate::identity::Settings};
+    use crate::{client::Client, clock, gate::identity::Settings};
 
-    /// A provider that nobody answers for.
-    fn absent() -> Provider {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    fn provider(issuer: String) -> Provider {
         let mut settings = Settings::test();
-        settings.rules.issuer = format!("http://127.0.0.1:{port}");
+        settings.rules.issuer = issuer;
         let login = LoginSettings {
             issuer: settings.name.clone(),
             title: "Corp".into(),
@@ -321,21 +316,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waited_while_a_provider_failed_does_not_ask_it_again() {
-        let provider = absent();
-        // they came together, and the first one's question took its time to fail
-        let came = clock::now() - jiff::SignedDuration::from_secs(10);
-        let said = async |now| provider.document(now).await.unwrap_err().to_string();
-        assert!(!said(came).await.contains("a moment ago"));
-        assert!(said(came).await.contains("a moment ago"));
-        assert!(said(clock::now()).await.contains("a moment ago"));
+    async fn a_provider_that_failed_is_not_asked_again_at_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let provider = provider(format!("http://{}", listener.local_addr().unwrap()));
+        // the requests arrived together, and the fetch of the first took its time to fail
+        let arrived = clock::now() - jiff::SignedDuration::from_secs(10);
+        let fails = async |now| assert!(provider.metadata(now).await.is_err());
+        let breaks_off = async { drop(listener.accept().await.unwrap()) };
+        tokio::join!(fails(arrived), breaks_off);
+        let asked = tokio::select! {
+            biased;
+            () = async { fails(arrived).await; fails(clock::now()).await } => false,
+            _ = listener.accept() => true,
+        };
+        assert!(!asked);
     }
 
     #[tokio::test]
-    async fn an_old_document_serves_while_somebody_asks_for_a_new_one() {
-        let provider = absent();
+    async fn cached_metadata_is_used_while_a_fetch_runs() {
+        // a listener that never answers
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let provider = provider(format!("http://{}", listener.local_addr().unwrap()));
         let endpoint = |path: &str| format!("{}/{path}", provider.rules.issuer);
-        let document = Document {
+        let metadata = ProviderMetadata {
             issuer: provider.rules.issuer.clone(),
             authorization_endpoint: endpoint("auth"),
             token_endpoint: endpoint("token"),
@@ -343,10 +346,18 @@ mod tests {
             authorization_response_iss_parameter_supported: true,
             token_endpoint_auth_methods_supported: None,
         };
-        provider.known.store(Some(Arc::new(Known { document, at: Timestamp::UNIX_EPOCH })));
-        let _somebody = provider.asking.lock().await;
-        let document = tokio::time::timeout(DEADLINE, provider.document(clock::now())).await;
-        let document = document.expect("it waits").unwrap();
-        assert_eq!(document.end_session_endpoint, provider.last_document().unwrap().end_session_endpoint);
+        provider.cached.store(Some(Arc::new(metadata)));
+        let first = provider.metadata(clock::now());
+        let second = async {
+            tokio::task::yield_now().await;
+            let metadata = tokio::time::timeout(DEADLINE / 2, provider.metadata(clock::now())).await;
+            metadata.expect("it waits for the fetch").unwrap()
+        };
+        let metadata = tokio::select! {
+            biased;
+            _ = first => panic!("the listener answered"),
+            metadata = second => metadata,
+        };
+        assert!(Arc::ptr_eq(&metadata, &provider.cached_metadata().unwrap()));
     }
 }

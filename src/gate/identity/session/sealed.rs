@@ -1,7 +1,7 @@
-//! What a session's cookie holds once it is opened.
+//! The plaintext of a session cookie.
 //!
-//! Promises: it is read only from what the gate's own keys opened, so that its ID token was checked whole when it was
-//! sealed. Secrets in it have no `Debug`.
+//! Promises: a session is read only from a plaintext that the gate's own keys opened, so its ID token was verified when
+//! it was sealed. Secrets in it have no `Debug`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::revocations::Names;
+use super::subject::SessionIdentifiers;
 use crate::{
     clock::{self, Timestamp},
     secret::Secret,
@@ -23,22 +23,22 @@ pub(super) struct Session {
     pub(super) generation: u32,
     /// The issuer's name.
     pub(super) issuer: Box<str>,
-    /// The provider's own name of its session.
+    /// The provider's identifier of its own session.
     pub(super) sid: Option<Box<str>>,
-    /// As the provider signed it: its claims are the principal's, and logout shows it again.
+    /// As the provider signed it: its claims are the principal's, and logout sends it as a hint.
     pub(super) id_token: Secret,
     pub(super) refresh_token: Option<Secret>,
     /// When the person logged in.
     pub(super) created: Timestamp,
     /// When this generation was sealed.
     pub(super) issued: Timestamp,
-    /// When it counts no longer.
+    /// When this generation expires.
     pub(super) ends: Timestamp,
 }
 
-/// The form of it that is sealed: names are short because browsers carry it on each request.
+/// The sealed form. Member names are short because browsers send it with each request.
 #[derive(Serialize, Deserialize)]
-struct Plain<'a> {
+struct Plaintext<'a> {
     i: Uuid,
     g: u32,
     s: &'a str,
@@ -53,20 +53,21 @@ struct Plain<'a> {
 }
 
 #[derive(Deserialize)]
-struct Subject {
+struct SubjectClaim {
     sub: Box<str>,
 }
 
 impl Session {
     pub(super) fn read(plain: &[u8]) -> Option<Self> {
-        let Plain { i: id, g: generation, s, d: sid, t, r, c: created, a: issued, e: ends } =
+        let Plaintext { i: id, g: generation, s, d: sid, t, r, c: created, a: issued, e: ends } =
             serde_json::from_slice(plain).ok()?;
-        let (id_token, refresh_token) = (Secret::new(t.to_owned()), r.map(|r| Secret::new(r.into())));
+        let id_token = Secret::new(t.to_owned());
+        let refresh_token = r.map(|r| Secret::new(r.into()));
         Some(Self { id, generation, issuer: s.into(), sid, id_token, refresh_token, created, issued, ends })
     }
 
     pub(super) fn write(&self) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
-        let plain = Plain {
+        let plain = Plaintext {
             i: self.id,
             g: self.generation,
             s: &self.issuer,
@@ -80,20 +81,20 @@ impl Session {
         serde_json::to_vec(&plain).map(Zeroizing::new)
     }
 
-    /// The ID token's claims: one JSON object. They were checked when the session was sealed.
+    /// The ID token's claims: one JSON object, verified when the session was sealed.
     pub(super) fn claims(&self) -> Option<String> {
         let payload = self.id_token.expose().split('.').nth(1)?;
         String::from_utf8(URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
     }
 
-    /// What it can be ended by; `issuer` is the name that its principals share.
-    pub(super) fn names(&self, issuer: Arc<str>) -> Option<Names> {
-        let Subject { sub: subject } = serde_json::from_str(&self.claims()?).ok()?;
-        Some(Names { id: self.id, issuer, subject, sid: self.sid.clone(), created: self.created })
+    /// The identifiers that a revocation can refer to; `issuer` is the name that its principals share.
+    pub(super) fn identifiers(&self, issuer: Arc<str>) -> Option<SessionIdentifiers> {
+        let SubjectClaim { sub: subject } = serde_json::from_str(&self.claims()?).ok()?;
+        Some(SessionIdentifiers { id: self.id, issuer, subject, sid: self.sid.clone(), created: self.created })
     }
 
-    /// When it can count no longer: at its end, unless it can be refreshed.
-    pub(super) fn over(&self, longest: Duration) -> Timestamp {
+    /// The end of the session, its refreshes included.
+    pub(super) fn usable_until(&self, longest: Duration) -> Timestamp {
         let last = self.last(longest);
         if self.refresh_token.is_some() && self.ends < last { last } else { self.ends }
     }
@@ -109,9 +110,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_over_at_its_end_unless_it_can_be_refreshed() {
+    fn a_session_is_usable_until_its_end_or_as_long_as_it_can_be_refreshed() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let check = |refresh: Option<&str>, ends: i64, over: i64| {
+        let check = |refresh: Option<&str>, ends: i64, usable_until: i64| {
             let session = Session {
                 id: Uuid::now_v7(),
                 generation: 0,
@@ -123,12 +124,12 @@ mod tests {
                 issued: at(1000),
                 ends: at(ends),
             };
-            assert_eq!(session.over(Duration::from_secs(500)), at(over), "{refresh:?}, ends at {ends}");
+            assert_eq!(session.usable_until(Duration::from_secs(500)), at(usable_until), "{refresh:?}, ends at {ends}");
         };
         check(None, 1100, 1100);
         check(Some("r"), 1100, 1500);
         check(Some("r"), 1500, 1500);
-        // as a longer `max` of before sealed it
+        // sealed under a longer `max_lifetime`
         check(Some("r"), 1600, 1600);
     }
 }

@@ -1,15 +1,22 @@
-//! What a reload does to sessions that are in use.
+//! The effect of a reload on sessions in use.
+
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
-use super::*;
-use crate::{client::Client, clock, gate::identity::issuer, secret::Secret};
+use super::{cookie::SessionCookie, sealed::Session, *};
+use crate::{
+    client::Client,
+    clock::{self, Timestamp},
+    gate::identity::{Issuer, issuer},
+    secret::Secret,
+};
 
 /// A `[sessions]` section with one provider, `corp`.
-fn sessions(memory: &Arc<Memory>, client_id: &str, bend: impl FnOnce(&mut issuer::Settings)) -> Arc<Sessions> {
+fn sessions(state: &Arc<SessionState>, client_id: &str, change: impl FnOnce(&mut issuer::Settings)) -> Arc<Sessions> {
     let mut corp = issuer::Settings::test();
-    bend(&mut corp);
+    change(&mut corp);
     let login = LoginSettings {
         issuer: "corp".into(),
         title: "Corp".into(),
@@ -18,13 +25,18 @@ fn sessions(memory: &Arc<Memory>, client_id: &str, bend: impl FnOnce(&mut issuer
         scopes: vec!["openid".into()],
         end_session: None,
     };
-    let (url, longest) = ("https://gate.test".into(), Duration::from_secs(3600));
-    let settings = Settings { url, logins: vec![login], keys: Vec::new(), longest, ended: None };
+    let settings = Settings {
+        url: "https://gate.test".into(),
+        logins: vec![login],
+        keys: Vec::new(),
+        max_lifetime: Duration::from_secs(3600),
+        revocations: None,
+    };
     let issuer = Arc::new(Issuer::new(corp, Arc::new(Client::new(None).unwrap())));
-    Arc::new(Sessions::new(settings, &[issuer], memory.clone()).unwrap())
+    Arc::new(Sessions::new(settings, &[issuer], state.clone()).unwrap())
 }
 
-/// Ada's session; its ID token was checked when it began, so that nobody looks at the signature.
+/// Ada's session. Its ID token was verified when it began, so its signature does not matter here.
 fn session(now: Timestamp) -> Session {
     let part = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
     let header = part(serde_json::json!({"alg": "ES256"}));
@@ -43,20 +55,20 @@ fn session(now: Timestamp) -> Session {
 }
 
 #[test]
-fn what_stands_on_a_session_ends_with_its_provider() {
+fn a_stream_of_a_session_ends_with_its_provider() {
     let now = clock::now();
-    // whether its streams go on, and whether it counts when it comes again
-    let check = |client_id: &str, bend: fn(&mut issuer::Settings), goes_on: bool, counts: bool| {
-        let memory = Arc::new(Memory::open(None, now).unwrap());
-        let before = sessions(&memory, "gate", |_| {});
-        let (sealed, opened) = before.seal(session(now), now).unwrap();
-        let next = sessions(&memory, client_id, bend);
+    // whether its stream stays open, and whether its cookie is accepted again
+    let check = |client_id: &str, change: fn(&mut issuer::Settings), stays_open: bool, accepted: bool| {
+        let state = Arc::new(SessionState::open(None, now).unwrap());
+        let before = sessions(&state, "gate", |_| {});
+        let (sealed, active) = before.seal(session(now), now).unwrap();
+        let next = sessions(&state, client_id, change);
         before.retire(Some(&next));
-        assert_eq!(!opened.principal.ended.is_cancelled(), goes_on, "its stream");
-        let again = next.opened(&Found::Sealed(sealed.clone()), now);
-        assert_eq!(again.is_ok_and(|(again, _)| !again.principal.ended.is_cancelled()), counts, "its cookie");
+        assert_eq!(!active.principal.ended.is_cancelled(), stays_open, "its stream");
+        let again = next.open_cookie(&SessionCookie::Sealed(sealed.clone()), now);
+        assert_eq!(again.is_ok_and(|(again, _)| !again.principal.ended.is_cancelled()), accepted, "its cookie");
         // a request that was under way
-        assert_eq!(before.opened(&Found::Sealed(sealed), now).is_ok(), goes_on);
+        assert_eq!(before.open_cookie(&SessionCookie::Sealed(sealed), now).is_ok(), stays_open);
     };
     check("gate", |_| {}, true, true);
     check("gate", |corp| corp.grace = Duration::ZERO, true, true);
@@ -67,10 +79,10 @@ fn what_stands_on_a_session_ends_with_its_provider() {
 }
 
 #[test]
-fn what_stands_on_sessions_ends_where_nobody_logs_in_any_longer() {
+fn the_streams_of_sessions_end_when_logins_are_no_longer_configured() {
     let now = clock::now();
-    let before = sessions(&Arc::new(Memory::open(None, now).unwrap()), "gate", |_| {});
-    let (_, opened) = before.seal(session(now), now).unwrap();
+    let before = sessions(&Arc::new(SessionState::open(None, now).unwrap()), "gate", |_| {});
+    let (_, active) = before.seal(session(now), now).unwrap();
     before.retire(None);
-    assert!(opened.principal.ended.is_cancelled());
+    assert!(active.principal.ended.is_cancelled());
 }

@@ -23,7 +23,8 @@ pub(in crate::gate::proxy) fn page(gate: &Gate, permit: &Permit<'_>, context: Au
             (exporter.name.to_string(), link)
         })
         .collect();
-    let sessions = gate.identity.sessions().filter(|_| cookie::session(context.headers) != cookie::Found::None);
+    let sessions =
+        gate.identity.sessions().filter(|_| cookie::session(context.headers) != cookie::SessionCookie::Absent);
     let ends_at = sessions.map(|sessions| sessions.logout_origin(context.headers));
     pages::home(&permit.principal, &permit.roles, &exporters, ends_at.as_ref().map(Option::as_slice))
 }

@@ -17,7 +17,7 @@ use crate::{
         audit::Record,
         identity::{
             AuthContext,
-            session::{Callback, MAX_FORM, Next, ReturnTo, Sessions, cookie},
+            session::{Callback, LogoutRedirect, MAX_FORM, ReturnTo, Sessions, cookie},
         },
     },
     http::{Body, read_bounded},
@@ -69,7 +69,7 @@ pub(in crate::gate::proxy) async fn callback(
 
 /// `GET /logout`: a page with the button.
 pub(in crate::gate::proxy) fn ask_logout(sessions: &Sessions, context: AuthContext<'_>) -> Response<Body> {
-    if cookie::session(context.headers) == cookie::Found::None {
+    if cookie::session(context.headers) == cookie::SessionCookie::Absent {
         return pages::signed_out();
     }
     pages::ask_logout(sessions.logout_origin(context.headers).as_slice())
@@ -82,8 +82,8 @@ pub(in crate::gate::proxy) async fn logout(
     reply: &mut HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
     match sessions.log_out(context.headers, context.now, reply).await? {
-        Next::Provider(location) => Ok(see_other(&location)),
-        Next::Here => Ok(pages::signed_out()),
+        LogoutRedirect::Provider(location) => Ok(see_other(&location)),
+        LogoutRedirect::None => Ok(pages::signed_out()),
     }
 }
 

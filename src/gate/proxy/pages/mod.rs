@@ -19,7 +19,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::{
     gate::{
         audit::Record,
-        identity::session::{Choice, ReturnTo},
+        identity::session::{LoginChoice, ReturnTo},
     },
     http::Body,
     principal::Principal,
@@ -58,7 +58,7 @@ impl Navigation {
 }
 
 /// The address of a login, with a provider or without.
-fn login(choice: Option<&Choice>, return_to: &ReturnTo) -> String {
+fn login(choice: Option<&LoginChoice>, return_to: &ReturnTo) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     if let Some(choice) = choice {
         query.append_pair("provider", &choice.name);
@@ -117,7 +117,7 @@ fn protect(to: &mut HeaderMap, forms_go_to: &[String]) {
 }
 
 /// Whom to sign in with.
-pub(super) fn chooser(choices: &[Choice], return_to: &ReturnTo) -> Response<Body> {
+pub(super) fn chooser(choices: &[LoginChoice], return_to: &ReturnTo) -> Response<Body> {
     let body = html! {
         h1 { "Sign in" }
         p { "Choose the account that you sign in with." }
@@ -263,7 +263,7 @@ mod tests {
         let principal = Principal::test("corp", &serde_json::json!({ "name": nasty }).to_string());
         let pages = [
             home(&principal, &[nasty.into()], &[(nasty.into(), format!("/{nasty}\"'"))], None),
-            chooser(&[Choice { name: nasty.into(), title: nasty.into() }], &ReturnTo::parse("/")),
+            chooser(&[LoginChoice { name: nasty.into(), title: nasty.into() }], &ReturnTo::parse("/")),
         ];
         for page in pages {
             let Body::Full(bytes) = page.into_body() else { panic!("not a page") };
