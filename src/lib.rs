@@ -15,6 +15,7 @@ mod http;
 mod peer;
 mod pipeline;
 mod principal;
+mod protobuf;
 mod refusal;
 mod secret;
 mod series;

@@ -4,77 +4,15 @@
 //! though two bytes on the wire may stand for a label or a sample. Unknown fields are skipped, as protobuf wants. It
 //! knows the wire only; what makes a series valid is decided in `remote_write`.
 
-use crate::series::Sample;
+use crate::{
+    protobuf::{Fields, Malformed, Value},
+    series::Sample,
+};
 
 /// Labels of one series that are looked at; one more shows that there are too many. Prometheus' kind has a few dozen.
 pub(super) const MAX_LABELS: usize = 128;
 /// Samples of one series in one request, likewise. Senders put a handful into each.
 pub(super) const MAX_SAMPLES: usize = 1 << 16;
-
-/// The bytes are not the protobuf message they should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a remote write message")]
-pub(super) struct Malformed;
-
-/// One field's value. Groups are refused: no message here has them.
-#[derive(Clone, Copy, Debug)]
-enum Value<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Bytes(&'a [u8]),
-    Fixed32,
-}
-
-struct Fields<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Fields<'a> {
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0;
-        for (place, &byte) in self.rest.iter().take(10).enumerate() {
-            value |= u64::from(byte & 0x7f) << (7 * place);
-            if byte < 0x80 {
-                self.rest = self.rest.get(place + 1..).ok_or(Malformed)?;
-                return Ok(value);
-            }
-        }
-        Err(Malformed)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(Malformed)?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    /// The next field's number and value; nothing at the end.
-    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, Malformed> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => Value::Fixed64(u64::from_le_bytes(self.array()?)),
-            2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
-                let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed)?;
-                self.rest = rest;
-                Value::Bytes(taken)
-            }
-            5 => {
-                self.array::<4>()?;
-                Value::Fixed32
-            }
-            _ => return Err(Malformed),
-        };
-        match key >> 3 {
-            0 => Err(Malformed),
-            number => Ok(Some((number, value))),
-        }
-    }
-}
 
 /// One `TimeSeries`, in place. `labels` are as sent: any order, any bytes. Both lists end one behind their bound.
 #[derive(Debug, Default)]
@@ -89,9 +27,9 @@ pub(super) struct Series<'a> {
 
 /// Calls `visit` with each series of a `prometheus.WriteRequest`; the same `Series` is filled anew each time.
 pub(super) fn for_each_series<'a>(message: &'a [u8], mut visit: impl FnMut(&Series<'a>)) -> Result<(), Malformed> {
-    let mut fields = Fields { rest: message };
     let mut series = Series::default();
-    while let Some((number, value)) = fields.next()? {
+    for field in Fields::new(message) {
+        let (number, value) = field?;
         // 1 timeseries; 2 is reserved; 3 metadata, which no sink wants yet
         if let (1, Value::Bytes(bytes)) = (number, value) {
             read_series(bytes, &mut series)?;
@@ -105,8 +43,8 @@ fn read_series<'a>(message: &'a [u8], series: &mut Series<'a>) -> Result<(), Mal
     series.labels.clear();
     series.samples.clear();
     (series.sample_count, series.exemplars, series.histograms) = (0, 0, 0);
-    let mut fields = Fields { rest: message };
-    while let Some((number, value)) = fields.next()? {
+    for field in Fields::new(message) {
+        let (number, value) = field?;
         match (number, value) {
             (1, Value::Bytes(bytes)) => {
                 let label = read_label(bytes)?;
@@ -132,8 +70,8 @@ fn read_series<'a>(message: &'a [u8], series: &mut Series<'a>) -> Result<(), Mal
 
 fn read_label(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let mut label: (&[u8], &[u8]) = (&[], &[]);
-    let mut fields = Fields { rest: message };
-    while let Some((number, value)) = fields.next()? {
+    for field in Fields::new(message) {
+        let (number, value) = field?;
         match (number, value) {
             (1, Value::Bytes(bytes)) => label.0 = bytes,
             (2, Value::Bytes(bytes)) => label.1 = bytes,
@@ -146,8 +84,8 @@ fn read_label(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
 
 fn read_sample(message: &[u8]) -> Result<Sample, Malformed> {
     let mut sample = Sample { timestamp: 0, value: 0.0 };
-    let mut fields = Fields { rest: message };
-    while let Some((number, value)) = fields.next()? {
+    for field in Fields::new(message) {
+        let (number, value) = field?;
         match (number, value) {
             (1, Value::Fixed64(bits)) => sample.value = f64::from_bits(bits),
             // an int64 is the varint of its two's complement
