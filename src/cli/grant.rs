@@ -13,7 +13,7 @@ use super::{
     say,
 };
 use crate::{
-    cli::login::{self, Kind, Problem, gate::Gate, printable},
+    cli::login::{self, GateClient, LoginError, TokenKind, printable},
     secret::{Secret, Source},
     telemetry::chain,
 };
@@ -115,14 +115,14 @@ pub(super) fn run(command: Command) -> ExitCode {
 }
 
 async fn change(options: &Options, path: &str, wish: &Value) -> Result<(), End> {
-    let grant = connect(options).await?.ask(Method::POST, path, Some(wish)).await?;
+    let grant = connect(options).await?.send(Method::POST, path, Some(wish)).await?;
     say(&if options.json { grant.to_string() } else { line(&understood(grant)?) });
     Ok(())
 }
 
 async fn list(options: &Options, pending: bool) -> Result<(), End> {
     let path = if pending { "/grants?state=pending" } else { "/grants" };
-    let answer = connect(options).await?.ask(Method::GET, path, None).await?;
+    let answer = connect(options).await?.send(Method::GET, path, None).await?;
     if options.json {
         say(&answer.to_string());
         return Ok(());
@@ -178,16 +178,16 @@ fn understood<T: DeserializeOwned>(answer: Value) -> Result<T, End> {
     serde_json::from_value(answer).map_err(told)
 }
 
-async fn connect(options: &Options) -> Result<Gate, End> {
-    Ok(Gate::new(&options.gate, options.ca.as_deref(), token(options).await?)?)
+async fn connect(options: &Options) -> Result<GateClient, End> {
+    Ok(GateClient::new(&options.gate, options.ca.as_deref(), token(options).await?)?)
 }
 
 async fn token(options: &Options) -> Result<Secret, End> {
     if let Some(file) = &options.token_file {
         return Source::File(file.clone()).read().await.map_err(|e| End::Wrong(chain(&e)));
     }
-    let (profile, kind) = (&options.profile, if options.id_token { Kind::Id } else { Kind::Access });
-    let cache = profile.existing()?.ok_or_else(|| End::from(Problem::NoLogin(profile.name.clone())))?;
+    let (profile, kind) = (&options.profile, if options.id_token { TokenKind::Id } else { TokenKind::Access });
+    let cache = profile.existing()?.ok_or_else(|| End::from(LoginError::NoLogin(profile.name.clone())))?;
     let handed = login::token(&cache, &profile.name, kind).await?;
     if let Some(warning) = &handed.warning {
         complain(&format!("the login's token ends within a minute, and there is no newer one: {warning}"));

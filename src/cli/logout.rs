@@ -7,16 +7,16 @@ use super::{
     say,
 };
 use crate::{
-    cli::login::{self, Problem, Revoked},
+    cli::login::{self, LoginError, Revocation},
     telemetry::chain,
 };
 
-/// What `wicketgate logout` is told.
+/// The options of `wicketgate logout`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(flatten)]
     profile: Profile,
-    /// Every login that is kept
+    /// Every stored login
     #[arg(long, conflicts_with = "name")]
     all: bool,
 }
@@ -24,23 +24,23 @@ pub(super) struct Options {
 pub(super) fn logout(options: &Options) -> ExitCode {
     profile::run(async {
         let Options { profile, all } = options;
-        let none = || End::from(Problem::NoLogin(profile.name.clone()));
+        let none = || End::from(LoginError::NoLogin(profile.name.clone()));
         let cache = match profile.existing()? {
             Some(cache) => cache,
             None if *all => return Ok(()),
             None => return Err(none()),
         };
         let names = if *all { cache.names()? } else { vec![profile.name.clone()] };
-        let mut kept_alive = Vec::new();
+        let mut not_revoked = Vec::new();
         for name in names {
             match login::logout(&cache, &name).await? {
-                Revoked::Yes => say(&format!("`{name}` is logged out: revoked at its provider, and removed")),
-                Revoked::No(problem) => {
-                    let why = chain(&problem);
-                    kept_alive.push(format!("`{name}` is removed, but was not revoked at its provider: {why}"));
+                Revocation::Revoked => say(&format!("`{name}` is logged out: revoked at its provider, and removed")),
+                Revocation::Failed(error) => {
+                    let why = chain(&error);
+                    not_revoked.push(format!("`{name}` is removed, but was not revoked at its provider: {why}"));
                 }
             }
         }
-        if kept_alive.is_empty() { Ok(()) } else { Err(End::No(kept_alive.join("\n"))) }
+        if not_revoked.is_empty() { Ok(()) } else { Err(End::No(not_revoked.join("\n"))) }
     })
 }

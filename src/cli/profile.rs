@@ -5,8 +5,8 @@ use std::{future::Future, path::PathBuf, process::ExitCode};
 use super::{WRONG, complain};
 use crate::{
     cli::login::{
-        Problem,
-        cache::{Cache, CacheError, check_name},
+        LoginError,
+        cache::{CacheError, LoginCache, check_name},
     },
     telemetry::chain,
 };
@@ -31,11 +31,11 @@ pub(super) enum End {
     Wrong(String),
 }
 
-impl From<Problem> for End {
-    fn from(problem: Problem) -> Self {
+impl From<LoginError> for End {
+    fn from(problem: LoginError) -> Self {
         let text = chain(&problem);
         match problem {
-            Problem::Address(_) | Problem::Build(_) | Problem::Cache(CacheError::Name(_)) => Self::Wrong(text),
+            LoginError::Address(_) | LoginError::Build(_) | LoginError::Cache(CacheError::Name(_)) => Self::Wrong(text),
             _ => Self::No(text),
         }
     }
@@ -43,19 +43,19 @@ impl From<Problem> for End {
 
 impl From<CacheError> for End {
     fn from(error: CacheError) -> Self {
-        Problem::from(error).into()
+        LoginError::from(error).into()
     }
 }
 
 impl Profile {
     /// The cache, made where there is none.
-    pub(super) fn make(&self) -> Result<Cache, End> {
-        Ok(Cache::make(&self.directory()?)?)
+    pub(super) fn make(&self) -> Result<LoginCache, End> {
+        Ok(LoginCache::make(&self.directory()?)?)
     }
 
     /// The cache, where there is one.
-    pub(super) fn existing(&self) -> Result<Option<Cache>, End> {
-        Ok(Cache::existing(&self.directory()?)?)
+    pub(super) fn existing(&self) -> Result<Option<LoginCache>, End> {
+        Ok(LoginCache::existing(&self.directory()?)?)
     }
 
     /// The XDG Base Directory Specification: state that lasts, but is not worth a backup; relative paths do not count.

@@ -7,9 +7,9 @@ use super::{
     profile::{self, End, Profile},
     say,
 };
-use crate::cli::login::{self, Kind, Problem};
+use crate::cli::login::{self, LoginError, TokenKind};
 
-/// What `wicketgate token` is told.
+/// The options of `wicketgate token`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     #[command(flatten)]
@@ -25,17 +25,17 @@ pub(super) struct Options {
 pub(super) fn token(options: &Options) -> ExitCode {
     profile::run(async {
         let Options { profile, id_token, header } = options;
-        let cache = profile.existing()?.ok_or_else(|| End::from(Problem::NoLogin(profile.name.clone())))?;
-        let kind = if *id_token { Kind::Id } else { Kind::Access };
-        let handed = login::token(&cache, &profile.name, kind).await?;
-        if let Some(warning) = &handed.warning {
-            complain(&format!("this token ends within a minute, and there is no newer one: {warning}"));
+        let cache = profile.existing()?.ok_or_else(|| End::from(LoginError::NoLogin(profile.name.clone())))?;
+        let kind = if *id_token { TokenKind::Id } else { TokenKind::Access };
+        let token = login::token(&cache, &profile.name, kind).await?;
+        if let Some(warning) = &token.warning {
+            complain(&format!("this token expires within a minute, and there is no newer one: {warning}"));
         }
-        let token = handed.token.expose();
+        let text = token.token.expose();
         if *header {
-            say(&format!("Authorization: Bearer {token}"));
+            say(&format!("Authorization: Bearer {text}"));
         } else {
-            say(token);
+            say(text);
         }
         Ok(())
     })

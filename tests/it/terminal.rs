@@ -309,7 +309,7 @@ async fn a_provider_with_a_certificate_of_its_own_is_trusted_by_that_alone() {
     assert!(provider.issuer.starts_with("https://"), "{}", provider.issuer);
     let stranger = shell.run(&format!("login --device {}", at(&provider))).await;
     assert_eq!(stranger.code, 1, "{stranger:?}");
-    assert!(stranger.err.contains("cannot be asked") && stranger.err.contains("certificate"), "{stranger:?}");
+    assert!(stranger.err.contains("cannot be reached") && stranger.err.contains("certificate"), "{stranger:?}");
 
     let person = Person::new(Some(pki.client(b"http/1.1")));
     shell.log_in_by(person, &format!("{} --ca ca.pem", at(&provider))).await;

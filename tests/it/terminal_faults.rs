@@ -114,7 +114,7 @@ async fn what_the_provider_refuses_is_said() {
         "is not there",
     );
     provider.stop().await;
-    hands_out_nothing(&shell.run(&at("terminal", OidcProvider::RESOURCE)).await, "cannot be asked");
+    hands_out_nothing(&shell.run(&at("terminal", OidcProvider::RESOURCE)).await, "cannot be reached");
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn an_outage_costs_only_what_has_expired() {
 
     expire(&shell);
     let over = shell.run("token").await;
-    hands_out_nothing(&over, "cannot be asked");
+    hands_out_nothing(&over, "cannot be reached");
     assert!(shell.secrets("default").iter().all(|secret| !over.err.contains(secret)), "it shows a token");
     provider.go_on().await;
     let renewed = shell.run("token").await;

@@ -103,10 +103,10 @@ async fn an_answer_without_a_usable_token_is_refused() {
     log_in(&issuer, &shell).await;
     for (member, value, why) in [
         ("token_type", json!("DPoP"), "its token is not a bearer token"),
-        ("token_type", Value::Null, "the provider's answer cannot be understood"),
-        ("access_token", json!("two words"), "its token holds what no header may hold"),
-        ("access_token", json!("line\nX-Other: 1"), "its token holds what no header may hold"),
-        ("access_token", json!({"the": "secret-inside"}), "the provider's answer cannot be understood"),
+        ("token_type", Value::Null, "the provider's response is invalid"),
+        ("access_token", json!("two words"), "its token has a byte that no header may have"),
+        ("access_token", json!("line\nX-Other: 1"), "its token has a byte that no header may have"),
+        ("access_token", json!({"the": "secret-inside"}), "the provider's response is invalid"),
         ("expires_in", json!(0), "a token that has already expired"),
     ] {
         let mut answer = tokens(2, 300);

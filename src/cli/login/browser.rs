@@ -1,72 +1,77 @@
-//! Logging in with a browser on this machine: authorization code with PKCE over a loopback redirect (RFC 8252).
+//! Login in a browser on this machine: authorization code with PKCE and a loopback redirect (RFC 8252).
 
 use std::time::Duration;
 
 use oauth2::{CsrfToken, PkceCodeChallenge, PkceCodeVerifier};
 
 use super::{
-    Problem,
-    exchange::Client,
-    login::{Login, Settings},
-    loopback::{Expecting, Loopback},
-    printable,
+    error::LoginError,
+    loopback::{ExpectedResponse, LoopbackListener},
+    oauth_client::OAuthClient,
+    printable::printable,
     provider::Provider,
+    stored::{Settings, StoredLogin},
 };
 use crate::secret::Secret;
 
 /// How long a person may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const LOGIN_DEADLINE: Duration = Duration::from_secs(300);
 
-/// A URL that waits to be opened, and the listener for what comes back.
-pub(crate) struct Browser {
+/// A URL to open, and the listener for the response.
+pub(super) struct BrowserLogin {
     provider: Provider,
     settings: Settings,
-    loopback: Loopback,
+    listener: LoopbackListener,
     url: String,
     state: Secret,
     nonce: Secret,
     verifier: PkceCodeVerifier,
 }
 
-impl std::fmt::Debug for Browser {
+impl std::fmt::Debug for BrowserLogin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Browser").field("provider", &self.provider.issuer).finish_non_exhaustive()
+        f.debug_struct("BrowserLogin").field("provider", &self.provider.issuer).finish_non_exhaustive()
     }
 }
 
-impl Browser {
-    pub(super) async fn begin(provider: Provider, settings: Settings) -> Result<Self, Problem> {
+impl BrowserLogin {
+    pub(super) async fn begin(provider: Provider, settings: Settings) -> Result<Self, LoginError> {
         let Some(endpoint) = provider.authorization.clone() else {
-            return Err(Problem::Lacks("authorization endpoint", "`--device`"));
+            return Err(LoginError::Unsupported("authorization endpoint", "`--device`"));
         };
-        let loopback = Loopback::open().await.map_err(Problem::Listen)?;
+        let listener = LoopbackListener::open().await.map_err(LoginError::Listen)?;
         // RFC 7636 section 4.2: S256, the only method used
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let nonce = CsrfToken::new_random().into_secret();
-        let client = Client::new(&provider, &settings);
-        let (url, state) = client.authorization(&endpoint, loopback.redirect(), challenge, &nonce)?;
-        Ok(Self { loopback, url: url.into(), state, nonce: Secret::new(nonce), verifier, provider, settings })
+        let client = OAuthClient::new(&provider, &settings);
+        let (url, state) = client.authorization_url(&endpoint, listener.redirect_uri(), challenge, &nonce)?;
+        Ok(Self { listener, url: url.into(), state, nonce: Secret::new(nonce), verifier, provider, settings })
     }
 
-    /// What to open in a browser on this machine. It holds no secret that would be of use without this process.
+    /// The URL to open in a browser on this machine. Its secrets are of no use without this process.
     #[must_use]
-    pub(crate) fn url(&self) -> &str {
+    pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    pub(super) async fn finish(self) -> Result<Login, Problem> {
-        let Self { provider, settings, loopback, state, nonce, verifier, .. } = self;
-        let redirect = loopback.redirect().to_owned();
-        let expecting = Expecting { state, issuer: provider.issuer.clone(), issuer_required: provider.names_itself };
-        let code = match tokio::time::timeout(PATIENCE, loopback.answer(expecting)).await {
-            Err(_) => return Err(Problem::TooLate(PATIENCE)),
-            Ok(Err(error)) => return Err(Problem::Listen(error)),
-            Ok(Ok(answer)) => answer.map_err(|refusal| match refusal.as_str() {
-                "access_denied" => Problem::Denied,
-                _ => Problem::Refused(printable(&refusal)),
+    pub(super) async fn finish(self) -> Result<StoredLogin, LoginError> {
+        let Self { provider, settings, listener, state, nonce, verifier, .. } = self;
+        let redirect_uri = listener.redirect_uri().to_owned();
+        let expected = ExpectedResponse {
+            state,
+            issuer: provider.issuer.clone(),
+            issuer_required: provider.iss_parameter_supported,
+        };
+        let code = match tokio::time::timeout(LOGIN_DEADLINE, listener.response(expected)).await {
+            Err(_) => return Err(LoginError::TooLate(LOGIN_DEADLINE)),
+            Ok(Err(error)) => return Err(LoginError::Listen(error)),
+            Ok(Ok(response)) => response.map_err(|refusal| match refusal.as_str() {
+                "access_denied" => LoginError::Denied,
+                _ => LoginError::Refused(printable(&refusal)),
             })?,
         };
-        let tokens = Client::new(&provider, &settings).code(code, &redirect, verifier, nonce.expose()).await?;
-        Ok(Login { settings, tokens })
+        let tokens =
+            OAuthClient::new(&provider, &settings).exchange_code(code, &redirect_uri, verifier, nonce.expose()).await?;
+        Ok(StoredLogin { settings, tokens })
     }
 }

@@ -5,10 +5,9 @@ use std::{
     process::{ExitCode, Stdio},
 };
 
-use crate::cli::login::{
-    self, Waiting,
-    login::Settings,
-    provider::{GateMetadata, Provider},
+use super::{
+    browser::LOGIN_DEADLINE, pending::PendingLogin, provider::Provider, resource_metadata::ResourceMetadata,
+    stored::Settings, tokens,
 };
 use crate::cli::{
     complain,
@@ -17,7 +16,7 @@ use crate::cli::{
 
 const DEFAULT_SCOPES: &str = "openid offline_access";
 
-/// What `wicketgate login` is told. Whatever is left out is as it was at the last login of that name.
+/// The options of `wicketgate login`. An option that is left out is as at the last login of that name.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Options {
     /// The identity provider
@@ -58,43 +57,44 @@ pub(in crate::cli) fn login(options: &Options) -> ExitCode {
     profile::run(async {
         tokio::select! {
             done = log_in(options) => done,
-            // dropped half-way, a login leaves nothing behind
-            Ok(()) = tokio::signal::ctrl_c() => Err(End::No("given up; nothing was kept".into())),
+            // a login that is dropped leaves nothing behind
+            Ok(()) = tokio::signal::ctrl_c() => Err(End::No("cancelled; nothing was stored".into())),
         }
     })
 }
 
 async fn log_in(options: &Options) -> Result<(), End> {
     let name = &options.profile.name;
-    // before the person is asked for anything
+    // before the person does anything
     let cache = options.profile.make()?;
     let settings = settings(options, || Ok(cache.read(name)?.map(|login| login.settings))).await?;
     let provider = Provider::discover(&settings.issuer, settings.ca.as_deref()).await?;
-    let waiting = if in_browser(options, &provider) {
-        Waiting::for_browser(provider, settings).await?
+    let pending = if in_browser(options, &provider) {
+        PendingLogin::for_browser(provider, settings).await?
     } else {
-        Waiting::for_device(provider, settings).await?
+        PendingLogin::for_device(provider, settings).await?
     };
-    instruct(&waiting);
-    let login = waiting.finish().await?;
-    login::keep(&cache, name, &login).await?;
-    let who = login.tokens.id.as_ref().map(|id| format!(" as `{}`", id.subject.escape_debug())).unwrap_or_default();
-    complain(&format!("logged in at {}{who}; `wicketgate token` now prints a token", login.settings.issuer));
+    instruct(&pending);
+    let login = pending.finish().await?;
+    tokens::store(&cache, name, &login).await?;
+    let subject = login.tokens.id.as_ref().map(|id| format!(" as `{}`", id.subject.escape_debug())).unwrap_or_default();
+    complain(&format!("logged in at {}{subject}; `wicketgate token` now prints a token", login.settings.issuer));
     if login.tokens.refresh.is_none() {
         complain("the provider gave no refresh token: this login ends with its first token");
     }
     Ok(())
 }
 
-/// What is asked for: the options, what the gate says of itself, and the last login of this name, in this order.
+/// The settings: from the options, the gate's metadata, and the last login of this name, in this order.
 async fn settings(options: &Options, last: impl Fn() -> Result<Option<Settings>, End>) -> Result<Settings, End> {
     let wrong = |text: &str| End::Wrong(text.to_owned());
     let (issuer, resource) = match (&options.gate, &options.issuer) {
-        (Some(gate), _) => by_gate(gate, options).await?,
+        (Some(gate), _) => from_gate(gate, options).await?,
         (None, Some(issuer)) => (issuer.clone(), None),
         (None, None) => {
-            let last = last()?.ok_or_else(|| wrong("write `--issuer URL` or `--gate URL`: with whom to log in"))?;
-            return again(options, last);
+            let last =
+                last()?.ok_or_else(|| wrong("write `--issuer URL` or `--gate URL`: the provider to log in at"))?;
+            return repeat(options, last);
         }
     };
     let client_id =
@@ -104,11 +104,11 @@ async fn settings(options: &Options, last: impl Fn() -> Result<Option<Settings>,
     Ok(Settings { issuer, client_id, scopes: scopes(options), resource, audience: options.audience.clone(), ca })
 }
 
-/// The last login's settings, with what the options change.
-fn again(options: &Options, last: Settings) -> Result<Settings, End> {
+/// The last login's settings, changed by the options.
+fn repeat(options: &Options, last: Settings) -> Result<Settings, End> {
     let Options { client_id, scope, resource, audience, .. } = options;
     let ca = options.ca.as_deref().map(absolute).transpose()?;
-    // a token is for one of them
+    // a token has one target
     let target = if resource.is_some() || audience.is_some() {
         (resource.clone(), audience.clone())
     } else {
@@ -128,10 +128,10 @@ fn scopes(options: &Options) -> Vec<String> {
     options.scope.as_deref().unwrap_or(DEFAULT_SCOPES).split_whitespace().map(str::to_owned).collect()
 }
 
-/// The issuer that a gate trusts, and the resource that it is.
-async fn by_gate(gate: &str, options: &Options) -> Result<(String, Option<String>), End> {
-    let GateMetadata { resource, authorization_servers: trusted } =
-        GateMetadata::of(gate, options.gate_ca.as_deref()).await?;
+/// The issuer that a gate trusts, and the gate's `resource`.
+async fn from_gate(gate: &str, options: &Options) -> Result<(String, Option<String>), End> {
+    let ResourceMetadata { resource, authorization_servers: trusted } =
+        ResourceMetadata::fetch(gate, options.gate_ca.as_deref()).await?;
     let list = || trusted.iter().map(|issuer| format!("\n  --issuer {}", issuer.escape_debug())).collect::<String>();
     let issuer = match (&options.issuer, trusted.as_slice()) {
         (Some(chosen), _) if trusted.contains(chosen) => chosen.clone(),
@@ -140,7 +140,7 @@ async fn by_gate(gate: &str, options: &Options) -> Result<(String, Option<String
         }
         (None, [one]) => one.clone(),
         (None, []) => {
-            return Err(End::No(format!("the gate `{gate}` names no provider that it trusts; ask who runs it")));
+            return Err(End::No(format!("the gate `{gate}` names no provider that it trusts; ask its operator")));
         }
         (None, _) => {
             return Err(End::Wrong(format!("the gate `{gate}` trusts several providers; choose one of:{}", list())));
@@ -148,18 +148,18 @@ async fn by_gate(gate: &str, options: &Options) -> Result<(String, Option<String
     };
     if resource.is_none() && options.resource.is_none() && options.audience.is_none() {
         complain(
-            "the gate does not say what a token for it is called (its `[gate] url` is not set): write `--resource` or \
-                  `--audience` where its provider needs one",
+            "the gate's metadata has no `resource` (its `[gate] url` is not set): write `--resource` or `--audience` if \
+             the provider needs one",
         );
     }
     Ok((issuer, resource))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, End> {
-    std::path::absolute(path).map_err(|e| End::Wrong(format!("`{}` is no path: {e}", path.display())))
+    std::path::absolute(path).map_err(|e| End::Wrong(format!("`{}` is not a path: {e}", path.display())))
 }
 
-/// The flags decide; else whether there is a screen; else what the provider has.
+/// By the flags, or else by the provider's endpoints and whether there is a screen.
 fn in_browser(options: &Options, provider: &Provider) -> bool {
     match (options.browser, options.device) {
         (true, _) => true,
@@ -171,34 +171,35 @@ fn in_browser(options: &Options, provider: &Provider) -> bool {
 
 fn has_screen() -> bool {
     let set = |name| environment(name).is_some();
-    // somebody at the other end of SSH sees another machine's browser
+    // the person at the other end of SSH sees the screen of another machine
     !set("SSH_CONNECTION") && (cfg!(target_os = "macos") || set("WAYLAND_DISPLAY") || set("DISPLAY"))
 }
 
-fn instruct(waiting: &Waiting) {
-    match waiting {
-        Waiting::Device(device) => {
-            let (code, minutes) = (device.user_code(), device.expires_in().as_secs().div_ceil(60));
+fn instruct(pending: &PendingLogin) {
+    match pending {
+        PendingLogin::Device(device) => {
+            let code = device.user_code();
+            let minutes = device.expires_in().as_secs().div_ceil(60);
             match device.verification_uri_complete() {
-                // RFC 8628 section 3.3.1: the code is shown all the same, to be compared
-                Some(complete) => complain(&format!("Open  {complete}\nand see that it shows this code:  {code}")),
+                // RFC 8628 section 3.3.1: the code is printed too, for comparison
+                Some(complete) => complain(&format!("Open  {complete}\nand check that it shows this code:  {code}")),
                 None => complain(&format!("Open  {}\nand enter this code:  {code}", device.verification_uri())),
             }
-            complain(&format!("Waiting for at most {minutes} min; Ctrl-C gives up."));
+            complain(&format!("PendingLogin for at most {minutes} min; Ctrl-C cancels."));
         }
-        Waiting::Browser(browser) => {
+        PendingLogin::Browser(browser) => {
             let opened = has_screen() && open(browser.url());
             let how = if opened { "A browser should open; if not, open" } else { "On this machine, open" };
-            let minutes = login::browser::PATIENCE.as_secs() / 60;
-            complain(&format!("{how}\n\n  {}\n\nWaiting for at most {minutes} min; Ctrl-C gives up.", browser.url()));
+            let minutes = LOGIN_DEADLINE.as_secs() / 60;
+            complain(&format!("{how}\n\n  {}\n\nWaiting for at most {minutes} min; Ctrl-C cancels.", browser.url()));
         }
     }
 }
 
-/// Has the desktop open `url`. Whether there is something that opens it.
+/// Opens `url` in the desktop's browser; whether there is a program that opens it.
 fn open(url: &str) -> bool {
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    // the URL's only secrets are of use to this process alone: PKCE (RFC 7636) binds the answer to it
+    // the URL's secrets are of use to this process alone: PKCE (RFC 7636) binds the response to it
     let child = std::process::Command::new(opener)
         .arg(url)
         .stdin(Stdio::null())

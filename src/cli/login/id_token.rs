@@ -1,13 +1,13 @@
-//! Who logged in: what an ID token has to satisfy. Pure: no I/O, no clock.
+//! ID token verification of a login at a shell. Pure: no I/O, no clock.
 //!
-//! Promises: an [`IdToken`] exists only where signature, `iss`, `aud`, `exp`, and where they apply `azp`, `nonce` and
-//! `sub`, were checked, by the gate's own rules for signed tokens.
+//! Promises: a [`StoredIdToken`] is made only after signature, `iss`, `aud`, `exp`, and if they apply `azp`, `nonce` and
+//! `sub` were checked, by the gate's own rules for signed tokens.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::login::{IdToken, Kept};
+use super::stored::{StoredIdToken, StoredSecret};
 use crate::{
     clock::Timestamp,
     gate::identity::{
@@ -30,13 +30,13 @@ pub(super) struct Expected<'a> {
 
 /// Checks `token` as OpenID Connect Core 1.0 section 3.1.3.7 asks; says what is wrong with it, without what is in it.
 pub(super) fn verify(
-    token: &Kept,
+    token: &StoredSecret,
     jwks: &[u8],
     issuer: &str,
     client_id: &str,
     expected: Expected<'_>,
     now: Timestamp,
-) -> Result<IdToken, String> {
+) -> Result<StoredIdToken, String> {
     #[derive(Deserialize)]
     struct Claims {
         nonce: Option<String>,
@@ -78,5 +78,5 @@ pub(super) fn verify(
     if expected.subject.is_some_and(|subject| subject != verified.subject) {
         return Err("it is of another person than the login".into());
     }
-    Ok(IdToken { token: token.clone(), expires_at: verified.expires_at, subject: verified.subject })
+    Ok(StoredIdToken { token: token.clone(), expires_at: verified.expires_at, subject: verified.subject })
 }

@@ -1,7 +1,7 @@
-//! The address on this machine that a browser brings the provider's answer to (RFC 8252 section 7.3).
+//! Loopback listener for authorization responses (RFC 8252 section 7.3).
 //!
-//! Promises: it listens on 127.0.0.1 alone, at a port of the system's choice; one answer is taken, the one that has
-//! this login's state; whatever else comes is told so and changes nothing. Nothing of a request is repeated in a page.
+//! Promises: it listens on 127.0.0.1 alone, at a port of the system's choice; it accepts one response, the one with this
+//! login's state; every other request gets an error page and changes nothing. No page repeats anything of a request.
 
 use std::{
     convert::Infallible,
@@ -27,117 +27,123 @@ use tokio::{
 
 use crate::{http::Body, secret::Secret};
 
-/// For a connection, from its first byte to its last: a browser opens some that it never uses.
-const CONNECTION: Duration = Duration::from_secs(10);
-/// Connections at once.
-const CONNECTIONS: usize = 32;
+/// For a whole connection: a browser opens some that it never uses.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(10);
+/// Most connections at once.
+const MAX_CONNECTIONS: usize = 32;
 const PATH: &str = "/callback";
 
-/// What the provider said: a code, or the word that it refused with.
-pub(super) type Answer = Result<Secret, String>;
+/// An authorization response: a code, or an error code.
+pub(super) type AuthorizationResponse = Result<Secret, String>;
 
 /// The listening address.
-pub(super) struct Loopback {
+pub(super) struct LoopbackListener {
     listener: TcpListener,
-    redirect: String,
+    redirect_uri: String,
 }
 
-/// What an answer must bring along.
-pub(super) struct Expecting {
+/// What an authorization response must contain.
+pub(super) struct ExpectedResponse {
     pub(super) state: Secret,
     pub(super) issuer: String,
-    /// Whether the provider always says who it is (RFC 9207 section 2.3).
+    /// Whether the provider's responses always have `iss` (RFC 9207 section 2.3).
     pub(super) issuer_required: bool,
 }
 
-/// The one place that an answer is put in, and the rules for it.
-struct Gatekeeper {
-    expecting: Expecting,
+/// The handler of the callback.
+struct CallbackHandler {
+    expected: ExpectedResponse,
     host: String,
-    taken: AtomicBool,
+    answered: AtomicBool,
 }
 
-impl Loopback {
+impl LoopbackListener {
     pub(super) async fn open() -> io::Result<Self> {
         // RFC 8252 section 8.3: the address, not `localhost`, which could be resolved to another
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let redirect = format!("http://{}{PATH}", listener.local_addr()?);
-        Ok(Self { listener, redirect })
+        let redirect_uri = format!("http://{}{PATH}", listener.local_addr()?);
+        Ok(Self { listener, redirect_uri })
     }
 
     /// The redirect URI.
-    pub(super) fn redirect(&self) -> &str {
-        &self.redirect
+    pub(super) fn redirect_uri(&self) -> &str {
+        &self.redirect_uri
     }
 
-    /// Waits for the one answer; its page has been sent when this returns.
-    pub(super) async fn answer(self, expecting: Expecting) -> io::Result<Answer> {
+    /// Waits for the one response; its page has been sent when this returns.
+    pub(super) async fn response(self, expected: ExpectedResponse) -> io::Result<AuthorizationResponse> {
         let host = self.listener.local_addr()?.to_string();
-        let gatekeeper = Arc::new(Gatekeeper { expecting, host, taken: AtomicBool::new(false) });
+        let handler = Arc::new(CallbackHandler { expected, host, answered: AtomicBool::new(false) });
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                Some(ended) = connections.join_next() => if let Ok(Some(answer)) = ended { return Ok(answer) },
-                accepted = self.listener.accept(), if connections.len() < CONNECTIONS => {
-                    connections.spawn(serve(Arc::clone(&gatekeeper), accepted?.0));
+                Some(ended) = connections.join_next() => if let Ok(Some(response)) = ended { return Ok(response) },
+                accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+                    connections.spawn(serve(Arc::clone(&handler), accepted?.0));
                 }
             }
         }
     }
 }
 
-/// Serves one connection; gives the answer that came by it.
-async fn serve(gatekeeper: Arc<Gatekeeper>, stream: TcpStream) -> Option<Answer> {
+/// Serves one connection; gives the authorization response of its request.
+async fn serve(handler: Arc<CallbackHandler>, stream: TcpStream) -> Option<AuthorizationResponse> {
     let slot = Mutex::new(None);
-    let page = service_fn(|request: Request<Incoming>| {
-        let (answer, response) = gatekeeper.look_at(&request);
-        if answer.is_some() {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    let service = service_fn(|request: Request<Incoming>| {
+        let (response, page) = handler.handle(&request);
+        if response.is_some() {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = response;
         }
-        async { Ok::<_, Infallible>(response) }
+        async { Ok::<_, Infallible>(page) }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
         .timer(TokioTimer::new())
-        .header_read_timeout(CONNECTION)
+        .header_read_timeout(CONNECTION_DEADLINE)
         .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(stream), page);
-    // a page that could not be sent takes nothing from the answer
-    let _ = tokio::time::timeout(CONNECTION, connection).await;
+        .serve_connection(TokioIo::new(stream), service);
+    // the response counts even if its page cannot be sent
+    let _ = tokio::time::timeout(CONNECTION_DEADLINE, connection).await;
     slot.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Gatekeeper {
-    fn look_at<B>(&self, request: &Request<B>) -> (Option<Answer>, Response<Body>) {
-        let no = |status, text| (None, page(status, text));
-        // a page of another name that resolves to this machine is not asking for itself
+impl CallbackHandler {
+    fn handle<B>(&self, request: &Request<B>) -> (Option<AuthorizationResponse>, Response<Body>) {
+        let refuse = |status, text| (None, page(status, text));
+        // DNS rebinding: another host name may resolve to this machine
         if request.headers().get(HOST).is_none_or(|host| host.as_bytes() != self.host.as_bytes()) {
-            return no(StatusCode::BAD_REQUEST, "This address is not for that.");
+            return refuse(StatusCode::BAD_REQUEST, "This address is not for that.");
         }
         if request.uri().path() != PATH {
-            return no(StatusCode::NOT_FOUND, "There is nothing here.");
+            return refuse(StatusCode::NOT_FOUND, "There is nothing here.");
         }
         if *request.method() != Method::GET {
-            return no(StatusCode::METHOD_NOT_ALLOWED, "This address is not for that.");
+            return refuse(StatusCode::METHOD_NOT_ALLOWED, "This address is not for that.");
         }
-        let Some(answer) = self.expecting.find(request.uri().query().unwrap_or_default()) else {
-            return no(StatusCode::BAD_REQUEST, "This is not the answer to the login that waits in the terminal.");
+        let Some(response) = self.expected.find(request.uri().query().unwrap_or_default()) else {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "This is not the response to the login that waits in the terminal.",
+            );
         };
-        if self.taken.swap(true, Ordering::AcqRel) {
-            return no(StatusCode::GONE, "This login has had its answer.");
+        if self.answered.swap(true, Ordering::AcqRel) {
+            return refuse(StatusCode::GONE, "This login has already had its response.");
         }
-        let text = match &answer {
-            Ok(_) => "The answer has arrived; the terminal says the rest. You may close this tab.",
+        let text = match &response {
+            Ok(_) => "The response has arrived; the terminal says the rest. You may close this tab.",
             Err(_) => "The login was refused. You may close this tab.",
         };
-        (Some(answer), page(StatusCode::OK, text))
+        (Some(response), page(StatusCode::OK, text))
     }
 }
 
-impl Expecting {
-    /// The answer in a query, where it is one to this login.
-    fn find(&self, query: &str) -> Option<Answer> {
-        let (mut state, mut issuer, mut code, mut error) = (None, None, None, None);
+impl ExpectedResponse {
+    /// The response in a query; `None` if it is not one to this login.
+    fn find(&self, query: &str) -> Option<AuthorizationResponse> {
+        let mut state = None;
+        let mut issuer = None;
+        let mut code = None;
+        let mut error = None;
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let slot = match &*name {
                 "state" => &mut state,
@@ -146,15 +152,15 @@ impl Expecting {
                 "error" => &mut error,
                 _ => continue,
             };
-            // RFC 6749 section 3.1: no parameter stands twice
+            // RFC 6749 section 3.1: no parameter is duplicate
             if slot.replace(value).is_some() {
                 return None;
             }
         }
         // RFC 6749 section 10.12
-        let ours = self.state.expose().as_bytes();
-        aws_lc_rs::constant_time::verify_slices_are_equal(state?.as_bytes(), ours).ok()?;
-        // RFC 9207 section 2.4: an answer of another provider is no answer
+        let expected = self.state.expose().as_bytes();
+        aws_lc_rs::constant_time::verify_slices_are_equal(state?.as_bytes(), expected).ok()?;
+        // RFC 9207 section 2.4: a response of another provider is ignored (mix-up defence)
         if issuer.as_ref().map_or(self.issuer_required, |issuer| *issuer != self.issuer) {
             return None;
         }
@@ -173,7 +179,7 @@ fn page(status: StatusCode, text: &str) -> Response<Body> {
     for (name, value) in [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CACHE_CONTROL, "no-store"),
-        // the address of this page holds a code
+        // the URL of this page contains a code
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CONTENT_SECURITY_POLICY, "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
@@ -187,12 +193,12 @@ fn page(status: StatusCode, text: &str) -> Response<Body> {
 mod tests {
     use super::*;
 
-    const HERE: &str = "127.0.0.1:4000";
+    const HOST_HEADER: &str = "127.0.0.1:4000";
 
-    fn gatekeeper(issuer_required: bool) -> Gatekeeper {
+    fn handler(issuer_required: bool) -> CallbackHandler {
         let state = Secret::new("the-state".into());
-        let expecting = Expecting { state, issuer: "https://idp.test".into(), issuer_required };
-        Gatekeeper { expecting, host: HERE.into(), taken: AtomicBool::new(false) }
+        let expected = ExpectedResponse { state, issuer: "https://idp.test".into(), issuer_required };
+        CallbackHandler { expected, host: HOST_HEADER.into(), answered: AtomicBool::new(false) }
     }
 
     fn request(method: &str, host: &str, target: &str) -> Request<()> {
@@ -201,14 +207,14 @@ mod tests {
 
     fn check(issuer_required: bool, query: &str, expected: Option<Result<&str, &str>>) {
         let target = format!("/callback?{query}");
-        let (answer, response) = gatekeeper(issuer_required).look_at(&request("GET", HERE, &target));
-        let found = answer.as_ref().map(|answer| answer.as_ref().map(Secret::expose).map_err(String::as_str));
+        let (response, page) = handler(issuer_required).handle(&request("GET", HOST_HEADER, &target));
+        let found = response.as_ref().map(|response| response.as_ref().map(Secret::expose).map_err(String::as_str));
         assert_eq!(found, expected, "{query}");
-        assert_eq!(response.status().is_success(), expected.is_some(), "{query}");
+        assert_eq!(page.status().is_success(), expected.is_some(), "{query}");
     }
 
     #[test]
-    fn only_the_answer_to_this_login_is_taken() {
+    fn only_the_response_to_this_login_is_accepted() {
         let iss = "iss=https%3A%2F%2Fidp.test";
         check(true, &format!("code=c&state=the-state&{iss}"), Some(Ok("c")));
         check(false, "code=c&state=the-state", Some(Ok("c")));
@@ -227,35 +233,35 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn without_the_state_nothing_is_an_answer(query in "[a-z=&%0-9+.:/;?-]{0,80}", code in "\\PC{0,20}") {
-            let expecting = gatekeeper(false).expecting;
-            proptest::prop_assert!(expecting.find(&query).is_none(), "{query}");
+        fn without_the_state_no_query_is_a_response(query in "[a-z=&%0-9+.:/;?-]{0,80}", code in "\\PC{0,20}") {
+            let expected = handler(false).expected;
+            proptest::prop_assert!(expected.find(&query).is_none(), "{query}");
             let state = url::form_urlencoded::Serializer::new(String::new())
                 .append_pair("code", &code)
                 .append_pair("state", "the-state")
                 .finish();
-            let found = expecting.find(&state).map(|answer| answer.unwrap().expose().to_owned());
+            let found = expected.find(&state).map(|answer| answer.unwrap().expose().to_owned());
             proptest::prop_assert_eq!(found, Some(code).filter(|code| !code.is_empty()));
         }
     }
 
     #[test]
-    fn what_is_no_answer_changes_nothing_and_one_answer_is_all() {
-        let keeper = gatekeeper(false);
+    fn other_requests_change_nothing_and_one_response_is_accepted() {
+        let handler = handler(false);
         let good = "/callback?code=c&state=the-state";
         for (method, host, target, status) in [
-            ("GET", HERE, "/favicon.ico", 404),
+            ("GET", HOST_HEADER, "/favicon.ico", 404),
             ("GET", "rebound.test:4000", good, 400),
             ("GET", "localhost:4000", good, 400),
-            ("POST", HERE, good, 405),
-            ("GET", HERE, "/callback?code=c&state=wrong", 400),
-            ("GET", HERE, good, 200),
-            ("GET", HERE, good, 410),
+            ("POST", HOST_HEADER, good, 405),
+            ("GET", HOST_HEADER, "/callback?code=c&state=wrong", 400),
+            ("GET", HOST_HEADER, good, 200),
+            ("GET", HOST_HEADER, good, 410),
         ] {
-            let (answer, response) = keeper.look_at(&request(method, host, target));
-            assert_eq!(response.status(), status, "{method} {host} {target}");
-            assert_eq!(answer.is_some(), status == 200, "{method} {host} {target}");
-            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+            let (response, page) = handler.handle(&request(method, host, target));
+            assert_eq!(page.status(), status, "{method} {host} {target}");
+            assert_eq!(response.is_some(), status == 200, "{method} {host} {target}");
+            assert_eq!(page.headers()[CACHE_CONTROL], "no-store");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! A provider's endpoints, from its discovery document; and a gate's providers, from its resource metadata.
+//! Provider metadata of a login at a shell (OpenID Connect Discovery 1.0, RFC 8414).
 //!
-//! Promises: a document counts only where it names whoever was asked; every address in it is https, or http to
+//! Promises: a document is accepted only if it names the issuer that was asked; every URL in it is https, or http to
 //! loopback.
 
 use std::{path::Path, time::Duration};
@@ -10,7 +10,7 @@ use http::{Request, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
-use super::{Problem, printable};
+use super::{error::LoginError, printable::printable};
 use crate::{client::Client, gate::identity::issuer::may_be_asked, http::Body};
 
 /// A discovery document has a few KiB.
@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A provider, as its discovery document describes it.
 #[derive(Debug)]
-pub(crate) struct Provider {
+pub(super) struct Provider {
     /// Its `issuer`.
     pub issuer: String,
     pub(super) client: Client,
@@ -28,8 +28,8 @@ pub(crate) struct Provider {
     pub(super) token: Url,
     pub(super) revocation: Option<Url>,
     pub(super) jwks: Option<Url>,
-    /// Whether its authorization answers say who they are from (RFC 9207).
-    pub(super) names_itself: bool,
+    /// Whether its authorization responses have `iss` (RFC 9207).
+    pub(super) iss_parameter_supported: bool,
 }
 
 #[derive(Deserialize)]
@@ -49,20 +49,20 @@ impl Provider {
     ///
     /// # Errors
     /// When it cannot be asked, or its document is another's or names addresses in clear.
-    pub(crate) async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Self, Problem> {
+    pub(super) async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Self, LoginError> {
         if !may_be_asked(issuer) {
-            return Err(Problem::Address(issuer.to_owned()));
+            return Err(LoginError::Address(issuer.to_owned()));
         }
         let client = Client::new(ca)?;
         // OpenID Connect Discovery 1.0 section 4.1
         let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         let document = match get::<Document>(&client, &url).await {
             // RFC 8414 section 3.1: the well-known part stands before the path
-            Err(Problem::Status(url, StatusCode::NOT_FOUND)) => {
+            Err(LoginError::Status(url, StatusCode::NOT_FOUND)) => {
                 let other = well_known(issuer, "oauth-authorization-server")?;
                 match get(&client, &other).await {
-                    Err(Problem::Status(_, StatusCode::NOT_FOUND)) => {
-                        return Err(Problem::Document(url, format!("is not there, and neither is `{other}`")));
+                    Err(LoginError::Status(_, StatusCode::NOT_FOUND)) => {
+                        return Err(LoginError::Document(url, format!("is not there, and neither is `{other}`")));
                     }
                     document => document?,
                 }
@@ -72,7 +72,10 @@ impl Provider {
         // RFC 8414 section 3.3
         if document.issuer != issuer {
             let named = printable(&document.issuer);
-            return Err(Problem::Document(url, format!("is of the issuer `{named}`; if it is the same, write that")));
+            return Err(LoginError::Document(
+                url,
+                format!("is of the issuer `{named}`; if it is the same, write that"),
+            ));
         }
         let optional = |address: Option<String>| address.map(|address| endpoint(&url, &address)).transpose();
         Ok(Self {
@@ -81,7 +84,7 @@ impl Provider {
             token: endpoint(&url, &document.token_endpoint)?,
             revocation: optional(document.revocation_endpoint)?,
             jwks: optional(document.jwks_uri)?,
-            names_itself: document.authorization_response_iss_parameter_supported,
+            iss_parameter_supported: document.authorization_response_iss_parameter_supported,
             issuer: document.issuer,
             client,
         })
@@ -89,89 +92,56 @@ impl Provider {
 
     /// Whether a login by device authorization is possible.
     #[must_use]
-    pub(crate) fn has_device_login(&self) -> bool {
+    pub(super) fn has_device_login(&self) -> bool {
         self.device.is_some()
     }
 
     /// Whether a login in a browser is possible.
     #[must_use]
-    pub(crate) fn has_browser_login(&self) -> bool {
+    pub(super) fn has_browser_login(&self) -> bool {
         self.authorization.is_some()
     }
 
     /// The provider's keys, as they are now.
-    pub(super) async fn jwks(&self) -> Result<Bytes, Problem> {
-        let Some(url) = &self.jwks else { return Err(Problem::Lacks("keys to verify an ID token with", "`--scope`")) };
+    pub(super) async fn jwks(&self) -> Result<Bytes, LoginError> {
+        let Some(url) = &self.jwks else {
+            return Err(LoginError::Unsupported("keys to verify an ID token with", "`--scope`"));
+        };
         fetch(&self.client, url.as_str(), crate::gate::identity::keys::MAX_JWKS_BYTES).await
     }
 }
 
-/// What a gate says of itself (RFC 9728 section 2).
-#[derive(Debug, Deserialize)]
-pub(crate) struct GateMetadata {
-    /// What a token for it is to be asked for as.
-    pub resource: Option<String>,
-    /// The issuers whose tokens it takes.
-    #[serde(default)]
-    pub authorization_servers: Vec<String>,
-}
-
-impl GateMetadata {
-    /// Asks the gate at this URL.
-    ///
-    /// # Errors
-    /// When it cannot be asked, or speaks of another resource.
-    pub(crate) async fn of(gate: &str, ca: Option<&Path>) -> Result<Self, Problem> {
-        if !may_be_asked(gate) {
-            return Err(Problem::Address(gate.to_owned()));
-        }
-        let url = well_known(gate, "oauth-protected-resource")?;
-        let metadata: Self = get(&Client::new(ca)?, &url).await?;
-        // RFC 9728 section 3.3: it must be identical, or a token for one gate would be asked for by another
-        if let Some(resource) = &metadata.resource
-            && resource.trim_end_matches('/') != gate.trim_end_matches('/')
-        {
-            let resource = printable(resource);
-            return Err(Problem::Document(url, format!("is of `{resource}`; write `--gate` as the gate's `url` is")));
-        }
-        if let Some(clear) = metadata.authorization_servers.iter().find(|issuer| !may_be_asked(issuer)) {
-            return Err(Problem::Document(url, format!("names the issuer `{}`, which is not https", printable(clear))));
-        }
-        Ok(metadata)
-    }
-}
-
 /// `https://host/.well-known/NAME/path`.
-fn well_known(of: &str, name: &str) -> Result<String, Problem> {
-    let mut url = Url::parse(of).map_err(|_| Problem::Address(of.to_owned()))?;
+pub(super) fn well_known(of: &str, name: &str) -> Result<String, LoginError> {
+    let mut url = Url::parse(of).map_err(|_| LoginError::Address(of.to_owned()))?;
     let path = format!("/.well-known/{name}{}", url.path().trim_end_matches('/'));
     url.set_path(&path);
     Ok(url.into())
 }
 
-fn endpoint(document: &str, address: &str) -> Result<Url, Problem> {
+fn endpoint(document: &str, address: &str) -> Result<Url, LoginError> {
     let wrong =
-        || Problem::Document(document.to_owned(), format!("names `{}`, which is not https", printable(address)));
+        || LoginError::Document(document.to_owned(), format!("names `{}`, which is not https", printable(address)));
     if !may_be_asked(address) {
         return Err(wrong());
     }
     Url::parse(address).map_err(|_| wrong())
 }
 
-async fn get<T: DeserializeOwned>(client: &Client, url: &str) -> Result<T, Problem> {
+pub(super) async fn get<T: DeserializeOwned>(client: &Client, url: &str) -> Result<T, LoginError> {
     let text = fetch(client, url, LIMIT).await?;
     serde_json::from_slice(&text)
-        .map_err(|e| Problem::Document(url.to_owned(), format!("cannot be read: {}", printable(&e.to_string()))))
+        .map_err(|e| LoginError::Document(url.to_owned(), format!("cannot be read: {}", printable(&e.to_string()))))
 }
 
-async fn fetch(client: &Client, url: &str, limit: usize) -> Result<Bytes, Problem> {
+async fn fetch(client: &Client, url: &str, limit: usize) -> Result<Bytes, LoginError> {
     let request = Request::get(url).header("accept", "application/json").body(Body::Empty);
-    let request = request.map_err(|_| Problem::Address(url.to_owned()))?;
-    let answer = client.fetch(request, limit, DEADLINE).await;
-    let answer = answer.map_err(|e| Problem::Unreachable(url.to_owned(), e))?;
-    match answer.status() {
-        StatusCode::OK => Ok(answer.into_body()),
-        status => Err(Problem::Status(url.to_owned(), status)),
+    let request = request.map_err(|_| LoginError::Address(url.to_owned()))?;
+    let response = client.fetch(request, limit, DEADLINE).await;
+    let response = response.map_err(|e| LoginError::Unreachable(url.to_owned(), e))?;
+    match response.status() {
+        StatusCode::OK => Ok(response.into_body()),
+        status => Err(LoginError::Status(url.to_owned(), status)),
     }
 }
 

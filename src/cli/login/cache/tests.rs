@@ -1,10 +1,10 @@
-//! The cache's own promises, on a real file system.
+//! The promises of the login cache, on a real file system.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
 use crate::{
-    cli::login::login::{Kept, Settings, Tokens},
+    cli::login::stored::{Settings, StoredSecret, TokenSet},
     clock::Timestamp,
     secret::Secret,
 };
@@ -22,8 +22,8 @@ impl Directory {
         self.0.join("state/wicketgate")
     }
 
-    fn make(&self) -> Cache {
-        Cache::make(&self.cache()).unwrap()
+    fn make(&self) -> LoginCache {
+        LoginCache::make(&self.cache()).unwrap()
     }
 }
 
@@ -33,9 +33,9 @@ impl Drop for Directory {
     }
 }
 
-fn login(token: &str) -> Login {
-    let kept = |text: String| Kept(Secret::new(text));
-    Login {
+fn login(token: &str) -> StoredLogin {
+    let secret = |text: String| StoredSecret(Secret::new(text));
+    StoredLogin {
         settings: Settings {
             issuer: "https://idp.test".into(),
             client_id: "cli".into(),
@@ -44,20 +44,20 @@ fn login(token: &str) -> Login {
             audience: None,
             ca: None,
         },
-        tokens: Tokens {
-            access: kept(token.to_owned()),
+        tokens: TokenSet {
+            access: secret(token.to_owned()),
             expires_at: Some(Timestamp::from_second(1_800_000_000).unwrap()),
-            refresh: Some(kept(format!("{token}-refresh"))),
+            refresh: Some(secret(format!("{token}-refresh"))),
             id: None,
         },
     }
 }
 
-async fn keep(cache: &Cache, token: &str) {
+async fn store(cache: &LoginCache, token: &str) {
     cache.lock("default").await.unwrap().reserve().unwrap().fill(&login(token)).unwrap();
 }
 
-fn token(cache: &Cache) -> Option<String> {
+fn token(cache: &LoginCache) -> Option<String> {
     cache.read("default").unwrap().map(|login| login.tokens.access.0.expose().to_owned())
 }
 
@@ -66,14 +66,14 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn a_login_is_kept_where_only_its_owner_reads_it() {
+async fn only_its_owner_can_read_a_login() {
     let directory = Directory::new();
     let cache = directory.make();
     assert!(cache.read("default").unwrap().is_none());
-    keep(&cache, "one").await;
-    keep(&cache, "two").await;
+    store(&cache, "one").await;
+    store(&cache, "two").await;
     assert_eq!(token(&cache).as_deref(), Some("two"));
-    let again = Cache::existing(&directory.cache()).unwrap().unwrap();
+    let again = LoginCache::existing(&directory.cache()).unwrap().unwrap();
     let read = again.read("default").unwrap().unwrap();
     assert_eq!(read.settings, login("two").settings);
     assert_eq!(read.tokens.expires_at, login("two").tokens.expires_at);
@@ -82,7 +82,7 @@ async fn a_login_is_kept_where_only_its_owner_reads_it() {
     for entry in std::fs::read_dir(directory.cache()).unwrap() {
         let path = entry.unwrap().path();
         assert_eq!(mode(&path), 0o600, "{}", path.display());
-        assert_ne!(path.extension().unwrap(), "new", "what was written first is still there");
+        assert_ne!(path.extension().unwrap(), "new", "the reserved file is still there");
     }
     assert_eq!(cache.names().unwrap(), ["default"]);
     cache.lock("default").await.unwrap().remove().unwrap();
@@ -91,10 +91,10 @@ async fn a_login_is_kept_where_only_its_owner_reads_it() {
 }
 
 #[tokio::test]
-async fn what_others_can_read_is_not_trusted() {
+async fn a_file_that_is_open_to_others_is_not_read() {
     let directory = Directory::new();
     let cache = directory.make();
-    keep(&cache, "one").await;
+    store(&cache, "one").await;
     let file = directory.cache().join("default.json");
     for open in [0o604, 0o640, 0o620, 0o602, 0o610] {
         std::fs::set_permissions(&file, PermissionsExt::from_mode(open)).unwrap();
@@ -103,56 +103,57 @@ async fn what_others_can_read_is_not_trusted() {
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
     assert_eq!(token(&cache).as_deref(), Some("one"));
     std::fs::set_permissions(directory.cache(), PermissionsExt::from_mode(0o750)).unwrap();
-    assert!(matches!(Cache::existing(&directory.cache()), Err(CacheError::Open(_))));
-    assert!(matches!(Cache::make(&directory.cache()), Err(CacheError::Open(_))));
+    assert!(matches!(LoginCache::existing(&directory.cache()), Err(CacheError::Open(_))));
+    assert!(matches!(LoginCache::make(&directory.cache()), Err(CacheError::Open(_))));
 }
 
 #[tokio::test]
 async fn no_link_is_followed() {
     let directory = Directory::new();
     let cache = directory.make();
-    keep(&cache, "one").await;
-    let (file, elsewhere) = (directory.cache().join("default.json"), directory.0.join("elsewhere"));
+    store(&cache, "one").await;
+    let file = directory.cache().join("default.json");
+    let elsewhere = directory.0.join("elsewhere");
     std::fs::rename(&file, &elsewhere).unwrap();
     symlink(&elsewhere, &file).unwrap();
-    assert!(matches!(cache.read("default"), Err(CacheError::Kind(_))));
-    // a login in its place replaces the link, not what it points to
-    keep(&cache, "two").await;
+    assert!(matches!(cache.read("default"), Err(CacheError::FileKind(_))));
+    // a new login replaces the link, not its target
+    store(&cache, "two").await;
     assert_eq!(token(&cache).as_deref(), Some("two"));
     assert!(std::fs::read_to_string(&elsewhere).unwrap().contains("one"));
 
     let lock = directory.cache().join("default.lock");
     std::fs::remove_file(&lock).unwrap();
     symlink(&elsewhere, &lock).unwrap();
-    assert!(matches!(cache.lock("default").await, Err(CacheError::Kind(_))));
+    assert!(matches!(cache.lock("default").await, Err(CacheError::FileKind(_))));
 
     let link = directory.0.join("link");
     symlink(directory.cache(), &link).unwrap();
-    assert!(matches!(Cache::existing(&link), Err(CacheError::Kind(_))));
-    assert!(matches!(Cache::make(&link), Err(CacheError::Kind(_))));
+    assert!(matches!(LoginCache::existing(&link), Err(CacheError::FileKind(_))));
+    assert!(matches!(LoginCache::make(&link), Err(CacheError::FileKind(_))));
 }
 
 #[tokio::test]
-async fn a_link_at_the_place_of_the_next_content_is_not_written_through() {
+async fn a_link_in_place_of_the_next_content_is_not_followed() {
     let directory = Directory::new();
     let cache = directory.make();
     let elsewhere = directory.0.join("elsewhere");
     std::fs::write(&elsewhere, "untouched").unwrap();
     symlink(&elsewhere, directory.cache().join("default.new")).unwrap();
-    keep(&cache, "one").await;
+    store(&cache, "one").await;
     assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "untouched");
     assert_eq!(token(&cache).as_deref(), Some("one"));
 }
 
 #[tokio::test]
-async fn what_was_kept_stays_until_the_next_is_whole() {
+async fn the_old_login_stays_until_the_next_one_is_complete() {
     let directory = Directory::new();
     let cache = directory.make();
-    keep(&cache, "one").await;
-    let locked = cache.lock("default").await.unwrap();
-    let place = locked.reserve().unwrap();
-    assert_eq!(token(&cache).as_deref(), Some("one"), "the room for the next content hides the last");
-    drop(place);
+    store(&cache, "one").await;
+    let lock = cache.lock("default").await.unwrap();
+    let reserved = lock.reserve().unwrap();
+    assert_eq!(token(&cache).as_deref(), Some("one"), "the reserved file hides the stored login");
+    drop(reserved);
     assert_eq!(token(&cache).as_deref(), Some("one"));
     assert!(!directory.cache().join("default.new").exists());
 }
@@ -160,7 +161,8 @@ async fn what_was_kept_stays_until_the_next_is_whole() {
 #[tokio::test]
 async fn one_process_at_a_time_changes_a_login() {
     let directory = Directory::new();
-    let (cache, other) = (directory.make(), directory.make());
+    let cache = directory.make();
+    let other = directory.make();
     let first = cache.lock("default").await.unwrap();
     other.lock("another").await.unwrap();
     let mut second = Box::pin(other.lock("default"));
@@ -171,10 +173,10 @@ async fn one_process_at_a_time_changes_a_login() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_is_not_repeated() {
+async fn an_invalid_file_is_not_repeated_in_the_error() {
     let directory = Directory::new();
     let cache = directory.make();
-    keep(&cache, "one").await;
+    store(&cache, "one").await;
     let file = directory.cache().join("default.json");
     let good = std::fs::read_to_string(&file).unwrap();
     for bad in ["", "the-secret", &good.replace("\"format\":1", "\"format\":2"), &good.replace("\"one\"", "7")] {
