@@ -1,226 +1,474 @@
-//! The house keeps its walls: which module may know which, and through which door a foreign library comes in.
+//! The import rules of `src/`: which module may import which, and where each foreign library may be named.
 //!
-//! Both lists are allow-lists. An edge that is not here is a decision to be taken, not a line to be added in passing;
-//! an edge that is here and no longer used is taken out, so that the lists stay true.
+//! The lists are allow-lists, and they are exact: an import that is not listed fails, and so does an entry that no file
+//! uses. A new entry is a decision. Code under `#[cfg(test)]` is not looked at.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::{Path, PathBuf},
 };
 
-/// What everybody may know, and what may know nothing but itself.
+use proc_macro2::{TokenStream, TokenTree};
+use syn::{
+    Attribute, Item, ItemMod, ItemUse, Macro, MetaList, UseTree, Visibility,
+    visit::{self, Visit},
+};
+
+/// Modules that every other module may import. They import each other only.
 const LEAVES: &[&str] =
-    &["client", "clock", "http", "peer", "principal", "refusal", "secret", "series", "signing", "telemetry"];
+    &["client", "clock", "exposition", "http", "peer", "principal", "refusal", "secret", "series", "telemetry"];
 
-/// The gate half and the metrics half; neither may name the other.
-const GATE: &[&str] = &["audit", "credentials", "grants", "identity", "limits", "listen", "policy", "proxy", "routes"];
-const METRICS: &[&str] = &["feedback", "ingest", "shape", "sinks", "spool"];
-
-/// Edges besides those to leaves: (from, to).
+/// Imports between modules, besides those of leaves: (from, to). `gate::*` and `pipeline::*` stand for all of that half.
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "audit", "config", "demo", "identity", "policy", "terminal"]),
-    ("app", &["config", "GATE", "METRICS"]),
-    ("config", &["GATE", "METRICS"]),
-    ("grants", &["policy"]),
-    ("routes", &["grants", "policy"]),
-    ("proxy", &["audit", "credentials", "grants", "identity", "limits", "listen", "policy", "routes"]),
-    ("sinks", &["feedback", "shape", "spool"]),
-    ("ingest", &["shape", "spool"]),
+    ("cli", &["app", "config", "demo", "gate::audit", "gate::identity", "gate::policy"]),
+    ("app", &["config", "gate::*", "pipeline::*"]),
+    ("config", &["gate::*", "pipeline::*"]),
     ("demo", &[]),
-    ("terminal", &["identity"]),
+    ("gate::credentials", &["gate::signing"]),
+    ("gate::grants", &["gate::policy"]),
+    ("gate::identity", &["gate::signing"]),
+    (
+        "gate::proxy",
+        &[
+            "gate::audit",
+            "gate::grants",
+            "gate::identity",
+            "gate::limits",
+            "gate::listen",
+            "gate::policy",
+            "gate::routes",
+            "gate::signing",
+        ],
+    ),
+    ("gate::routes", &["gate::grants", "gate::policy"]),
+    ("pipeline::ingest", &["pipeline::shape", "pipeline::spool"]),
+    ("pipeline::sinks", &["pipeline::feedback", "pipeline::shape", "pipeline::spool"]),
 ];
 
-/// Foreign libraries with a door: (crate, modules that may name it). The rest is vocabulary (bytes, http, serde, …).
+/// Foreign libraries with a door: (crate, modules that may name it). Crates that are not listed are vocabulary (`bytes`,
+/// `http`, `serde`).
 const DOORS: &[(&str, &[&str])] = &[
-    ("async_nats", &["grants"]),
+    ("async_nats", &["gate::grants"]),
     ("augurs", &["demo"]),
-    ("cedar_policy", &["policy"]),
-    ("cedar_policy_symcc", &["policy"]),
+    ("cedar_policy", &["gate::policy"]),
+    ("cedar_policy_symcc", &["gate::policy"]),
     ("clap", &["cli"]),
-    ("google_cloud_auth", &["credentials"]),
-    ("governor", &["limits"]),
+    ("google_cloud_auth", &["gate::credentials"]),
+    ("governor", &["gate::limits"]),
     ("hyper_rustls", &["client"]),
     ("indicatif", &["cli"]),
-    ("jsonwebtoken", &["demo", "identity"]),
-    ("maud", &["proxy"]),
-    ("oauth2", &["client", "identity", "terminal"]),
-    ("prost", &["demo", "ingest", "proxy"]),
+    ("jsonwebtoken", &["demo", "gate::identity"]),
+    ("maud", &["gate::proxy"]),
+    ("oauth2", &["cli", "client", "gate::identity"]),
+    ("prost", &["demo", "gate::proxy"]),
     ("prost_types", &["demo"]),
     ("rcgen", &["demo"]),
-    ("redb", &["grants", "spool"]),
-    ("rustix", &["terminal"]),
-    ("rustls", &["client", "demo", "listen"]),
+    ("redb", &["gate::grants", "pipeline::spool"]),
+    ("rustix", &["cli"]),
+    ("rustls", &["client", "demo", "gate::listen"]),
     ("rustls_native_certs", &["client"]),
-    ("snap", &["demo", "ingest"]),
-    ("socket2", &["listen"]),
-    ("tokio_rustls", &["demo", "listen"]),
+    ("snap", &["demo", "pipeline::ingest"]),
+    ("socket2", &["gate::listen"]),
+    ("tokio_rustls", &["demo", "gate::listen"]),
     ("toml", &["config"]),
-    ("x509_parser", &["listen"]),
+    ("x509_parser", &["gate::listen"]),
 ];
 
 #[test]
-fn no_module_knows_what_it_must_not() {
-    let mut broken = Vec::new();
-    for (module, sources) in modules() {
-        let allowed = allowed(&module);
-        for source in &sources {
-            for known in source.own_modules() {
-                if known != module && !allowed.contains(known.as_str()) {
-                    broken.push(format!("{}: `{module}` must not know `{known}`", source.path.display()));
-                }
+fn a_module_imports_only_what_its_entry_lists() {
+    let tree = Tree::read();
+    let mut wrong = Vec::new();
+    let mut used: BTreeSet<(String, String)> = BTreeSet::new();
+    for (from, to) in tree.imports() {
+        let (importer, imported) = (&tree.files[from], &tree.files[to]);
+        let (a, b) = (importer.area(), imported.area());
+        if a == b || LEAVES.contains(&b.as_str()) {
+            continue;
+        }
+        let listed = EDGES.iter().filter(|(name, _)| *name == a).flat_map(|(_, to)| to.iter());
+        match listed.clone().find(|entry| covers(entry, &b)) {
+            Some(entry) => drop(used.insert((a, (*entry).to_owned()))),
+            None => {
+                wrong.push(format!("{} must not import `{b}` ({})", importer.path.display(), imported.path.display()))
             }
         }
     }
-    assert!(broken.is_empty(), "edges that are not in the list:\n{}", broken.join("\n"));
-}
-
-#[test]
-fn a_foreign_library_comes_in_by_its_door() {
-    let mut broken = Vec::new();
-    for (module, sources) in modules() {
-        for source in &sources {
-            for (library, doors) in DOORS {
-                if !doors.contains(&module.as_str()) && source.names(library) {
-                    broken.push(format!("{}: `{library}` belongs to {doors:?}", source.path.display()));
-                }
-            }
+    for (from, to) in EDGES.iter().flat_map(|(from, to)| to.iter().map(move |to| (from, to))) {
+        if !used.contains(&((*from).to_owned(), (*to).to_owned())) {
+            wrong.push(format!("no file of `{from}` imports `{to}`: delete the entry"));
         }
     }
-    assert!(broken.is_empty(), "libraries beside their doors:\n{}", broken.join("\n"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn every_module_has_a_place_in_the_house() {
-    let known: BTreeSet<&str> = ["main", "lib", "cli", "app", "config", "demo", "terminal"]
-        .iter()
-        .chain(LEAVES)
-        .chain(GATE)
-        .chain(METRICS)
-        .copied()
-        .collect();
-    let strangers: Vec<String> = modules().into_keys().filter(|module| !known.contains(module.as_str())).collect();
-    assert!(strangers.is_empty(), "modules that are in no list: {strangers:?}");
+fn a_foreign_library_is_named_only_behind_its_door() {
+    let tree = Tree::read();
+    let mut wrong = Vec::new();
+    for (library, doors) in DOORS {
+        let users: BTreeSet<String> =
+            tree.files.iter().filter(|file| file.foreign.contains(*library)).map(File::area).collect();
+        wrong.extend(
+            users
+                .iter()
+                .filter(|user| !doors.contains(&user.as_str()))
+                .map(|user| format!("`{user}` must not name `{library}`; its doors: {doors:?}")),
+        );
+        wrong.extend(
+            doors
+                .iter()
+                .filter(|door| !users.contains(**door))
+                .map(|door| format!("`{door}` does not name `{library}`: delete the door")),
+        );
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn a_module_says_what_it_promises_and_stays_readable() {
-    let mut broken = Vec::new();
-    for source in modules().into_values().flatten() {
-        if !source.text.starts_with("//!") {
-            broken.push(format!("{}: no header that says what it promises", source.path.display()));
+fn a_file_opens_with_what_it_is_and_stays_readable() {
+    let mut wrong = Vec::new();
+    for file in &Tree::read().files {
+        if !file.text.starts_with("//!") {
+            wrong.push(format!("{}: no `//!` header", file.path.display()));
         }
-        let lines = source.text.lines().count();
+        let lines = file.text.lines().count();
         if lines > 500 {
-            broken.push(format!("{}: {lines} lines hold two ideas", source.path.display()));
+            wrong.push(format!("{}: {lines} lines are more than one idea", file.path.display()));
         }
     }
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn the_reader_of_sources_finds_every_form() {
-    let source = Source {
-        path: PathBuf::new(),
-        text: "use crate::a::B;\nuse crate::{c, d::{E, f}, g as h};\nlet x = crate::i::j();\n\
-               // crate::k is only spoken of\nuse jsonwebtoken::X;\n/// crate::l too\n"
-            .into(),
-    };
-    assert_eq!(source.own_modules(), ["a", "c", "d", "g", "i"].map(String::from).into());
-    assert!(source.names("jsonwebtoken") && !source.names("token") && !source.names("json"));
+fn the_reader_of_sources_resolves_every_form_of_import() {
+    let sources = [
+        ("lib.rs", "mod a; mod b; mod c; mod d;"),
+        ("a/mod.rs", "mod inner; mod deep; pub(crate) use self::inner::Inner; pub(crate) struct Own;"),
+        ("a/inner.rs", "pub(crate) struct Inner;"),
+        ("a/deep.rs", "fn f(_: super::Inner, _: super::Own) {}"),
+        ("b.rs", "use crate::{a::{Inner as Renamed, Own}, c}; fn f() { c::g(); }"),
+        ("c.rs", "fn g() { log!(\"{}\", crate::d::h()); } #[cfg(test)] mod tests { use crate::b; }"),
+        ("d.rs", "use serde::Serialize; #[derive(thiserror::Error)] struct E; // use crate::a::Own"),
+    ];
+    let tree = Tree::of(sources.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())));
+    let imports: BTreeSet<(String, String)> = tree
+        .imports()
+        .map(|(from, to)| (tree.files[from].path.display().to_string(), tree.files[to].path.display().to_string()))
+        .collect();
+    let expected = [
+        ("a/deep.rs", "a/inner.rs"),
+        ("a/deep.rs", "a/mod.rs"),
+        ("b.rs", "a/inner.rs"),
+        ("b.rs", "a/mod.rs"),
+        ("b.rs", "c.rs"),
+        ("c.rs", "d.rs"),
+    ];
+    assert_eq!(imports, expected.map(|(from, to)| (from.to_owned(), to.to_owned())).into());
+    let foreign: Vec<&str> = tree.files.iter().flat_map(|file| file.foreign.iter().map(String::as_str)).collect();
+    assert!(foreign.contains(&"serde") && foreign.contains(&"thiserror"), "{foreign:?}");
+    assert!(tree.circles().is_empty());
+
+    let circle =
+        [("lib.rs", ""), ("a.rs", "use crate::b::B;"), ("b.rs", "use crate::c::C;"), ("c.rs", "use crate::a::A;")];
+    let tree = Tree::of(circle.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())));
+    assert_eq!(tree.circles().len(), 1);
 }
 
-/// One source file.
-struct Source {
+/// Whether an entry of [`EDGES`] names this module.
+fn covers(entry: &str, module: &str) -> bool {
+    match entry.strip_suffix("::*") {
+        Some(half) => module.strip_prefix(half).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")),
+        None => entry == module,
+    }
+}
+
+/// The files of `src/`, by module path.
+struct Tree {
+    files: Vec<File>,
+    by_module: BTreeMap<Vec<String>, usize>,
+}
+
+/// One source file, without its test code.
+struct File {
+    /// Below `src/`.
     path: PathBuf,
+    /// `gate/proxy/mod.rs` is `["gate", "proxy"]`; `lib.rs` is empty.
+    module: Vec<String>,
     text: String,
+    /// Names that `use` brings in, with the path that each stands for.
+    uses: Vec<Use>,
+    /// Paths in code that start at the crate, at this module or at its parent.
+    paths: Vec<Vec<String>>,
+    /// Every identifier outside `use`.
+    identifiers: BTreeSet<String>,
+    /// First segments of every other path: foreign crates among them.
+    foreign: BTreeSet<String>,
 }
 
-impl Source {
-    /// The file without its comments.
-    fn code(&self) -> String {
-        self.text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+struct Use {
+    name: String,
+    path: Vec<String>,
+    /// A re-export is an import only if the file itself uses the name.
+    exported: bool,
+}
+
+impl Tree {
+    fn read() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut sources = Vec::new();
+        let mut open = vec![root.clone()];
+        while let Some(directory) = open.pop() {
+            for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    open.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test(&path) {
+                    sources.push((path.strip_prefix(&root).unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
+                }
+            }
+        }
+        assert!(sources.len() > 200, "the tree was not found");
+        Self::of(sources.into_iter())
     }
 
-    /// The top-level modules that the file names: after `crate::`, after `wicketgate::`, and in their braces.
-    fn own_modules(&self) -> BTreeSet<String> {
-        let code = self.code();
-        ["crate::", "wicketgate::"]
+    fn of(sources: impl Iterator<Item = (PathBuf, String)>) -> Self {
+        let files: Vec<File> = sources.map(|(path, text)| File::parse(path, text)).collect();
+        // `main.rs` has the library's own module path and is imported by none
+        let by_module = files
             .iter()
-            .flat_map(|root| code.match_indices(root).map(|(at, root)| &code[at + root.len()..]))
-            .flat_map(first_names)
-            .filter(|name| name.starts_with(|first: char| first.is_ascii_lowercase()))
-            .collect()
+            .enumerate()
+            .filter(|(_, file)| file.path != Path::new("main.rs"))
+            .map(|(at, file)| (file.module.clone(), at))
+            .collect();
+        Self { files, by_module }
     }
 
-    /// Whether the file names this crate: `library::`, as a word of its own.
-    fn names(&self, library: &str) -> bool {
-        let code = self.code();
-        code.match_indices(&format!("{library}::")).any(|(at, _)| {
-            !code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':')
-        })
-    }
-}
-
-/// The first path segment of `rest`, or of each branch where it begins with a brace.
-fn first_names(rest: &str) -> Vec<String> {
-    let name = |text: &str| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let Some(branches) = rest.strip_prefix('{') else { return vec![name(rest)] };
-    let (mut depth, mut names, mut start) = (0, Vec::new(), 0);
-    for (at, c) in branches.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => {
-                names.push(name(&branches[start..at]));
-                break;
-            }
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                names.push(name(&branches[start..at]));
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    names
-}
-
-fn allowed(module: &str) -> BTreeSet<&'static str> {
-    // the library's root declares everybody
-    let mut allowed: BTreeSet<&str> = LEAVES.iter().copied().collect();
-    for to in EDGES.iter().filter(|(from, _)| *from == module).flat_map(|(_, to)| to.iter()) {
-        match *to {
-            "GATE" => allowed.extend(GATE),
-            "METRICS" => allowed.extend(METRICS),
-            one => {
-                allowed.insert(one);
+    /// Every pair (importing file, imported file) once.
+    fn imports(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut pairs = BTreeSet::new();
+        for (from, file) in self.files.iter().enumerate() {
+            let used = file.uses.iter().filter(|one| !one.exported || file.identifiers.contains(&one.name));
+            for path in used.map(|one| &one.path).chain(&file.paths) {
+                if let Some(to) = self.resolve(path, 0).filter(|to| *to != from) {
+                    pairs.insert((from, to));
+                }
             }
         }
+        pairs.into_iter()
     }
-    allowed
+
+    /// The file that defines what this path from the crate's root names, re-exports followed.
+    fn resolve(&self, path: &[String], depth: usize) -> Option<usize> {
+        let known = (0..=path.len()).rev().find(|n| self.by_module.contains_key(&path[..*n]))?;
+        let at = *self.by_module.get(&path[..known])?;
+        let Some(name) = path.get(known) else { return Some(at) };
+        let reexported = self.files[at].uses.iter().find(|one| one.exported && one.name == *name);
+        match reexported {
+            Some(one) if depth < 8 => self.resolve(&one.path, depth + 1).or(Some(at)),
+            _ => Some(at),
+        }
+    }
+
+    /// One circle for each file that can reach itself, each circle once.
+    fn circles(&self) -> Vec<Vec<usize>> {
+        let mut next: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (from, to) in self.imports() {
+            next.entry(from).or_default().push(to);
+        }
+        let mut circles: Vec<Vec<usize>> = Vec::new();
+        for start in 0..self.files.len() {
+            if circles.iter().any(|circle| circle.contains(&start)) {
+                continue;
+            }
+            // breadth first, so that the circle that is shown is a shortest one
+            let mut came_from: BTreeMap<usize, usize> = BTreeMap::new();
+            let mut queue = std::collections::VecDeque::from([start]);
+            while let Some(at) = queue.pop_front() {
+                for to in next.get(&at).into_iter().flatten() {
+                    if *to == start {
+                        let mut circle = vec![start, at];
+                        while circle[circle.len() - 1] != start {
+                            circle.push(came_from[&circle[circle.len() - 1]]);
+                        }
+                        circle.reverse();
+                        circles.push(circle);
+                        queue.clear();
+                        break;
+                    }
+                    if !came_from.contains_key(to) {
+                        came_from.insert(*to, at);
+                        queue.push_back(*to);
+                    }
+                }
+            }
+        }
+        circles
+    }
 }
 
-/// Whether the file is compiled for tests alone: `tests.rs` of a module, and what several of those share.
+impl File {
+    fn parse(path: PathBuf, text: String) -> Self {
+        let mut module: Vec<String> =
+            path.with_extension("").components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+        if matches!(module.last().map(String::as_str), Some("mod" | "lib" | "main")) {
+            module.pop();
+        }
+        let parsed = syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut reader = Reader { at: module.clone(), ..Reader::default() };
+        reader.visit_file(&parsed);
+        let Reader { uses, paths, identifiers, foreign, .. } = reader;
+        Self { path, module, text, uses, paths, identifiers, foreign }
+    }
+
+    /// The module that [`EDGES`] speak of: `gate::proxy` for a file of `gate/proxy/`, `cli` for one of `cli/`.
+    fn area(&self) -> String {
+        match self.module.as_slice() {
+            [] => self.path.with_extension("").display().to_string(),
+            [half, part, ..] if matches!(half.as_str(), "gate" | "pipeline") => format!("{half}::{part}"),
+            [first, ..] => first.clone(),
+        }
+    }
+}
+
+/// Collects what a file imports and names.
+#[derive(Default)]
+struct Reader {
+    /// The module being read: the file's, and inline modules in it.
+    at: Vec<String>,
+    uses: Vec<Use>,
+    paths: Vec<Vec<String>>,
+    identifiers: BTreeSet<String>,
+    foreign: BTreeSet<String>,
+}
+
+impl Reader {
+    /// The path from the crate's root, if it leads into this crate.
+    fn absolute(&self, segments: &[String]) -> Option<Vec<String>> {
+        let (first, rest) = segments.split_first()?;
+        match first.as_str() {
+            "crate" | "wicketgate" => Some(rest.to_vec()),
+            "self" => Some([self.at.clone(), rest.to_vec()].concat()),
+            "super" => {
+                let ups = segments.iter().take_while(|segment| *segment == "super").count();
+                let kept = self.at.len().checked_sub(ups)?;
+                Some([self.at[..kept].to_vec(), segments[ups..].to_vec()].concat())
+            }
+            _ => None,
+        }
+    }
+
+    fn path(&mut self, segments: &[String]) {
+        match self.absolute(segments) {
+            Some(path) if segments.len() > 1 => self.paths.push(path),
+            _ => self.foreign.extend(segments.first().filter(|_| segments.len() > 1).cloned()),
+        }
+        self.identifiers.extend(segments.first().cloned());
+    }
+
+    fn tree(&mut self, tree: &UseTree, before: &[String], exported: bool) {
+        let with = |name: &syn::Ident| [before.to_vec(), vec![name.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.tree(&path.tree, &with(&path.ident), exported),
+            UseTree::Group(group) => group.items.iter().for_each(|item| self.tree(item, before, exported)),
+            UseTree::Glob(_) => self.bring("*", before, exported),
+            UseTree::Name(name) if name.ident == "self" => {
+                self.bring(&before.last().cloned().unwrap_or_default(), before, exported);
+            }
+            UseTree::Name(name) => self.bring(&name.ident.to_string(), &with(&name.ident), exported),
+            UseTree::Rename(rename) => self.bring(&rename.rename.to_string(), &with(&rename.ident), exported),
+        }
+    }
+
+    fn bring(&mut self, name: &str, segments: &[String], exported: bool) {
+        match self.absolute(segments) {
+            Some(path) => self.uses.push(Use { name: name.to_owned(), path, exported }),
+            None => self.foreign.extend(segments.first().cloned()),
+        }
+    }
+
+    /// Paths and identifiers in the tokens of a macro or an attribute.
+    fn tokens(&mut self, tokens: TokenStream) {
+        let mut path: Vec<String> = Vec::new();
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Ident(name) if path.is_empty() || colons == 2 => {
+                    path.push(name.to_string());
+                    colons = 0;
+                    continue;
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ':' && !path.is_empty() => {
+                    colons += 1;
+                    continue;
+                }
+                TokenTree::Ident(name) => {
+                    self.path(&std::mem::take(&mut path));
+                    path.push(name.to_string());
+                }
+                TokenTree::Group(group) => {
+                    self.path(&std::mem::take(&mut path));
+                    self.tokens(group.stream());
+                }
+                _ => self.path(&std::mem::take(&mut path)),
+            }
+            colons = 0;
+        }
+        self.path(&path);
+    }
+}
+
+impl<'ast> Visit<'ast> for Reader {
+    fn visit_item(&mut self, item: &'ast Item) {
+        if !attributes(item).iter().any(is_cfg_test) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
+        if module.content.is_some() {
+            self.at.push(module.ident.to_string());
+            visit::visit_item_mod(self, module);
+            self.at.pop();
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        self.tree(&item.tree, &[], !matches!(item.vis, Visibility::Inherited));
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        self.path(&segments);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, invoked: &'ast Macro) {
+        self.visit_path(&invoked.path);
+        self.tokens(invoked.tokens.clone());
+    }
+
+    fn visit_meta_list(&mut self, list: &'ast MetaList) {
+        self.visit_path(&list.path);
+        self.tokens(list.tokens.clone());
+    }
+}
+
+fn attributes(item: &Item) -> &[Attribute] {
+    match item {
+        Item::Fn(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        Item::Mod(item) => &item.attrs,
+        Item::Use(item) => &item.attrs,
+        _ => &[],
+    }
+}
+
+fn is_cfg_test(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Ident>().is_ok_and(|name| name == "test")
+}
+
+/// Whether a file is compiled for tests only: `tests.rs` of a module, and what several of those share.
 fn is_test(path: &Path) -> bool {
     path.file_stem().is_some_and(|stem| stem == "tests" || stem == "testing")
-}
-
-/// The files of `src/` by their top-level module.
-fn modules() -> BTreeMap<String, Vec<Source>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found: BTreeMap<String, Vec<Source>> = BTreeMap::new();
-    let mut open = vec![root.clone()];
-    while let Some(directory) = open.pop() {
-        for path in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test(&path) {
-                let inside = path.strip_prefix(&root).unwrap().to_owned();
-                let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
-                let text = std::fs::read_to_string(&path).unwrap();
-                found.entry(first.trim_end_matches(".rs").to_owned()).or_default().push(Source { path: inside, text });
-            }
-        }
-    }
-    found
 }
