@@ -16,8 +16,19 @@ use syn::{
 };
 
 /// Modules that every other module may import. They import each other only.
-const LEAVES: &[&str] =
-    &["client", "clock", "exposition", "http", "peer", "principal", "refusal", "secret", "series", "telemetry"];
+const LEAVES: &[&str] = &[
+    "client",
+    "clock",
+    "exposition",
+    "http",
+    "peer",
+    "principal",
+    "protobuf",
+    "refusal",
+    "secret",
+    "series",
+    "telemetry",
+];
 
 /// Imports between modules, besides those of leaves: (from, to). `gate::*` and `pipeline::*` stand for all of that half.
 const EDGES: &[(&str, &[&str])] = &[
@@ -62,7 +73,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["demo", "gate::identity"]),
     ("maud", &["gate::proxy"]),
     ("oauth2", &["cli", "client", "gate::identity"]),
-    ("prost", &["demo", "gate::proxy"]),
+    ("prost", &["demo", "gate::proxy", "protobuf"]),
     ("prost_types", &["demo"]),
     ("rcgen", &["demo"]),
     ("redb", &["gate::grants", "pipeline::spool"]),
