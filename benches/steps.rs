@@ -69,7 +69,7 @@ fn steps(c: &mut Criterion) {
     headers.insert(header::HOST, "gate.example.com".parse().unwrap());
     c.bench_function("target", |b| b.iter(|| Target::parse(&Method::GET, black_box(&uri), &headers).unwrap()));
 
-    let at = Peer::nameless(([127, 0, 0, 1], 4242).into(), true);
+    let at = Peer::without_certificate(([127, 0, 0, 1], 4242).into(), true);
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
     let (kept, telemetry) = (keys.clone(), Telemetry::new());

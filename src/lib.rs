@@ -42,7 +42,7 @@ pub mod internals {
             },
             policy::{Circumstances, Policy, Question, Resource},
             proxy::Target,
-            routes::{LocalTerms, Routes, Terms, Vertex, Way},
+            routes::{LocalRouteOptions, RouteMatch, RouteOptions, Routes, Vertex},
         },
         http::read_bounded,
         peer::Peer,

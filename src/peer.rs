@@ -19,16 +19,16 @@ pub struct Peer {
     /// The certificate whose key it proved to hold, where it showed one.
     pub certificate: Option<Arc<Certificate>>,
     /// Why nothing is done for this connection any longer, whatever its requests bring. `listen` looks at each request.
-    pub lapse: Option<Lapse>,
+    pub rejection: Option<CertificateRejection>,
     /// Cancelled when that is so of the connection as a whole. For those who wait.
-    pub lapsed: CancellationToken,
+    pub invalidated: CancellationToken,
 }
 
 impl Peer {
     /// A client that showed no certificate.
     #[must_use]
-    pub fn nameless(address: SocketAddr, tls: bool) -> Self {
-        Self { address, tls, certificate: None, lapse: None, lapsed: CancellationToken::new() }
+    pub fn without_certificate(address: SocketAddr, tls: bool) -> Self {
+        Self { address, tls, certificate: None, rejection: None, invalidated: CancellationToken::new() }
     }
 }
 
@@ -45,7 +45,7 @@ pub struct Certificate {
     /// Its DNS names, exact.
     pub dns_names: Vec<Box<str>>,
     /// Whether a name in it holds bytes that no name has, or it cannot be read: then it names nobody.
-    pub odd: bool,
+    pub malformed: bool,
     /// Its end.
     pub not_after: Timestamp,
     /// What the client showed, to be verified again when what is trusted changes.
@@ -55,10 +55,10 @@ pub struct Certificate {
 impl Certificate {
     /// A certificate that nobody has shown, with these names, for commands that ask what policy would say.
     #[must_use]
-    pub fn supposed(uris: Vec<Box<str>>, dns_names: Vec<Box<str>>) -> Self {
+    pub fn hypothetical(uris: Vec<Box<str>>, dns_names: Vec<Box<str>>) -> Self {
         let chain = Chain { certificates: Vec::new(), digest: [0; 32] };
         let not_after = Timestamp::MAX;
-        Self { thumbprint: [0; 32], trusted: true, uris, dns_names, odd: false, not_after, chain }
+        Self { thumbprint: [0; 32], trusted: true, uris, dns_names, malformed: false, not_after, chain }
     }
 }
 
@@ -73,14 +73,14 @@ pub struct Chain {
 
 /// Why a connection that was once let in proves nothing any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lapse {
+pub enum CertificateRejection {
     /// The listener requires a certificate now, and none was shown.
     Missing,
     /// The certificate has expired.
     Expired,
     /// The certificate was revoked, its CA is no longer trusted, or nobody can say since the list of revoked ones is
     /// old.
-    Distrusted,
+    Untrusted,
     /// The certificate has names that cannot be told from others.
-    Odd,
+    Malformed,
 }

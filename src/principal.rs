@@ -48,7 +48,7 @@ impl Principal {
     /// A caller that nobody has verified, for commands that ask what policy would say. With `roles` it holds these and
     /// no others, else those that `claims`, a JSON object, earn.
     #[must_use]
-    pub fn supposed(issuer: &str, subject: &str, claims: &str, roles: Option<Arc<[Arc<str>]>>) -> Self {
+    pub fn hypothetical(issuer: &str, subject: &str, claims: &str, roles: Option<Arc<[Arc<str>]>>) -> Self {
         let mut told = blake3::Hasher::new();
         let held = roles.iter().flat_map(|roles| roles.iter()).map(|role| &**role);
         for text in [issuer, subject, claims, if roles.is_some() { "roles" } else { "" }].into_iter().chain(held) {

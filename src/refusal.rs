@@ -23,12 +23,12 @@ pub struct Refusal {
     /// The methods that the resource has, where it was asked for another: the value of `Allow`.
     pub allow: Option<&'static str>,
     /// The limit that was exceeded.
-    pub limit: Option<Box<Violated>>,
+    pub limit: Option<Box<ExceededLimit>>,
 }
 
 /// A limit that was exceeded.
 #[derive(Clone, Debug)]
-pub struct Violated {
+pub struct ExceededLimit {
     /// Its name.
     pub limit: Arc<str>,
     /// What `RateLimit-Policy` calls the part of it.

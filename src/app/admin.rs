@@ -16,7 +16,7 @@ use crate::{
     clock::{self, Timestamp},
     gate::{
         identity::Issuer,
-        listen::{self, Unreadable},
+        listen::{self, ParseFailure},
     },
     http::Body,
     peer::Peer,
@@ -64,7 +64,7 @@ impl listen::Service for Admin {
         }
     }
 
-    fn unreadable(&self, _: &Peer, _: Unreadable) {}
+    fn parse_failed(&self, _: &Peer, _: ParseFailure) {}
 }
 
 /// Whether the gate is ready, and why not. An issuer that cannot be reached is a warning as long as another one lets

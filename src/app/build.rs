@@ -182,7 +182,7 @@ pub(super) fn build(
         url: config.gate.url,
         routes: if grants.is_some() { routes.with_grants() } else { routes },
         identity: identity.clone(),
-        issue: issuing.as_ref().map(Issuing::issue),
+        token_issuer: issuing.as_ref().map(Issuing::token_issuer),
         policy: config.policy,
         limits: limits.clone(),
         grants: grants.cloned(),

@@ -8,7 +8,7 @@ use crate::{
     gate::{
         credentials::Minter,
         identity::Own,
-        proxy::Issue,
+        proxy::TokenIssuer,
         signing::{self, Signing},
     },
     telemetry::Telemetry,
@@ -58,9 +58,9 @@ impl Issuing {
     }
 
     /// What a request sees of it.
-    pub(super) fn issue(&self) -> Issue {
+    pub(super) fn token_issuer(&self) -> TokenIssuer {
         let IssueSettings { url, audiences, lifetime, .. } = &self.settings;
-        Issue::new(url, audiences, *lifetime, self.signing.value.clone())
+        TokenIssuer::new(url, audiences, *lifetime, self.signing.value.clone())
     }
 
     /// Who signs the subject tokens that Google is shown.

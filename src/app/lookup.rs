@@ -11,7 +11,7 @@ use crate::{
     gate::{
         policy::Resource,
         proxy::Target,
-        routes::{Exporter, Routes, Vertex, Way},
+        routes::{Exporter, RouteMatch, Routes, Vertex},
     },
     http::{Body, BoxFuture, LocalService},
     principal::Caller,
@@ -33,7 +33,7 @@ pub fn look_up(config: &mut Config, method: &Method, uri: &Uri) -> Result<(Arc<s
         credentials: HashMap::new(),
         own: None,
         timeout: vertex.timeout,
-        terms: vertex.terms,
+        options: vertex.options,
     });
     let service = || config.data.as_ref().map(|_| Arc::new(Nobody) as Arc<dyn LocalService>);
     let routes = Routes::new(exporters, vertex, service(), service(), config.local);
@@ -41,8 +41,8 @@ pub fn look_up(config: &mut Config, method: &Method, uri: &Uri) -> Result<(Arc<s
     headers.insert(HOST, uri.host().and_then(|host| host.parse().ok()).unwrap_or(HeaderValue::from_static("gate")));
     let target = Target::parse(method, uri, &headers)?;
     match routes.find(method, target.path, target.path_and_query)? {
-        Way::Found(found) => Ok((found.action.clone(), found.resource.into_owned())),
-        Way::Rpc(rpc) => {
+        RouteMatch::Matched(matched) => Ok((matched.action.clone(), matched.resource.into_owned())),
+        RouteMatch::Rpc(rpc) => {
             let text = format!("the resource of a gRPC call is in its message; ask with `--action {}`", rpc.action());
             Err(Refusal::malformed("message_needed", text))
         }
@@ -50,10 +50,10 @@ pub fn look_up(config: &mut Config, method: &Method, uri: &Uri) -> Result<(Arc<s
 }
 
 fn exporter(settings: ExporterSettings) -> Arc<Exporter> {
-    let ExporterSettings { name, upstream, metrics_path, labels, timeout, terms, scripts, .. } = settings;
+    let ExporterSettings { name, upstream, metrics_path, labels, timeout, options, scripts, .. } = settings;
     let name: Arc<str> = name.into();
     let resource = Resource::Exporter(name.clone());
-    Arc::new(Exporter { name, resource, upstream, credential: None, timeout, metrics_path, labels, terms, scripts })
+    Arc::new(Exporter { name, resource, upstream, credential: None, timeout, metrics_path, labels, options, scripts })
 }
 
 /// Stands where a service of the gate would.

@@ -151,9 +151,9 @@ impl<'p> Reading<'p> {
             Some("grants") if *action != *routes::LIST_GRANTS => grant(resource, line.grant.as_ref()?)?,
             _ => Resource::Service(resource.into()),
         };
-        let shown = |names: &CertificateNames| Certificate::supposed(names.uris.clone(), names.dns_names.clone());
+        let shown = |names: &CertificateNames| Certificate::hypothetical(names.uris.clone(), names.dns_names.clone());
         Some(Past {
-            principal: Principal::supposed(issuer, subject, "{}", Some(roles)),
+            principal: Principal::hypothetical(issuer, subject, "{}", Some(roles)),
             active: line.active.as_deref().map(Into::into),
             action,
             resource,

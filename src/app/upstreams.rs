@@ -65,11 +65,11 @@ impl<'a> Keepers<'a> {
 }
 
 pub(super) fn exporter(settings: ExporterSettings, keepers: &mut Keepers<'_>) -> Arc<Exporter> {
-    let ExporterSettings { name, upstream, metrics_path, labels, credential, timeout, terms, scripts } = settings;
+    let ExporterSettings { name, upstream, metrics_path, labels, credential, timeout, options, scripts } = settings;
     let credential = credential.map(|origin| keepers.slot(format!("exporter/{name}"), origin));
     let name: Arc<str> = name.into();
     let resource = Resource::Exporter(name.clone());
-    Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels, terms, scripts })
+    Arc::new(Exporter { name, resource, upstream, credential, timeout, metrics_path, labels, options, scripts })
 }
 
 /// Google is asked as the gate, or as each caller; then the gate's own predictions (`forecasts`) are a caller's too.
@@ -111,5 +111,5 @@ pub(super) fn vertex(
     let upstreams = settings.upstreams.into_iter().map(|(location, upstream)| (location.into(), upstream)).collect();
     let dedicated = settings.dedicated.into_iter().map(|own| (own.endpoint.clone(), own)).collect();
     let projects = settings.projects.map(|projects| projects.into_iter().map(Into::into).collect());
-    Vertex { projects, upstreams, credentials, own, timeout: settings.timeout, terms: settings.terms, dedicated }
+    Vertex { projects, upstreams, credentials, own, timeout: settings.timeout, options: settings.options, dedicated }
 }

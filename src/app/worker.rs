@@ -11,8 +11,8 @@ use super::Shared;
 use crate::{
     client, clock,
     gate::{
-        listen::{self, Unreadable},
-        proxy::{self, Recorded},
+        listen::{self, ParseFailure},
+        proxy::{self, AuditedBody},
     },
     peer::Peer,
 };
@@ -89,13 +89,13 @@ struct Door {
 }
 
 impl listen::Service for Door {
-    type Body = Recorded;
+    type Body = AuditedBody;
 
     fn tls(&self) -> Option<listen::Tls> {
         self.shared.serving.load().tls.get(self.index).cloned().flatten()
     }
 
-    async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Recorded> {
+    async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<AuditedBody> {
         let serving = self.shared.serving.load_full();
         let peer = match serving.tls.get(self.index) {
             Some(Some(tls)) => tls.judge(peer, clock::now()),
@@ -104,7 +104,7 @@ impl listen::Service for Door {
         proxy::handle(&serving.gate, self.worker, &peer, request).await
     }
 
-    fn unreadable(&self, peer: &Peer, what: Unreadable) {
-        proxy::unreadable(&self.shared.serving.load().gate, peer, what);
+    fn parse_failed(&self, peer: &Peer, what: ParseFailure) {
+        proxy::parse_failed(&self.shared.serving.load().gate, peer, what);
     }
 }

@@ -10,7 +10,7 @@ use crate::gate::{
         dpop,
     },
     listen::{self, ClientCertificates},
-    routes::{Terms, TokenBinding},
+    routes::{RouteOptions, TokenBinding},
 };
 
 /// A proof is made for one request, so this is for clocks that differ and for the way here.
@@ -142,14 +142,14 @@ pub(super) fn dpop(top: &Section<'_>) -> dpop::Settings {
     settings
 }
 
-/// Refuses terms that nobody could meet.
+/// Refuses options that nobody could meet.
 pub(super) fn can_be_bound(
     top: &Section<'_>,
     gate: &GateSettings,
     listeners: &[listen::Settings],
-    mut terms: impl Iterator<Item = Terms>,
+    mut options: impl Iterator<Item = RouteOptions>,
 ) {
-    let required = terms.any(|terms| terms.token_binding == TokenBinding::Required);
+    let required = options.any(|options| options.token_binding == TokenBinding::Required);
     let certificates = listeners.iter().any(|l| l.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
     if required && gate.url.is_none() && !certificates {
         top.refuse(

@@ -236,7 +236,7 @@ fn context(section: &Section<'_>) -> Option<Context> {
             trusted: true,
             uris: names("uris"),
             dns_names: names("dns_names"),
-            odd: false,
+            malformed: false,
             not_after: Timestamp::MAX,
             chain: Chain { certificates: Vec::new(), digest: [0; 32] },
         });

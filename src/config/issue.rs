@@ -104,8 +104,8 @@ pub(super) fn needed(top: &Section<'_>, exporters: &[ExporterSettings], vertex: 
             format!("missing, and {what} needs it; write `[token_issuer]` with `keys = \"keys\"`"),
         );
     };
-    let mut terms = exporters.iter().map(|exporter| exporter.terms).chain(vertex.map(|vertex| vertex.terms));
-    if terms.any(|terms| terms.assertion) {
+    let mut options = exporters.iter().map(|exporter| exporter.options).chain(vertex.map(|vertex| vertex.options));
+    if options.any(|options| options.assertion) {
         refuse("`assertion = true`");
     }
     let for_callers = |origin: &Origin| matches!(origin, Origin::Google { google, .. } if google.is_for_callers());

@@ -42,7 +42,7 @@ use crate::{
         credentials::Origin,
         grants as granting, identity, listen,
         policy::Policy,
-        routes::{Dedicated, Group, LocalTerms, Terms, TokenBinding},
+        routes::{DedicatedEndpoint, Group, LocalRouteOptions, RouteOptions, TokenBinding},
         signing,
     },
 };
@@ -79,8 +79,8 @@ pub struct Config {
     pub(crate) data: Option<DataSettings>,
     /// How roles are granted for a time, where they are.
     pub(crate) grants: Option<granting::Settings>,
-    /// The terms of what the gate itself answers.
-    pub(crate) local: LocalTerms,
+    /// The options of what the gate itself answers.
+    pub(crate) local: LocalRouteOptions,
     /// The files and folders that all this was read from.
     pub(crate) files: Vec<PathBuf>,
     /// What is served all the same, and hardly meant so: whoever loads says it.
@@ -131,8 +131,8 @@ pub struct ExporterSettings {
     pub credential: Option<Origin>,
     /// How long the head of its answer may take.
     pub timeout: Duration,
-    /// Its terms.
-    pub terms: Terms,
+    /// Its options.
+    pub options: RouteOptions,
     /// Whether scripts of its pages may run.
     pub scripts: bool,
 }
@@ -144,13 +144,13 @@ pub struct VertexSettings {
     /// The projects that may be asked, where that is bounded.
     pub projects: Option<Vec<String>>,
     /// Endpoints with hosts of their own.
-    pub dedicated: Vec<Dedicated>,
+    pub dedicated: Vec<DedicatedEndpoint>,
     /// How long the head of an answer may take.
     pub timeout: Duration,
     /// What Google is shown, by group.
     pub credentials: Vec<(Group, Origin)>,
-    /// Its terms.
-    pub terms: Terms,
+    /// Its options.
+    pub options: RouteOptions,
 }
 
 /// Everything that is wrong with a configuration.
@@ -246,7 +246,7 @@ pub fn actions() -> impl Iterator<Item = &'static str> {
 fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &mut policies::Told) -> Option<Config> {
     let gate = gate::gate(top);
     let listeners = gate::listeners(top);
-    let usual = Terms { token_binding: gate.token_binding, ..Terms::default() };
+    let usual = RouteOptions { token_binding: gate.token_binding, ..RouteOptions::default() };
     let exporters = upstreams::exporters(top, clients, usual);
     let vertex = upstreams::vertex(top, clients, usual);
     let local = upstreams::local(top, usual);
@@ -254,7 +254,7 @@ fn read(top: &Section<'_>, clients: &Clients, read_at: Timestamp, of_policies: &
     let issuers = issuer::issuers(top, clients, &mut logins);
     let names: Vec<&str> = issuers.iter().map(|(settings, _)| settings.name.as_str()).collect();
     let certificates = binding::certificates(top, &names, &listeners);
-    let upstreams = exporters.iter().map(|e| e.terms).chain(vertex.as_ref().map(|v| v.terms));
+    let upstreams = exporters.iter().map(|e| e.options).chain(vertex.as_ref().map(|v| v.options));
     binding::can_be_bound(top, &gate, &listeners, [usual, local.write].into_iter().chain(upstreams));
     let issue = issue::issue(top, &gate, issuers.iter().map(|(settings, _)| settings));
     issue::needed(top, &exporters, vertex.as_ref());

@@ -10,7 +10,7 @@ use crate::{
     gate::{
         credentials::{Google, GoogleSettings, GoogleSubject, Origin},
         identity::issuer::may_be_asked,
-        routes::{Dedicated, Group, LocalTerms, Terms},
+        routes::{DedicatedEndpoint, Group, LocalRouteOptions, RouteOptions},
     },
     secret::Source,
 };
@@ -21,7 +21,7 @@ const VERTEX_TIMEOUT: Duration = Duration::from_secs(60);
 const STS: &str = "https://sts.googleapis.com/v1/token";
 const IAM: &str = "https://iamcredentials.googleapis.com";
 
-pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: Terms) -> Vec<ExporterSettings> {
+pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: RouteOptions) -> Vec<ExporterSettings> {
     let mut exporters: Vec<ExporterSettings> = Vec::new();
     for section in top.sections("exporter") {
         let name = section.required("name", "node");
@@ -47,7 +47,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: Terms) -> V
         let labels = section.map("labels");
         let credential = credential(&section);
         let timeout = section.duration("timeout", EXPORTER_TIMEOUT);
-        let terms = terms(&section, usual);
+        let options = route_options(&section, usual);
         let scripts = section.boolean("allow_scripts", false);
         exporters.extend(upstream.map(|upstream| ExporterSettings {
             name,
@@ -56,7 +56,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: Terms) -> V
             labels,
             credential,
             timeout,
-            terms,
+            options,
             scripts,
         }));
         section.finish();
@@ -65,8 +65,8 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: Terms) -> V
 }
 
 /// What a section says of its route; the rest is as `usual`.
-fn terms(section: &Section<'_>, usual: Terms) -> Terms {
-    Terms {
+fn route_options(section: &Section<'_>, usual: RouteOptions) -> RouteOptions {
+    RouteOptions {
         end_streams: section.boolean("end_streams", usual.end_streams),
         token_binding: token_binding(section, usual.token_binding),
         assertion: section.boolean("assertion", usual.assertion),
@@ -74,12 +74,12 @@ fn terms(section: &Section<'_>, usual: Terms) -> Terms {
     }
 }
 
-/// The terms of what the gate itself answers: remote write may have its own.
-pub(super) fn local(top: &Section<'_>, usual: Terms) -> LocalTerms {
+/// The options of what the gate itself answers: remote write may have its own.
+pub(super) fn local(top: &Section<'_>, usual: RouteOptions) -> LocalRouteOptions {
     let write = top
         .table("ingest")
-        .map_or(usual, |section| Terms { token_binding: token_binding(&section, usual.token_binding), ..usual });
-    LocalTerms { discover: usual, write, predictions: usual }
+        .map_or(usual, |section| RouteOptions { token_binding: token_binding(&section, usual.token_binding), ..usual });
+    LocalRouteOptions { discover: usual, write, predictions: usual }
 }
 
 fn upstream(
@@ -135,7 +135,7 @@ pub(super) fn source(section: &Section<'_>, key: &'static str) -> Option<Source>
     }
 }
 
-pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: Terms) -> Option<VertexSettings> {
+pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: RouteOptions) -> Option<VertexSettings> {
     let credentials = top.section("google").map(|section| google(&section, clients));
     let Some(section) = top.section("vertex") else {
         if top.has("google") {
@@ -169,7 +169,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: Terms) -> Opti
         upstreams.extend(found.map(|upstream| (location, upstream)));
     }
     let timeout = section.duration("timeout", VERTEX_TIMEOUT);
-    let terms = terms(&section, usual);
+    let options = route_options(&section, usual);
     let projects = section.strings("projects");
     if projects
         .as_ref()
@@ -178,7 +178,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: Terms) -> Opti
         section.refuse("projects", "write ids of projects, such as `projects = [\"my-project\"]`, or leave it out");
     }
     let dedicated = dedicated(&section, ca.as_ref(), clients);
-    for Dedicated { endpoint, .. } in &dedicated {
+    for DedicatedEndpoint { endpoint, .. } in &dedicated {
         let location = endpoint.split('/').nth(3).unwrap_or_default();
         if !upstreams.iter().any(|(known, _)| known == location) {
             let text =
@@ -193,13 +193,13 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: Terms) -> Opti
         upstreams,
         timeout,
         credentials: credentials.unwrap_or_default(),
-        terms,
+        options,
     })
 }
 
 /// Endpoints with hosts of their own.
-fn dedicated(vertex: &Section<'_>, ca: Option<&PathBuf>, clients: &Clients) -> Vec<Dedicated> {
-    let mut all: Vec<Dedicated> = Vec::new();
+fn dedicated(vertex: &Section<'_>, ca: Option<&PathBuf>, clients: &Clients) -> Vec<DedicatedEndpoint> {
+    let mut all: Vec<DedicatedEndpoint> = Vec::new();
     for section in vertex.sections("dedicated") {
         let endpoint = section.required("endpoint", "projects/p/locations/us-central1/endpoints/1");
         let url = section.required("url", "https://1.us-central1-2.prediction.vertexai.goog");
@@ -221,7 +221,7 @@ fn dedicated(vertex: &Section<'_>, ca: Option<&PathBuf>, clients: &Clients) -> V
             section.refuse("endpoint", format!("`{endpoint}` has two hosts"));
         }
         let both = upstream.zip(id);
-        all.extend(both.map(|(upstream, id)| Dedicated { endpoint: endpoint.into(), upstream, id }));
+        all.extend(both.map(|(upstream, id)| DedicatedEndpoint { endpoint: endpoint.into(), upstream, id }));
         section.finish();
     }
     all

@@ -12,7 +12,7 @@ use proptest::{
     strategy::ValueTree,
     test_runner::{Config, FileFailurePersistence, RngSeed, TestRunner},
 };
-use wicketgate::internals::{Clients, LocalTerms, Routes, Target, Terms, Upstream, Vertex, Way};
+use wicketgate::internals::{Clients, LocalRouteOptions, RouteMatch, RouteOptions, Routes, Target, Upstream, Vertex};
 
 use crate::{
     support::{Gate, Harness, grpc::Connection},
@@ -205,17 +205,19 @@ fn what_is_matched_has_one_reading() {
         credentials: HashMap::new(),
         own: None,
         timeout: std::time::Duration::from_secs(1),
-        terms: Terms::default(),
+        options: RouteOptions::default(),
         dedicated: HashMap::new(),
         projects: None,
     };
-    let routes = Routes::new(Vec::new(), Some(vertex), None, None, LocalTerms::default());
+    let routes = Routes::new(Vec::new(), Some(vertex), None, None, LocalRouteOptions::default());
     let headers = HeaderMap::from_iter([(HOST, "gate.test".parse().unwrap())]);
     let matched = std::cell::Cell::new(0_u32);
     let checked = runner(CASES).run(&request(), |(verb, sent)| {
         let Ok(uri) = sent.parse::<Uri>() else { return Ok(()) };
         let Ok(target) = Target::parse(&verb, &uri, &headers) else { return Ok(()) };
-        let Ok(Way::Found(found)) = routes.find(&verb, target.path, target.path_and_query) else { return Ok(()) };
+        let Ok(RouteMatch::Matched(found)) = routes.find(&verb, target.path, target.path_and_query) else {
+            return Ok(());
+        };
         matched.set(matched.get() + 1);
         prop_assert_eq!(target.path_and_query, &sent, "what is forwarded is not what was sent");
         prop_assert_eq!(target.path, sent.split('?').next().unwrap(), "another path was matched");

@@ -189,7 +189,7 @@ async fn a_stream_ends_when_its_clients_certificate_is_revoked() {
     assert_eq!(answer.status, StatusCode::OK);
     assert!(!answer.text().ends_with("0\r\n\r\n"), "it ends as if it were whole: {answer:?}");
     stream.ends().await;
-    assert_eq!(gate.record(&answer.id()).await["reason"], "certificate_lapsed");
+    assert_eq!(gate.record(&answer.id()).await["reason"], "certificate_invalidated");
 }
 
 #[tokio::test]

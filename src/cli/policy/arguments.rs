@@ -198,7 +198,7 @@ impl Asked {
             tls: *tls,
             time,
             size: *size,
-            certificate: shown.then(|| Certificate::supposed(certificate_uri.clone(), certificate_dns.clone())),
+            certificate: shown.then(|| Certificate::hypothetical(certificate_uri.clone(), certificate_dns.clone())),
             named: (!names.is_empty()).then(|| named(names)),
         })
     }
@@ -220,7 +220,7 @@ impl Who {
             }
             let said = parsed.get("sub").and_then(serde_json::Value::as_str);
             let subject = self.subject.as_deref().or(said).unwrap_or("somebody");
-            return Ok(supposed(Principal::supposed(issuer, subject, &text, None)));
+            return Ok(supposed(Principal::hypothetical(issuer, subject, &text, None)));
         }
         if let Some(roles) = &self.roles {
             if let Some(odd) = roles.iter().find(|role| !is_role(role)) {
@@ -230,7 +230,7 @@ impl Who {
             let mut roles: Vec<Arc<str>> = roles.iter().map(|role| role.as_str().into()).collect();
             roles.sort_unstable();
             roles.dedup();
-            return Ok(supposed(Principal::supposed(issuer, subject, "{}", Some(roles.into()))));
+            return Ok(supposed(Principal::hypothetical(issuer, subject, "{}", Some(roles.into()))));
         }
         Err("say who is asking: `--token FILE`, `--claims JSON --issuer NAME` or `--roles ROLE,ROLE`".into())
     }

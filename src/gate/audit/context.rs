@@ -87,7 +87,7 @@ mod tests {
     fn names_are_kept_whole_or_left_out_and_marked() {
         let check = |name: &str, count: usize, kept: bool| {
             let names: Vec<Box<str>> = vec![name.into(); count];
-            let certificate = Certificate::supposed(names.clone(), Vec::new());
+            let certificate = Certificate::hypothetical(names.clone(), Vec::new());
             let body = BodyNames { buckets: names.clone(), ..BodyNames::default() };
             let context = Context::new(true, Some(1), Some(&certificate), Some(body));
             assert_eq!(context.cut, !kept, "{count} of {name:?}");
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read_back() {
         let body = BodyNames { resources: vec!["models/m@1".into()], ..BodyNames::default() };
-        let certificate = Certificate::supposed(vec!["spiffe://a/b".into()], vec!["a.example".into()]);
+        let certificate = Certificate::hypothetical(vec!["spiffe://a/b".into()], vec!["a.example".into()]);
         let context = Context::new(false, Some(7), Some(&certificate), Some(body));
         let text = serde_json::to_string(&context).unwrap();
         assert_eq!(serde_json::from_str::<Context>(&text).unwrap(), context);

@@ -87,14 +87,14 @@ pub(crate) enum Place {
 
 /// What a request to `/grants` wishes.
 #[derive(Clone, Debug)]
-pub enum Wish {
+pub enum GrantCommand {
     /// To see grants.
     List {
         /// Only those that wait for an answer.
         pending_only: bool,
     },
     /// To be granted something; nothing where what was sent has not been read.
-    Ask(Option<Box<Grant>>),
+    Request(Option<Box<Grant>>),
     /// To approve this one, for as many seconds; for as long as was asked where it does not say.
     Approve(Uuid, Option<u64>),
     /// To say no to this one.

@@ -12,7 +12,7 @@ use quick_cache::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    peer::{Certificate, Lapse, Peer},
+    peer::{Certificate, CertificateRejection, Peer},
     principal::{Confirmation, Principal},
     refusal::Refusal,
 };
@@ -128,17 +128,19 @@ impl Names {
 /// # Errors
 /// 401 with what to do.
 pub(super) fn stands(peer: &Peer) -> Result<(), Refusal> {
-    let (reason, text) = match peer.lapse {
+    let (reason, text) = match peer.rejection {
         None => return Ok(()),
-        Some(Lapse::Missing) => ("certificate_missing", "this needs a client certificate; connect again with one"),
-        Some(Lapse::Expired) => {
+        Some(CertificateRejection::Missing) => {
+            ("certificate_missing", "this needs a client certificate; connect again with one")
+        }
+        Some(CertificateRejection::Expired) => {
             ("certificate_expired", "this connection's client certificate has expired; connect again with a new one")
         }
-        Some(Lapse::Distrusted) => (
+        Some(CertificateRejection::Untrusted) => (
             "certificate_distrusted",
             "this connection's client certificate is no longer trusted; connect again with a new one",
         ),
-        Some(Lapse::Odd) => (
+        Some(CertificateRejection::Malformed) => (
             "certificate_odd",
             "this client certificate's names hold bytes that no name has, or cannot be read; use another certificate",
         ),
@@ -243,11 +245,11 @@ mod tests {
             trusted,
             uris: boxed(uris),
             dns_names: boxed(dns_names),
-            odd: false,
+            malformed: false,
             not_after: Timestamp::MAX,
             chain: Chain { certificates: Vec::new(), digest: [0; 32] },
         };
-        Peer { certificate: Some(Arc::new(certificate)), ..Peer::nameless(([127, 0, 0, 1], 1).into(), true) }
+        Peer { certificate: Some(Arc::new(certificate)), ..Peer::without_certificate(([127, 0, 0, 1], 1).into(), true) }
     }
 
     fn check(uris: &[&str], dns_names: &[&str], expected: &str) {

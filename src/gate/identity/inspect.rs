@@ -48,7 +48,7 @@ pub(crate) fn inspect(token: &str, known: Known<'_>, now: Timestamp) -> Result<I
     let expired = |leeway| unverified.expires_at().is_none_or(|at| clock::after(at, leeway) <= now);
     let (issuers, own) = match known {
         Known::Named(name) => {
-            let principal = Principal::supposed(name, &said, &claims, None);
+            let principal = Principal::hypothetical(name, &said, &claims, None);
             let objection = expired(std::time::Duration::ZERO).then_some(TokenError::Expired);
             return Ok(Inspected { principal, signature_checked: false, objection });
         }
@@ -57,12 +57,12 @@ pub(crate) fn inspect(token: &str, known: Known<'_>, now: Timestamp) -> Result<I
     if own == Some(unverified.issuer()) {
         let (issuer, subject) = said.split_once(':').ok_or(TokenError::Claims)?;
         let roles = roles(&claims).ok_or(TokenError::Claims)?;
-        let principal = Principal::supposed(issuer, subject, &claims, Some(roles));
+        let principal = Principal::hypothetical(issuer, subject, &claims, Some(roles));
         let objection = expired(std::time::Duration::ZERO).then_some(TokenError::Expired);
         return Ok(Inspected { principal, signature_checked: false, objection });
     }
     let issuer = issuers.iter().find(|issuer| issuer.rules.issuer == unverified.issuer()).ok_or(TokenError::Issuer)?;
-    let principal = Principal::supposed(&issuer.name, &said, &claims, None);
+    let principal = Principal::hypothetical(&issuer.name, &said, &claims, None);
     let keys = keys(issuer);
     let key = keys.iter().find(|key| unverified.kid.is_none() || key.kid() == unverified.kid.as_deref());
     let (signature_checked, objection) = match (key, keys.is_empty()) {

@@ -34,9 +34,9 @@ pub(super) fn read(shown: &[CertificateDer<'_>], trusted: bool) -> Option<Arc<Ce
         digest: *hasher.finalize().as_bytes(),
     };
     let contents = contents(own);
-    let odd = contents.is_none();
+    let malformed = contents.is_none();
     let Contents { uris, dns_names, not_after } = contents.unwrap_or_default();
-    Some(Arc::new(Certificate { thumbprint, trusted, uris, dns_names, odd, not_after, chain }))
+    Some(Arc::new(Certificate { thumbprint, trusted, uris, dns_names, malformed, not_after, chain }))
 }
 
 /// What is read of a certificate; by default nothing, and it ended long ago.

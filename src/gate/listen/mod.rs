@@ -58,7 +58,7 @@ pub(crate) struct Settings {
 
 /// Why a request never became one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unreadable {
+pub(crate) enum ParseFailure {
     /// Its head is larger than the buffer, or has too many headers; the client was sent 431.
     TooLarge,
     /// It is not HTTP; the client was sent 400.
@@ -77,7 +77,7 @@ pub(crate) trait Service: Clone + Send + 'static {
     fn answer(&self, peer: Peer, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Is told of a request that could not be read.
-    fn unreadable(&self, peer: &Peer, what: Unreadable);
+    fn parse_failed(&self, peer: &Peer, what: ParseFailure);
 }
 
 /// Opens a listening socket. Several may share one address, so that each worker has its own and the kernel spreads the
@@ -141,14 +141,14 @@ pub(crate) async fn serve<S: Service>(
 async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, service: S, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let Some(tls) = service.tls() else {
-        return http1(stream, Peer::nameless(address, false), service, stop).await;
+        return http1(stream, Peer::without_certificate(address, false), service, stop).await;
     };
     let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, TlsAcceptor::from(tls.config.clone()).accept(stream));
     match handshake.await {
         Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificate = certificate::read(shown, tls.verifies());
-            let peer = Peer { certificate, ..Peer::nameless(address, true) };
+            let peer = Peer { certificate, ..Peer::without_certificate(address, true) };
             let (watched, watcher) = (peer.clone(), service.clone());
             let served = async {
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -169,10 +169,10 @@ async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, service:
 
 /// Looks after a connection's certificate while answers stream: each request is looked at by itself. Never ends.
 async fn watch<S: Service>(service: S, peer: Peer) {
-    while peer.certificate.is_some() && !peer.lapsed.is_cancelled() {
+    while peer.certificate.is_some() && !peer.invalidated.is_cancelled() {
         tokio::time::sleep(LOOK_AFTER).await;
-        if service.tls().is_some_and(|tls| tls.has_lapsed(&peer, clock::now())) {
-            peer.lapsed.cancel();
+        if service.tls().is_some_and(|tls| tls.is_invalidated(&peer, clock::now())) {
+            peer.invalidated.cancel();
         }
     }
     std::future::pending().await
@@ -203,9 +203,9 @@ where
     };
     if let Err(error) = ended {
         if error.is_parse_too_large() {
-            service.unreadable(&peer, Unreadable::TooLarge);
+            service.parse_failed(&peer, ParseFailure::TooLarge);
         } else if error.is_parse() {
-            service.unreadable(&peer, Unreadable::Malformed);
+            service.parse_failed(&peer, ParseFailure::Malformed);
         }
         tracing::debug!(peer = %peer.address, error = crate::telemetry::chain(&error), "a connection ended badly");
     }

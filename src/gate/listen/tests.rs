@@ -49,11 +49,11 @@ impl Service for Slow {
         Response::new(Pieces { left: vec!["last", "first"], pause: Box::pin(tokio::time::sleep(self.0)) })
     }
 
-    fn unreadable(&self, _: &Peer, _: Unreadable) {}
+    fn parse_failed(&self, _: &Peer, _: ParseFailure) {}
 }
 
 fn peer() -> Peer {
-    Peer::nameless(([127, 0, 0, 1], 4242).into(), true)
+    Peer::without_certificate(([127, 0, 0, 1], 4242).into(), true)
 }
 
 /// Serves one end of a pipe; the task ends with the connection.

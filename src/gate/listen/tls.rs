@@ -26,7 +26,7 @@ use rustls::{
 use super::clients::{AnyKey, Bundle};
 use crate::{
     clock::{self, Timestamp},
-    peer::{Certificate, Lapse, Peer},
+    peer::{Certificate, CertificateRejection, Peer},
 };
 
 /// How long a chain that was found good counts without another look: lists of revoked certificates and intermediate
@@ -142,35 +142,35 @@ impl Tls {
     }
 
     /// Whether what the handshake proved of this peer counts no longer.
-    pub(super) fn has_lapsed(&self, peer: &Peer, now: Timestamp) -> bool {
+    pub(super) fn is_invalidated(&self, peer: &Peer, now: Timestamp) -> bool {
         let trusted = |peer: &Peer| peer.certificate.as_ref().is_some_and(|certificate| certificate.trusted);
         let judged = self.judge(peer.clone(), now);
-        judged.lapse.is_some() || (trusted(peer) && !trusted(&judged))
+        judged.rejection.is_some() || (trusted(peer) && !trusted(&judged))
     }
 
     /// What this peer proves now, by what is configured now. `self` may be newer than the handshake was.
     #[must_use]
     pub(crate) fn judge(&self, peer: Peer, now: Timestamp) -> Peer {
         let Some(clients) = &self.clients else {
-            return Peer { certificate: None, lapse: None, ..peer };
+            return Peer { certificate: None, rejection: None, ..peer };
         };
         let Some(certificate) = &peer.certificate else {
-            let lapse = clients.required.then_some(Lapse::Missing);
-            return Peer { lapse, ..peer };
+            let rejection = clients.required.then_some(CertificateRejection::Missing);
+            return Peer { rejection, ..peer };
         };
         let Some(verifier) = &clients.verifier else {
             return with_trust(peer, false);
         };
-        let lapse = if certificate.odd {
-            Some(Lapse::Odd)
+        let rejection = if certificate.malformed {
+            Some(CertificateRejection::Malformed)
         } else if certificate.not_after <= now {
-            Some(Lapse::Expired)
+            Some(CertificateRejection::Expired)
         } else if !clients.still_good(&**verifier, certificate, now) {
-            Some(Lapse::Distrusted)
+            Some(CertificateRejection::Untrusted)
         } else {
             None
         };
-        Peer { lapse, ..with_trust(peer, lapse.is_none()) }
+        Peer { rejection, ..with_trust(peer, rejection.is_none()) }
     }
 }
 
@@ -203,9 +203,9 @@ fn with_trust(peer: Peer, trusted: bool) -> Peer {
     match peer.certificate {
         Some(certificate) if certificate.trusted != trusted => {
             let certificate = Certificate { trusted, ..Certificate::clone(&certificate) };
-            Peer { certificate: Some(Arc::new(certificate)), lapse: None, ..peer }
+            Peer { certificate: Some(Arc::new(certificate)), rejection: None, ..peer }
         }
-        certificate => Peer { certificate, lapse: None, ..peer },
+        certificate => Peer { certificate, rejection: None, ..peer },
     }
 }
 

@@ -230,7 +230,7 @@ forbid (principal, action, resource) when { context has size && context.size * 9
 
     fn check(claims: &str, action: &str, size: Option<u64>, with: impl FnOnce(Explanation<'_>)) {
         let policy = policy();
-        let principal = Principal::supposed("corp", "s", claims, None);
+        let principal = Principal::hypothetical("corp", "s", claims, None);
         let (action, resource) = (action.into(), Resource::Exporter("e".into()));
         let circumstances = Circumstances { size, ..Circumstances::test(IpAddr::from([127, 0, 0, 1])) };
         let question = Question {

@@ -164,7 +164,8 @@ impl<'a> Circumstances<'a> {
     /// What a connection and a request's head tell. A certificate that is not trusted proves nothing here.
     #[must_use]
     pub fn new(peer: &'a Peer, method: &'a Method, now: Timestamp) -> Self {
-        let certificate = peer.certificate.as_deref().filter(|certificate| certificate.trusted && !certificate.odd);
+        let certificate =
+            peer.certificate.as_deref().filter(|certificate| certificate.trusted && !certificate.malformed);
         Self { now, peer: peer.address.ip(), tls: peer.tls, certificate, method, size: None, named: None }
     }
 }

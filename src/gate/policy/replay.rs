@@ -255,7 +255,7 @@ mod tests {
     fn past(subject: &str, roles: &[&str], second: i64) -> Past {
         let roles = roles.iter().map(|role| Arc::from(*role)).collect();
         Past {
-            principal: Principal::supposed("corp", subject, "{}", Some(roles)),
+            principal: Principal::hypothetical("corp", subject, "{}", Some(roles)),
             active: None,
             action: "Read".into(),
             resource: Resource::Exporter("e".into()),

@@ -92,7 +92,7 @@ impl Asks {
             trusted: true,
             uris: vec!["spiffe://x/a".into()],
             dns_names: vec![],
-            odd: false,
+            malformed: false,
             not_after: Timestamp::MAX,
             chain: Chain { certificates: vec![], digest: [1; 32] },
         };

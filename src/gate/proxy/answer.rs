@@ -29,7 +29,7 @@ impl Answer {
     /// finite: it may come to its end.
     pub(super) fn bounded(mut self, permit: &Permit<'_>, peer: &Peer) -> Self {
         let endless = self.response.body().size_hint().exact().is_none();
-        let proof = (endless && permit.route.terms().end_streams).then_some((&permit.principal, peer));
+        let proof = (endless && permit.route.options().end_streams).then_some((&permit.principal, peer));
         let grants = if endless { &*permit.held.grants } else { &[] };
         self.bound = Bound::new(proof, grants, self.foul.take());
         self

@@ -40,7 +40,7 @@ fn without_content(response: Response<Body>) -> Response<Body> {
 }
 
 /// A body and the record that it closes; before there is an answer, the record alone.
-pub(crate) struct Recorded {
+pub(crate) struct AuditedBody {
     pub(super) record: Box<Record>,
     /// What the request has taken of its limits; empty once it is over.
     pub(super) spent: Spent,
@@ -53,7 +53,7 @@ pub(crate) struct Recorded {
     metrics: Arc<Metrics>,
 }
 
-impl Recorded {
+impl AuditedBody {
     /// Holds the record of a request whose story begins. hyper drops the story where it stands when the client leaves.
     pub(super) fn open(record: Record, gate: &Gate) -> Self {
         let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
@@ -96,7 +96,7 @@ impl Recorded {
     }
 }
 
-impl Recorded {
+impl AuditedBody {
     /// Settles what a request has taken that is refused after all: no model has counted anything.
     pub(super) fn refused(&mut self) {
         std::mem::take(&mut self.spent).asked(self.asked());
@@ -121,7 +121,7 @@ impl Recorded {
     }
 }
 
-impl http_body::Body for Recorded {
+impl http_body::Body for AuditedBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -176,7 +176,7 @@ fn grpc_status(trailers: &HeaderMap) -> Option<u16> {
     trailers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-impl Drop for Recorded {
+impl Drop for AuditedBody {
     /// hyper does not ask for the end of a body whose length it knows, and a client may walk away.
     fn drop(&mut self) {
         let unanswered = self.record.status.is_none() || !self.body.is_end_stream();

@@ -16,7 +16,7 @@ use crate::{
         grants::Held,
         identity::AuthContext,
         policy::{Circumstances, Denial, Named, Obligation, Question, Resource, Ruling},
-        routes::{Found, Route, Terms, TokenBinding},
+        routes::{Matched, Route, RouteOptions, TokenBinding},
     },
     principal::Principal,
     refusal::Refusal,
@@ -37,8 +37,8 @@ pub(super) struct Permit<'r> {
 }
 
 /// Refuses a token that whoever has it may use, where the route takes none such.
-pub(super) fn bound(principal: &Principal, terms: Terms) -> Result<(), Refusal> {
-    if terms.token_binding == TokenBinding::Optional || principal.confirmation.is_some() {
+pub(super) fn bound(principal: &Principal, options: RouteOptions) -> Result<(), Refusal> {
+    if options.token_binding == TokenBinding::Optional || principal.confirmation.is_some() {
         return Ok(());
     }
     let text = "this takes only what is bound to its sender: a token bound to a client certificate (RFC 8705) or to a DPoP key \
@@ -51,20 +51,20 @@ pub(super) fn authorize<'r>(
     gate: &Gate,
     principal: Arc<Principal>,
     active: Option<&str>,
-    found: Found<'r>,
+    matched: Matched<'r>,
     circumstances: Circumstances<'_>,
     record: &mut Record,
 ) -> Result<Permit<'r>, Refusal> {
-    let resource: &Resource = &found.resource;
+    let resource: &Resource = &matched.resource;
     let held = held(gate, &principal, resource, circumstances.now);
     if !held.grants.is_empty() {
         record.grants = Some(held.grants.iter().map(|grant| grant.id).collect());
     }
-    let (action, granted) = (found.action, held.roles.as_slice());
+    let (action, granted) = (matched.action, held.roles.as_slice());
     let question = Question { principal: &principal, granted, active, action, resource, circumstances };
     let ruling = ask(gate, question, record);
     if !ruling.allowed {
-        return Err(denied(&ruling, found.action, resource));
+        return Err(denied(&ruling, matched.action, resource));
     }
     record.decision = Decision::Allow;
     let obligations = ruling.obligations.clone();
@@ -76,7 +76,7 @@ pub(super) fn authorize<'r>(
         roles: ruling.roles.clone(),
         action: action.clone(),
         held,
-        route: found.route,
+        route: matched.route,
         obligations,
         _made_by_authorize: (),
     })

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use super::{
     Gate, Target,
     answer::Answer,
-    audited_body::Recorded,
+    audited_body::AuditedBody,
     authorize::{authorize, bound},
     error_response::{Manner, refuse},
     forward::{Errand, deliver, forward},
@@ -27,7 +27,7 @@ use crate::{
     gate::{
         audit::{Decision, Record},
         identity::AuthContext,
-        listen::Unreadable,
+        listen::ParseFailure,
         policy::Circumstances,
         routes::Route,
     },
@@ -37,31 +37,36 @@ use crate::{
 };
 
 /// Answers one request, whatever becomes of it, and sees that its record is closed when the last byte has left.
-pub(crate) async fn handle(gate: &Gate, worker: Worker, peer: &Peer, request: Request<Incoming>) -> Response<Recorded> {
+pub(crate) async fn handle(
+    gate: &Gate,
+    worker: Worker,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Response<AuditedBody> {
     let now = clock::now();
     let record = Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path());
-    let mut recorded = Recorded::open(record, gate);
+    let mut audited = AuditedBody::open(record, gate);
     let manner = Manner::of(&request);
     let mut reply = HeaderMap::new();
-    let answer = story(gate, worker, peer, request, now, &mut recorded, &mut reply).await;
+    let answer = story(gate, worker, peer, request, now, &mut audited, &mut reply).await;
     if answer.is_err() {
-        recorded.refused();
+        audited.refused();
     }
-    let record = &mut recorded.record;
+    let record = &mut audited.record;
     let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record, &manner).into());
     for (name, value) in &reply {
         answer.response.headers_mut().append(name, value.clone());
     }
     set_request_id(answer.response.headers_mut(), record.id);
-    recorded.answer(answer, now)
+    audited.answer(answer, now)
 }
 
 /// Writes the record of a request that could not even be read; the client has had its answer.
-pub(crate) fn unreadable(gate: &Gate, peer: &Peer, what: Unreadable) {
+pub(crate) fn parse_failed(gate: &Gate, peer: &Peer, what: ParseFailure) {
     let mut record = Record::open(clock::now(), clock::monotonic(), peer.address, Method::default(), "");
     (record.status, record.reason) = match what {
-        Unreadable::TooLarge => (Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Some("headers_too_large")),
-        Unreadable::Malformed => (Some(StatusCode::BAD_REQUEST), Some("not_http")),
+        ParseFailure::TooLarge => (Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Some("headers_too_large")),
+        ParseFailure::Malformed => (Some(StatusCode::BAD_REQUEST), Some("not_http")),
     };
     gate.audit.close(&record, 0);
     gate.metrics.request(&record, 0);
@@ -74,10 +79,10 @@ async fn story(
     peer: &Peer,
     request: Request<Incoming>,
     now: Timestamp,
-    recorded: &mut Recorded,
+    audited: &mut AuditedBody,
     reply: &mut HeaderMap,
 ) -> Result<Answer, Refusal> {
-    let Recorded { record, spent, .. } = recorded;
+    let AuditedBody { record, spent, .. } = audited;
     let (http::request::Parts { method, uri, version, mut headers, .. }, body) = request.into_parts();
     let body = counted(body, record);
     bounded(&headers)?;
@@ -87,21 +92,21 @@ async fn story(
         return Ok(page.answer(gate, context, target, body, record, reply).await?.into());
     }
 
-    let way = gate.routes.find(&method, target.path, target.path_and_query)?;
-    record.route = Some(way.kind());
-    record.action = Some(way.action().clone());
-    record.resource = way.resource().map(|resource| resource.id().clone());
+    let route = gate.routes.find(&method, target.path, target.path_and_query)?;
+    record.route = Some(route.kind());
+    record.action = Some(route.action().clone());
+    record.resource = route.resource().map(|resource| resource.id().clone());
 
     let authenticated = gate.identity.authenticate(context, reply).await;
     gate.metrics.token(&authenticated);
     let principal = authenticated?.principal;
     record.principal = Some(principal.name.clone());
     record.issuer = Some(principal.issuer.clone());
-    bound(&principal, way.terms())?;
+    bound(&principal, route.options())?;
 
-    limit::look(gate, &principal, &way, &body, reply)?;
+    limit::look(gate, &principal, &route, &body, reply)?;
     let head = Head { version, headers: context.headers, query: target.query(), caller: &principal.name };
-    let Content { found, body, size, named, instances, message, foul } = Content::read(way, head, body).await?;
+    let Content { found, body, size, named, instances, message, foul } = Content::read(route, head, body).await?;
     let (found, body) = grants::about(gate, found, &principal, context, body, record).await?;
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
@@ -117,7 +122,7 @@ async fn story(
         Route::Exporter { .. } | Route::Vertex { .. } => {
             for_upstream(&mut headers, record.id);
             guard.ask(&mut headers);
-            introduce(gate.issue.as_ref(), &permit, &mut headers, now)?;
+            introduce(gate.token_issuer.as_ref(), &permit, &mut headers, now)?;
             let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now, foul };
             guard.show(forward(&permit, errand, record).await?)?
         }
@@ -127,7 +132,7 @@ async fn story(
         }
         Route::Discover { .. } => sd::list(gate, &permit, context, authority(&uri, context.headers)?).into(),
         Route::Home => home::page(gate, &permit, context).into(),
-        Route::Grants(wish) => grants::fulfil(gate, &permit, wish, context, record).await?.into(),
+        Route::Grants(command) => grants::fulfil(gate, &permit, command, context, record).await?.into(),
     };
     Ok(answer.bounded(&permit, peer))
 }

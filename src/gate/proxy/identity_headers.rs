@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use quick_cache::sync::Cache;
 use uuid::Uuid;
 
-use super::{authorize::Permit, token_issuer::Issue};
+use super::{authorize::Permit, token_issuer::TokenIssuer};
 use crate::{
     clock::{self, Timestamp},
     gate::routes::Route,
@@ -49,31 +49,31 @@ impl Default for Assertions {
     }
 }
 
-/// Tells the permit's upstream who is asking, as the route's terms say.
+/// Tells the permit's upstream who is asking, as the route's options say.
 ///
 /// # Errors
 /// 503 where an assertion is wanted and cannot be signed.
 pub(super) fn introduce(
-    issue: Option<&Issue>,
+    issuer: Option<&TokenIssuer>,
     permit: &Permit<'_>,
     to: &mut HeaderMap,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    let terms = permit.route.terms();
-    if terms.identity_headers {
+    let options = permit.route.options();
+    if options.identity_headers {
         to.insert(PRINCIPAL, plain(&permit.principal.name)?);
         to.insert(ISSUER, plain(&permit.principal.issuer)?);
         let roles: Vec<String> = permit.roles.iter().map(|role| escaped(role)).collect();
         to.insert(ROLES, value(&roles.join(","))?);
     }
-    if terms.assertion {
-        let issue = issue.ok_or_else(|| no_assertion("no [token_issuer]"))?;
-        to.insert(ASSERTION, assertion(issue, permit, now)?);
+    if options.assertion {
+        let issuer = issuer.ok_or_else(|| no_assertion("no [token_issuer]"))?;
+        to.insert(ASSERTION, assertion(issuer, permit, now)?);
     }
     Ok(())
 }
 
-fn assertion(issue: &Issue, permit: &Permit<'_>, now: Timestamp) -> Result<HeaderValue, Refusal> {
+fn assertion(issuer: &TokenIssuer, permit: &Permit<'_>, now: Timestamp) -> Result<HeaderValue, Refusal> {
     let exporter = match &permit.route {
         Route::Exporter { exporter, .. } => Some(exporter.name.clone()),
         _ => None,
@@ -83,14 +83,14 @@ fn assertion(issue: &Issue, permit: &Permit<'_>, now: Timestamp) -> Result<Heade
     // one with granted roles must not outlive the grant, and is not for later requests
     let granted_until = permit.held.grants.iter().map(|grant| grant.until).min();
     if granted_until.is_none()
-        && let Some(signed) = issue.assertions.0.get(&key).filter(|signed| now < signed.until)
+        && let Some(signed) = issuer.assertions.0.get(&key).filter(|signed| now < signed.until)
     {
         return Ok(signed.value.clone());
     }
     let end = clock::after(now, LIFETIME);
     let end = granted_until.map_or(end, |until| until.min(end));
     let claims = serde_json::json!({
-        "iss": issue.url,
+        "iss": issuer.url,
         "sub": &*permit.principal.name,
         "aud": audience,
         "iat": now.as_second(),
@@ -99,13 +99,13 @@ fn assertion(issue: &Issue, permit: &Permit<'_>, now: Timestamp) -> Result<Heade
         "jti": Uuid::now_v7(),
         "roles": permit.roles,
     });
-    let mut value = value(&issue.sign(TYP, &claims)?)?;
+    let mut value = value(&issuer.sign(TYP, &claims)?)?;
     value.set_sensitive(true);
     if granted_until.is_some() {
         return Ok(value);
     }
     let signed = Arc::new(Signed { value: value.clone(), until: clock::after(now, SERVES) });
-    issue.assertions.0.insert(key, signed);
+    issuer.assertions.0.insert(key, signed);
     Ok(value)
 }
 

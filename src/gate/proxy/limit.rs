@@ -12,11 +12,11 @@ use crate::{
     gate::{
         audit::{Decision, Record},
         limits::{Exceeded, Fields, Spent, Use},
-        routes::{Group, Route, Way},
+        routes::{Group, Route, RouteMatch},
     },
     http::Body,
     principal::Principal,
-    refusal::{Refusal, Violated},
+    refusal::{ExceededLimit, Refusal},
 };
 
 /// What is known of a request's body before it is forwarded.
@@ -32,20 +32,20 @@ pub(super) struct Known {
 pub(super) fn look(
     gate: &Gate,
     principal: &Principal,
-    way: &Way<'_>,
+    matched: &RouteMatch<'_>,
     body: &Body,
     reply: &mut HeaderMap,
 ) -> Result<(), Refusal> {
     if matches!(body, Body::Empty) {
         return Ok(());
     }
-    let (exporter, asks) = match way {
-        Way::Found(found) => (exporter(&found.route), asks(&found.route)),
+    let (exporter, asks) = match matched {
+        RouteMatch::Matched(matched) => (exporter(&matched.route), asks(&matched.route)),
         // what it asks is in its message
-        Way::Rpc(_) => (None, false),
+        RouteMatch::Rpc(_) => (None, false),
     };
-    let (route, instances) = (way.kind(), asks.then_some(1));
-    let (principal, action) = (&principal.name, way.action());
+    let (route, instances) = (matched.kind(), asks.then_some(1));
+    let (principal, action) = (&principal.name, matched.action());
     let usage = Use { principal, roles: &[], route, exporter, action, bytes: None, instances };
     let mut fields = Fields::default();
     let looked = gate.limits.look(&usage, &mut fields);
@@ -98,7 +98,7 @@ fn refusal(exceeded: Exceeded, route: &str) -> Refusal {
     };
     Refusal {
         retry_after: wait,
-        limit: Some(Box::new(Violated { limit, policy })),
+        limit: Some(Box::new(ExceededLimit { limit, policy })),
         ..Refusal::new(status, reason, text)
     }
 }

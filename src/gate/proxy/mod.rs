@@ -28,10 +28,10 @@ use std::sync::Arc;
 
 pub use self::target::Target;
 pub(crate) use self::{
-    audited_body::Recorded,
-    handle::{handle, unreadable},
+    audited_body::AuditedBody,
+    handle::{handle, parse_failed},
     metrics::Metrics,
-    token_issuer::{EXCHANGE, Issue, JWKS_MAX_AGE},
+    token_issuer::{EXCHANGE, JWKS_MAX_AGE, TokenIssuer},
 };
 use crate::gate::{audit, grants::Grants, identity::Identity, limits::Limits, policy::Policy, routes::Routes};
 
@@ -46,7 +46,7 @@ pub(crate) struct Gate {
     /// Who callers are.
     pub identity: Arc<Identity>,
     /// The gate as an issuer of tokens, where it is one.
-    pub issue: Option<Issue>,
+    pub token_issuer: Option<TokenIssuer>,
     /// What they may do.
     pub policy: Policy,
     /// How much of it.

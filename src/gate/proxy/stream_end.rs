@@ -50,7 +50,7 @@ impl Bound {
         grants: &[Arc<Active>],
         foul: Option<Arc<Foul>>,
     ) -> Option<Self> {
-        let proof = proof.map(|(principal, peer)| (principal.clone(), peer.lapsed.clone()));
+        let proof = proof.map(|(principal, peer)| (principal.clone(), peer.invalidated.clone()));
         let ends = proof.is_some() || !grants.is_empty() || foul.is_some();
         ends.then(|| Self { proof, grants: grants.into(), foul })
     }
@@ -77,11 +77,11 @@ impl Bound {
 
 /// Waits for the end of what let the caller in.
 async fn proof_ends(proof: Option<(Arc<Principal>, CancellationToken)>, now: Timestamp) -> Refusal {
-    let Some((principal, lapsed)) = proof else { return pending().await };
+    let Some((principal, invalidated)) = proof else { return pending().await };
     let reason = tokio::select! {
         biased;
         () = principal.ended.cancelled() => "proof_withdrawn",
-        () = lapsed.cancelled() => "certificate_lapsed",
+        () = invalidated.cancelled() => "certificate_invalidated",
         () = tokio::time::sleep(left(principal.until, now)) => "proof_expired",
     };
     let text = "the proof of who you are has ended; come back with a new one";

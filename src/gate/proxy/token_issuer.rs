@@ -20,7 +20,7 @@ pub(crate) const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
 pub(crate) const EXCHANGE: &str = "Token.Exchange";
 
 /// The gate as an issuer.
-pub(crate) struct Issue {
+pub(crate) struct TokenIssuer {
     /// `iss` of everything that it signs: `[gate] url` without a slash at its end.
     pub url: String,
     /// How long its tokens live at most.
@@ -33,7 +33,7 @@ pub(crate) struct Issue {
     pub(super) assertions: super::identity_headers::Assertions,
 }
 
-impl Issue {
+impl TokenIssuer {
     /// Issues tokens for these audiences. The first is the gate's own: tokens for it are accepted here.
     #[must_use]
     pub(crate) fn new(url: &str, audiences: &[String], lifetime: Duration, signing: Arc<Signing>) -> Self {

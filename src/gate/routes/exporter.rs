@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Terms;
+use super::RouteOptions;
 use crate::{client::Upstream, gate::policy::Resource, secret::CredentialSlot};
 
 /// An exporter: where it is, what it is shown, how discovery describes it.
@@ -21,8 +21,8 @@ pub struct Exporter {
     pub metrics_path: String,
     /// Labels that discovery gives it besides `exporter` and `instance`.
     pub labels: Vec<(String, String)>,
-    /// Its terms.
-    pub terms: Terms,
+    /// Its options.
+    pub options: RouteOptions,
     /// Whether scripts of its pages may run, as scripts of the gate's own origin.
     pub scripts: bool,
 }

@@ -5,15 +5,15 @@ use std::{borrow::Cow, sync::Arc};
 use http::{Method, StatusCode};
 use uuid::Uuid;
 
-use super::{APPROVE_GRANT, Found, LIST_GRANTS, Local, REQUEST_GRANT, REVOKE_GRANT, Route, Terms, only};
+use super::{APPROVE_GRANT, LIST_GRANTS, LocalRoute, Matched, REQUEST_GRANT, REVOKE_GRANT, Route, RouteOptions, only};
 use crate::{
-    gate::{grants::Wish, policy::Resource},
+    gate::{grants::GrantCommand, policy::Resource},
     refusal::Refusal,
 };
 
 /// What policy is asked about grants. Saying no to one takes what approving it takes.
-pub struct Granting {
-    list: Local,
+pub struct GrantRoutes {
+    list: LocalRoute,
     request: Arc<str>,
     /// The action that approving and denying are.
     pub approve: Arc<str>,
@@ -21,10 +21,10 @@ pub struct Granting {
     pub revoke: Arc<str>,
 }
 
-impl Granting {
+impl GrantRoutes {
     pub(super) fn new() -> Self {
         Self {
-            list: Local::new(LIST_GRANTS, "grants", Terms::default()),
+            list: LocalRoute::new(LIST_GRANTS, "grants", RouteOptions::default()),
             request: REQUEST_GRANT.into(),
             approve: APPROVE_GRANT.into(),
             revoke: REVOKE_GRANT.into(),
@@ -34,17 +34,17 @@ impl Granting {
 
 /// What is wished of grants. The resource is theirs all together until it is known which one is meant.
 pub(super) fn find<'r>(
-    granting: Option<&'r Granting>,
+    grant_routes: Option<&'r GrantRoutes>,
     method: &Method,
     rest: &str,
     query: &str,
-) -> Result<Found<'r>, Refusal> {
-    let granting = granting.ok_or_else(|| {
+) -> Result<Matched<'r>, Refusal> {
+    let grant_routes = grant_routes.ok_or_else(|| {
         let text = "this gate gives no grants: its configuration lacks [grants]";
         Refusal::new(StatusCode::NOT_FOUND, "unknown_route", text)
     })?;
-    let (wish, action) = match (rest, method) {
-        ("", &Method::POST) => (Wish::Ask(None), &granting.request),
+    let (command, action) = match (rest, method) {
+        ("", &Method::POST) => (GrantCommand::Request(None), &grant_routes.request),
         ("", _) => {
             only(method, "GET, POST")?;
             let pending_only = match query {
@@ -52,7 +52,7 @@ pub(super) fn find<'r>(
                 "state=pending" => true,
                 _ => return Err(Refusal::malformed("query_refused", "the list takes `?state=pending`, or no query")),
             };
-            (Wish::List { pending_only }, &granting.list.action)
+            (GrantCommand::List { pending_only }, &grant_routes.list.action)
         }
         (rest, _) => {
             let (id, verb) = named(rest).ok_or_else(|| {
@@ -61,14 +61,14 @@ pub(super) fn find<'r>(
             })?;
             only(method, "POST")?;
             match verb {
-                Verb::Approve => (Wish::Approve(id, None), &granting.approve),
-                Verb::Deny => (Wish::Deny(id), &granting.approve),
-                Verb::Revoke => (Wish::Revoke(id), &granting.revoke),
+                Verb::Approve => (GrantCommand::Approve(id, None), &grant_routes.approve),
+                Verb::Deny => (GrantCommand::Deny(id), &grant_routes.approve),
+                Verb::Revoke => (GrantCommand::Revoke(id), &grant_routes.revoke),
             }
         }
     };
-    let resource: &Resource = &granting.list.resource;
-    Ok(Found { route: Route::Grants(wish), action, resource: Cow::Borrowed(resource) })
+    let resource: &Resource = &grant_routes.list.resource;
+    Ok(Matched { route: Route::Grants(command), action, resource: Cow::Borrowed(resource) })
 }
 
 enum Verb {
@@ -95,10 +95,14 @@ mod tests {
     use super::*;
 
     fn check(method: Method, target: &str, expected: Result<&str, &str>) {
-        let granting = Granting::new();
+        let grant_routes = GrantRoutes::new();
         let (rest, query) = target.split_once('?').unwrap_or((target, ""));
-        let found = find(Some(&granting), &method, rest, query);
-        assert_eq!(found.map(|found| &**found.action).map_err(|refusal| refusal.reason), expected, "{method} {target}");
+        let matched = find(Some(&grant_routes), &method, rest, query);
+        assert_eq!(
+            matched.map(|matched| &**matched.action).map_err(|refusal| refusal.reason),
+            expected,
+            "{method} {target}"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where requests can go: a closed set of routes, found by the canonical target alone.
+//! Where requests can go: a closed set of routes, matched by the canonical target alone.
 //!
 //! Promises: what is not listed here does not exist; the path that finds a route is the path that is forwarded; the
 //! action and the resource that policy decides on come from the same reading of the path. Finding takes time in the
@@ -15,12 +15,14 @@ use http::{HeaderValue, Method, StatusCode};
 pub use self::vertex::Vertex;
 pub(crate) use self::{
     exporter::Exporter,
-    grants::Granting,
-    vertex::{Dedicated, Field, Group, Payload, Rpc, Streaming, actions as vertex_actions, groups as vertex_groups},
+    grants::GrantRoutes,
+    vertex::{
+        DedicatedEndpoint, Field, Group, Payload, Rpc, Streaming, actions as vertex_actions, groups as vertex_groups,
+    },
 };
 use crate::{
     client::Upstream,
-    gate::{grants::Wish, policy::Resource},
+    gate::{grants::GrantCommand, policy::Resource},
     http::LocalService,
     refusal::Refusal,
     secret::Shown,
@@ -54,30 +56,30 @@ pub(crate) fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
 pub struct Routes {
     exporters: HashMap<Box<str>, Arc<Exporter>>,
     vertex: Option<Vertex>,
-    discover: Local,
-    home: Local,
-    write: Option<(Local, Arc<dyn LocalService>)>,
-    predictions: Option<(Local, Arc<dyn LocalService>)>,
+    discover: LocalRoute,
+    home: LocalRoute,
+    write: Option<(LocalRoute, Arc<dyn LocalService>)>,
+    predictions: Option<(LocalRoute, Arc<dyn LocalService>)>,
     scrape: Arc<str>,
-    grants: Option<Granting>,
+    grants: Option<GrantRoutes>,
 }
 
 /// What policy is asked about a part of the gate itself.
-struct Local {
+struct LocalRoute {
     action: Arc<str>,
     resource: Resource,
-    terms: Terms,
+    options: RouteOptions,
 }
 
-impl Local {
-    fn new(action: &str, name: &str, terms: Terms) -> Self {
-        Self { action: action.into(), resource: Resource::Service(name.into()), terms }
+impl LocalRoute {
+    fn new(action: &str, name: &str, options: RouteOptions) -> Self {
+        Self { action: action.into(), resource: Resource::Service(name.into()), options }
     }
 }
 
 /// What a route asks of its callers and does for its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct RouteOptions {
     /// Whether an answer without a known end is ended when its caller's proof ends.
     pub end_streams: bool,
     /// Whether it takes tokens that are bound to nothing.
@@ -88,7 +90,7 @@ pub struct Terms {
     pub identity_headers: bool,
 }
 
-impl Default for Terms {
+impl Default for RouteOptions {
     fn default() -> Self {
         Self { end_streams: true, token_binding: TokenBinding::Optional, assertion: false, identity_headers: false }
     }
@@ -104,31 +106,31 @@ pub enum TokenBinding {
     Required,
 }
 
-/// The terms of what the gate itself answers.
+/// The options of what the gate itself answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LocalTerms {
+pub struct LocalRouteOptions {
     /// Of the list of exporters.
-    pub discover: Terms,
+    pub discover: RouteOptions,
     /// Of remote write.
-    pub write: Terms,
+    pub write: RouteOptions,
     /// Of the forecasts.
-    pub predictions: Terms,
+    pub predictions: RouteOptions,
 }
 
-/// A request's way, as far as its head tells it.
-pub enum Way<'r> {
+/// A request's route, as far as its head tells it.
+pub enum RouteMatch<'r> {
     /// All of it.
-    Found(Found<'r>),
+    Matched(Matched<'r>),
     /// A gRPC call, whose message says on what.
     Rpc(Rpc<'r>),
 }
 
-impl<'r> Way<'r> {
+impl<'r> RouteMatch<'r> {
     /// The route's kind, for audit and metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Found(found) => found.route.kind(),
+            Self::Matched(matched) => matched.route.kind(),
             Self::Rpc(_) => VERTEX,
         }
     }
@@ -137,7 +139,7 @@ impl<'r> Way<'r> {
     #[must_use]
     pub fn action(&self) -> &'r Arc<str> {
         match self {
-            Self::Found(found) => found.action,
+            Self::Matched(matched) => matched.action,
             Self::Rpc(rpc) => rpc.action(),
         }
     }
@@ -146,25 +148,25 @@ impl<'r> Way<'r> {
     #[must_use]
     pub fn resource(&self) -> Option<&Resource> {
         match self {
-            Self::Found(found) => Some(&found.resource),
+            Self::Matched(matched) => Some(&matched.resource),
             Self::Rpc(_) => None,
         }
     }
 
-    /// The route's terms.
+    /// The route's options.
     #[must_use]
-    pub fn terms(&self) -> Terms {
+    pub fn options(&self) -> RouteOptions {
         match self {
-            Self::Found(found) => found.route.terms(),
-            Self::Rpc(rpc) => rpc.terms(),
+            Self::Matched(matched) => matched.route.options(),
+            Self::Rpc(rpc) => rpc.options(),
         }
     }
 }
 
 const VERTEX: &str = "vertex";
 
-/// A request's way: where it goes, and what policy is asked about it.
-pub struct Found<'r> {
+/// A request's route: where it goes, and what policy is asked about it.
+pub struct Matched<'r> {
     /// Where it goes.
     pub route: Route<'r>,
     /// The Cedar action.
@@ -192,8 +194,8 @@ pub enum Route<'r> {
         group: Group,
         /// How long the answer's head may take.
         timeout: std::time::Duration,
-        /// Its terms.
-        terms: Terms,
+        /// Its options.
+        options: RouteOptions,
         /// What the method's body is.
         payload: Payload,
         /// What a gRPC call is routed by: the value of `x-goog-request-params`. `None` for REST.
@@ -203,21 +205,21 @@ pub enum Route<'r> {
     },
     /// To the list of exporters.
     Discover {
-        /// Its terms.
-        terms: Terms,
+        /// Its options.
+        options: RouteOptions,
     },
     /// To the start page of people.
     Home,
     /// To grants: what is wished there.
-    Grants(Wish),
+    Grants(GrantCommand),
     /// To a part of the gate itself.
     Service {
         /// The part.
         service: &'r Arc<dyn LocalService>,
         /// Its name in metrics and audit.
         kind: &'static str,
-        /// Its terms.
-        terms: Terms,
+        /// Its options.
+        options: RouteOptions,
     },
 }
 
@@ -235,13 +237,13 @@ impl Route<'_> {
         }
     }
 
-    /// The route's terms.
+    /// The route's options.
     #[must_use]
-    pub fn terms(&self) -> Terms {
+    pub fn options(&self) -> RouteOptions {
         match self {
-            Self::Exporter { exporter, .. } => exporter.terms,
-            Self::Vertex { terms, .. } | Self::Discover { terms } | Self::Service { terms, .. } => *terms,
-            Self::Home | Self::Grants(_) => Terms::default(),
+            Self::Exporter { exporter, .. } => exporter.options,
+            Self::Vertex { options, .. } | Self::Discover { options } | Self::Service { options, .. } => *options,
+            Self::Home | Self::Grants(_) => RouteOptions::default(),
         }
     }
 }
@@ -254,16 +256,16 @@ impl Routes {
         vertex: Option<Vertex>,
         write: Option<Arc<dyn LocalService>>,
         predictions: Option<Arc<dyn LocalService>>,
-        terms: LocalTerms,
+        options: LocalRouteOptions,
     ) -> Self {
         Self {
             exporters: exporters.into_iter().map(|e| (Box::from(&*e.name), e)).collect(),
             vertex,
-            discover: Local::new(DISCOVER, "sd", terms.discover),
-            home: Local::new(HOME, "home", Terms::default()),
-            write: write.map(|service| (Local::new(REMOTE_WRITE, "write", terms.write), service)),
+            discover: LocalRoute::new(DISCOVER, "sd", options.discover),
+            home: LocalRoute::new(HOME, "home", RouteOptions::default()),
+            write: write.map(|service| (LocalRoute::new(REMOTE_WRITE, "write", options.write), service)),
             predictions: predictions
-                .map(|service| (Local::new(READ_PREDICTIONS, "predictions", terms.predictions), service)),
+                .map(|service| (LocalRoute::new(READ_PREDICTIONS, "predictions", options.predictions), service)),
             scrape: SCRAPE.into(),
             grants: None,
         }
@@ -272,12 +274,12 @@ impl Routes {
     /// The same with a way to grants.
     #[must_use]
     pub fn with_grants(self) -> Self {
-        Self { grants: Some(Granting::new()), ..self }
+        Self { grants: Some(GrantRoutes::new()), ..self }
     }
 
     /// What policy is asked about grants, where there are any.
     #[must_use]
-    pub fn grants(&self) -> Option<&Granting> {
+    pub fn grants(&self) -> Option<&GrantRoutes> {
         self.grants.as_ref()
     }
 
@@ -285,16 +287,21 @@ impl Routes {
     ///
     /// # Errors
     /// 404 for what is not there, 405 for a method that the route does not have.
-    pub fn find<'r>(&'r self, method: &Method, path: &'r str, path_and_query: &'r str) -> Result<Way<'r>, Refusal> {
+    pub fn find<'r>(
+        &'r self,
+        method: &Method,
+        path: &'r str,
+        path_and_query: &'r str,
+    ) -> Result<RouteMatch<'r>, Refusal> {
         match &self.vertex {
             Some(vertex) if path.starts_with("/google.") => {
-                Rpc::find(vertex, method, path, path_and_query).map(Way::Rpc)
+                Rpc::find(vertex, method, path, path_and_query).map(RouteMatch::Rpc)
             }
-            _ => self.found(method, path, path_and_query).map(Way::Found),
+            _ => self.matched(method, path, path_and_query).map(RouteMatch::Matched),
         }
     }
 
-    fn found<'r>(&'r self, method: &Method, path: &'r str, path_and_query: &'r str) -> Result<Found<'r>, Refusal> {
+    fn matched<'r>(&'r self, method: &Method, path: &'r str, path_and_query: &'r str) -> Result<Matched<'r>, Refusal> {
         if let Some(rest) = path.strip_prefix("/exporters/") {
             return self.exporter(method, rest, path_and_query);
         }
@@ -307,8 +314,8 @@ impl Routes {
         match path {
             "/sd" => {
                 only(method, "GET")?;
-                Ok(Found {
-                    route: Route::Discover { terms: self.discover.terms },
+                Ok(Matched {
+                    route: Route::Discover { options: self.discover.options },
                     action: &self.discover.action,
                     resource: Cow::Borrowed(&self.discover.resource),
                 })
@@ -316,7 +323,7 @@ impl Routes {
             "/" => {
                 only(method, READ)?;
                 let (action, resource) = (&self.home.action, Cow::Borrowed(&self.home.resource));
-                Ok(Found { route: Route::Home, action, resource })
+                Ok(Matched { route: Route::Home, action, resource })
             }
             "/api/v1/write" => service(self.write.as_ref(), "write", method, "POST"),
             "/metrics/predictions" => service(self.predictions.as_ref(), "predictions", method, "GET"),
@@ -327,7 +334,7 @@ impl Routes {
         }
     }
 
-    fn exporter<'r>(&'r self, method: &Method, rest: &'r str, path_and_query: &'r str) -> Result<Found<'r>, Refusal> {
+    fn exporter<'r>(&'r self, method: &Method, rest: &'r str, path_and_query: &'r str) -> Result<Matched<'r>, Refusal> {
         let name = rest.split_once('/').map_or(rest, |(name, _)| name);
         let exporter = self.exporters.get(name).ok_or_else(|| {
             Refusal::new(
@@ -345,7 +352,7 @@ impl Routes {
                     "ask for a path below the exporter, such as `/metrics`",
                 )
             })?;
-        Ok(Found {
+        Ok(Matched {
             route: Route::Exporter { exporter, path },
             action: &self.scrape,
             resource: Cow::Borrowed(&exporter.resource),
@@ -368,11 +375,11 @@ impl Routes {
 }
 
 fn service<'r>(
-    local: Option<&'r (Local, Arc<dyn LocalService>)>,
+    local: Option<&'r (LocalRoute, Arc<dyn LocalService>)>,
     kind: &'static str,
     method: &Method,
     needed: &'static str,
-) -> Result<Found<'r>, Refusal> {
+) -> Result<Matched<'r>, Refusal> {
     let (local, service) = local.ok_or_else(|| {
         Refusal::new(
             StatusCode::NOT_FOUND,
@@ -381,8 +388,8 @@ fn service<'r>(
         )
     })?;
     only(method, needed)?;
-    Ok(Found {
-        route: Route::Service { service, kind, terms: local.terms },
+    Ok(Matched {
+        route: Route::Service { service, kind, options: local.options },
         action: &local.action,
         resource: Cow::Borrowed(&local.resource),
     })

@@ -23,10 +23,10 @@ use crate::{
     clock,
     gate::{
         audit::{GrantNote, Record},
-        grants::{Asker, Grant, Grants, Scope, State, Wish},
+        grants::{Asker, Grant, GrantCommand, Grants, Scope, State},
         identity::AuthContext,
         policy::{GrantResource, Resource, is_role},
-        routes::{Found, Route},
+        routes::{Matched, Route},
     },
     http::{Body, read_bounded},
     principal::Principal,
@@ -46,7 +46,7 @@ const LOOKED_AT: usize = 2_000;
 /// What a request for a grant is sent as.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Draft {
+struct GrantRequest {
     role: String,
     resource: String,
     /// A time such as `2h`.
@@ -57,7 +57,7 @@ struct Draft {
 /// What an approval may be sent with.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct Terms {
+struct ApprovalRequest {
     /// For a shorter time than was asked.
     r#for: Option<String>,
 }
@@ -65,46 +65,46 @@ struct Terms {
 /// Reads which grant a request is about, so that policy can be asked about that one. Other routes are left alone.
 pub(in crate::gate::proxy) async fn about<'r>(
     gate: &Gate,
-    mut found: Found<'r>,
+    mut matched: Matched<'r>,
     principal: &Principal,
     context: AuthContext<'_>,
     body: Body,
     record: &mut Record,
-) -> Result<(Found<'r>, Body), Refusal> {
-    let (Route::Grants(wish), Some(grants)) = (&found.route, &gate.grants) else { return Ok((found, body)) };
-    let (wish, grant) = match wish {
-        Wish::List { .. } => return Ok((found, body)),
-        Wish::Ask(_) => {
+) -> Result<(Matched<'r>, Body), Refusal> {
+    let (Route::Grants(command), Some(grants)) = (&matched.route, &gate.grants) else { return Ok((matched, body)) };
+    let (command, grant) = match command {
+        GrantCommand::List { .. } => return Ok((matched, body)),
+        GrantCommand::Request(_) => {
             let grant = drafted(grants, json_body(context.headers, body).await?, principal, context.now)?;
-            (Wish::Ask(Some(Box::new(grant.clone()))), Arc::new(grant))
+            (GrantCommand::Request(Some(Box::new(grant.clone()))), Arc::new(grant))
         }
-        Wish::Approve(id, _) => {
-            let Terms { r#for } = json_body(context.headers, body).await?;
+        GrantCommand::Approve(id, _) => {
+            let ApprovalRequest { r#for } = json_body(context.headers, body).await?;
             let seconds = r#for.map(|text| seconds(&text)).transpose()?;
-            (Wish::Approve(*id, seconds), grants.find(*id)?)
+            (GrantCommand::Approve(*id, seconds), grants.find(*id)?)
         }
-        Wish::Deny(id) | Wish::Revoke(id) => (wish.clone(), grants.find(*id)?),
+        GrantCommand::Deny(id) | GrantCommand::Revoke(id) => (command.clone(), grants.find(*id)?),
     };
     record.grant = Some(Box::new(note(&grant)));
     let resource = resource(&grant);
     record.resource = Some(resource.id().clone());
-    found.resource = Cow::Owned(resource);
-    found.route = Route::Grants(wish);
-    Ok((found, Body::Empty))
+    matched.resource = Cow::Owned(resource);
+    matched.route = Route::Grants(command);
+    Ok((matched, Body::Empty))
 }
 
 /// Does what was permitted.
 pub(in crate::gate::proxy) async fn fulfil(
     gate: &Gate,
     permit: &Permit<'_>,
-    wish: &Wish,
+    command: &GrantCommand,
     context: AuthContext<'_>,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
     let (grants, by) = (gate.grants.as_ref().ok_or_else(nothing)?, &permit.principal.name);
-    let (status, grant) = match wish {
-        Wish::List { pending_only } => return Ok(list(gate, grants, permit, context, *pending_only)),
-        Wish::Ask(grant) => {
+    let (status, grant) = match command {
+        GrantCommand::List { pending_only } => return Ok(list(gate, grants, permit, context, *pending_only)),
+        GrantCommand::Request(grant) => {
             let mut grant = grant.as_deref().cloned().ok_or_else(nothing)?;
             // whichever it activated to ask
             grant.asker.roles = gate.policy.held_in_all(&permit.principal);
@@ -112,7 +112,7 @@ pub(in crate::gate::proxy) async fn fulfil(
             apart(gate, grants, &grant, context.now)?;
             (StatusCode::CREATED, grants.ask(grant).await?)
         }
-        Wish::Approve(id, seconds) => {
+        GrantCommand::Approve(id, seconds) => {
             let step = |grant: &Grant| {
                 let next = grant.approve(by, *seconds, clock::now())?;
                 apart(gate, grants, grant, context.now)?;
@@ -120,16 +120,21 @@ pub(in crate::gate::proxy) async fn fulfil(
             };
             (StatusCode::OK, grants.change(*id, step).await?)
         }
-        Wish::Deny(id) => (StatusCode::OK, grants.change(*id, |grant| grant.deny(by, clock::now())).await?),
-        Wish::Revoke(id) => (StatusCode::OK, grants.change(*id, |grant| grant.revoke(by, clock::now())).await?),
+        GrantCommand::Deny(id) => (StatusCode::OK, grants.change(*id, |grant| grant.deny(by, clock::now())).await?),
+        GrantCommand::Revoke(id) => (StatusCode::OK, grants.change(*id, |grant| grant.revoke(by, clock::now())).await?),
     };
     record.grant = Some(Box::new(note(&grant)));
     Ok(json_answer(status, &grant.view(clock::now())))
 }
 
 /// A grant as it is asked for, checked for all that does not need policy.
-fn drafted(grants: &Grants, draft: Draft, principal: &Principal, now: clock::Timestamp) -> Result<Grant, Refusal> {
-    let Draft { role, resource, r#for, reason } = draft;
+fn drafted(
+    grants: &Grants,
+    draft: GrantRequest,
+    principal: &Principal,
+    now: clock::Timestamp,
+) -> Result<Grant, Refusal> {
+    let GrantRequest { role, resource, r#for, reason } = draft;
     let wrong = |reason, text: String| Err(Refusal::malformed(reason, text));
     let no_scope = |no| Refusal::malformed("grant_resource", format!("`resource`: {no}"));
     if !is_role(&role) {
@@ -214,9 +219,9 @@ fn list(
 
 /// Whether another's grant is something that the caller decides on.
 fn concerns(gate: &Gate, permit: &Permit<'_>, context: AuthContext<'_>, grant: &Grant) -> bool {
-    let Some(granting) = gate.routes.grants() else { return false };
+    let Some(grant_routes) = gate.routes.grants() else { return false };
     let resource = resource(grant);
-    let action = if grant.state(context.now) == State::Pending { &granting.approve } else { &granting.revoke };
+    let action = if grant.state(context.now) == State::Pending { &grant_routes.approve } else { &grant_routes.revoke };
     may(gate, permit, context, action, &resource)
 }
 
@@ -256,7 +261,7 @@ async fn json_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Resu
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
-        let text = "send what you wish as `application/json`";
+        let text = "send the request as `application/json`";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text));
     }
     let body = read_bounded(body, MAX_BODY, BODY_DEADLINE).await?;

@@ -12,7 +12,7 @@ use http::{
 use self::token::exchange;
 use super::{
     Bindings, Gate, Target,
-    token_issuer::{self, Issue, JWKS_MAX_AGE},
+    token_issuer::{self, JWKS_MAX_AGE, TokenIssuer},
 };
 use crate::{
     gate::{
@@ -29,11 +29,11 @@ pub(super) enum OpenPage<'g> {
     /// RFC 9728: whose tokens this gate takes, and how.
     ResourceMetadata,
     /// OpenID Connect Discovery and RFC 8414: the gate as an issuer.
-    IssuerMetadata(&'g Issue),
+    IssuerMetadata(&'g TokenIssuer),
     /// RFC 7517: its keys.
-    Jwks(&'g Issue),
+    Jwks(&'g TokenIssuer),
     /// RFC 8693: a token of another issuer for one of the gate's.
-    TokenExchange(&'g Issue),
+    TokenExchange(&'g TokenIssuer),
     /// Where a person's login begins.
     Login(&'g Sessions),
     /// Where the provider sends the browser back.
@@ -51,12 +51,12 @@ pub(super) const RESOURCE_METADATA: &str = "/.well-known/oauth-protected-resourc
 
 impl<'g> OpenPage<'g> {
     pub(super) fn find(gate: &'g Gate, method: &Method, path: &str) -> Option<Self> {
-        let (issue, sessions) = (gate.issue.as_ref(), gate.identity.sessions().map(Arc::as_ref));
+        let (issuer, sessions) = (gate.token_issuer.as_ref(), gate.identity.sessions().map(Arc::as_ref));
         match (method.as_str(), path) {
             ("GET", RESOURCE_METADATA) => Some(Self::ResourceMetadata),
-            ("GET", token_issuer::OPENID | token_issuer::OAUTH) => issue.map(Self::IssuerMetadata),
-            ("GET", token_issuer::JWKS) => issue.map(Self::Jwks),
-            ("POST", token_issuer::TOKEN) => issue.map(Self::TokenExchange),
+            ("GET", token_issuer::OPENID | token_issuer::OAUTH) => issuer.map(Self::IssuerMetadata),
+            ("GET", token_issuer::JWKS) => issuer.map(Self::Jwks),
+            ("POST", token_issuer::TOKEN) => issuer.map(Self::TokenExchange),
             ("GET", "/login") => sessions.map(Self::Login),
             ("GET", "/callback") => sessions.map(Self::Callback),
             ("GET", "/logout") => sessions.map(Self::AskLogout),
@@ -79,10 +79,10 @@ impl<'g> OpenPage<'g> {
         record.route = Some(if decides { "exchange" } else { "open" });
         let answer = match self {
             Self::ResourceMetadata => document(resource_metadata(gate), None),
-            Self::IssuerMetadata(issue) => document(issue.metadata(), Some(JWKS_MAX_AGE)),
-            Self::Jwks(issue) => document(issue.signing.jwks(), Some(JWKS_MAX_AGE)),
+            Self::IssuerMetadata(issuer) => document(issuer.metadata(), Some(JWKS_MAX_AGE)),
+            Self::Jwks(issuer) => document(issuer.signing.jwks(), Some(JWKS_MAX_AGE)),
             // it decides for itself
-            Self::TokenExchange(issue) => return Ok(exchange(gate, issue, context, body, record).await),
+            Self::TokenExchange(issuer) => return Ok(exchange(gate, issuer, context, body, record).await),
             Self::Login(sessions) => login::login(sessions, context, target, reply).await?,
             Self::Callback(sessions) => login::callback(sessions, context, target, record, reply).await?,
             Self::AskLogout(sessions) => login::ask_logout(sessions, context),
@@ -104,7 +104,7 @@ fn document(text: String, max_age: Option<Duration>) -> Response<Body> {
 
 fn resource_metadata(gate: &Gate) -> String {
     let mut issuers: Vec<&str> = gate.identity.issuers().iter().map(|i| i.settings.rules.issuer.as_str()).collect();
-    issuers.extend(gate.issue.as_ref().map(|issue| issue.url.as_str()));
+    issuers.extend(gate.token_issuer.as_ref().map(|issuer| issuer.url.as_str()));
     let mut document = serde_json::json!({
         "authorization_servers": issuers,
         "bearer_methods_supported": ["header"],

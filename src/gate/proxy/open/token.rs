@@ -18,7 +18,7 @@ use crate::gate::proxy::{
     Gate,
     authorize::{ask, denied},
     headers::active_role,
-    token_issuer::Issue,
+    token_issuer::TokenIssuer,
 };
 use crate::{
     clock,
@@ -47,13 +47,13 @@ const FORM_DEADLINE: Duration = Duration::from_secs(10);
 /// Answers `POST /oauth2/token`, in the words of OAuth whatever happens.
 pub(in crate::gate::proxy) async fn exchange(
     gate: &Gate,
-    issue: &Issue,
+    issuer: &TokenIssuer,
     context: AuthContext<'_>,
     body: Body,
     record: &mut Record,
 ) -> Response<Body> {
     let mut reply = HeaderMap::new();
-    let answer = match exchanged(gate, issue, context, body, record, &mut reply).await {
+    let answer = match exchanged(gate, issuer, context, body, record, &mut reply).await {
         Ok(token) => Answer { status: StatusCode::OK, body: token, retry_after: None },
         Err(failure) => failure.written(record),
     };
@@ -72,23 +72,23 @@ pub(in crate::gate::proxy) async fn exchange(
 
 async fn exchanged(
     gate: &Gate,
-    issue: &Issue,
+    issuer: &TokenIssuer,
     context: AuthContext<'_>,
     body: Body,
     record: &mut Record,
     reply: &mut HeaderMap,
 ) -> Result<Value, Failure> {
     let form = form(context.headers, body).await?;
-    let wish = Wish::read(&form)?;
-    let resource = issue.audience(wish.audience).ok_or_else(|| {
+    let request = TokenRequest::read(&form)?;
+    let resource = issuer.audience(request.audience).ok_or_else(|| {
         let text = "the gate gives no tokens for this audience";
         // it may be anything, the token itself even, so it is not repeated
         Failure::target(Refusal::malformed("unknown_audience", text))
     })?;
-    record.action = Some(issue.action.clone());
+    record.action = Some(issuer.action.clone());
     record.resource = Some(resource.id().clone());
 
-    let authenticated = gate.identity.of_subject(wish.subject_token, context, reply).await;
+    let authenticated = gate.identity.of_subject(request.subject_token, context, reply).await;
     gate.metrics.token(&authenticated);
     let principal = authenticated.map_err(Failure::subject)?.principal;
     record.principal = Some(principal.name.clone());
@@ -97,13 +97,13 @@ async fn exchanged(
         principal: &principal,
         granted: &[],
         active: active_role(context.headers).map_err(Failure::request)?,
-        action: &issue.action,
+        action: &issuer.action,
         resource,
         circumstances: Circumstances::new(context.peer, context.method, context.now),
     };
     let ruling = ask(gate, question, record);
     if !ruling.allowed {
-        let refusal = denied(&ruling, &issue.action, resource);
+        let refusal = denied(&ruling, &issuer.action, resource);
         // RFC 8693 section 2.2.2: `invalid_target` where the audience is what cannot be had
         return Err(match ruling.denial {
             Some(Denial::Separation(_) | Denial::RoleNotActivated(_) | Denial::RoleNotHeld(_)) => {
@@ -113,26 +113,26 @@ async fn exchanged(
         });
     }
     let held = gate.policy.held_in_all(&principal);
-    let token = Given::new(issue, &principal, [&ruling.roles, &held], resource.id(), context, record)?;
+    let token = Given::new(issuer, &principal, [&ruling.roles, &held], resource.id(), context, record)?;
     record.decision = Decision::Allow;
     let written = gate.audit.permit(record);
     written.inspect_err(|_| record.decision = Decision::Deny).map_err(Failure::unavailable)?;
     Ok(json!({
         "access_token": token.text,
-        "issued_token_type": wish.token_type,
+        "issued_token_type": request.token_type,
         "token_type": token.kind,
         "expires_in": token.lives,
     }))
 }
 
 /// What is asked for: each parameter once, and nothing that would have to be left out.
-struct Wish<'f> {
+struct TokenRequest<'f> {
     subject_token: &'f str,
     audience: &'f str,
     token_type: &'f str,
 }
 
-impl<'f> Wish<'f> {
+impl<'f> TokenRequest<'f> {
     fn read(form: &'f HashMap<String, String>) -> Result<Self, Failure> {
         let field = |name: &str| form.get(name).map(String::as_str);
         let needed = |name: &'static str| {
@@ -204,7 +204,7 @@ struct Given {
 
 impl Given {
     fn new(
-        issue: &Issue,
+        issuer: &TokenIssuer,
         principal: &Principal,
         [roles, held]: [&[Arc<str>]; 2],
         audience: &str,
@@ -212,7 +212,7 @@ impl Given {
         record: &Record,
     ) -> Result<Self, Failure> {
         let iat = context.now.as_second();
-        let end = clock::after(context.now, issue.lifetime).min(principal.expires_at).as_second();
+        let end = clock::after(context.now, issuer.lifetime).min(principal.expires_at).as_second();
         if end <= iat {
             // within its issuer's leeway it still opens doors, but nothing can be derived from it
             let text = "the subject token is at its end; come back with a new one";
@@ -221,7 +221,7 @@ impl Given {
         let shown: Value = serde_json::from_str(&principal.claims).unwrap_or_default();
         let client = ["client_id", "azp"].iter().find_map(|name| shown.get(name)?.as_str());
         let mut claims = json!({
-            "iss": issue.url,
+            "iss": issuer.url,
             "sub": &*principal.name,
             "aud": audience,
             "iat": iat,
@@ -243,7 +243,7 @@ impl Given {
                 kind = "DPoP";
             }
         }
-        let text = issue.sign(TYP, &claims).map_err(Failure::unavailable)?;
+        let text = issuer.sign(TYP, &claims).map_err(Failure::unavailable)?;
         Ok(Self { text, kind, lives: end - iat })
     }
 }

@@ -25,7 +25,7 @@ use super::{
     wire,
 };
 use crate::{
-    gate::routes::{Field, Found, Payload, Route, Rpc, Streaming},
+    gate::routes::{Field, Matched, Payload, Route, Rpc, Streaming},
     http::{Body, BodyError},
     refusal::Refusal,
 };
@@ -99,7 +99,7 @@ struct Opened {
 }
 
 impl Opened {
-    fn with(self, found: Found<'_>, body: Body, size: Option<u64>) -> Content<'_> {
+    fn with(self, found: Matched<'_>, body: Body, size: Option<u64>) -> Content<'_> {
         let Self { named, instances, message, foul } = self;
         Content { found, body, size, named, instances, message, foul }
     }
@@ -110,11 +110,11 @@ fn opened<'r>(
     coding: Coding,
     frame: &Bytes,
     share: &Arc<Share>,
-) -> Result<(Found<'r>, Vec<String>, Opened), Refusal> {
+) -> Result<(Matched<'r>, Vec<String>, Opened), Refusal> {
     let message = coding.message(frame, share)?;
     let values = rpc.fields().iter().map(|field| wire::text_at(&message, &field.tags).map(str::to_owned));
     let values = values.collect::<Result<Vec<_>, _>>()?;
-    let found = rpc.found(&values)?;
+    let found = rpc.matched(&values)?;
     let mut names = Names::default();
     wire::scan(&message, &mut names)?;
     let counted = matches!(found.route, Route::Vertex { payload: Payload::Counted(_), .. });

@@ -27,7 +27,7 @@ use self::{buffer::whole, references::Names};
 use crate::{
     gate::{
         policy::Named,
-        routes::{Found, Group, Payload, Route, Way},
+        routes::{Group, Matched, Payload, Route, RouteMatch},
     },
     http::Body,
     refusal::Refusal,
@@ -39,7 +39,7 @@ const LIMIT: usize = 10 << 20;
 /// A request's body, as far as it was read, and what is known of it.
 pub(super) struct Content<'r> {
     /// Where the request goes: known now, whatever had to be read for it.
-    pub(super) found: Found<'r>,
+    pub(super) found: Matched<'r>,
     /// What is forwarded: all of the body, what was read of it included.
     pub(super) body: Body,
     /// Its length in bytes, where that is known before it is forwarded.
@@ -76,10 +76,10 @@ pub(super) struct Head<'a> {
 
 impl<'r> Content<'r> {
     /// Reads what the decision about this way depends on. The caller is known by now.
-    pub(super) async fn read(way: Way<'r>, head: Head<'_>, body: Body) -> Result<Self, Refusal> {
-        let found = match way {
-            Way::Rpc(rpc) => return grpc::read(rpc, head, body).await,
-            Way::Found(found) => found,
+    pub(super) async fn read(route: RouteMatch<'r>, head: Head<'_>, body: Body) -> Result<Self, Refusal> {
+        let found = match route {
+            RouteMatch::Rpc(rpc) => return grpc::read(rpc, head, body).await,
+            RouteMatch::Matched(found) => found,
         };
         let Route::Vertex { payload, group, .. } = &found.route else {
             let size = body.size_hint().exact();

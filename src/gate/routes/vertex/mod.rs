@@ -17,7 +17,7 @@ pub(crate) use self::{
     rpc::Rpc,
     table::{Field, Payload, Streaming, actions, groups},
 };
-use super::{Found, Route, Terms};
+use super::{Matched, Route, RouteOptions};
 use crate::{
     client::Upstream,
     gate::policy::{Resource, VertexResource},
@@ -67,17 +67,17 @@ pub struct Vertex {
     pub own: Option<CredentialSlot>,
     /// How long the head of an answer may take.
     pub timeout: Duration,
-    /// Its terms.
-    pub terms: Terms,
+    /// Its options.
+    pub options: RouteOptions,
     /// The projects that may be asked, where that is bounded.
     pub projects: Option<Box<[Box<str>]>>,
     /// Endpoints with hosts of their own, by full name.
-    pub dedicated: HashMap<Box<str>, Dedicated>,
+    pub dedicated: HashMap<Box<str>, DedicatedEndpoint>,
 }
 
 /// An endpoint with a host of its own.
 #[derive(Clone)]
-pub struct Dedicated {
+pub struct DedicatedEndpoint {
     /// Its full name.
     pub endpoint: Box<str>,
     /// Where it is.
@@ -96,20 +96,20 @@ const DEDICATED: [&str; 5] = [
 ];
 
 impl Vertex {
-    pub(super) fn find<'r>(&'r self, verb: &Method, path: &'r str) -> Result<Found<'r>, Refusal> {
+    pub(super) fn find<'r>(&'r self, verb: &Method, path: &'r str) -> Result<Matched<'r>, Refusal> {
         let version = if path.starts_with("/v1beta1") { "v1beta1" } else { "v1" };
         let below = path.get(1 + version.len()..).filter(|rest| rest.starts_with(['/', ':'])).unwrap_or_default();
         let method = table::find(version, below, Some(verb)).ok_or_else(unknown_method)?;
-        self.way(method, resource(below, method.named), None)
+        self.matched(method, resource(below, method.named), None)
     }
 
     /// The way of a method to a resource; `params` are a gRPC call's.
-    fn way<'r>(
+    fn matched<'r>(
         &'r self,
         method: &'static VertexMethod,
         resource: VertexResource,
         params: Option<HeaderValue>,
-    ) -> Result<Found<'r>, Refusal> {
+    ) -> Result<Matched<'r>, Refusal> {
         let outside = |project: &str| self.projects.iter().any(|known| !known.iter().any(|known| **known == *project));
         if let Some(project) = resource.project.as_deref().filter(|project| outside(project)) {
             return Err(unknown_project(project));
@@ -122,12 +122,12 @@ impl Vertex {
             credential: self.credentials.get(&method.group),
             group: method.group,
             timeout: self.timeout,
-            terms: self.terms,
+            options: self.options,
             payload: method.payload,
             params,
             endpoint_id: own.map(|own| &own.id),
         };
-        Ok(Found { route, action: &method.action, resource: Cow::Owned(Resource::Vertex(resource)) })
+        Ok(Matched { route, action: &method.action, resource: Cow::Owned(Resource::Vertex(resource)) })
     }
 }
 

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method};
 use url::form_urlencoded;
 
 use super::{
-    super::{Found, Terms},
+    super::{Matched, RouteOptions},
     Vertex, resource,
     table::{self, Field, RpcMethod, Streaming},
 };
@@ -54,10 +54,10 @@ impl<'r> Rpc<'r> {
         &self.method.action
     }
 
-    /// The route's terms.
+    /// The route's options.
     #[must_use]
-    pub fn terms(self) -> Terms {
-        self.vertex.terms
+    pub fn options(self) -> RouteOptions {
+        self.vertex.options
     }
 
     /// The fields of the message that name the resource.
@@ -76,7 +76,7 @@ impl<'r> Rpc<'r> {
     ///
     /// # Errors
     /// 400 for values that name no resource of this method; 404 for a location that this gate does not front.
-    pub fn found(self, values: &[String]) -> Result<Found<'r>, Refusal> {
+    pub fn matched(self, values: &[String]) -> Result<Matched<'r>, Refusal> {
         let bad = |text: &'static str| Refusal::malformed("rpc_resource", text);
         if !values.iter().all(|value| canonical(value)) {
             return Err(bad("the message's resource is not spelled as Google spells names"));
@@ -88,7 +88,7 @@ impl<'r> Rpc<'r> {
         });
         let (path, method) = found.ok_or_else(|| bad("the message names no resource that this method is for"))?;
         let params = HeaderValue::from_str(&routing(self.fields(), values)).map_err(|_| bad("no resource"))?;
-        self.vertex.way(method, resource(&path, method.named), Some(params))
+        self.vertex.matched(method, resource(&path, method.named), Some(params))
     }
 }
 
