@@ -1,4 +1,4 @@
-//! Metrics and readiness: what this program says about itself.
+//! Prometheus metrics and readiness of this process.
 //!
 //! Promises: metric names begin with `wicketgate_`, units are base units, and no label takes a value that a caller
 //! can choose freely. It never holds a token, a claim or a credential.
@@ -12,17 +12,17 @@ use prometheus_client::registry::Registry;
 
 type Hook = Box<dyn Fn() + Send + Sync>;
 
-/// The registry of metrics and the list of what stands in the way of being ready.
+/// The registry of metrics and the components that are unhealthy.
 #[derive(Default)]
 pub struct Telemetry {
     registry: Mutex<Registry>,
     hooks: Mutex<Vec<Hook>>,
-    troubles: Mutex<BTreeMap<String, Trouble>>,
+    unhealthy: Mutex<BTreeMap<String, Unhealthy>>,
 }
 
 #[derive(Clone, Debug)]
-struct Trouble {
-    blocks: bool,
+struct Unhealthy {
+    blocks_readiness: bool,
     text: String,
 }
 
@@ -38,7 +38,7 @@ impl Telemetry {
         register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has `hook` run before each exposition, for gauges that are read off rather than counted.
+    /// Runs `hook` before each exposition, for gauges whose value is read when it is asked for.
     pub fn before_exposition(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
     }
@@ -56,26 +56,27 @@ impl Telemetry {
         text
     }
 
-    /// Says that `part` is in trouble: `blocks` makes the gate not ready, else it is a warning that `/readyz` shows.
-    pub fn trouble(&self, part: &str, blocks: bool, text: impl Into<String>) {
-        let trouble = Trouble { blocks, text: text.into() };
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).insert(part.to_owned(), trouble);
+    /// Reports a problem of `component`. It makes the gate unready if it `blocks_readiness`; otherwise it is a warning
+    /// that `/readyz` lists.
+    pub fn set_unhealthy(&self, component: &str, blocks_readiness: bool, text: impl Into<String>) {
+        let problem = Unhealthy { blocks_readiness, text: text.into() };
+        self.unhealthy.lock().unwrap_or_else(PoisonError::into_inner).insert(component.to_owned(), problem);
     }
 
-    /// Says that `part` is well again.
-    pub fn well(&self, part: &str) {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
+    /// Removes the problem of `component`, if it has one.
+    pub fn set_healthy(&self, component: &str) {
+        self.unhealthy.lock().unwrap_or_else(PoisonError::into_inner).remove(component);
     }
 
-    /// Whether the gate is ready, and a line for each part in trouble.
+    /// Whether the gate is ready, and a line for each unhealthy component.
     #[must_use]
     pub fn readiness(&self) -> (bool, String) {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let ready = !troubles.values().any(|trouble| trouble.blocks);
+        let unhealthy = self.unhealthy.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = !unhealthy.values().any(|problem| problem.blocks_readiness);
         let mut text = String::from(if ready { "ready\n" } else { "not ready\n" });
-        for (part, trouble) in troubles.iter() {
-            let kind = if trouble.blocks { "trouble" } else { "warning" };
-            text.push_str(&format!("{kind}: {part}: {}\n", trouble.text));
+        for (component, problem) in unhealthy.iter() {
+            let level = if problem.blocks_readiness { "error" } else { "warning" };
+            text.push_str(&format!("{level}: {component}: {}\n", problem.text));
         }
         (ready, text)
     }

@@ -75,7 +75,7 @@ fn readiness(shared: &Shared) -> (bool, String) {
     let mut issuers = serving.parts.issuers().peekable();
     if ready && issuers.peek().is_some() && !issuers.any(Issuer::can_verify) {
         let why = why.trim_start_matches("ready\n");
-        return (false, format!("not ready\ntrouble: issuers: none of them has keys\n{why}"));
+        return (false, format!("not ready\nerror: issuers: none of them has keys\n{why}"));
     }
     (ready, why)
 }

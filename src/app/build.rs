@@ -15,7 +15,9 @@ use crate::{
     config::Config,
     gate::{
         audit::Log,
-        credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Origin},
+        credentials::{
+            CallerCredentialOrigin, CallerCredentialRefresher, CallerMetrics, CredentialOrigin, CredentialRefresher,
+        },
         grants::Grants,
         identity::{
             self, Authenticators, Identity, Issuer,
@@ -39,8 +41,8 @@ pub(super) struct Parts {
     issuers: Vec<Arc<Kept<Asked, Issuer>>>,
     issuing: Option<Issuing>,
     session_state: Option<Arc<SessionState>>,
-    pub(super) keepers: Vec<Arc<Kept<(String, Origin), Keeper>>>,
-    pub(super) callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
+    pub(super) keepers: Vec<Arc<Kept<(String, CredentialOrigin), CredentialRefresher>>>,
+    pub(super) callers: Vec<Arc<Kept<(String, CallerCredentialOrigin), CallerCredentialRefresher>>>,
     pub(super) caller_metrics: CallerMetrics,
     pipeline: Option<Arc<Pipeline>>,
     limits: Limits,
@@ -82,10 +84,10 @@ impl Parts {
 
     /// What readiness calls each of them.
     pub(super) fn names(&self) -> Vec<String> {
-        let issuers = self.issuers().flat_map(Issuer::parts);
-        let signing = self.issuing.iter().map(|_| signing::PART.to_owned());
-        let callers = self.callers.iter().map(|kept| kept.value.part());
-        issuers.chain(signing).chain(callers).chain(self.keepers.iter().map(|kept| kept.value.part())).collect()
+        let issuers = self.issuers().flat_map(Issuer::components);
+        let signing = self.issuing.iter().map(|_| signing::COMPONENT.to_owned());
+        let callers = self.callers.iter().map(|kept| kept.value.component());
+        issuers.chain(signing).chain(callers).chain(self.keepers.iter().map(|kept| kept.value.component())).collect()
     }
 
     /// Names of credentials that each caller has its own of, and of how many callers.
@@ -112,12 +114,12 @@ pub(super) fn build(
     let names = config.issuers.iter().map(|(settings, _)| settings.name.as_str().into()).collect();
     let issuing_before = before.and_then(|parts| parts.issuing.as_ref());
     let issuing = config.issue.map(|settings| Issuing::new(settings, names, issuing_before, telemetry));
-    let minter = issuing.as_ref().map(Issuing::minter);
+    let signer = issuing.as_ref().map(Issuing::signer);
 
     let mut keepers = Keepers::new(before, telemetry);
     let exporters: Vec<_> = config.exporters.into_iter().map(|settings| exporter(settings, &mut keepers)).collect();
     let forecasts = config.data.as_ref().is_some_and(|data| !data.forecasts.is_empty());
-    let vertex = config.vertex.map(|settings| vertex(settings, &mut keepers, minter.as_ref(), forecasts));
+    let vertex = config.vertex.map(|settings| vertex(settings, &mut keepers, signer.as_ref(), forecasts));
     let Keepers { now: keepers, callers, caller_metrics, .. } = keepers;
     let running = before.and_then(|parts| parts.pipeline.as_ref());
     let pipeline =
@@ -134,7 +136,7 @@ pub(super) fn build(
             let make = |Asked(settings, client): &Asked| {
                 let issuer = Issuer::new(settings.clone(), client.clone());
                 // a gate that serves already goes on serving: one more issuer is not everybody's trouble
-                pending.trouble(&issuer.part(), starts, "its keys are being fetched");
+                pending.set_unhealthy(&issuer.component(), starts, "its keys are being fetched");
                 issuer
             };
             keep(known, Asked(settings, client), make, |issuer| async move { issuer.keep(&telemetry).await })
@@ -206,7 +208,7 @@ fn sessions(
     before: Option<Arc<SessionState>>,
     telemetry: &Telemetry,
 ) -> Option<(Arc<Sessions>, Arc<SessionState>)> {
-    const PART: &str = "sessions";
+    const COMPONENT: &str = "sessions";
     let settings = settings?;
     if settings.keys.is_empty() {
         let remedy = "write `keys` under [sessions], so that a restart or another gate signs nobody out";
@@ -223,12 +225,12 @@ fn sessions(
     let made = state.and_then(|state| Ok((Arc::new(Sessions::new(settings, issuers, state.clone())?), state)));
     match made {
         Ok(made) => {
-            telemetry.well(PART);
+            telemetry.set_healthy(COMPONENT);
             Some(made)
         }
         Err(error) => {
             tracing::error!(%error, "nobody can sign in");
-            telemetry.trouble(PART, true, format!("nobody can sign in: {error}"));
+            telemetry.set_unhealthy(COMPONENT, true, format!("nobody can sign in: {error}"));
             None
         }
     }

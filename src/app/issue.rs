@@ -6,7 +6,7 @@ use super::reuse::{Kept, keep};
 use crate::{
     config::IssueSettings,
     gate::{
-        credentials::Minter,
+        credentials::SubjectTokenSigner,
         identity::Own,
         proxy::TokenIssuer,
         signing::{self, Signing},
@@ -64,8 +64,8 @@ impl Issuing {
     }
 
     /// Who signs the subject tokens that Google is shown.
-    pub(super) fn minter(&self) -> Minter {
-        Minter { url: self.settings.url.clone(), signing: self.signing.value.clone() }
+    pub(super) fn signer(&self) -> SubjectTokenSigner {
+        SubjectTokenSigner { url: self.settings.url.clone(), signing: self.signing.value.clone() }
     }
 
     /// Whether both believe the gate's own tokens in the same way.

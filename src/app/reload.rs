@@ -54,7 +54,7 @@ pub(super) async fn watch(
         match reload(&shared, &settings) {
             Ok(()) => {
                 seen = as_served(&shared).await;
-                shared.telemetry.well("configuration");
+                shared.telemetry.set_healthy("configuration");
                 successful.set(1);
                 at.set(clock::now().as_second());
                 tracing::info!("the configuration was reloaded");
@@ -64,7 +64,7 @@ pub(super) async fn watch(
                 seen = look(&shared).await;
                 successful.set(0);
                 tracing::error!(problems, "the new configuration is refused; the old one stays");
-                shared.telemetry.trouble("configuration", false, format!("the new one is refused: {problems}"));
+                shared.telemetry.set_unhealthy("configuration", false, format!("the new one is refused: {problems}"));
             }
         }
     }
@@ -93,7 +93,7 @@ fn reload(shared: &Shared, settings: &Startup) -> Result<(), String> {
     shared.serving.store(next.clone());
     before.parts.retire(&next.parts);
     // the trouble of what is no longer there is nobody's
-    gone.iter().filter(|part| !stays.contains(part)).for_each(|part| shared.telemetry.well(part));
+    gone.iter().filter(|part| !stays.contains(part)).for_each(|part| shared.telemetry.set_healthy(part));
     Ok(())
 }
 

@@ -9,11 +9,14 @@ use super::{
 use crate::{
     config::{ExporterSettings, VertexSettings},
     gate::{
-        credentials::{CallerKeeper, CallerMetrics, CallerOrigin, Keeper, Minter, Origin},
+        credentials::{
+            CallerCredentialOrigin, CallerCredentialRefresher, CallerMetrics, CredentialOrigin, CredentialRefresher,
+            SubjectTokenSigner,
+        },
         policy::Resource,
         routes::{Exporter, Group, Vertex},
     },
-    secret::{CredentialSlot, Shown},
+    secret::{CredentialSlot, CredentialSource},
     telemetry::Telemetry,
 };
 
@@ -23,8 +26,8 @@ const FORECAST: &str = "wicketgate:forecast";
 /// The keepers that the new configuration needs.
 pub(super) struct Keepers<'a> {
     before: Option<&'a Parts>,
-    pub(super) now: Vec<Arc<Kept<(String, Origin), Keeper>>>,
-    pub(super) callers: Vec<Arc<Kept<(String, CallerOrigin), CallerKeeper>>>,
+    pub(super) now: Vec<Arc<Kept<(String, CredentialOrigin), CredentialRefresher>>>,
+    pub(super) callers: Vec<Arc<Kept<(String, CallerCredentialOrigin), CallerCredentialRefresher>>>,
     pub(super) caller_metrics: CallerMetrics,
     telemetry: &'a Arc<Telemetry>,
 }
@@ -37,27 +40,29 @@ impl<'a> Keepers<'a> {
     }
 
     /// A slot for each caller.
-    fn callers(&mut self, name: String, origin: CallerOrigin) -> Shown {
+    fn callers(&mut self, name: String, origin: CallerCredentialOrigin) -> CredentialSource {
         let known = self.before.map(|parts| parts.callers.as_slice()).unwrap_or_default();
         let (telemetry, metrics) = (self.telemetry.clone(), self.caller_metrics.clone());
-        let make = |(name, origin): &(String, CallerOrigin)| CallerKeeper::new(name, origin.clone(), metrics);
-        let kept = keep(known, (name, origin), make, |keeper| keeper.keep(telemetry));
-        let shown = Shown::Caller(kept.value.slots.clone());
+        let make = |(name, origin): &(String, CallerCredentialOrigin)| {
+            CallerCredentialRefresher::new(name, origin.clone(), metrics)
+        };
+        let kept = keep(known, (name, origin), make, |keeper| keeper.run(telemetry));
+        let shown = CredentialSource::Caller(kept.value.slots.clone());
         self.callers.push(kept);
         shown
     }
 
-    fn slot(&mut self, name: String, origin: Origin) -> CredentialSlot {
+    fn slot(&mut self, name: String, origin: CredentialOrigin) -> CredentialSlot {
         let known = self.before.map(|parts| parts.keepers.as_slice()).unwrap_or_default();
         let telemetry = self.telemetry.clone();
         let pending = self.telemetry.clone();
-        let make = |(name, origin): &(String, Origin)| {
-            let keeper = Keeper::new(name, origin.clone());
+        let make = |(name, origin): &(String, CredentialOrigin)| {
+            let keeper = CredentialRefresher::new(name, origin.clone());
             // until it was tried once; what fails then is a warning
-            pending.trouble(&keeper.part(), true, "it is being obtained");
+            pending.set_unhealthy(&keeper.component(), true, "it is being obtained");
             keeper
         };
-        let kept = keep(known, (name, origin), make, |keeper| async move { keeper.keep(&telemetry).await });
+        let kept = keep(known, (name, origin), make, |keeper| async move { keeper.run(&telemetry).await });
         let slot = kept.value.slot.clone();
         self.now.push(kept);
         slot
@@ -76,24 +81,24 @@ pub(super) fn exporter(settings: ExporterSettings, keepers: &mut Keepers<'_>) ->
 pub(super) fn vertex(
     settings: VertexSettings,
     keepers: &mut Keepers<'_>,
-    minter: Option<&Minter>,
+    signer: Option<&SubjectTokenSigner>,
     forecasts: bool,
 ) -> Vertex {
     let mut credentials = HashMap::new();
     let mut own = None;
     for (group, origin) in settings.credentials {
         let name = format!("google/{}", group.name());
-        let for_callers = match (&origin, minter) {
-            (Origin::Google { google, account }, Some(minter)) if google.is_for_callers() => {
-                let (google, account, minter) = (google.clone(), account.clone(), minter.clone());
-                Some(CallerOrigin { google, account, group: group.name(), minter })
+        let for_callers = match (&origin, signer) {
+            (CredentialOrigin::Google { google, account }, Some(signer)) if google.is_per_caller() => {
+                let (google, account, signer) = (google.clone(), account.clone(), signer.clone());
+                Some(CallerCredentialOrigin { google, account, group: group.name(), signer })
             }
             _ => None,
         };
         let shown = match for_callers {
             Some(origin) => {
                 if group == Group::Infer && forecasts {
-                    let origin = Origin::GoogleAs { principal: FORECAST, origin: origin.clone() };
+                    let origin = CredentialOrigin::GoogleAs { principal: FORECAST, origin: origin.clone() };
                     own = Some(keepers.slot("google/forecast".to_owned(), origin));
                 }
                 keepers.callers(name, origin)
@@ -103,7 +108,7 @@ pub(super) fn vertex(
                 if group == Group::Infer {
                     own = Some(slot.clone());
                 }
-                Shown::Gate(slot)
+                CredentialSource::Gate(slot)
             }
         };
         credentials.insert(group, shown);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cli::login::{self, GateClient, LoginError, TokenKind, printable},
-    secret::{Secret, Source},
+    secret::{Secret, SecretSource},
     telemetry::chain,
 };
 
@@ -184,7 +184,7 @@ async fn connect(options: &Options) -> Result<GateClient, End> {
 
 async fn token(options: &Options) -> Result<Secret, End> {
     if let Some(file) = &options.token_file {
-        return Source::File(file.clone()).read().await.map_err(|e| End::Wrong(chain(&e)));
+        return SecretSource::File(file.clone()).read().await.map_err(|e| End::Wrong(chain(&e)));
     }
     let (profile, kind) = (&options.profile, if options.id_token { TokenKind::Id } else { TokenKind::Access });
     let cache = profile.existing()?.ok_or_else(|| End::from(LoginError::NoLogin(profile.name.clone())))?;

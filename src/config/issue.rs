@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ExporterSettings, GateSettings, IssueSettings, VertexSettings, reader::Section};
 use crate::gate::{
-    credentials::Origin,
+    credentials::CredentialOrigin,
     identity,
     proxy::JWKS_MAX_AGE,
     signing::{self, MAX_LIFETIME, Schedule},
@@ -76,7 +76,9 @@ pub(super) fn issue<'a>(
 pub(super) fn apart(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Option<&VertexSettings>) {
     let origins = vertex.into_iter().flat_map(|vertex| &vertex.credentials).map(|(_, origin)| origin);
     let google: Vec<&str> = origins
-        .filter_map(|origin| if let Origin::Google { google, .. } = origin { Some(google.audience()) } else { None })
+        .filter_map(
+            |origin| if let CredentialOrigin::Google { google, .. } = origin { Some(google.audience()) } else { None },
+        )
         .collect();
     for audience in issue.into_iter().flat_map(|issue| &issue.audiences) {
         if google.contains(&audience.as_str()) {
@@ -108,7 +110,8 @@ pub(super) fn needed(top: &Section<'_>, exporters: &[ExporterSettings], vertex: 
     if options.any(|options| options.assertion) {
         refuse("`assertion = true`");
     }
-    let for_callers = |origin: &Origin| matches!(origin, Origin::Google { google, .. } if google.is_for_callers());
+    let for_callers =
+        |origin: &CredentialOrigin| matches!(origin, CredentialOrigin::Google { google, .. } if google.is_per_caller());
     if vertex.is_some_and(|vertex| vertex.credentials.iter().any(|(_, origin)| for_callers(origin))) {
         refuse("`subject = \"caller\"` of [google]");
     }

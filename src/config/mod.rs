@@ -39,7 +39,7 @@ use crate::{
     clock::{self, Timestamp},
     gate::{
         audit,
-        credentials::Origin,
+        credentials::CredentialOrigin,
         grants as granting, identity, listen,
         policy::Policy,
         routes::{DedicatedEndpoint, Group, LocalRouteOptions, RouteOptions, TokenBinding},
@@ -128,7 +128,7 @@ pub struct ExporterSettings {
     /// Labels for discovery.
     pub labels: Vec<(String, String)>,
     /// What it is shown.
-    pub credential: Option<Origin>,
+    pub credential: Option<CredentialOrigin>,
     /// How long the head of its answer may take.
     pub timeout: Duration,
     /// Its options.
@@ -148,7 +148,7 @@ pub struct VertexSettings {
     /// How long the head of an answer may take.
     pub timeout: Duration,
     /// What Google is shown, by group.
-    pub credentials: Vec<(Group, Origin)>,
+    pub credentials: Vec<(Group, CredentialOrigin)>,
     /// Its options.
     pub options: RouteOptions,
 }

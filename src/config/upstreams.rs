@@ -8,11 +8,11 @@ use super::{ExporterSettings, VertexSettings, binding::token_binding, reader::Se
 use crate::{
     client::{BuildError, Clients, Upstream},
     gate::{
-        credentials::{Google, GoogleSettings, GoogleSubject, Origin},
+        credentials::{CredentialOrigin, Google, GoogleSettings, GoogleSubject},
         identity::issuer::may_be_asked,
         routes::{DedicatedEndpoint, Group, LocalRouteOptions, RouteOptions},
     },
-    secret::Source,
+    secret::SecretSource,
 };
 
 const EXPORTER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ fn upstream(
     section.keep(key, Upstream::new(url, client))
 }
 
-fn credential(section: &Section<'_>) -> Option<Origin> {
+fn credential(section: &Section<'_>) -> Option<CredentialOrigin> {
     let basic = section.section("basic").and_then(|basic| {
         let username = basic.required("username", "gate");
         if username.contains(':') {
@@ -104,9 +104,9 @@ fn credential(section: &Section<'_>) -> Option<Origin> {
         }
         let password = source(&basic, "password");
         basic.finish();
-        Some(Origin::Basic { username, password: password? })
+        Some(CredentialOrigin::Basic { username, password: password? })
     });
-    let bearer = section.has("bearer").then(|| source(section, "bearer")).flatten().map(Origin::Bearer);
+    let bearer = section.has("bearer").then(|| source(section, "bearer")).flatten().map(CredentialOrigin::Bearer);
     if basic.is_some() && bearer.is_some() {
         section.refuse("bearer", "write `basic` or `bearer`, not both");
     }
@@ -114,16 +114,16 @@ fn credential(section: &Section<'_>) -> Option<Origin> {
 }
 
 /// A place that a secret is read from.
-pub(super) fn source(section: &Section<'_>, key: &'static str) -> Option<Source> {
+pub(super) fn source(section: &Section<'_>, key: &'static str) -> Option<SecretSource> {
     let how = "write `{ file = \"PATH\" }`, `{ env = \"NAME\" }` or `{ command = [\"PROGRAM\", \"ARGUMENT\"] }`; \
                a secret is never written here itself";
     let Some(inner) = section.table(key) else {
         section.refuse(key, how);
         return None;
     };
-    let file = inner.path("file").map(Source::File);
-    let env = inner.string("env").map(Source::Env);
-    let command = inner.strings("command").map(Source::Command);
+    let file = inner.path("file").map(SecretSource::File);
+    let env = inner.string("env").map(SecretSource::Env);
+    let command = inner.strings("command").map(SecretSource::Command);
     inner.finish();
     let mut given = [file, env, command].into_iter().flatten();
     match (given.next(), given.next()) {
@@ -236,7 +236,7 @@ fn public_host(location: &str) -> String {
     }
 }
 
-fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, Origin)> {
+fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, CredentialOrigin)> {
     let audience = section.required("audience", "//iam.googleapis.com/projects/…/providers/…");
     let subject = subject(section);
     let token_url = section.string("token_url").unwrap_or_else(|| STS.into());
@@ -252,7 +252,10 @@ fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, Origin)> {
     let (Some(subject), Some(client)) = (subject, client) else { return Vec::new() };
     let settings = GoogleSettings { audience, subject, token_url, iam_url };
     let google = Arc::new(Google::new(settings, client));
-    accounts.into_iter().map(|(group, account)| (group, Origin::Google { google: google.clone(), account })).collect()
+    accounts
+        .into_iter()
+        .map(|(group, account)| (group, CredentialOrigin::Google { google: google.clone(), account }))
+        .collect()
 }
 
 /// As whom Google is asked.

@@ -1,8 +1,8 @@
-//! One credential for each caller, so that an upstream's own log names who called.
+//! Per-caller credentials, so that an upstream's own log names the caller.
 //!
-//! Promises: a caller is only ever shown with the credential that was obtained for it; however many of its requests
-//! wait for the first one, it is asked for once; how many are held is bounded, and what is pushed out is dropped with
-//! its task. Without a credential the answer is nothing, never another's.
+//! Promises: a request only ever gets the credential that was obtained for its caller. Concurrent requests of one caller
+//! cause one exchange. The number of cached callers is bounded; eviction cancels the caller's refresh task. If there is
+//! no credential, the request gets none, never that of another caller.
 
 use std::{
     sync::{
@@ -16,26 +16,26 @@ use quick_cache::sync::Cache;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Credential, CredentialSlot};
+use super::credential::{Credential, CredentialSlot};
 use crate::clock::Timestamp;
 
-/// Callers whose credentials are held at once, for each name; the least used make room.
-const CALLERS: usize = 5_000;
+/// Callers whose credentials are cached at once, for each name; the least used are evicted.
+const MAX_CALLERS: usize = 5_000;
 /// Callers that wait for their first credential at once; more are refused.
-const WAITING: usize = 1_000;
+const MAX_PENDING: usize = 1_000;
 /// How long a request waits for its caller's first credential.
 const DEADLINE: Duration = Duration::from_secs(25);
 
-/// What an upstream is shown: the same whoever calls, or each caller's own.
+/// Where a route gets its downstream credential: one of the gate, or one for each caller.
 #[derive(Clone, Debug)]
-pub enum Shown {
-    /// The gate's.
+pub enum CredentialSource {
+    /// The credential that all callers share.
     Gate(CredentialSlot),
-    /// The caller's.
+    /// Each caller's own.
     Caller(CallerSlots),
 }
 
-impl Shown {
+impl CredentialSource {
     /// The credential's name, for audit and metrics; the same for all callers.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
@@ -45,7 +45,7 @@ impl Shown {
         }
     }
 
-    /// What this principal's request is shown with, or nothing where there is no such credential.
+    /// The credential for a request of this principal; `None` if there is none that is valid at `now`.
     pub async fn usable(&self, principal: &Arc<str>, now: Timestamp) -> Option<Arc<Credential>> {
         match self {
             Self::Gate(slot) => slot.usable(now),
@@ -54,113 +54,119 @@ impl Shown {
     }
 }
 
-/// A named place with a slot for each caller, which a keeper fills.
+/// A named cache with a slot for each caller. A refresher fills the slots.
 #[derive(Clone, Debug)]
 pub struct CallerSlots {
     name: Arc<str>,
-    held: Arc<Cache<Arc<str>, Arc<Held>>>,
-    wanted: mpsc::Sender<Wanted>,
+    cache: Arc<SlotCache>,
+    tasks: mpsc::Sender<RefreshTask>,
 }
 
-/// One caller's.
+type SlotCache = Cache<Arc<str>, Arc<CallerSlot>>;
+
+/// The slot of one caller.
 #[derive(Debug)]
-struct Held {
+struct CallerSlot {
     slot: CredentialSlot,
-    /// Whether it was asked for since it was last renewed.
+    /// Whether a request used it since its last renewal.
     used: AtomicBool,
-    state: watch::Sender<State>,
-    /// Ends the task that keeps it.
-    _end: DropGuard,
+    state: watch::Sender<RefreshState>,
+    /// Cancels the refresh task.
+    _cancel: DropGuard,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    First,
-    Well,
-    Failing,
+enum RefreshState {
+    Pending,
+    Succeeded,
+    Failed,
 }
 
-/// A caller whose credential is to be obtained and kept.
-pub struct Wanted {
-    /// Whose.
+/// The refresher's side of one caller's slot: obtain its credential, then renew it while it is used.
+pub struct RefreshTask {
+    /// The caller.
     pub principal: Arc<str>,
-    /// Is cancelled when nobody holds it any longer.
-    pub gone: CancellationToken,
-    held: Weak<Held>,
-    from: Weak<Cache<Arc<str>, Arc<Held>>>,
+    /// Cancelled when the slot is evicted or no longer used.
+    pub cancelled: CancellationToken,
+    slot: Weak<CallerSlot>,
+    cache: Weak<SlotCache>,
 }
 
 impl CallerSlots {
-    /// A place without any caller, and what its keeper reads.
+    /// An empty cache, and the tasks that its refresher has to run.
     #[must_use]
-    pub fn new(name: &str) -> (Self, mpsc::Receiver<Wanted>) {
-        let (wanted, receiver) = mpsc::channel(WAITING);
-        (Self { name: name.into(), held: Arc::new(Cache::new(CALLERS)), wanted }, receiver)
+    pub fn new(name: &str) -> (Self, mpsc::Receiver<RefreshTask>) {
+        let (tasks, receiver) = mpsc::channel(MAX_PENDING);
+        (Self { name: name.into(), cache: Arc::new(Cache::new(MAX_CALLERS)), tasks }, receiver)
     }
 
-    /// How many callers have one, or wait for it.
+    /// How many callers have a slot, filled or not.
     #[must_use]
     pub fn callers(&self) -> usize {
-        self.held.len()
+        self.cache.len()
     }
 
-    /// The name.
+    /// The credential's name, for audit and metrics.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
     async fn usable(&self, principal: &Arc<str>, now: Timestamp) -> Option<Arc<Credential>> {
-        let held = self.held.get_or_insert_with(principal, || self.want(principal)).ok()?;
-        if !held.used.load(Ordering::Relaxed) {
-            held.used.store(true, Ordering::Relaxed);
+        let caller = self.cache.get_or_insert_with(principal, || self.start_refresh(principal)).ok()?;
+        if !caller.used.load(Ordering::Relaxed) {
+            caller.used.store(true, Ordering::Relaxed);
         }
-        if let Some(credential) = held.slot.usable(now) {
+        if let Some(credential) = caller.slot.usable(now) {
             return Some(credential);
         }
-        let mut state = held.state.subscribe();
-        let settled = state.wait_for(|state| *state != State::First);
-        // the keeper settles it sooner; this is for one that has ended
-        tokio::time::timeout(DEADLINE, settled).await.ok()?.ok()?;
-        held.slot.usable(now)
+        let mut state = caller.state.subscribe();
+        let attempted = state.wait_for(|state| *state != RefreshState::Pending);
+        // the refresher has a shorter deadline; this one is for a refresher that has ended
+        tokio::time::timeout(DEADLINE, attempted).await.ok()?.ok()?;
+        caller.slot.usable(now)
     }
 
-    /// Has the keeper obtain a credential; an error where too many wait already.
-    fn want(&self, principal: &Arc<str>) -> Result<Arc<Held>, Box<mpsc::error::TrySendError<Wanted>>> {
-        let gone = CancellationToken::new();
-        let held = Arc::new(Held {
+    /// A new slot, whose refresh task is queued; an error if too many are pending.
+    fn start_refresh(
+        &self,
+        principal: &Arc<str>,
+    ) -> Result<Arc<CallerSlot>, Box<mpsc::error::TrySendError<RefreshTask>>> {
+        let cancelled = CancellationToken::new();
+        let caller = Arc::new(CallerSlot {
             slot: CredentialSlot::new(&self.name),
             used: AtomicBool::new(true),
-            state: watch::Sender::new(State::First),
-            _end: gone.clone().drop_guard(),
+            state: watch::Sender::new(RefreshState::Pending),
+            _cancel: cancelled.clone().drop_guard(),
         });
-        let (principal, from) = (principal.clone(), Arc::downgrade(&self.held));
-        self.wanted.try_send(Wanted { principal, gone, held: Arc::downgrade(&held), from })?;
-        Ok(held)
+        let cache = Arc::downgrade(&self.cache);
+        let task = RefreshTask { principal: principal.clone(), cancelled, slot: Arc::downgrade(&caller), cache };
+        self.tasks.try_send(task)?;
+        Ok(caller)
     }
 }
 
-impl Wanted {
-    /// The slot to fill, or nothing when nobody wants it any longer.
+impl RefreshTask {
+    /// The slot to fill; `None` if it was evicted.
     #[must_use]
     pub fn slot(&self) -> Option<CredentialSlot> {
-        self.held.upgrade().map(|held| held.slot.clone())
+        self.slot.upgrade().map(|caller| caller.slot.clone())
     }
 
-    /// Says how an attempt ended; whoever waits goes on.
-    pub fn settle(&self, well: bool) {
-        if let Some(held) = self.held.upgrade() {
-            held.state.send_replace(if well { State::Well } else { State::Failing });
+    /// Reports the result of an attempt; waiting requests go on.
+    pub fn finish_attempt(&self, succeeded: bool) {
+        if let Some(caller) = self.slot.upgrade() {
+            caller.state.send_replace(if succeeded { RefreshState::Succeeded } else { RefreshState::Failed });
         }
     }
 
-    /// Whether it was used since this was last asked. One that was not is forgotten, and its `gone` cancelled.
+    /// Whether a request used the slot since the last call. A slot that was not used is evicted.
     #[must_use]
     pub fn still_used(&self) -> bool {
-        let Some(held) = self.held.upgrade() else { return false };
-        let used = held.used.swap(false, Ordering::Relaxed);
-        if !used && let Some(cache) = self.from.upgrade() {
-            cache.remove_if(&self.principal, |found| Arc::ptr_eq(found, &held));
+        let Some(caller) = self.slot.upgrade() else { return false };
+        let used = caller.used.swap(false, Ordering::Relaxed);
+        if !used && let Some(cache) = self.cache.upgrade() {
+            cache.remove_if(&self.principal, |cached| Arc::ptr_eq(cached, &caller));
         }
         used
     }
@@ -176,73 +182,70 @@ mod tests {
         Credential { authorization, generation: 1, obtained_at: clock::now(), expires_at }
     }
 
-    fn shown(credential: Option<Arc<Credential>>) -> Option<String> {
+    fn text(credential: Option<Arc<Credential>>) -> Option<String> {
         credential.map(|credential| credential.authorization.to_str().unwrap().to_owned())
     }
 
     #[tokio::test]
-    async fn however_many_wait_a_caller_is_wanted_once_and_shown_with_its_own_alone() {
-        let (slots, mut wanted) = CallerSlots::new("google/infer");
-        let (alice, bob) = (Arc::from("corp:alice"), Arc::from("corp:bob"));
+    async fn concurrent_requests_of_a_caller_start_one_refresh_and_get_that_callers_credential() {
+        let (slots, mut tasks) = CallerSlots::new("google/infer");
+        let alice = Arc::from("corp:alice");
+        let bob = Arc::from("corp:bob");
         let now = clock::now();
-        let keeper = async {
+        let refresher = async {
             for _ in 0..2 {
-                let next: Wanted = wanted.recv().await.unwrap();
-                let value = if *next.principal == *"corp:alice" { "of alice" } else { "of bob" };
-                next.slot().unwrap().replace(credential(value, None));
-                next.settle(true);
+                let task: RefreshTask = tasks.recv().await.unwrap();
+                let value = if *task.principal == *"corp:alice" { "of alice" } else { "of bob" };
+                task.slot().unwrap().replace(credential(value, None));
+                task.finish_attempt(true);
             }
         };
-        let asked =
+        let requests =
             async { tokio::join!(slots.usable(&alice, now), slots.usable(&bob, now), slots.usable(&alice, now)) };
-        let (found, ()) = tokio::join!(asked, keeper);
-        assert_eq!(shown(found.0).as_deref(), Some("of alice"));
-        assert_eq!(shown(found.1).as_deref(), Some("of bob"));
-        assert_eq!(shown(found.2).as_deref(), Some("of alice"));
-        assert!(wanted.try_recv().is_err(), "somebody was wanted twice");
+        let (found, ()) = tokio::join!(requests, refresher);
+        assert_eq!(text(found.0).as_deref(), Some("of alice"));
+        assert_eq!(text(found.1).as_deref(), Some("of bob"));
+        assert_eq!(text(found.2).as_deref(), Some("of alice"));
+        assert!(tasks.try_recv().is_err(), "a caller has two refresh tasks");
         assert_eq!(slots.callers(), 2);
     }
 
     #[tokio::test]
-    async fn a_failure_and_an_end_are_nothing_and_what_is_not_used_is_forgotten() {
-        let (slots, mut wanted) = CallerSlots::new("google/infer");
+    async fn a_failed_or_expired_credential_is_none_and_an_unused_slot_is_evicted() {
+        let (slots, mut tasks) = CallerSlots::new("google/infer");
         let alice = Arc::from("corp:alice");
         let now = clock::now();
-        let (found, next) = tokio::join!(slots.usable(&alice, now), async {
-            let next: Wanted = wanted.recv().await.unwrap();
-            next.settle(false);
-            next
+        let (found, task) = tokio::join!(slots.usable(&alice, now), async {
+            let task: RefreshTask = tasks.recv().await.unwrap();
+            task.finish_attempt(false);
+            task
         });
-        assert!(found.is_none() && slots.usable(&alice, now).await.is_none(), "a failure is something");
-        next.slot().unwrap().replace(credential("short", Some(clock::after(now, Duration::from_secs(60)))));
-        next.settle(true);
-        assert_eq!(shown(slots.usable(&alice, now).await).as_deref(), Some("short"));
-        assert!(
-            slots.usable(&alice, clock::after(now, Duration::from_secs(60))).await.is_none(),
-            "it outlived its end"
-        );
-        assert!(next.still_used() && !next.gone.is_cancelled());
-        assert!(!next.still_used(), "nobody asked since");
-        assert!(next.gone.is_cancelled() && slots.callers() == 0, "it is held still");
+        assert!(found.is_none() && slots.usable(&alice, now).await.is_none(), "a failed attempt gave a credential");
+        let expiry = clock::after(now, Duration::from_secs(60));
+        task.slot().unwrap().replace(credential("short", Some(expiry)));
+        task.finish_attempt(true);
+        assert_eq!(text(slots.usable(&alice, now).await).as_deref(), Some("short"));
+        assert!(slots.usable(&alice, expiry).await.is_none(), "an expired credential is used");
+        assert!(task.still_used() && !task.cancelled.is_cancelled());
+        assert!(!task.still_used(), "no request used it since");
+        assert!(task.cancelled.is_cancelled() && slots.callers() == 0, "the unused slot is still cached");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_is_pushed_out_is_dropped_and_a_keeper_that_has_ended_makes_nobody_wait_for_ever() {
-        let (slots, mut wanted) = CallerSlots::new("google/infer");
-        let mut tasks = Vec::new();
-        for number in 0..3 * CALLERS {
+    async fn eviction_cancels_the_refresh_and_a_refresher_that_has_ended_blocks_no_request() {
+        let (slots, mut tasks) = CallerSlots::new("google/infer");
+        let mut cancelled = Vec::new();
+        for number in 0..3 * MAX_CALLERS {
             let principal: Arc<str> = format!("corp:{number}").into();
-            let held = slots.held.get_or_insert_with(&principal, || slots.want(&principal)).unwrap();
-            drop(held);
-            let next = wanted.recv().await.unwrap();
-            tasks.push(next.gone);
+            drop(slots.cache.get_or_insert_with(&principal, || slots.start_refresh(&principal)).unwrap());
+            cancelled.push(tasks.recv().await.unwrap().cancelled);
         }
-        assert!(slots.callers() <= CALLERS, "{} are held", slots.callers());
-        let running = tasks.iter().filter(|gone| !gone.is_cancelled()).count();
-        assert_eq!(running, slots.callers(), "what was pushed out is kept fresh still");
-        // nobody reads any longer, but the place is still there
+        assert!(slots.callers() <= MAX_CALLERS, "{} are cached", slots.callers());
+        let running = cancelled.iter().filter(|cancelled| !cancelled.is_cancelled()).count();
+        assert_eq!(running, slots.callers(), "an evicted slot is still refreshed");
+        // the channel is open, but nothing reads it
         assert!(slots.usable(&Arc::from("corp:late"), clock::now()).await.is_none());
-        drop(wanted);
+        drop(tasks);
         assert!(slots.usable(&Arc::from("corp:later"), clock::now()).await.is_none());
     }
 }

@@ -17,7 +17,7 @@ async fn keys_that_cannot_be_written_are_told_of_and_keys_that_are_not_there_ref
     let gate = harness.start_unready().await;
     let told = crate::support::eventually("readiness to tell of the keys", || async {
         let answer = gate.admin("/readyz").await;
-        answer.text().contains("trouble: signing keys").then_some(answer)
+        answer.text().contains("error: signing keys").then_some(answer)
     })
     .await;
     assert_eq!(told.status, 503, "{told:?}");

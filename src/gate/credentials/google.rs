@@ -1,10 +1,9 @@
-//! Google access tokens by workload identity federation and impersonation.
+//! Google access tokens by workload identity federation and service account impersonation.
 //!
-//! The gate's own OIDC token is exchanged at the security token service for a federated token (google-cloud-auth does
-//! that), and with it the IAM Credentials service is asked for a token of the service account. The second step is asked
-//! here, because google-cloud-auth keeps its answer's `expireTime` to itself, and a credential without a known end
-//! cannot be closed in time. The library's object is made anew for each renewal: it never recovers from a permanent
-//! error.
+//! google-cloud-auth exchanges a subject token at the security token service for a federated token. This module then
+//! requests the service account's token from the IAM Credentials service, because google-cloud-auth does not return that
+//! answer's `expireTime`, and a credential without a known expiry cannot be renewed or closed in time. Each exchange
+//! makes a new library object: one that met a permanent error never recovers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,22 +17,25 @@ use google_cloud_auth::{
 };
 use http::{Extensions, HeaderValue, Request, header};
 
-use super::{CredentialError, Fresh, bearer, callers::Minter};
+use super::{
+    obtained::{CredentialError, NewCredential},
+    subject_token::SubjectTokenSigner,
+};
 use crate::{
     client::Client,
     clock::Timestamp,
     http::Body,
-    secret::{Secret, Source},
+    secret::{Secret, SecretSource},
     telemetry::chain,
 };
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// The longest that IAM grants without an organisation policy for more.
+/// The longest lifetime that IAM grants without an organisation policy for more.
 const LIFETIME: &str = "3600s";
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Of what the security token service says about a refusal, this much is repeated, in characters.
+/// Characters of the security token service's error text that are logged.
 const MAX_REASON: usize = 400;
-/// Google bounds its tokens at 12,288 bytes; this holds one and what stands around it.
+/// Largest answer, in bytes. Google bounds its tokens at 12,288.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// The `[google]` section.
@@ -41,7 +43,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub struct Settings {
     /// The workload identity pool provider: `//iam.googleapis.com/projects/…/providers/…`.
     pub audience: String,
-    /// As whom Google is asked.
+    /// The subject of the token exchange.
     pub subject: Subject,
     /// The security token service's URL.
     pub token_url: String,
@@ -49,23 +51,23 @@ pub struct Settings {
     pub iam_url: String,
 }
 
-/// As whom Google is asked.
+/// The subject of the token exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// As the gate, with the OIDC token that is here.
-    Gate(Source),
-    /// As each caller, with tokens that the gate signs.
+    /// The gate, with the OIDC token from this source.
+    Gate(SecretSource),
+    /// Each caller, with a subject token that the gate signs.
     Callers,
 }
 
-/// Google, as this gate is known to it.
+/// A client of Google's token services.
 pub struct Google {
     settings: Settings,
     client: Arc<Client>,
 }
 
 impl PartialEq for Google {
-    /// Two that ask the same services as the same caller; connections do not count.
+    /// Whether both use the same services with the same subject; connections do not count.
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings
     }
@@ -74,44 +76,43 @@ impl PartialEq for Google {
 impl Eq for Google {}
 
 impl Google {
-    /// Asks nobody yet.
     #[must_use]
     pub fn new(settings: Settings, client: Arc<Client>) -> Self {
         Self { settings, client }
     }
 
-    /// The `aud` of the tokens that it is shown.
+    /// The `aud` of subject tokens.
     #[must_use]
     pub fn audience(&self) -> &str {
         &self.settings.audience
     }
 
-    /// Whether it is asked as each caller.
+    /// Whether each caller has its own access token.
     #[must_use]
-    pub fn is_for_callers(&self) -> bool {
+    pub fn is_per_caller(&self) -> bool {
         self.settings.subject == Subject::Callers
     }
 
-    /// A token of the service account, as the gate.
-    pub(super) async fn access_token(&self, account: &str) -> Result<Fresh, CredentialError> {
+    /// An access token of the service account, for the gate.
+    pub(super) async fn access_token(&self, account: &str) -> Result<NewCredential, CredentialError> {
         match &self.settings.subject {
             Subject::Gate(source) => self.exchange(source.read().await?, account).await,
             Subject::Callers => Err(CredentialError::NoKey),
         }
     }
 
-    /// A token of the service account, as this principal.
+    /// An access token of the service account, for this principal.
     pub(super) async fn access_token_as(
         &self,
-        minter: &Minter,
+        signer: &SubjectTokenSigner,
         principal: &str,
         group: &str,
         account: &str,
-    ) -> Result<Fresh, CredentialError> {
-        self.exchange(minter.mint(principal, &self.settings.audience, group)?, account).await
+    ) -> Result<NewCredential, CredentialError> {
+        self.exchange(signer.sign(principal, &self.settings.audience, group)?, account).await
     }
 
-    async fn exchange(&self, subject: Secret, account: &str) -> Result<Fresh, CredentialError> {
+    async fn exchange(&self, subject: Secret, account: &str) -> Result<NewCredential, CredentialError> {
         let federated = tokio::time::timeout(DEADLINE, self.federated_token(subject))
             .await
             .map_err(|_| CredentialError::Sts(format!("no answer within {DEADLINE:?}")))??;
@@ -119,8 +120,8 @@ impl Google {
     }
 
     async fn federated_token(&self, token: Secret) -> Result<HeaderValue, CredentialError> {
-        let failed = |e: &dyn std::error::Error| CredentialError::Sts(without(&token, &chain(e)));
-        let credentials = ProgrammaticBuilder::new(Arc::new(OwnToken(token.clone())))
+        let failed = |e: &dyn std::error::Error| CredentialError::Sts(redact(&token, &chain(e)));
+        let credentials = ProgrammaticBuilder::new(Arc::new(GivenToken(token.clone())))
             .with_audience(&self.settings.audience)
             .with_subject_token_type("urn:ietf:params:oauth:token-type:jwt")
             .with_token_url(&self.settings.token_url)
@@ -131,11 +132,11 @@ impl Google {
             CacheableResource::New { data, .. } => data.get(header::AUTHORIZATION).cloned(),
             CacheableResource::NotModified => None,
         }
-        .ok_or_else(|| CredentialError::Sts("it gave no token".into()))
+        .ok_or_else(|| CredentialError::Sts("its answer has no token".into()))
     }
 
     /// `projects.serviceAccounts.generateAccessToken` of the IAM Credentials API, v1.
-    async fn impersonate(&self, account: &str, federated: HeaderValue) -> Result<Fresh, CredentialError> {
+    async fn impersonate(&self, account: &str, federated: HeaderValue) -> Result<NewCredential, CredentialError> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Answer {
@@ -156,13 +157,13 @@ impl Google {
         }
         let answer: Answer = serde_json::from_slice(answer.body())
             .map_err(|_| CredentialError::Iam("an answer without `accessToken` and `expireTime`".into()))?;
-        bearer(&answer.access_token, Some(answer.expire_time))
+        NewCredential::bearer(&answer.access_token, Some(answer.expire_time))
     }
 }
 
-/// The beginning of `text`, without any part of the token: google-cloud-auth repeats the answer's body whole, and a
-/// service may repeat in it what it was sent.
-fn without(token: &Secret, text: &str) -> String {
+/// The beginning of `text` without any part of the token: google-cloud-auth's error holds the whole answer, and a service
+/// may repeat the request in it.
+fn redact(token: &Secret, text: &str) -> String {
     let parts = token.expose().split('.').filter(|part| !part.is_empty());
     let text = parts.fold(text.to_owned(), |text, part| text.replace(part, "…"));
     match text.char_indices().nth(MAX_REASON) {
@@ -171,24 +172,24 @@ fn without(token: &Secret, text: &str) -> String {
     }
 }
 
-/// The gate's own OIDC token, read anew for each exchange.
+/// The subject token of one exchange.
 #[derive(Debug)]
-struct OwnToken(Secret);
+struct GivenToken(Secret);
 
 #[derive(Debug, thiserror::Error)]
 #[error("a token that is there already cannot be missing")]
-enum Never {}
+enum Infallible {}
 
-impl SubjectTokenProviderError for Never {
+impl SubjectTokenProviderError for Infallible {
     fn is_transient(&self) -> bool {
         false
     }
 }
 
-impl SubjectTokenProvider for OwnToken {
-    type Error = Never;
+impl SubjectTokenProvider for GivenToken {
+    type Error = Infallible;
 
-    async fn subject_token(&self) -> Result<SubjectToken, Never> {
+    async fn subject_token(&self) -> Result<SubjectToken, Infallible> {
         Ok(SubjectTokenBuilder::new(self.0.expose()).build())
     }
 }

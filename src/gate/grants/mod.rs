@@ -61,7 +61,7 @@ const REMEMBERED: usize = 50_000;
 /// How often what is no longer needed is forgotten.
 const SWEEP: Duration = Duration::from_secs(3600);
 /// What readiness calls this.
-const PART: &str = "grants";
+const COMPONENT: &str = "grants";
 
 /// The `[grants]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]

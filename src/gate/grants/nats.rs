@@ -20,14 +20,14 @@ use async_nats::{
 use futures_util::StreamExt;
 
 use super::{
-    Grant, Grants, PART, REMEMBERED,
+    COMPONENT, Grant, Grants, REMEMBERED,
     index::{Entries, Entry},
     unkept, unknown,
 };
 use crate::{
     clock::{self, Timestamp},
     refusal::Refusal,
-    secret::{Secret, Source},
+    secret::{Secret, SecretSource},
     telemetry::Telemetry,
 };
 
@@ -61,9 +61,9 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Login {
     /// A token.
-    Token(Source),
+    Token(SecretSource),
     /// A user and the password.
-    Password(String, Source),
+    Password(String, SecretSource),
 }
 
 /// The bucket, as far as it is in sight.
@@ -139,12 +139,12 @@ impl Bucket {
 
     /// Follows the bucket for as long as it is polled.
     pub(super) async fn follow(&self, grants: &Grants, telemetry: &Telemetry) {
-        telemetry.trouble(PART, false, "the bucket is being looked for; until it is found no grant counts");
+        telemetry.set_unhealthy(COMPONENT, false, "the bucket is being looked for; until it is found no grant counts");
         let mut client = None;
         loop {
             let Err(trouble) = self.watch(&mut client, grants, telemetry).await;
             tracing::warn!(%trouble, "the bucket of grants cannot be followed");
-            telemetry.trouble(PART, false, format!("the bucket cannot be followed: {trouble}"));
+            telemetry.set_unhealthy(COMPONENT, false, format!("the bucket cannot be followed: {trouble}"));
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -158,10 +158,10 @@ impl Bucket {
             let still = grants.is_trusted(clock::now());
             if trusted && !still {
                 tracing::error!("the bucket of grants was out of sight for too long: no grant counts");
-                telemetry.trouble(PART, false, "the bucket was out of sight for too long; no grant counts");
+                telemetry.set_unhealthy(COMPONENT, false, "the bucket was out of sight for too long; no grant counts");
                 grants.publish(|_| ());
             } else if still && !trusted {
-                telemetry.well(PART);
+                telemetry.set_healthy(COMPONENT);
             }
             trusted = still;
         }
@@ -200,7 +200,7 @@ impl Bucket {
         grants.publish(|known| *known = entries);
         drop(turn);
         self.store.store(Some(Arc::new(store.clone())));
-        telemetry.well(PART);
+        telemetry.set_healthy(COMPONENT);
         tracing::info!(bucket = self.settings.bucket, "the bucket of grants is followed");
 
         let (mut beat, mut needed) = (tokio::time::interval(self.beat()), None);

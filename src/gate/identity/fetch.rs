@@ -147,7 +147,7 @@ fn refresh_after(headers: &http::HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{gate::identity::jwt::Rules, secret::Source};
+    use crate::{gate::identity::jwt::Rules, secret::SecretSource};
 
     #[test]
     fn the_answers_cache_headers_say_when_to_ask_again_within_bounds() {
@@ -188,7 +188,7 @@ mod tests {
             let settings = Settings {
                 rules: Rules { issuer: "https://api.example".into(), ..Rules::default() },
                 keys,
-                credential: Some(Source::Env("X".into())),
+                credential: Some(SecretSource::Env("X".into())),
                 ..Settings::test()
             };
             assert_eq!(may_be_shown_to(&settings, url), expected, "{url}");

@@ -25,7 +25,7 @@ use crate::{
     gate::{grants::GrantCommand, policy::Resource},
     http::LocalService,
     refusal::Refusal,
-    secret::Shown,
+    secret::CredentialSource,
 };
 
 /// The actions of routes that are not Vertex methods; the schema must have them besides those.
@@ -189,7 +189,7 @@ pub enum Route<'r> {
         /// The server for the request's location.
         upstream: &'r Upstream,
         /// The credential of the method's group; `None` where none is configured.
-        credential: Option<&'r Shown>,
+        credential: Option<&'r CredentialSource>,
         /// The group of the method.
         group: Group,
         /// How long the answer's head may take.

@@ -32,7 +32,7 @@ use crate::{
 /// How often the directory is looked at: for keys of other gates, and for those that somebody removed.
 const TICK: Duration = Duration::from_secs(5);
 /// What readiness calls it.
-pub(crate) const PART: &str = "signing keys";
+pub(crate) const COMPONENT: &str = "signing keys";
 
 /// Where keys are and when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,11 +124,11 @@ impl Signing {
             let looked = tokio::task::spawn_blocking(move || this.look(clock::now())).await.unwrap_or_default();
             let blocks = self.ring.load().signs.is_none();
             if looked.is_empty() && !blocks {
-                telemetry.well(PART);
+                telemetry.set_healthy(COMPONENT);
             } else {
                 let said: Vec<String> = looked.iter().map(|error| chain(error)).collect();
                 tracing::warn!(problems = said.join("; "), "the signing keys are not as they should be");
-                telemetry.trouble(PART, blocks, said.join("; "));
+                telemetry.set_unhealthy(COMPONENT, blocks, said.join("; "));
             }
             tokio::time::sleep(TICK).await;
         }

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     client::Client,
     clock::{self, Instant, Timestamp},
-    secret::Source,
+    secret::SecretSource,
     telemetry::{Telemetry, chain},
 };
 
@@ -72,7 +72,7 @@ pub struct Settings {
     /// The roots its server's certificate must chain to; `None` for the system's.
     pub ca: Option<PathBuf>,
     /// The bearer token that is shown when discovery and keys are fetched; Kubernetes' API server wants one.
-    pub credential: Option<Source>,
+    pub credential: Option<SecretSource>,
     /// How it is asked about tokens that only it can judge.
     pub live: Option<remote::Settings>,
 }
@@ -162,13 +162,13 @@ impl Issuer {
 
     /// What readiness calls it.
     #[must_use]
-    pub fn part(&self) -> String {
+    pub fn component(&self) -> String {
         format!("issuer {}", self.name)
     }
 
     /// The same, and what readiness calls its answers about tokens.
-    pub fn parts(&self) -> impl Iterator<Item = String> {
-        std::iter::once(self.part()).chain(self.live.as_ref().map(|live| live.part()))
+    pub fn components(&self) -> impl Iterator<Item = String> {
+        std::iter::once(self.component()).chain(self.live.as_ref().map(|live| live.component()))
     }
 
     /// The key for a token's `kid` and algorithm, asking the issuer once more where it is not known. `issued_at` is
@@ -303,7 +303,7 @@ impl Issuer {
 
     /// Fetches the keys now and then.
     async fn keep_fresh(&self, telemetry: &Telemetry) {
-        let part = self.part();
+        let component = self.component();
         let mut retry = RETRY_FIRST;
         let mut progress = self.progress.subscribe();
         loop {
@@ -312,7 +312,7 @@ impl Issuer {
             let wait = match fetch(&self.settings, &self.client).await {
                 Ok(fetched) => {
                     retry = RETRY_FIRST;
-                    telemetry.well(&part);
+                    telemetry.set_healthy(&component);
                     self.publish(fetched, confirmed)
                 }
                 Err(error) => {
@@ -320,7 +320,7 @@ impl Issuer {
                     tracing::warn!(issuer = %self.name, error, "its keys cannot be refreshed");
                     retry = (retry * 2).min(RETRY_MOST);
                     let left = self.failed();
-                    telemetry.trouble(&part, false, in_words(&error, left));
+                    telemetry.set_unhealthy(&component, false, in_words(&error, left));
                     // not a moment longer than the grace
                     left.map_or(retry, |left| retry.min(left))
                 }

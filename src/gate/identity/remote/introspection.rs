@@ -14,7 +14,7 @@ use crate::gate::identity::{
 };
 use crate::{
     clock::Timestamp,
-    secret::{Secret, Source, authorization},
+    secret::{Secret, SecretSource, authorization},
 };
 
 /// The `introspection` table of an `[[issuer]]`.
@@ -25,7 +25,7 @@ pub struct Settings {
     /// The gate's own client id there.
     pub client_id: String,
     /// The gate's own secret there.
-    pub client_secret: Source,
+    pub client_secret: SecretSource,
     /// Whether an answer without `aud` will do, where it has a `token_type`.
     pub audience_optional: bool,
     /// The member that names the caller: `sub` unless the server has none for programs.
@@ -134,7 +134,7 @@ mod tests {
         let closed = Settings {
             url: None,
             client_id: "gate".into(),
-            client_secret: Source::Env("X".into()),
+            client_secret: SecretSource::Env("X".into()),
             audience_optional: false,
             subject_claim: "sub".into(),
         };

@@ -40,7 +40,7 @@ use crate::{
     clock::{self, Instant, Timestamp},
     http::Body,
     principal::{Confirmation, Principal},
-    secret::{Secret, Source, SourceError},
+    secret::{Secret, SecretSource, SourceError},
     telemetry::{Telemetry, chain},
 };
 
@@ -254,10 +254,10 @@ impl Live {
     pub(super) async fn serve(self: &Arc<Self>, telemetry: &Telemetry) {
         let taken = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut inbox) = taken else { return };
-        let part = self.part();
+        let component = self.component();
         let mut trouble = self.trouble.subscribe();
         // what was told of settings before these is no longer so; the next question tells anew
-        telemetry.well(&part);
+        telemetry.set_healthy(&component);
         let mut open = JoinSet::new();
         loop {
             tokio::select! {
@@ -266,15 +266,15 @@ impl Live {
                 }
                 Some(_) = open.join_next() => {}
                 Ok(()) = trouble.changed() => match &*trouble.borrow_and_update() {
-                    Some(text) => telemetry.trouble(&part, false, format!("it cannot be asked about tokens: {text}")),
-                    None => telemetry.well(&part),
+                    Some(text) => telemetry.set_unhealthy(&component, false, format!("it cannot be asked about tokens: {text}")),
+                    None => telemetry.set_healthy(&component),
                 },
             }
         }
     }
 
     /// What readiness calls it.
-    pub(super) fn part(&self) -> String {
+    pub(super) fn component(&self) -> String {
         let what = match self.settings.judge {
             Judge::Introspection(_) => "introspection",
             Judge::TokenReview(_) => "token review",
@@ -436,7 +436,7 @@ impl Live {
     }
 
     /// The secret that the gate shows to the judge.
-    pub(super) async fn secret(&self, source: &Source) -> Result<Secret, SourceError> {
+    pub(super) async fn secret(&self, source: &SecretSource) -> Result<Secret, SourceError> {
         let mut kept = self.secret.lock().await;
         let now = clock::monotonic();
         if let Some((read_at, secret)) = &*kept

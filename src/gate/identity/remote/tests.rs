@@ -20,7 +20,7 @@ fn live(url: String) -> Arc<Live> {
     let judge = Judge::Introspection(introspection::Settings {
         url: Some(url),
         client_id: "gate".into(),
-        client_secret: Source::Env("PATH".into()),
+        client_secret: SecretSource::Env("PATH".into()),
         audience_optional: false,
         subject_claim: "sub".into(),
     });

@@ -13,7 +13,7 @@ use crate::gate::identity::{
 };
 use crate::{
     clock::{self, Timestamp},
-    secret::{Secret, Source, authorization},
+    secret::{Secret, SecretSource, authorization},
 };
 
 /// The `token_review` table of an `[[issuer]]`.
@@ -22,7 +22,7 @@ pub struct Settings {
     /// The API server.
     pub url: String,
     /// The gate's own token there: its service account may `create` `tokenreviews`.
-    pub credential: Source,
+    pub credential: SecretSource,
 }
 
 #[derive(serde::Deserialize)]

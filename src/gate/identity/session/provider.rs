@@ -26,7 +26,7 @@ use crate::{
     gate::identity::{Issuer, issuer::may_be_asked, jwt::Rules},
     http::Body,
     refusal::Refusal,
-    secret::{Secret, Source},
+    secret::{Secret, SecretSource},
     telemetry::chain,
 };
 
@@ -48,7 +48,7 @@ pub(crate) struct LoginSettings {
     /// The gate's client identifier at the provider.
     pub client_id: String,
     /// The gate's client secret; a public client has none.
-    pub client_secret: Option<Source>,
+    pub client_secret: Option<SecretSource>,
     /// The scopes of the authorization request; `openid` is one of them.
     pub scopes: Vec<String>,
     /// The end session endpoint, if not the one of the discovery document.

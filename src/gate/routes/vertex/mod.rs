@@ -22,7 +22,7 @@ use crate::{
     client::Upstream,
     gate::policy::{Resource, VertexResource},
     refusal::Refusal,
-    secret::{CredentialSlot, Shown},
+    secret::{CredentialSlot, CredentialSource},
 };
 
 /// A group of actions. Each Vertex method is in one, and each has a service account of its own.
@@ -62,7 +62,7 @@ pub struct Vertex {
     /// The server of each location that may be asked.
     pub upstreams: HashMap<Box<str>, Upstream>,
     /// What Google is shown, by group.
-    pub credentials: HashMap<Group, Shown>,
+    pub credentials: HashMap<Group, CredentialSource>,
     /// What the gate's own predictions are shown with.
     pub own: Option<CredentialSlot>,
     /// How long the head of an answer may take.
