@@ -26,7 +26,7 @@ use crate::{
         },
         limits::Limits,
         listen,
-        proxy::{Bindings, Gate, Metrics},
+        proxy::{Gate, Metrics, TokenBindings},
         routes::{Routes, TokenBinding},
         signing::{self, Signing},
     },
@@ -176,7 +176,7 @@ pub(super) fn build(
         config.local,
     );
     let gate = Gate {
-        bindings: Bindings {
+        bindings: TokenBindings {
             dpop: identity.dpop().is_possible(),
             certificates,
             required: config.gate.token_binding == TokenBinding::Required,

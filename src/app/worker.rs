@@ -105,6 +105,6 @@ impl listen::Service for Door {
     }
 
     fn parse_failed(&self, peer: &Peer, what: ParseFailure) {
-        proxy::parse_failed(&self.shared.serving.load().gate, peer, what);
+        proxy::record_parse_failure(&self.shared.serving.load().gate, peer, what);
     }
 }

@@ -15,7 +15,8 @@ use http::{
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::{
-    Gate, Metrics, answer::Answer, guardrails::Cut, headers::for_client, response_usage::Trail, stream_end::End,
+    answer::Answer, gate::Gate, grpc_status::grpc_status, guardrails::Cut, headers::for_client, metrics::Metrics,
+    response_usage::Trail, stream_end::End,
 };
 use crate::{
     clock::Timestamp,
@@ -169,11 +170,6 @@ impl http_body::Body for AuditedBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// The status that a gRPC call ended with, where these trailers have one.
-fn grpc_status(trailers: &HeaderMap) -> Option<u16> {
-    trailers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 impl Drop for AuditedBody {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
-use super::{Gate, headers::active_role};
+use super::{gate::Gate, headers::active_role};
 use crate::{
     clock::Timestamp,
     gate::{

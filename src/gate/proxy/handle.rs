@@ -6,20 +6,20 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::{
-    Gate, Target,
     answer::Answer,
     audited_body::AuditedBody,
     authorize::{authorize, bound},
-    error_response::{Manner, refuse},
+    error_response::{ErrorFormat, error_response},
     forward::{Errand, deliver, forward},
+    gate::Gate,
     guardrails::{Asked, Guard},
     headers::{active_role, bounded, for_upstream, set_request_id},
-    identity_headers::introduce,
+    identity_headers::add_identity_headers,
     limit::{self, Known},
     local::{grants, home, sd},
     open::OpenPage,
     request_body::{Content, Head},
-    target::authority,
+    target::{Target, authority},
 };
 use crate::{
     client::Worker,
@@ -46,14 +46,14 @@ pub(crate) async fn handle(
     let now = clock::now();
     let record = Record::open(now, clock::monotonic(), peer.address, request.method().clone(), request.uri().path());
     let mut audited = AuditedBody::open(record, gate);
-    let manner = Manner::of(&request);
+    let format = ErrorFormat::of(&request);
     let mut reply = HeaderMap::new();
     let answer = story(gate, worker, peer, request, now, &mut audited, &mut reply).await;
     if answer.is_err() {
         audited.refused();
     }
     let record = &mut audited.record;
-    let mut answer = answer.unwrap_or_else(|refusal| refuse(refusal, gate, record, &manner).into());
+    let mut answer = answer.unwrap_or_else(|refusal| error_response(refusal, gate, record, &format).into());
     for (name, value) in &reply {
         answer.response.headers_mut().append(name, value.clone());
     }
@@ -62,7 +62,7 @@ pub(crate) async fn handle(
 }
 
 /// Writes the record of a request that could not even be read; the client has had its answer.
-pub(crate) fn parse_failed(gate: &Gate, peer: &Peer, what: ParseFailure) {
+pub(crate) fn record_parse_failure(gate: &Gate, peer: &Peer, what: ParseFailure) {
     let mut record = Record::open(clock::now(), clock::monotonic(), peer.address, Method::default(), "");
     (record.status, record.reason) = match what {
         ParseFailure::TooLarge => (Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Some("headers_too_large")),
@@ -122,7 +122,7 @@ async fn story(
         Route::Exporter { .. } | Route::Vertex { .. } => {
             for_upstream(&mut headers, record.id);
             guard.ask(&mut headers);
-            introduce(gate.token_issuer.as_ref(), &permit, &mut headers, now)?;
+            add_identity_headers(gate.token_issuer.as_ref(), &permit, &mut headers, now)?;
             let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now, foul };
             guard.show(forward(&permit, errand, record).await?)?
         }

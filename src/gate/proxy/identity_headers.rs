@@ -1,17 +1,20 @@
-//! What an upstream is told of the caller, where its route says so: signed (`assertion = true`), or in plain headers
-//! (`identity_headers = true`).
+//! Identity headers for upstreams: a signed assertion (`assertion = true`) or plain headers (`identity_headers = true`),
+//! if the route configures them.
 //!
-//! Promises: whatever the client sent under these names was removed before (`headers.rs`), so what arrives is the
-//! gate's word; an upstream that wants an assertion is never asked without one. Signing is not for each request: an
-//! assertion serves its caller on its route for a minute.
+//! Promises: `headers.rs` removed these names from the client's request, so the upstream reads the gate's values only; a
+//! route with `assertion = true` never forwards a request without one. An assertion is signed once a minute for each
+//! caller and route, not for each request.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use quick_cache::sync::Cache;
+use percent_encoding::{AsciiSet, CONTROLS, PercentEncode, utf8_percent_encode};
 use uuid::Uuid;
 
-use super::{authorize::Permit, token_issuer::TokenIssuer};
+use super::{
+    authorize::Permit,
+    token_issuer::{CachedAssertion, TokenIssuer},
+};
 use crate::{
     clock::{self, Timestamp},
     gate::routes::Route,
@@ -23,37 +26,19 @@ const PRINCIPAL: HeaderName = HeaderName::from_static("x-wicketgate-principal");
 const ISSUER: HeaderName = HeaderName::from_static("x-wicketgate-issuer");
 const ROLES: HeaderName = HeaderName::from_static("x-wicketgate-roles");
 
-/// A `typ` of its own: nothing that takes access tokens takes this, this gate among it (RFC 8725 section 3.11).
+/// An own `typ`: no verifier of access tokens accepts an assertion, this gate included (RFC 8725 section 3.11).
 const TYP: &str = "wicketgate-assertion+jwt";
-/// How long an upstream may believe an assertion.
+/// Space, `%` and `,` besides what no header value can hold.
+const VALUE_ESCAPES: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b',');
+/// Lifetime of an assertion.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// How long one is sent again; what is left of its life is for slow upstreams and clocks that differ.
-const SERVES: Duration = Duration::from_secs(60);
-/// Assertions remembered at once; the least used make room.
-const REMEMBERED: usize = 10_000;
-
-/// Assertions that were signed lately.
-pub(super) struct Assertions(Cache<Whom, Arc<Signed>>);
-
-/// Proof and exporter; no exporter is Vertex.
-type Whom = ([u8; 32], Option<Arc<str>>);
-
-struct Signed {
-    value: HeaderValue,
-    until: Timestamp,
-}
-
-impl Default for Assertions {
-    fn default() -> Self {
-        Self(Cache::new(REMEMBERED))
-    }
-}
-
-/// Tells the permit's upstream who is asking, as the route's options say.
+/// How long an assertion is reused. The rest of its lifetime allows for slow upstreams and clock skew.
+const REUSE: Duration = Duration::from_secs(60);
+/// Adds the identity headers that the route configures.
 ///
 /// # Errors
-/// 503 where an assertion is wanted and cannot be signed.
-pub(super) fn introduce(
+/// 503 if the route requires an assertion and the gate cannot sign one.
+pub(super) fn add_identity_headers(
     issuer: Option<&TokenIssuer>,
     permit: &Permit<'_>,
     to: &mut HeaderMap,
@@ -61,9 +46,9 @@ pub(super) fn introduce(
 ) -> Result<(), Refusal> {
     let options = permit.route.options();
     if options.identity_headers {
-        to.insert(PRINCIPAL, plain(&permit.principal.name)?);
-        to.insert(ISSUER, plain(&permit.principal.issuer)?);
-        let roles: Vec<String> = permit.roles.iter().map(|role| escaped(role)).collect();
+        to.insert(PRINCIPAL, header_value(&permit.principal.name)?);
+        to.insert(ISSUER, header_value(&permit.principal.issuer)?);
+        let roles: Vec<String> = permit.roles.iter().map(|role| escaped(role).to_string()).collect();
         to.insert(ROLES, value(&roles.join(","))?);
     }
     if options.assertion {
@@ -80,10 +65,10 @@ fn assertion(issuer: &TokenIssuer, permit: &Permit<'_>, now: Timestamp) -> Resul
     };
     let audience = exporter.as_ref().map_or_else(|| "vertex".to_owned(), |name| format!("exporter/{name}"));
     let key = (permit.principal.proof, exporter);
-    // one with granted roles must not outlive the grant, and is not for later requests
+    // an assertion with granted roles ends with the grant and is not reused
     let granted_until = permit.held.grants.iter().map(|grant| grant.until).min();
     if granted_until.is_none()
-        && let Some(signed) = issuer.assertions.0.get(&key).filter(|signed| now < signed.until)
+        && let Some(signed) = issuer.assertions.get(&key).filter(|signed| now < signed.until)
     {
         return Ok(signed.value.clone());
     }
@@ -104,27 +89,18 @@ fn assertion(issuer: &TokenIssuer, permit: &Permit<'_>, now: Timestamp) -> Resul
     if granted_until.is_some() {
         return Ok(value);
     }
-    let signed = Arc::new(Signed { value: value.clone(), until: clock::after(now, SERVES) });
-    issuer.assertions.0.insert(key, signed);
+    let signed = Arc::new(CachedAssertion { value: value.clone(), until: clock::after(now, REUSE) });
+    issuer.assertions.insert(key, signed);
     Ok(value)
 }
 
-fn plain(text: &str) -> Result<HeaderValue, Refusal> {
-    value(&escaped(text))
+fn header_value(text: &str) -> Result<HeaderValue, Refusal> {
+    value(&escaped(text).to_string())
 }
 
-/// Percent-encodes what no header may hold or what separates values: a subject is any text that its issuer likes.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_graphic() && !matches!(byte, b'%' | b',') {
-            safe.push(char::from(byte));
-        } else {
-            // writing to a String cannot fail
-            let _ = write!(safe, "%{byte:02X}");
-        }
-    }
-    safe
+/// `text` with everything escaped that a header value cannot hold or that separates values: a subject is any text.
+fn escaped(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, VALUE_ESCAPES)
 }
 
 fn value(text: &str) -> Result<HeaderValue, Refusal> {
@@ -132,7 +108,7 @@ fn value(text: &str) -> Result<HeaderValue, Refusal> {
 }
 
 fn no_assertion(why: impl ToString) -> Refusal {
-    let text = "the gate cannot tell this upstream who is asking";
+    let text = "the gate cannot make the identity headers of this upstream";
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "no_assertion", text).with_detail(why)
 }
 
@@ -141,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_in_a_header_can_be_read_in_one_way_only() {
+    fn a_name_in_a_header_has_one_reading() {
         for (name, header) in [
             ("corp:alice@example.com", "corp:alice@example.com"),
             ("corp:a b", "corp:a%20b"),
@@ -150,7 +126,7 @@ mod tests {
             ("corp:\r\nx: y", "corp:%0D%0Ax:%20y"),
             ("corp:é", "corp:%C3%A9"),
         ] {
-            assert_eq!(plain(name).unwrap(), header, "{name}");
+            assert_eq!(header_value(name).unwrap(), header, "{name}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Gate, authorize::Permit};
+use super::{authorize::Permit, gate::Gate};
 use crate::{
     gate::{
         audit::{Decision, Record},

@@ -1,14 +1,16 @@
-//! The gate itself: one request, told from its head to its last byte.
+//! The HTTP proxy: one request from its head to its last byte.
 //!
-//! Promises: nothing is forwarded without a `Permit`, and a permit exists only after principal and policy were asked
-//! and the decision was written down; every way out closes the request's record. Open `handle.rs` first: the story is
-//! there.
+//! Promises: nothing is forwarded without a `Permit`; a permit exists only after authentication and authorization, and
+//! the audit log has the decision before the first byte leaves; every way out closes the request's record. Read
+//! `handle.rs` first: it calls every step in order.
 
 mod answer;
 mod audited_body;
 mod authorize;
 mod error_response;
 mod forward;
+mod gate;
+mod grpc_status;
 mod guardrails;
 mod handle;
 mod headers;
@@ -24,48 +26,11 @@ mod stream_end;
 mod target;
 mod token_issuer;
 
-use std::sync::Arc;
-
 pub use self::target::Target;
 pub(crate) use self::{
     audited_body::AuditedBody,
-    handle::{handle, parse_failed},
+    gate::{Gate, TokenBindings},
+    handle::{handle, record_parse_failure},
     metrics::Metrics,
     token_issuer::{EXCHANGE, JWKS_MAX_AGE, TokenIssuer},
 };
-use crate::gate::{audit, grants::Grants, identity::Identity, limits::Limits, policy::Policy, routes::Routes};
-
-/// Everything that a request is served from: one snapshot, built whole and never changed.
-pub(crate) struct Gate {
-    /// The https URL that clients know the gate by, where it is configured.
-    pub url: Option<String>,
-    /// How tokens can be bound to their senders.
-    pub bindings: Bindings,
-    /// Where requests can go.
-    pub routes: Routes,
-    /// Who callers are.
-    pub identity: Arc<Identity>,
-    /// The gate as an issuer of tokens, where it is one.
-    pub token_issuer: Option<TokenIssuer>,
-    /// What they may do.
-    pub policy: Policy,
-    /// How much of it.
-    pub limits: Limits,
-    /// What they are granted for a time, where grants are given.
-    pub grants: Option<Arc<Grants>>,
-    /// Where it is written down.
-    pub audit: Arc<audit::Log>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-}
-
-/// How tokens can be bound to their senders, as the gate tells its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bindings {
-    /// Whether DPoP proofs can be checked (RFC 9449).
-    pub dpop: bool,
-    /// Whether some listener asks for client certificates (RFC 8705).
-    pub certificates: bool,
-    /// Whether routes that do not say otherwise take no other tokens.
-    pub required: bool,
-}

@@ -15,7 +15,7 @@ use http::StatusCode;
 use http_body::Frame;
 use tokio_util::sync::CancellationToken;
 
-use super::{error_response::trailers, request_body::Foul};
+use super::{grpc_status::trailers, request_body::Foul};
 use crate::{
     clock::Timestamp,
     gate::grants::Active,

@@ -1,40 +1,57 @@
-//! The gate as an issuer: what it says of itself, and how it signs what it says of others.
+//! The gate as a token issuer: audiences, signing, and the cache of signed assertions.
 //!
-//! Promises: whatever it signs names this gate as `iss`, one principal as `sub`, one audience, and an end that is at
-//! most an hour away. Each kind of token has a `typ` and an audience of its own, so that none can be taken for another
-//! (RFC 8725 sections 3.11 and 3.12).
+//! Promises: each token names this gate as `iss`, one principal as `sub`, one audience, and an `exp` at most an hour
+//! away. Each kind of token has its own `typ` and audience, so that none is accepted as another (RFC 8725 sections 3.11
+//! and 3.12).
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderValue;
+use quick_cache::sync::Cache;
 use serde::Serialize;
 
 use crate::{
+    clock::Timestamp,
     gate::{policy::Resource, signing::Signing},
     refusal::Refusal,
     telemetry::chain,
 };
 
-/// How long verifiers may keep the key set. Keys are published for longer than this before they sign.
+/// How long verifiers may cache the key set. A key is published for longer than this before it signs.
 pub(crate) const JWKS_MAX_AGE: Duration = Duration::from_secs(600);
-/// The Cedar action that asking for a token is.
+/// The Cedar action of a token exchange.
 pub(crate) const EXCHANGE: &str = "Token.Exchange";
 
-/// The gate as an issuer.
+/// Assertions in the cache; the least recently used is evicted.
+const MAX_ASSERTIONS: usize = 10_000;
+
+/// The gate as a token issuer.
 pub(crate) struct TokenIssuer {
-    /// `iss` of everything that it signs: `[gate] url` without a slash at its end.
+    /// `iss` of every token: `[gate] url` without a trailing slash.
     pub url: String,
-    /// How long its tokens live at most.
+    /// Longest lifetime of a token.
     pub lifetime: Duration,
-    /// The keys.
+    /// The signing keys.
     pub signing: Arc<Signing>,
-    /// Whom tokens may be asked for; the gate itself is the first.
+    /// Permitted audiences; the gate's own is the first.
     audiences: Vec<Resource>,
     pub(super) action: Arc<str>,
-    pub(super) assertions: super::identity_headers::Assertions,
+    /// Signed assertions, by [`AssertionKey`].
+    pub(super) assertions: Cache<AssertionKey, Arc<CachedAssertion>>,
+}
+
+/// The proof's digest and the exporter's name; `None` is Vertex.
+pub(super) type AssertionKey = ([u8; 32], Option<Arc<str>>);
+
+/// A signed assertion.
+pub(super) struct CachedAssertion {
+    pub(super) value: HeaderValue,
+    /// From then on a new one is signed.
+    pub(super) until: Timestamp,
 }
 
 impl TokenIssuer {
-    /// Issues tokens for these audiences. The first is the gate's own: tokens for it are accepted here.
+    /// Issues tokens for these audiences. The first is the gate's own: the gate accepts tokens for it.
     #[must_use]
     pub(crate) fn new(url: &str, audiences: &[String], lifetime: Duration, signing: Arc<Signing>) -> Self {
         Self {
@@ -43,49 +60,20 @@ impl TokenIssuer {
             signing,
             audiences: audiences.iter().map(|name| Resource::Service(name.as_str().into())).collect(),
             action: EXCHANGE.into(),
-            assertions: super::identity_headers::Assertions::default(),
+            assertions: Cache::new(MAX_ASSERTIONS),
         }
     }
 
-    /// The audience of this exact name, as policy knows it.
+    /// The audience with this exact name, as a Cedar resource.
     pub(super) fn audience(&self, name: &str) -> Option<&Resource> {
         self.audiences.iter().find(|audience| **audience.id() == *name)
     }
 
     /// A signed JWT of this type.
     pub(super) fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, Refusal> {
-        let unavailable =
-            || Refusal::unavailable("no_signing_key", "the gate has no key to sign with; try again later");
+        let unavailable = || Refusal::unavailable("no_signing_key", "the gate has no signing key; try again later");
         let claims = serde_json::to_string(claims).map_err(|e| unavailable().with_detail(e))?;
         let signed = self.signing.sign(typ, &claims).map_err(|e| unavailable().with_detail(chain(&e)))?;
         signed.ok_or_else(unavailable)
     }
-
-    /// OpenID Connect Discovery 1.0 section 3 and RFC 8414 section 2: one document for both. Nobody logs in here, so
-    /// there is no authorization endpoint; clusters and clouds that issue tokens for workloads publish theirs in the
-    /// same shape.
-    pub(super) fn metadata(&self) -> String {
-        let url = &self.url;
-        serde_json::json!({
-            "issuer": url,
-            "jwks_uri": format!("{url}{JWKS}"),
-            "token_endpoint": format!("{url}{TOKEN}"),
-            "token_endpoint_auth_methods_supported": ["none"],
-            "grant_types_supported": [super::open::token::GRANT],
-            "response_types_supported": ["id_token"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
-            "claims_supported": ["iss", "sub", "aud", "iat", "nbf", "exp", "jti", "client_id", "roles"],
-        })
-        .to_string()
-    }
 }
-
-/// OpenID Connect Discovery 1.0 section 4.
-pub(super) const OPENID: &str = "/.well-known/openid-configuration";
-/// RFC 8414 section 3.
-pub(super) const OAUTH: &str = "/.well-known/oauth-authorization-server";
-/// Where the key set is.
-pub(super) const JWKS: &str = "/.well-known/jwks.json";
-/// Where tokens are exchanged.
-pub(super) const TOKEN: &str = "/oauth2/token";

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::gate::proxy::{
-    Gate,
     authorize::{Permit, may},
+    gate::Gate,
 };
 use crate::{
     clock,

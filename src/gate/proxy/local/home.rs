@@ -3,8 +3,8 @@
 use http::Response;
 
 use crate::gate::proxy::{
-    Gate,
     authorize::{Permit, may},
+    gate::Gate,
     pages,
 };
 use crate::{

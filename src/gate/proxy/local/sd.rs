@@ -4,8 +4,8 @@ use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 
 use crate::gate::proxy::{
-    Gate,
     authorize::{Permit, may},
+    gate::Gate,
 };
 use crate::{gate::identity::AuthContext, http::Body};
 

@@ -1,17 +1,12 @@
-//! The open pages of people: login, callback, logout.
+//! Browser login, callback and logout pages.
 //!
-//! Promises: they take the sessions that they are about, so that where nobody can log in none of them exists. What they
-//! answer is never stored by a browser or a cache. What is decided here is decided in `identity::session`; here it
-//! becomes pages and redirects.
+//! Promises: every function takes [`Sessions`], so the pages exist only if `[sessions]` is configured; browsers and caches
+//! never store a response. `identity::session` decides; this module renders pages and redirects.
 
 use std::time::Duration;
 
-use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY},
-};
+use http::{HeaderMap, HeaderValue, Response, header::CACHE_CONTROL};
 
-use crate::gate::proxy::{Target, pages};
 use crate::{
     gate::{
         audit::Record,
@@ -19,22 +14,24 @@ use crate::{
             AuthContext,
             session::{Callback, LogoutRedirect, MAX_FORM, ReturnTo, Sessions, cookie},
         },
+        proxy::{pages, target::Target},
     },
     http::{Body, read_bounded},
     refusal::Refusal,
 };
 
-/// For the body of a back-channel logout.
+/// Deadline for the body of a back-channel logout.
 const FORM_DEADLINE: Duration = Duration::from_secs(10);
 
-/// `GET /login?return=/path&provider=NAME`: on to the provider, or to choose one.
-pub(in crate::gate::proxy) async fn login(
+/// `GET /login?return=/path&provider=NAME`: redirects to the provider, or shows the choice of providers.
+pub(super) async fn login(
     sessions: &Sessions,
     context: AuthContext<'_>,
     target: Target<'_>,
     reply: &mut HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
-    let (mut return_to, mut provider) = (ReturnTo::parse("/"), None);
+    let mut return_to = ReturnTo::parse("/");
+    let mut provider = None;
     for (name, value) in url::form_urlencoded::parse(target.query().as_bytes()) {
         match &*name {
             "return" => return_to = ReturnTo::parse(&value),
@@ -49,11 +46,11 @@ pub(in crate::gate::proxy) async fn login(
         (None, _) => return Ok(pages::chooser(&choices, &return_to)),
     };
     let location = sessions.begin(provider, return_to, context.headers, context.now, reply).await?;
-    Ok(see_other(&location))
+    Ok(pages::see_other(&location))
 }
 
-/// `GET /callback`: the provider's answer becomes a session.
-pub(in crate::gate::proxy) async fn callback(
+/// `GET /callback`: turns the authorization response into a session.
+pub(super) async fn callback(
     sessions: &Sessions,
     context: AuthContext<'_>,
     target: Target<'_>,
@@ -64,31 +61,31 @@ pub(in crate::gate::proxy) async fn callback(
     let login = sessions.finish(callback, context.headers, context.now, reply).await?;
     record.principal = Some(login.principal.name.clone());
     record.issuer = Some(login.principal.issuer.clone());
-    Ok(see_other(login.return_to.as_str()))
+    Ok(pages::see_other(login.return_to.as_str()))
 }
 
-/// `GET /logout`: a page with the button.
-pub(in crate::gate::proxy) fn ask_logout(sessions: &Sessions, context: AuthContext<'_>) -> Response<Body> {
+/// `GET /logout`: the confirmation page.
+pub(super) fn logout_page(sessions: &Sessions, context: AuthContext<'_>) -> Response<Body> {
     if cookie::session(context.headers) == cookie::SessionCookie::Absent {
         return pages::signed_out();
     }
-    pages::ask_logout(sessions.logout_origin(context.headers).as_slice())
+    pages::logout_confirmation(sessions.logout_origin(context.headers).as_slice())
 }
 
-/// `POST /logout`: the session ends here, and the browser goes on to end it at the provider.
-pub(in crate::gate::proxy) async fn logout(
+/// `POST /logout`: ends the session, then redirects the browser to the provider's logout.
+pub(super) async fn logout(
     sessions: &Sessions,
     context: AuthContext<'_>,
     reply: &mut HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
     match sessions.log_out(context.headers, context.now, reply).await? {
-        LogoutRedirect::Provider(location) => Ok(see_other(&location)),
+        LogoutRedirect::Provider(location) => Ok(pages::see_other(&location)),
         LogoutRedirect::None => Ok(pages::signed_out()),
     }
 }
 
-/// `POST /backchannel-logout`: 200 where the sessions have ended (OpenID Connect Back-Channel Logout section 2.8).
-pub(in crate::gate::proxy) async fn back_channel_logout(
+/// `POST /backchannel-logout`: 200 once the sessions have ended (OpenID Connect Back-Channel Logout section 2.8).
+pub(super) async fn back_channel_logout(
     sessions: &Sessions,
     context: AuthContext<'_>,
     body: Body,
@@ -98,19 +95,4 @@ pub(in crate::gate::proxy) async fn back_channel_logout(
     let mut response = Response::new(Body::Empty);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
-}
-
-/// Sends a browser elsewhere with GET, and does not say where it came from: queries here hold codes.
-pub(in crate::gate::proxy) fn see_other(location: &str) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::SEE_OTHER;
-    let to = response.headers_mut();
-    to.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    to.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    match HeaderValue::from_str(location) {
-        Ok(location) => drop(to.insert(LOCATION, location)),
-        // paths and URLs are printable ASCII by their own types
-        Err(_) => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
-    }
-    response
 }

@@ -1,65 +1,69 @@
-//! The pages that ask nobody who they are: a closed set, matched on the same canonical path as everything else.
+//! Pages that need no authentication: OAuth metadata, token exchange, login and logout.
+//!
+//! Promises: the set is closed, and it is matched on the same canonical path as the routes.
 
-pub(super) mod login;
-pub(super) mod token;
-use std::{sync::Arc, time::Duration};
+mod login;
+mod metadata;
+pub(super) mod paths;
+mod token;
 
-use http::{
-    HeaderMap, HeaderValue, Method, Response,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Response};
+
+use self::{
+    metadata::{issuer_metadata, json_document, resource_metadata},
+    token::exchange,
 };
-
-use self::token::exchange;
 use super::{
-    Bindings, Gate, Target,
-    token_issuer::{self, JWKS_MAX_AGE, TokenIssuer},
+    gate::Gate,
+    target::Target,
+    token_issuer::{JWKS_MAX_AGE, TokenIssuer},
 };
 use crate::{
     gate::{
         audit::{Decision, Record},
-        identity::{AuthContext, dpop::proof::ALGORITHMS, session::Sessions},
+        identity::{AuthContext, session::Sessions},
     },
     http::Body,
     refusal::Refusal,
 };
 
-/// An open page.
+/// A page that needs no authentication.
 #[derive(Clone, Copy)]
 pub(super) enum OpenPage<'g> {
-    /// RFC 9728: whose tokens this gate takes, and how.
+    /// Protected resource metadata (RFC 9728).
     ResourceMetadata,
-    /// OpenID Connect Discovery and RFC 8414: the gate as an issuer.
+    /// Issuer metadata (OpenID Connect Discovery, RFC 8414).
     IssuerMetadata(&'g TokenIssuer),
-    /// RFC 7517: its keys.
+    /// The issuer's key set (RFC 7517).
     Jwks(&'g TokenIssuer),
-    /// RFC 8693: a token of another issuer for one of the gate's.
+    /// Token exchange (RFC 8693).
     TokenExchange(&'g TokenIssuer),
-    /// Where a person's login begins.
+    /// Starts a login.
     Login(&'g Sessions),
-    /// Where the provider sends the browser back.
+    /// The redirect URI of the login.
     Callback(&'g Sessions),
-    /// Asks whether to sign out.
-    AskLogout(&'g Sessions),
-    /// Signs out.
+    /// The logout confirmation page.
+    LogoutPage(&'g Sessions),
+    /// RP-initiated logout.
     Logout(&'g Sessions),
-    /// Where a provider says who has signed out there.
+    /// Back-channel logout.
     BackChannelLogout(&'g Sessions),
 }
 
-/// Where RFC 9728 section 3 puts it.
-pub(super) const RESOURCE_METADATA: &str = "/.well-known/oauth-protected-resource";
-
 impl<'g> OpenPage<'g> {
     pub(super) fn find(gate: &'g Gate, method: &Method, path: &str) -> Option<Self> {
-        let (issuer, sessions) = (gate.token_issuer.as_ref(), gate.identity.sessions().map(Arc::as_ref));
+        let issuer = gate.token_issuer.as_ref();
+        let sessions = gate.identity.sessions().map(Arc::as_ref);
         match (method.as_str(), path) {
-            ("GET", RESOURCE_METADATA) => Some(Self::ResourceMetadata),
-            ("GET", token_issuer::OPENID | token_issuer::OAUTH) => issuer.map(Self::IssuerMetadata),
-            ("GET", token_issuer::JWKS) => issuer.map(Self::Jwks),
-            ("POST", token_issuer::TOKEN) => issuer.map(Self::TokenExchange),
+            ("GET", paths::RESOURCE_METADATA) => Some(Self::ResourceMetadata),
+            ("GET", paths::OPENID_CONFIGURATION | paths::OAUTH_METADATA) => issuer.map(Self::IssuerMetadata),
+            ("GET", paths::JWKS) => issuer.map(Self::Jwks),
+            ("POST", paths::TOKEN) => issuer.map(Self::TokenExchange),
             ("GET", "/login") => sessions.map(Self::Login),
             ("GET", "/callback") => sessions.map(Self::Callback),
-            ("GET", "/logout") => sessions.map(Self::AskLogout),
+            ("GET", "/logout") => sessions.map(Self::LogoutPage),
             ("POST", "/logout") => sessions.map(Self::Logout),
             ("POST", "/backchannel-logout") => sessions.map(Self::BackChannelLogout),
             _ => None,
@@ -78,51 +82,18 @@ impl<'g> OpenPage<'g> {
         let decides = matches!(self, Self::TokenExchange(_));
         record.route = Some(if decides { "exchange" } else { "open" });
         let answer = match self {
-            Self::ResourceMetadata => document(resource_metadata(gate), None),
-            Self::IssuerMetadata(issuer) => document(issuer.metadata(), Some(JWKS_MAX_AGE)),
-            Self::Jwks(issuer) => document(issuer.signing.jwks(), Some(JWKS_MAX_AGE)),
-            // it decides for itself
+            Self::ResourceMetadata => json_document(resource_metadata(gate), None),
+            Self::IssuerMetadata(issuer) => json_document(issuer_metadata(issuer), Some(JWKS_MAX_AGE)),
+            Self::Jwks(issuer) => json_document(issuer.signing.jwks(), Some(JWKS_MAX_AGE)),
+            // it writes its own decision
             Self::TokenExchange(issuer) => return Ok(exchange(gate, issuer, context, body, record).await),
             Self::Login(sessions) => login::login(sessions, context, target, reply).await?,
             Self::Callback(sessions) => login::callback(sessions, context, target, record, reply).await?,
-            Self::AskLogout(sessions) => login::ask_logout(sessions, context),
+            Self::LogoutPage(sessions) => login::logout_page(sessions, context),
             Self::Logout(sessions) => login::logout(sessions, context, reply).await?,
             Self::BackChannelLogout(sessions) => login::back_channel_logout(sessions, context, body).await?,
         };
         record.decision = Decision::Allow;
         Ok(answer)
     }
-}
-
-fn document(text: String, max_age: Option<Duration>) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let cached = max_age.and_then(|age| HeaderValue::from_str(&format!("public, max-age={}", age.as_secs())).ok());
-    response.headers_mut().extend(cached.map(|value| (CACHE_CONTROL, value)));
-    response
-}
-
-fn resource_metadata(gate: &Gate) -> String {
-    let mut issuers: Vec<&str> = gate.identity.issuers().iter().map(|i| i.settings.rules.issuer.as_str()).collect();
-    issuers.extend(gate.token_issuer.as_ref().map(|issuer| issuer.url.as_str()));
-    let mut document = serde_json::json!({
-        "authorization_servers": issuers,
-        "bearer_methods_supported": ["header"],
-        "resource_name": "wicketgate",
-    });
-    let Bindings { dpop, certificates, required } = gate.bindings;
-    if let Some(members) = document.as_object_mut() {
-        if let Some(url) = &gate.url {
-            members.insert("resource".into(), url.as_str().into());
-        }
-        // RFC 9728 section 2
-        if dpop {
-            members
-                .insert("dpop_signing_alg_values_supported".into(), ALGORITHMS.map(|(name, _)| name).as_slice().into());
-            // with certificates there is another way to bind a token
-            members.insert("dpop_bound_access_tokens_required".into(), (required && !certificates).into());
-        }
-        members.insert("tls_client_certificate_bound_access_tokens".into(), certificates.into());
-    }
-    document.to_string()
 }

@@ -1,9 +1,9 @@
-//! Token exchange (RFC 8693): any token that the gate accepts, for a short one that the gate signs.
+//! Token exchange (RFC 8693): a token that the gate accepts is exchanged for a short-lived one that the gate signs.
 //!
-//! Promises: the token that is shown is verified as on any request; policy is asked (`Token.Exchange` on the audience);
-//! the decision is in the audit log before the token leaves, and the token's `jti` is its record's id. A token is never
-//! given more than the one that it was given for had: the same principal, the roles that policy gives it, no later end,
-//! and the same key to hold (`cnf`). What is asked and cannot be honoured is refused, not left out.
+//! Promises: the subject token is verified as on any request; policy decides `Token.Exchange` on the audience; the audit
+//! log holds the decision before the token leaves, and the token's `jti` is the record's id. An issued token never has
+//! more rights than its subject token: the same principal, the roles that policy assigns, no later `exp`, and the same
+//! `cnf`. A parameter that cannot be honoured is refused, never ignored.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,18 +14,18 @@ use http::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::gate::proxy::{
-    Gate,
-    authorize::{ask, denied},
-    headers::active_role,
-    token_issuer::TokenIssuer,
-};
 use crate::{
     clock,
     gate::{
         audit::{Decision, Record},
         identity::AuthContext,
         policy::{Circumstances, Denial, HELD, Question},
+        proxy::{
+            authorize::{ask, denied},
+            gate::Gate,
+            headers::active_role,
+            token_issuer::TokenIssuer,
+        },
     },
     http::{Body, read_bounded},
     principal::{Confirmation, Principal},
@@ -33,19 +33,19 @@ use crate::{
 };
 
 /// RFC 8693 section 2.1.
-pub(in crate::gate::proxy) const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+pub(super) const TOKEN_EXCHANGE_GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
-/// RFC 9068 section 2.1: what an access token that is a JWT says it is.
+/// The `typ` of a JWT access token (RFC 9068 section 2.1).
 const TYP: &str = "at+jwt";
-/// Largest form; a token has at most 16 KiB.
+/// Largest form in bytes; a token has at most 16 KiB.
 const MAX_FORM: usize = 64 * 1024;
 const FORM_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Answers `POST /oauth2/token`, in the words of OAuth whatever happens.
-pub(in crate::gate::proxy) async fn exchange(
+/// Answers `POST /oauth2/token`. Every response, errors included, has OAuth's format.
+pub(super) async fn exchange(
     gate: &Gate,
     issuer: &TokenIssuer,
     context: AuthContext<'_>,
@@ -53,9 +53,9 @@ pub(in crate::gate::proxy) async fn exchange(
     record: &mut Record,
 ) -> Response<Body> {
     let mut reply = HeaderMap::new();
-    let answer = match exchanged(gate, issuer, context, body, record, &mut reply).await {
-        Ok(token) => Answer { status: StatusCode::OK, body: token, retry_after: None },
-        Err(failure) => failure.written(record),
+    let answer = match try_exchange(gate, issuer, context, body, record, &mut reply).await {
+        Ok(token) => TokenResponse { status: StatusCode::OK, body: token, retry_after: None },
+        Err(failure) => failure.into_response(record),
     };
     let mut response = Response::new(Body::from(answer.body.to_string()));
     *response.status_mut() = answer.status;
@@ -70,33 +70,33 @@ pub(in crate::gate::proxy) async fn exchange(
     response
 }
 
-async fn exchanged(
+async fn try_exchange(
     gate: &Gate,
     issuer: &TokenIssuer,
     context: AuthContext<'_>,
     body: Body,
     record: &mut Record,
     reply: &mut HeaderMap,
-) -> Result<Value, Failure> {
-    let form = form(context.headers, body).await?;
+) -> Result<Value, OAuthError> {
+    let form = read_form(context.headers, body).await?;
     let request = TokenRequest::read(&form)?;
     let resource = issuer.audience(request.audience).ok_or_else(|| {
-        let text = "the gate gives no tokens for this audience";
-        // it may be anything, the token itself even, so it is not repeated
-        Failure::target(Refusal::malformed("unknown_audience", text))
+        let text = "the gate issues no tokens for this audience";
+        // the parameter may hold anything, even the token, so the text does not repeat it
+        OAuthError::target(Refusal::malformed("unknown_audience", text))
     })?;
     record.action = Some(issuer.action.clone());
     record.resource = Some(resource.id().clone());
 
     let authenticated = gate.identity.of_subject(request.subject_token, context, reply).await;
     gate.metrics.token(&authenticated);
-    let principal = authenticated.map_err(Failure::subject)?.principal;
+    let principal = authenticated.map_err(OAuthError::subject)?.principal;
     record.principal = Some(principal.name.clone());
     record.issuer = Some(principal.issuer.clone());
     let question = Question {
         principal: &principal,
         granted: &[],
-        active: active_role(context.headers).map_err(Failure::request)?,
+        active: active_role(context.headers).map_err(OAuthError::request)?,
         action: &issuer.action,
         resource,
         circumstances: Circumstances::new(context.peer, context.method, context.now),
@@ -104,28 +104,28 @@ async fn exchanged(
     let ruling = ask(gate, question, record);
     if !ruling.allowed {
         let refusal = denied(&ruling, &issuer.action, resource);
-        // RFC 8693 section 2.2.2: `invalid_target` where the audience is what cannot be had
+        // RFC 8693 section 2.2.2: `invalid_target` if the audience is denied
         return Err(match ruling.denial {
             Some(Denial::Separation(_) | Denial::RoleNotActivated(_) | Denial::RoleNotHeld(_)) => {
-                Failure::request(refusal)
+                OAuthError::request(refusal)
             }
-            _ => Failure::target(refusal),
+            _ => OAuthError::target(refusal),
         });
     }
     let held = gate.policy.held_in_all(&principal);
-    let token = Given::new(issuer, &principal, [&ruling.roles, &held], resource.id(), context, record)?;
+    let token = IssuedToken::new(issuer, &principal, [&ruling.roles, &held], resource.id(), context, record)?;
     record.decision = Decision::Allow;
     let written = gate.audit.permit(record);
-    written.inspect_err(|_| record.decision = Decision::Deny).map_err(Failure::unavailable)?;
+    written.inspect_err(|_| record.decision = Decision::Deny).map_err(OAuthError::unavailable)?;
     Ok(json!({
         "access_token": token.text,
         "issued_token_type": request.token_type,
         "token_type": token.kind,
-        "expires_in": token.lives,
+        "expires_in": token.expires_in,
     }))
 }
 
-/// What is asked for: each parameter once, and nothing that would have to be left out.
+/// The parameters of a token exchange request, validated.
 struct TokenRequest<'f> {
     subject_token: &'f str,
     audience: &'f str,
@@ -133,76 +133,77 @@ struct TokenRequest<'f> {
 }
 
 impl<'f> TokenRequest<'f> {
-    fn read(form: &'f HashMap<String, String>) -> Result<Self, Failure> {
+    fn read(form: &'f HashMap<String, String>) -> Result<Self, OAuthError> {
         let field = |name: &str| form.get(name).map(String::as_str);
         let needed = |name: &'static str| {
-            field(name).ok_or_else(|| Failure::form("parameter_missing", format!("the parameter `{name}` is missing")))
+            field(name)
+                .ok_or_else(|| OAuthError::form("parameter_missing", format!("the parameter `{name}` is missing")))
         };
-        if needed("grant_type")? != GRANT {
-            let text = format!("the only grant here is `{GRANT}`");
-            return Err(Failure::new("unsupported_grant_type", Refusal::malformed("unsupported_grant", text)));
+        if needed("grant_type")? != TOKEN_EXCHANGE_GRANT {
+            let text = format!("the only supported grant is `{TOKEN_EXCHANGE_GRANT}`");
+            return Err(OAuthError::new("unsupported_grant_type", Refusal::malformed("unsupported_grant", text)));
         }
         for name in ["actor_token", "actor_token_type"] {
             if field(name).is_some() {
-                let text = format!("`{name}` is not supported: nobody acts for another here");
-                return Err(Failure::form("delegation_refused", text));
+                let text = format!("`{name}` is not supported: the gate does not support delegation");
+                return Err(OAuthError::form("delegation_refused", text));
             }
         }
         if field("scope").is_some() {
-            let text = "leave `scope` out: what a token of the gate may do is decided by its roles";
-            return Err(Failure::new("invalid_scope", Refusal::malformed("scope_refused", text)));
+            let text = "omit `scope`: roles decide what a token of the gate may do";
+            return Err(OAuthError::new("invalid_scope", Refusal::malformed("scope_refused", text)));
         }
         if !matches!(needed("subject_token_type")?, ACCESS_TOKEN | ID_TOKEN | JWT) {
             let text = format!("`subject_token_type` must be `{ACCESS_TOKEN}`, `{ID_TOKEN}` or `{JWT}`");
-            return Err(Failure::form("subject_token_type", text));
+            return Err(OAuthError::form("subject_token_type", text));
         }
         let token_type = field("requested_token_type").unwrap_or(ACCESS_TOKEN);
         if !matches!(token_type, ACCESS_TOKEN | JWT) {
             let text = format!("`requested_token_type` must be `{ACCESS_TOKEN}` or `{JWT}`, or left out");
-            return Err(Failure::form("requested_token_type", text));
+            return Err(OAuthError::form("requested_token_type", text));
         }
         let audience = match (field("audience"), field("resource")) {
             (Some(one), None) | (None, Some(one)) => one,
-            _ => return Err(Failure::form("one_audience", "name one `audience` or one `resource`")),
+            _ => return Err(OAuthError::form("one_audience", "name one `audience` or one `resource`")),
         };
         Ok(Self { subject_token: needed("subject_token")?, audience, token_type })
     }
 }
 
-/// Reads the form (RFC 6749 section 3.2): no parameter twice, and an empty one is as good as missing.
-async fn form(headers: &HeaderMap, body: Body) -> Result<HashMap<String, String>, Failure> {
+/// Reads the form (RFC 6749 section 3.2): a parameter must not repeat, and an empty one counts as missing.
+async fn read_form(headers: &HeaderMap, body: Body) -> Result<HashMap<String, String>, OAuthError> {
     let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(Failure::form("not_a_form", "send the parameters as `application/x-www-form-urlencoded`"));
+        return Err(OAuthError::form("not_a_form", "send the parameters as `application/x-www-form-urlencoded`"));
     }
-    let body = read_bounded(body, MAX_FORM, FORM_DEADLINE).await.map_err(|e| Failure::request(e.into()))?;
+    let body = read_bounded(body, MAX_FORM, FORM_DEADLINE).await.map_err(|e| OAuthError::request(e.into()))?;
     let mut form = HashMap::new();
     for (name, value) in url::form_urlencoded::parse(&body) {
         if form.insert(name.clone().into_owned(), value.into_owned()).is_some() {
-            // a name may be anything, the token itself even, so it is not repeated
-            return Err(Failure::form("parameter_twice", "a parameter stands twice"));
+            // a name may hold anything, even the token, so the text does not repeat it
+            return Err(OAuthError::form("parameter_twice", "the form repeats a parameter"));
         }
     }
     form.retain(|_, value| !value.is_empty());
-    // clients are not known here, and what claims to be one would not be checked
+    // the gate registers no clients, so it could not verify a client's credentials
     if headers.contains_key(AUTHORIZATION)
         || ["client_secret", "client_assertion", "client_assertion_type"].iter().any(|name| form.contains_key(*name))
     {
-        let text = "the gate knows no clients: the subject token alone proves who is asking";
-        return Err(Failure::new("invalid_client", Refusal::malformed("client_refused", text)));
+        let text = "the gate does not authenticate clients: the subject token alone identifies the caller";
+        return Err(OAuthError::new("invalid_client", Refusal::malformed("client_refused", text)));
     }
     Ok(form)
 }
 
-/// A token that was given.
-struct Given {
+/// An issued token.
+struct IssuedToken {
     text: String,
     kind: &'static str,
-    lives: i64,
+    expires_in: i64,
 }
 
-impl Given {
+impl IssuedToken {
     fn new(
         issuer: &TokenIssuer,
         principal: &Principal,
@@ -210,13 +211,13 @@ impl Given {
         audience: &str,
         context: AuthContext<'_>,
         record: &Record,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, OAuthError> {
         let iat = context.now.as_second();
         let end = clock::after(context.now, issuer.lifetime).min(principal.expires_at).as_second();
         if end <= iat {
-            // within its issuer's leeway it still opens doors, but nothing can be derived from it
-            let text = "the subject token is at its end; come back with a new one";
-            return Err(Failure::request(Refusal::malformed("subject_at_its_end", text)));
+            // within the issuer's leeway the token is still accepted, but no other token can be derived from it
+            let text = "the subject token expires now; get a new one and try again";
+            return Err(OAuthError::request(Refusal::malformed("subject_at_its_end", text)));
         }
         let shown: Value = serde_json::from_str(&principal.claims).unwrap_or_default();
         let client = ["client_id", "azp"].iter().find_map(|name| shown.get(name)?.as_str());
@@ -228,12 +229,12 @@ impl Given {
             "nbf": iat,
             "exp": end,
             "jti": record.id,
-            // RFC 9068 section 2.2 wants one; a workload is its own client
+            // RFC 9068 section 2.2 requires it; a workload is its own client
             "client_id": client.unwrap_or(&principal.name),
             "roles": roles,
         });
         if let Some(members) = claims.as_object_mut().filter(|_| held != roles) {
-            // one of them was activated; the others stay held, for separation alone
+            // the caller activated one role; the others are listed for separation of duty only
             members.insert(HELD.into(), json!(held));
         }
         let mut kind = "Bearer";
@@ -243,13 +244,13 @@ impl Given {
                 kind = "DPoP";
             }
         }
-        let text = issuer.sign(TYP, &claims).map_err(Failure::unavailable)?;
-        Ok(Self { text, kind, lives: end - iat })
+        let text = issuer.sign(TYP, &claims).map_err(OAuthError::unavailable)?;
+        Ok(Self { text, kind, expires_in: end - iat })
     }
 }
 
-/// `cnf` (RFC 7800 section 3.1): whoever uses the new token must hold what the old one was bound to. For RFC 9449
-/// section 5 a key makes it a token of the type `DPoP`.
+/// `cnf` (RFC 7800 section 3.1): the new token is bound to the certificate or key of the subject token. A key makes its
+/// `token_type` `DPoP` (RFC 9449 section 5).
 fn confirmation(held: Confirmation) -> Value {
     let mut cnf = Map::new();
     let mut member = |name: &str, digest: Option<[u8; 32]>| {
@@ -260,24 +261,24 @@ fn confirmation(held: Confirmation) -> Value {
     cnf.into()
 }
 
-/// Why no token is given: OAuth's word for it and the gate's own.
-struct Failure {
+/// Why no token is issued: the OAuth error code and the gate's refusal.
+struct OAuthError {
     error: &'static str,
     refusal: Refusal,
 }
 
-struct Answer {
+struct TokenResponse {
     status: StatusCode,
     body: Value,
     retry_after: Option<Duration>,
 }
 
-impl Failure {
+impl OAuthError {
     fn new(error: &'static str, refusal: Refusal) -> Self {
         Self { error, refusal }
     }
 
-    /// RFC 8693 section 2.2.2: whatever is wrong with the request or the token in it.
+    /// RFC 8693 section 2.2.2: the request or its subject token is invalid.
     fn request(refusal: Refusal) -> Self {
         Self::new("invalid_request", refusal)
     }
@@ -286,7 +287,7 @@ impl Failure {
         Self::request(Refusal::malformed(reason, text))
     }
 
-    /// RFC 8693 section 2.2.2: no token is given for this audience.
+    /// RFC 8693 section 2.2.2: the gate issues no token for this audience.
     fn target(refusal: Refusal) -> Self {
         Self::new("invalid_target", refusal)
     }
@@ -296,7 +297,7 @@ impl Failure {
     }
 
     fn subject(refusal: Refusal) -> Self {
-        // RFC 9449 sections 5 and 8: proofs have errors of their own
+        // RFC 9449 sections 5 and 8: proofs have their own error codes
         match refusal.reason {
             _ if refusal.status == StatusCode::SERVICE_UNAVAILABLE => Self::unavailable(refusal),
             "dpop_nonce" => Self::new("use_dpop_nonce", refusal),
@@ -305,20 +306,20 @@ impl Failure {
         }
     }
 
-    /// What the client reads; the record learns the reason. RFC 6749 section 5.2: 400 unless it is the gate's own
-    /// trouble.
-    fn written(self, record: &mut Record) -> Answer {
+    /// The error response; the reason goes into the record. RFC 6749 section 5.2: status 400, except for errors of the
+    /// gate itself.
+    fn into_response(self, record: &mut Record) -> TokenResponse {
         let Self { error, refusal } = self;
         record.reason = Some(refusal.reason);
         if let Some(detail) = &refusal.detail {
             record.keep_detail(detail);
         }
-        let ours = refusal.status.is_server_error();
+        let is_server_error = refusal.status.is_server_error();
         let too_large = refusal.status == StatusCode::PAYLOAD_TOO_LARGE;
         // RFC 6749 section 5.2: no quotes or backslashes in the description
         let description = refusal.text.replace(['"', '\\'], "'");
         let body = json!({ "error": error, "error_description": description, "reason": refusal.reason });
-        let status = if ours || too_large { refusal.status } else { StatusCode::BAD_REQUEST };
-        Answer { status, body, retry_after: refusal.retry_after }
+        let status = if is_server_error || too_large { refusal.status } else { StatusCode::BAD_REQUEST };
+        TokenResponse { status, body, retry_after: refusal.retry_after }
     }
 }

@@ -10,8 +10,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{
-        ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-        X_FRAME_OPTIONS,
+        ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
+        X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
     },
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -26,7 +26,7 @@ use crate::{
     refusal::Refusal,
 };
 
-const STYLE: &str = include_str!("../../../proxy/pages/style.css");
+const STYLE: &str = include_str!("style.css");
 
 /// What the one style sheet is allowed by (Content Security Policy level 3, section 2.3.1).
 static STYLE_HASH: LazyLock<String> =
@@ -127,7 +127,7 @@ pub(super) fn chooser(choices: &[LoginChoice], return_to: &ReturnTo) -> Response
 }
 
 /// Asks whether to sign out.
-pub(super) fn ask_logout(ends_at: &[String]) -> Response<Body> {
+pub(super) fn logout_confirmation(ends_at: &[String]) -> Response<Body> {
     let body = html! {
         h1 { "Sign out?" }
         p { "Your session here ends, and you are taken to your identity provider to end it there." }
@@ -223,6 +223,21 @@ fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", letters.as_str())
+}
+
+/// Redirects a browser (303). No `Referer` is sent along: queries here hold authorization codes.
+pub(super) fn see_other(location: &str) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let to = response.headers_mut();
+    to.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    to.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    match HeaderValue::from_str(location) {
+        Ok(location) => drop(to.insert(LOCATION, location)),
+        // `ReturnTo` and URLs are printable ASCII
+        Err(_) => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
+    }
+    response
 }
 
 #[cfg(test)]
