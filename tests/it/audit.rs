@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::support::{Gate, Harness, eventually, upstream};
 
-/// Recomputes the chain as `src/audit/mod.rs` describes it, from the file's bytes alone; gives the number of lines.
+/// Recomputes the chain as `src/gate/audit/mod.rs` describes it, from the file's bytes alone; gives the number of lines.
 fn recompute(text: &str) -> usize {
     let mut previous = [0_u8; 32];
     for (index, line) in text.lines().enumerate() {

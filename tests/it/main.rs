@@ -21,6 +21,7 @@ mod crash;
 mod credentials;
 mod decisions;
 mod diff;
+mod docs;
 mod edges;
 mod exchange;
 mod explain;
