@@ -20,7 +20,7 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Uri, header};
 use wicketgate::{
-    config::{load, policies},
+    config::{load, load_policies},
     internals::{
         AuthContext, Authenticators, Circumstances, Clients, Identity, Issuer, Log, Peer, Policy, Question, Record,
         Resource, Target, Telemetry, clock,
@@ -48,11 +48,11 @@ fn with_policies(folder: &common::Folder, count: usize) -> Policy {
         })
         .collect();
     let started = std::time::Instant::now();
-    policies(&directory).unwrap();
+    load_policies(&directory).unwrap();
     println!("roles, schema and the shipped policies read in {:?}", started.elapsed());
     std::fs::write(directory.join("more.cedar"), more).unwrap();
     let started = std::time::Instant::now();
-    let policy = policies(&directory).unwrap();
+    let policy = load_policies(&directory).unwrap();
     println!("the same with {count} policies in {:?}", started.elapsed());
     policy
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{GateSettings, issue::OWN_NAME, reader::Section};
+use super::{reader::Section, settings::GateSettings, token_issuer::OWN_NAME};
 use crate::gate::{
     identity::{
         certificate::{Names, Rule},
@@ -27,7 +27,7 @@ pub(super) fn token_binding(section: &Section<'_>, usual: TokenBinding) -> Token
         Some("required") => TokenBinding::Required,
         Some("") | None => usual,
         Some(other) => {
-            section.refuse("token_binding", format!("`{other}` is neither `\"optional\"` nor `\"required\"`"));
+            section.problem("token_binding", format!("`{other}` is neither `\"optional\"` nor `\"required\"`"));
             usual
         }
     }
@@ -39,19 +39,19 @@ pub(super) fn client_certificates(tls: &Section<'_>) -> Option<ClientCertificate
     let ca = tls.file("client_ca");
     let crls = tls.files("client_crls");
     if ca.is_none() && tls.has("client_crls") {
-        tls.refuse("client_crls", "revokes certificates of the CAs in `client_ca`, which is missing");
+        tls.problem("client_crls", "revokes certificates of the CAs in `client_ca`, which is missing");
     }
     match (wanted.as_deref(), ca) {
         (None | Some(""), None) => None,
         (None | Some(""), Some(_)) => {
-            tls.refuse(
+            tls.problem(
                 "client_certificates",
                 "missing; with `client_ca` write `client_certificates = \"optional\"` or `\"required\"`",
             );
             None
         }
         (Some("optional" | "required"), None) => {
-            tls.refuse(
+            tls.problem(
                 "client_ca",
                 "missing; write the CA certificates that clients' chain to: `client_ca = \"clients.pem\"`",
             );
@@ -62,14 +62,14 @@ pub(super) fn client_certificates(tls: &Section<'_>) -> Option<ClientCertificate
         }
         (Some("any"), None) => Some(ClientCertificates::Any),
         (Some("any"), Some(_)) => {
-            tls.refuse(
+            tls.problem(
                 "client_certificates",
                 "`\"any\"` verifies no chain, so `client_ca` would have no effect; write `\"optional\"` or `\"required\"`",
             );
             None
         }
         (Some(other), _) => {
-            tls.refuse(
+            tls.problem(
                 "client_certificates",
                 format!("`{other}` is not known; write `\"optional\"`, `\"required\"` or `\"any\"`"),
             );
@@ -84,28 +84,29 @@ pub(super) fn certificates(top: &Section<'_>, issuers: &[&str], listeners: &[lis
     for section in top.sections("certificate") {
         let name = section.required("name", "mesh");
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-            section.refuse("name", "write letters, digits, `-`, `_` and `.` only: principals are named `name:subject`");
+            section
+                .problem("name", "write letters, digits, `-`, `_` and `.` only: principals are named `name:subject`");
         }
         if issuers.contains(&name.as_str()) || rules.iter().any(|rule| *rule.name == *name) {
-            section.refuse(
+            section.problem(
                 "name",
                 format!("something else is called `{name}` already; principals are named `name:subject`"),
             );
         }
         if name == OWN_NAME {
-            section.refuse("name", format!("`{OWN_NAME}` is what the gate calls itself; give it another name"));
+            section.problem("name", format!("`{OWN_NAME}` is what the gate calls itself; give it another name"));
         }
         let names = match (section.string("spiffe"), section.string("dns")) {
-            (Some(pattern), None) => section.keep("spiffe", Names::spiffe(&pattern)),
-            (None, Some(pattern)) => section.keep("dns", Names::dns(&pattern)),
+            (Some(pattern), None) => section.ok_or_problem("spiffe", Names::spiffe(&pattern)),
+            (None, Some(pattern)) => section.ok_or_problem("dns", Names::dns(&pattern)),
             (Some(_), Some(_)) => {
                 section
-                    .refuse("dns", "write `spiffe` or `dns`, not both; another `[[certificate]]` may have the other");
+                    .problem("dns", "write `spiffe` or `dns`, not both; another `[[certificate]]` may have the other");
                 None
             }
             (None, None) => {
                 let text = "missing; write `spiffe = \"spiffe://example.org/ns/prod/*\"` or `dns = \"*.example.org\"`";
-                section.refuse("spiffe", text);
+                section.problem("spiffe", text);
                 None
             }
         };
@@ -113,7 +114,7 @@ pub(super) fn certificates(top: &Section<'_>, issuers: &[&str], listeners: &[lis
         section.finish();
     }
     if !rules.is_empty() && !listeners.iter().any(|l| l.tls.as_ref().is_some_and(listen::Tls::verifies)) {
-        top.refuse(
+        top.problem(
             "certificate",
             "no listener verifies client certificates, so this has no effect; write `client_ca` and \
              `client_certificates = \"optional\"` into the `tls` of a `[[listen]]`",
@@ -128,13 +129,13 @@ pub(super) fn dpop(top: &Section<'_>) -> dpop::Settings {
     let Some(section) = top.section("dpop") else { return settings };
     settings.max_age = section.duration("max_age", PROOF_AGE);
     if settings.max_age > MOST_PROOF_AGE {
-        section.refuse("max_age", "at most five minutes: a proof is made for one request");
+        section.problem("max_age", "at most five minutes: a proof is made for one request");
     }
     settings.nonces = match section.string("nonces").as_deref() {
         Some("required") => true,
         None | Some("" | "off") => false,
         Some(other) => {
-            section.refuse("nonces", format!("`{other}` is neither `\"required\"` nor `\"off\"`"));
+            section.problem("nonces", format!("`{other}` is neither `\"required\"` nor `\"off\"`"));
             false
         }
     };
@@ -142,8 +143,8 @@ pub(super) fn dpop(top: &Section<'_>) -> dpop::Settings {
     settings
 }
 
-/// Refuses options that nobody could meet.
-pub(super) fn can_be_bound(
+/// Reports `token_binding = "required"` if no client could bind a token.
+pub(super) fn check_binding_possible(
     top: &Section<'_>,
     gate: &GateSettings,
     listeners: &[listen::Settings],
@@ -152,7 +153,7 @@ pub(super) fn can_be_bound(
     let required = options.any(|options| options.token_binding == TokenBinding::Required);
     let certificates = listeners.iter().any(|l| l.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
     if required && gate.url.is_none() && !certificates {
-        top.refuse(
+        top.problem(
             "gate",
             "`token_binding = \"required\"` needs a way to bind: write `url = \"https://…\"` under [gate], which DPoP \
              proofs name, or have a listener ask for `client_certificates`",

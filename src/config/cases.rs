@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Problem, Problems,
-    policies::{self, Told},
-    reader::{Section, Source},
+    policies::{self, Diagnostics, load_policies},
+    problem::{Problem, Problems},
+    reader::{Section, TomlFile},
 };
 use crate::{
     clock::Timestamp,
@@ -35,24 +35,23 @@ const USUAL_TIME: i64 = 1_767_225_600_000;
 const MAX_SIZE: u64 = 1 << 40;
 
 /// The policies of a directory and what is expected of them.
-pub struct Cases {
+pub(crate) struct Cases {
     /// The policies.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
     /// The cases, in the order of their files' names.
-    pub cases: Vec<Case>,
+    pub(crate) cases: Vec<Case>,
 }
 
 /// Reads a policy directory with its tests.
 ///
 /// # Errors
 /// Every problem of its files.
-pub fn cases(directory: &Path) -> Result<Cases, Problems> {
-    let policy = super::policies(directory)?;
-    let mut told = Told::default();
-    let (schema, _) = policies::sources(directory, &mut told);
-    let lone = |file: &Path, text: String| Problem { file: file.to_owned(), line: 0, key: String::new(), text };
-    let Some(schema) = schema else { return Err(Problems(told.problems)) };
-    let applies = Applies::new(&schema).map_err(|text| Problems(vec![lone(&schema.path, text)]))?;
+pub(crate) fn cases(directory: &Path) -> Result<Cases, Problems> {
+    let policy = load_policies(directory)?;
+    let mut diagnostics = Diagnostics::default();
+    let (schema, _) = policies::sources(directory, &mut diagnostics);
+    let Some(schema) = schema else { return Err(Problems(diagnostics.problems)) };
+    let applies = Applies::new(&schema).map_err(|text| Problem::of_file(&schema.path, text))?;
     let tests = directory.join("tests");
     let mut files: Vec<PathBuf> = std::fs::read_dir(&tests)
         .into_iter()
@@ -66,19 +65,19 @@ pub fn cases(directory: &Path) -> Result<Cases, Problems> {
     for file in files {
         match std::fs::read_to_string(&file) {
             Ok(text) => {
-                let reading = Source::new(&file, text).read(|top| {
+                let parsed = Section::read(TomlFile::new(&file, text), |top| {
                     let sections = top.sections("case");
                     sections.iter().filter_map(|section| case(section, &file, &applies, &known)).collect::<Vec<_>>()
                 });
-                problems.extend(reading.problems);
-                cases.extend(reading.value);
+                problems.extend(parsed.problems);
+                cases.extend(parsed.value);
             }
-            Err(error) => problems.push(lone(&file, format!("cannot be read: {error}"))),
+            Err(error) => problems.push(Problem::of_file(&file, format!("cannot be read: {error}"))),
         }
     }
     if cases.is_empty() && problems.is_empty() {
-        let text = "holds no `[[case]]` in any *.toml file, so nothing would be tested".into();
-        problems.push(lone(&tests, text));
+        let text = "holds no `[[case]]` in any *.toml file, so nothing would be tested";
+        problems.push(Problem::of_file(&tests, text));
     }
     if problems.is_empty() { Ok(Cases { policy, cases }) } else { Err(Problems(problems)) }
 }
@@ -91,7 +90,7 @@ fn case(section: &Section<'_>, file: &Path, applies: &Applies, known: &BTreeSet<
     let action = section.required("action", "Exporter.Scrape");
     let resource = resource(section);
     if let (Some(resource), false) = (&resource, action.is_empty()) {
-        applies.check(&action, resource).unwrap_or_else(|text| section.refuse("action", text));
+        applies.check(&action, resource).unwrap_or_else(|text| section.problem("action", text));
     }
     let context = context(section);
     let expected = expected(section, known);
@@ -119,17 +118,17 @@ fn case(section: &Section<'_>, file: &Path, applies: &Applies, known: &BTreeSet<
 
 fn principal(section: &Section<'_>) -> Option<Principal> {
     if !section.has("principal") {
-        section.refuse("principal", "missing; write `principal = { roles = [\"scrape\"] }`, or its `claims`");
+        section.problem("principal", "missing; write `principal = { roles = [\"scrape\"] }`, or its `claims`");
     }
     let principal = section.section("principal")?;
     let issuer = principal.string("issuer").unwrap_or_else(|| "test".into());
     let subject = principal.string("subject").unwrap_or_else(|| "test".into());
-    let claims = principal.object("claims");
+    let claims = principal.json_object("claims");
     // no roles at all is a list without any
     let none = principal.is_empty_list("roles");
     let roles = if none { Some(Vec::new()) } else { principal.strings("roles") };
     if roles.is_some() == claims.is_some() {
-        principal.refuse("claims", "write either the `claims` that roles.toml reads, or the `roles` themselves");
+        principal.problem("claims", "write either the `claims` that roles.toml reads, or the `roles` themselves");
     }
     principal.finish();
     let mut claims = claims.unwrap_or_else(|| json!({}));
@@ -162,7 +161,7 @@ fn resource(section: &Section<'_>) -> Option<Resource> {
             let text = "write one of `exporter = \"node\"`, `service = \"write\"`, \
                         `vertex = \"projects/p/locations/l/endpoints/1\"` and \
                         `grant = { role = \"infer\", resource = \"exporter/node\", asker = \"corp:alice\" }`";
-            section.refuse("exporter", text);
+            section.problem("exporter", text);
             None
         }
     }
@@ -177,7 +176,7 @@ fn asked_for(grant: &Section<'_>) -> GrantResource {
     grant.finish();
     let (issuer, subject) = asker.split_once(':').unwrap_or_default();
     if issuer.is_empty() || subject.is_empty() {
-        grant.refuse("asker", "write the principal's name, `ISSUER:SUBJECT`");
+        grant.problem("asker", "write the principal's name, `ISSUER:SUBJECT`");
     }
     GrantResource {
         id: "grant".into(),
@@ -216,13 +215,13 @@ fn context(section: &Section<'_>) -> Option<Context> {
     }
     let section = section.section("context")?;
     if let Some(text) = section.string("time") {
-        context.time = section.keep("time", text.parse::<Timestamp>()).unwrap_or(context.time);
+        context.time = section.ok_or_problem("time", text.parse::<Timestamp>()).unwrap_or(context.time);
     }
     if let Some(text) = section.string("peer") {
-        context.peer = section.keep("peer", text.parse::<IpAddr>()).unwrap_or(context.peer);
+        context.peer = section.ok_or_problem("peer", text.parse::<IpAddr>()).unwrap_or(context.peer);
     }
     if let Some(text) = section.string("method") {
-        context.method = section.keep("method", text.parse::<Method>()).unwrap_or(context.method);
+        context.method = section.ok_or_problem("method", text.parse::<Method>()).unwrap_or(context.method);
     }
     context.tls = section.boolean("tls", true);
     context.size = section.has("size").then(|| section.number("size", 0, 0, MAX_SIZE));
@@ -260,7 +259,7 @@ fn expected(section: &Section<'_>, known: &BTreeSet<Arc<str>>) -> Option<Expecte
         Some("allow") => Some(true),
         Some("deny") => Some(false),
         _ => {
-            section.refuse("decision", "write `decision = \"allow\"` or `decision = \"deny\"`");
+            section.problem("decision", "write `decision = \"allow\"` or `decision = \"deny\"`");
             None
         }
     };
@@ -269,21 +268,21 @@ fn expected(section: &Section<'_>, known: &BTreeSet<Arc<str>>) -> Option<Expecte
     let mut seen = HashSet::new();
     for name in policies.iter().flatten() {
         if !known.contains(name.as_str()) {
-            section.refuse("policies", format!("no policy is called `{name}`"));
+            section.problem("policies", format!("no policy is called `{name}`"));
         } else if !seen.insert(name) {
-            section.refuse("policies", format!("the policy `{name}` stands twice"));
+            section.problem("policies", format!("the policy `{name}` stands twice"));
         }
     }
     let reason = section.string("denial").and_then(|text| {
         let reason = Reason::ALL.into_iter().find(|reason| reason.name() == text);
         if reason.is_none() {
             let known = Reason::ALL.map(Reason::name).join("`, `");
-            section.refuse("denial", format!("write one of `{known}`"));
+            section.problem("denial", format!("write one of `{known}`"));
         }
         reason
     });
     if allowed == Some(true) && section.has("denial") {
-        section.refuse("denial", "what is allowed has no reason to be denied; leave it out");
+        section.problem("denial", "what is allowed has no reason to be denied; leave it out");
     }
     Some(Expected { allowed: allowed?, policies: policies.map(|list| list.into_iter().collect()), reason })
 }

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{ExporterSettings, VertexSettings, gate::size, reader::Section};
+use super::{
+    reader::Section,
+    settings::{DataSettings, ExporterSettings, ForecastSettings, ScrapeSettings, VertexSettings},
+};
 use crate::{
     pipeline::{ingest::remote_write, spool},
     series::Selector,
@@ -13,57 +16,6 @@ const MAX_DECODED: u64 = 64 << 20;
 const SPOOL_BYTES: u64 = 1 << 30;
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 const FORECAST_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The data path, where it is configured.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DataSettings {
-    /// Bounds on remote write.
-    pub remote_write: remote_write::Settings,
-    /// What is kept.
-    pub keep: Vec<Selector>,
-    /// The gate's own scrapes.
-    pub scrapes: Vec<ScrapeSettings>,
-    /// Where batches wait.
-    pub spool: spool::Settings,
-    /// What is forecast.
-    pub forecasts: Vec<ForecastSettings>,
-}
-
-/// One `[[ingest.scrape]]` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScrapeSettings {
-    /// The exporter's name.
-    pub exporter: String,
-    /// The page's path.
-    pub path: Option<String>,
-    /// How often.
-    pub interval: Duration,
-}
-
-/// One `[[forecast]]` section.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ForecastSettings {
-    /// Its name in metrics.
-    pub name: String,
-    /// The series it is about.
-    pub selector: Selector,
-    /// `projects/P/locations/L/endpoints/E`.
-    pub endpoint: String,
-    /// The `L` of it.
-    pub location: String,
-    /// Time between two points.
-    pub step: Duration,
-    /// Points sent at most.
-    pub context: usize,
-    /// Points sent at least.
-    pub min_context: usize,
-    /// Points asked for.
-    pub horizon: usize,
-    /// How often.
-    pub interval: Duration,
-    /// Series at most.
-    pub max_series: usize,
-}
 
 /// Reads the data path; nothing where `[ingest]` is missing.
 pub(super) fn data(
@@ -76,15 +28,15 @@ pub(super) fn data(
     let Some(section) = top.section("ingest") else {
         for key in ["spool", "forecast"] {
             if top.has(key) && !top.has("ingest") {
-                top.refuse(key, "has no effect without a data path; write `[[ingest.keep]]` sections");
+                top.problem(key, "has no effect without a data path; write `[[ingest.keep]]` sections");
             }
         }
         return None;
     };
     // `upstreams::local` reads it
     let _ = section.has("token_binding");
-    let max_body = size(section.number("max_body", MAX_BODY, 1024, 1 << 30));
-    let max_decoded = size(section.number("max_decoded", MAX_DECODED, 1024, 4 << 30));
+    let max_body = section.size("max_body", MAX_BODY, 1024, 1 << 30);
+    let max_decoded = section.size("max_decoded", MAX_DECODED, 1024, 4 << 30);
     let keep: Vec<Selector> = section
         .sections("keep")
         .into_iter()
@@ -95,7 +47,7 @@ pub(super) fn data(
         })
         .collect();
     if keep.is_empty() && !section.has("keep") {
-        section.refuse("keep", "missing; without `[[ingest.keep]]` nothing would be kept");
+        section.problem("keep", "missing; without `[[ingest.keep]]` nothing would be kept");
     }
     let scrapes = section.sections("scrape").into_iter().map(|scrape| self::scrape(scrape, exporters)).collect();
     section.finish();
@@ -110,19 +62,19 @@ pub(super) fn data(
 
 fn selector(section: &Section<'_>) -> Option<Selector> {
     let metric = section.required("metric", "node_load1");
-    let labels = section.map("labels");
-    if metric.is_empty() { None } else { section.keep("metric", Selector::new(&metric, labels)) }
+    let labels = section.string_map("labels");
+    if metric.is_empty() { None } else { section.ok_or_problem("metric", Selector::new(&metric, labels)) }
 }
 
 fn scrape(section: Section<'_>, exporters: &[ExporterSettings]) -> ScrapeSettings {
     let exporter = section.required("exporter", "node");
     if !exporter.is_empty() && !exporters.iter().any(|known| known.name == exporter) {
         let known: Vec<&str> = exporters.iter().map(|e| e.name.as_str()).collect();
-        section.refuse("exporter", format!("no exporter is called `{exporter}`; there are: {}", known.join(", ")));
+        section.problem("exporter", format!("no exporter is called `{exporter}`; there are: {}", known.join(", ")));
     }
     let path = section.string("path");
     if path.as_deref().is_some_and(|path| !path.starts_with('/')) {
-        section.refuse("path", "write a path that begins with a slash, such as `/metrics`");
+        section.problem("path", "write a path that begins with a slash, such as `/metrics`");
     }
     let interval = section.duration("interval", SCRAPE_INTERVAL);
     section.finish();
@@ -131,8 +83,8 @@ fn scrape(section: Section<'_>, exporters: &[ExporterSettings]) -> ScrapeSetting
 
 fn spool(top: &Section<'_>) -> spool::Settings {
     let default = |directory: PathBuf| spool::Settings { directory, max_bytes: SPOOL_BYTES };
-    let Some(section) = top.section("spool") else { return default(top.beside("spool")) };
-    let directory = section.path("directory").unwrap_or_else(|| section.beside("spool"));
+    let Some(section) = top.section("spool") else { return default(top.resolve("spool")) };
+    let directory = section.path("directory").unwrap_or_else(|| section.resolve("spool"));
     let max_bytes = section.number("max_bytes", SPOOL_BYTES, 1 << 20, 1 << 50);
     section.finish();
     spool::Settings { directory, max_bytes }
@@ -143,17 +95,17 @@ fn forecasts(top: &Section<'_>, vertex: Option<&VertexSettings>) -> Vec<Forecast
     for section in top.sections("forecast") {
         let name = section.required("name", "load");
         if forecasts.iter().any(|other| other.name == name) {
-            section.refuse("name", format!("two forecasts are called `{name}`"));
+            section.problem("name", format!("two forecasts are called `{name}`"));
         }
         let selector = selector(&section);
         let endpoint = section.required("endpoint", "projects/example/locations/us-central1/endpoints/1234567890");
         let location = location(&section, &endpoint, vertex);
         let step = section.duration("step", SCRAPE_INTERVAL);
-        let context = size(section.number("context", 512, 2, 16_384));
-        let min_context = size(section.number("min_context", 32.min(context as u64), 2, context as u64));
-        let horizon = size(section.number("horizon", 32, 1, 1024));
+        let context = section.size("context", 512, 2, 16_384);
+        let min_context = section.size("min_context", 32.min(context as u64), 2, context as u64);
+        let horizon = section.size("horizon", 32, 1, 1024);
         let interval = section.duration("interval", FORECAST_INTERVAL);
-        let max_series = size(section.number("max_series", 1000, 1, 1_000_000));
+        let max_series = section.size("max_series", 1000, 1, 1_000_000);
         if let (Some(selector), Some(location)) = (selector, location) {
             forecasts.push(ForecastSettings {
                 name,
@@ -179,26 +131,26 @@ fn location(section: &Section<'_>, endpoint: &str, vertex: Option<&VertexSetting
     let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:@".contains(c));
     let ["projects", project, "locations", location, "endpoints", id] = segments.as_slice() else {
         if !endpoint.is_empty() {
-            section.refuse("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
+            section.problem("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
         }
         return None;
     };
     if ![project, location, id].into_iter().all(|s| plain(s)) {
-        section.refuse("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
+        section.problem("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
     }
     let Some(vertex) = vertex else {
-        section.refuse(
+        section.problem(
             "endpoint",
             "needs the sections [vertex] and [google]: they say where it is and as whom it is asked",
         );
         return None;
     };
     if !vertex.upstreams.iter().any(|(known, _)| known == location) {
-        section.refuse("endpoint", format!("`{location}` is not among the `locations` of [vertex]"));
+        section.problem("endpoint", format!("`{location}` is not among the `locations` of [vertex]"));
         return None;
     }
     if !vertex.credentials.iter().any(|(group, _)| *group == crate::gate::routes::Group::Infer) {
-        section.refuse("endpoint", "needs the service account `infer` in `google.service_accounts`");
+        section.problem("endpoint", "needs the service account `infer` in `google.service_accounts`");
         return None;
     }
     Some((*location).to_owned())

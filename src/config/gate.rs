@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{GateSettings, binding, reader::Section};
+use super::{binding, reader::Section, settings::GateSettings};
 use crate::{
     client::MAX_WORKERS,
     gate::{
@@ -26,19 +26,14 @@ pub(super) fn gate(top: &Section<'_>) -> GateSettings {
     let Some(section) = top.section("gate") else { return settings };
     settings.url = section.string("url");
     if settings.url.as_deref().is_some_and(|url| !url.starts_with("https://") || url.contains(['"', '\\', '?', '#'])) {
-        section.refuse("url", "write the https URL that clients use, such as `https://gate.example.com`");
+        section.problem("url", "write the https URL that clients use, such as `https://gate.example.com`");
     }
     settings.token_binding = binding::token_binding(&section, settings.token_binding);
-    settings.workers = size(section.number("workers", cores as u64, 1, MAX_WORKERS as u64));
-    settings.max_connections = size(section.number("max_connections", 10_000, 1, 1_000_000));
+    settings.workers = section.size("workers", cores as u64, 1, MAX_WORKERS as u64);
+    settings.max_connections = section.size("max_connections", 10_000, 1, 1_000_000);
     settings.drain = section.duration("drain", settings.drain);
     section.finish();
     settings
-}
-
-/// A number that was checked against a bound far below `usize::MAX`.
-pub(super) fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 pub(super) fn listeners(top: &Section<'_>) -> Vec<listen::Settings> {
@@ -46,21 +41,21 @@ pub(super) fn listeners(top: &Section<'_>) -> Vec<listen::Settings> {
     for section in top.sections("listen") {
         let address = address(&section, "address").unwrap_or(DEFAULT_ADMIN);
         if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
-            section.refuse("address", format!("two sections listen on `{address}`"));
+            section.problem("address", format!("two sections listen on `{address}`"));
         }
         let tls = if section.is_false("tls") { None } else { tls(&section) };
         listeners.push(listen::Settings { address, tls });
         section.finish();
     }
     if listeners.is_empty() {
-        top.refuse("listen", "missing; write a section `[[listen]]` with `address = \"0.0.0.0:8443\"` and `tls = …`");
+        top.problem("listen", "missing; write a section `[[listen]]` with `address = \"0.0.0.0:8443\"` and `tls = …`");
     }
     listeners
 }
 
 fn tls(section: &Section<'_>) -> Option<listen::Tls> {
     let Some(tls) = section.section("tls") else {
-        section.refuse(
+        section.problem(
             "tls",
             "write `tls = { certificate = \"gate.pem\", key = \"gate.key\" }`, or `tls = false` for clear text",
         );
@@ -78,7 +73,7 @@ fn tls(section: &Section<'_>) -> Option<listen::Tls> {
             Err(TlsError::Bundle(..) | TlsError::Verifier(_)) => "client_ca",
             _ => "certificate",
         };
-        tls.keep(key, config)
+        tls.ok_or_problem(key, config)
     });
     tls.finish();
     config
@@ -88,7 +83,8 @@ pub(super) fn address(section: &Section<'_>, key: &'static str) -> Option<Socket
     let text = section.required(key, "127.0.0.1:8443");
     let address = text.parse().ok();
     if address.is_none() && !text.is_empty() {
-        section.refuse(key, format!("`{text}` is not an IP address and port, such as `127.0.0.1:8443` or `[::]:8443`"));
+        section
+            .problem(key, format!("`{text}` is not an IP address and port, such as `127.0.0.1:8443` or `[::]:8443`"));
     }
     address
 }
@@ -103,19 +99,19 @@ pub(super) fn admin(top: &Section<'_>) -> SocketAddr {
 pub(super) fn audit(top: &Section<'_>) -> audit::Settings {
     let Some(section) = top.section("audit") else {
         if !top.has("audit") {
-            top.refuse("audit", "missing; write a section `[audit]` with `file = \"audit.jsonl\"`");
+            top.problem("audit", "missing; write a section `[audit]` with `file = \"audit.jsonl\"`");
         }
         return audit::Settings { file: PathBuf::new() };
     };
     let file = section.required("file", "audit.jsonl");
-    let file = section.beside(&file);
+    let file = section.resolve(&file);
     section.finish();
     audit::Settings { file }
 }
 
 pub(super) fn policy_directory(top: &Section<'_>) -> PathBuf {
-    let Some(section) = top.section("policy") else { return top.beside("policies") };
-    let directory = section.path("directory").unwrap_or_else(|| section.beside("policies"));
+    let Some(section) = top.section("policy") else { return top.resolve("policies") };
+    let directory = section.path("directory").unwrap_or_else(|| section.resolve("policies"));
     section.finish();
     directory
 }

@@ -23,11 +23,12 @@ pub(super) fn grants(top: &Section<'_>) -> Option<Settings> {
     let place = match section.section("nats") {
         Some(nats) => {
             if directory.is_some() {
-                section.refuse("directory", "has no effect with `nats`, which keeps the grants; leave one of them out");
+                section
+                    .problem("directory", "has no effect with `nats`, which keeps the grants; leave one of them out");
             }
             let stale = section.duration("max_staleness", DEFAULT_STALE);
             if stale < Duration::from_secs(1) {
-                section.refuse("max_staleness", "at least one second, or no grant would ever count");
+                section.problem("max_staleness", "at least one second, or no grant would ever count");
             }
             let settings = self::nats(&nats, stale);
             nats.finish();
@@ -35,14 +36,14 @@ pub(super) fn grants(top: &Section<'_>) -> Option<Settings> {
         }
         None => {
             if section.has("max_staleness") {
-                section.refuse("max_staleness", "has no effect without `nats`: this gate alone keeps its grants");
+                section.problem("max_staleness", "has no effect without `nats`: this gate alone keeps its grants");
             }
-            Place::Directory(directory.unwrap_or_else(|| section.beside("grants")))
+            Place::Directory(directory.unwrap_or_else(|| section.resolve("grants")))
         }
     };
     let max = section.duration("max_duration", DEFAULT_MAX);
     if max > LONGEST || max < Duration::from_secs(1) {
-        section.refuse(
+        section.problem(
             "max_duration",
             "from one second to thirty days, `\"720h\"`: a role for good belongs into roles.toml",
         );
@@ -59,17 +60,17 @@ fn nats(section: &Section<'_>, stale: Duration) -> NatsSettings {
     match &parsed {
         _ if url.is_empty() => {}
         Some(parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
-            section.refuse("url", "holds a user name or password; write `token`, or `user` and `password`");
+            section.problem("url", "holds a user name or password; write `token`, or `user` and `password`");
         }
         Some(parsed) if parsed.scheme() == "nats" && !is_loopback(parsed) => {
-            section.refuse("url", "write `tls://…`: in clear anybody on the way could grant what they like");
+            section.problem("url", "write `tls://…`: in clear anybody on the way could grant what they like");
         }
         Some(parsed) if parsed.host_str().is_some_and(|host| !host.is_empty()) => {}
-        _ => section.refuse("url", "write where NATS is, such as `tls://nats.example.com:4222`"),
+        _ => section.problem("url", "write where NATS is, such as `tls://nats.example.com:4222`"),
     }
     let bucket = section.string("bucket").unwrap_or_else(|| DEFAULT_BUCKET.into());
     if !bucket.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
-        section.refuse("bucket", "write letters, digits, `-` and `_` only");
+        section.problem("bucket", "write letters, digits, `-` and `_` only");
     }
     let token = section.has("token").then(|| source(section, "token")).flatten();
     let user = section.string("user");
@@ -79,18 +80,18 @@ fn nats(section: &Section<'_>, stale: Duration) -> NatsSettings {
         (Some(token), None, None) => Some(Login::Token(token)),
         (None, Some(user), Some(password)) => Some(Login::Password(user, password)),
         _ => {
-            section.refuse("token", "write `token`, or `user` and `password`, or none of them");
+            section.problem("token", "write `token`, or `user` and `password`, or none of them");
             None
         }
     };
     let ca = section.file("ca");
     match &parsed {
         Some(url) if ca.is_some() && url.scheme() == "nats" => {
-            section.refuse("ca", "has no effect with `nats://`, which is in clear; write `tls://`, or leave it out");
+            section.problem("ca", "has no effect with `nats://`, which is in clear; write `tls://`, or leave it out");
         }
         _ => {
             // it is read again at each connection; a file that will not do is told now
-            let _ = ca.as_deref().map(|ca| section.keep("ca", Client::new(Some(ca))));
+            let _ = ca.as_deref().map(|ca| section.ok_or_problem("ca", Client::new(Some(ca))));
         }
     }
     NatsSettings { url, bucket, login, ca, stale }

@@ -5,8 +5,8 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Problem,
-    reader::{Section, Source},
+    problem::Problem,
+    reader::{Section, TomlFile},
 };
 use crate::{
     gate::policy::{
@@ -28,35 +28,25 @@ pub(super) fn guarded(policy: Policy, file: &Path, borrowed: bool, problems: &mu
     let guardrails = match std::fs::read_to_string(file) {
         Ok(text) => {
             let obliged = Some(policy.obliged()).filter(|_| !borrowed);
-            let reading = Source::new(file, text).read(|top| guardrails(top, obliged.as_ref()));
+            let parsed = Section::read(TomlFile::new(file, text), |top| guardrails(top, obliged.as_ref()));
             // of a file that is no TOML nothing more is known; else a name that is misspelt shows on both sides
-            let unread = reading.problems.iter().any(|problem| problem.key.is_empty());
-            problems.extend(reading.problems);
+            let unread = parsed.problems.iter().any(|problem| problem.key.is_empty());
+            problems.extend(parsed.problems);
             if unread {
                 return None;
             }
-            reading.value
+            parsed.value
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
-            problems.push(Problem {
-                file: file.to_owned(),
-                line: 0,
-                key: String::new(),
-                text: format!("cannot be read: {error}"),
-            });
+            problems.push(Problem::of_file(file, format!("cannot be read: {error}")));
             return None;
         }
     };
     let found = policy
         .with_guardrails(guardrails)
         .map_err(|found| {
-            problems.extend(found.into_iter().map(|p| Problem {
-                file: p.file,
-                line: p.line,
-                key: String::new(),
-                text: p.text,
-            }));
+            problems.extend(found.into_iter().map(|p| Problem::at(p.file, p.line, p.text)));
         })
         .ok();
     found.filter(|_| problems.len() == before)
@@ -67,7 +57,7 @@ fn guardrails(top: &Section<'_>, obliged: Option<&BTreeSet<&str>>) -> Vec<Obliga
     let mut guardrails: Vec<Obligation> = Vec::new();
     for kind in ["scrape", "write", "predict"] {
         let Some(of_kind) = top.section(kind) else { continue };
-        for (name, section) in of_kind.named() {
+        for (name, section) in of_kind.named_sections() {
             let duty = match kind {
                 "scrape" => scrape(&section, mask.as_ref()),
                 "write" => write(&section),
@@ -75,12 +65,12 @@ fn guardrails(top: &Section<'_>, obliged: Option<&BTreeSet<&str>>) -> Vec<Obliga
             };
             section.finish();
             if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-                section.refuse("", "a guardrail's name has letters, digits, `-`, `_` and `.` only");
+                section.problem("", "a guardrail's name has letters, digits, `-`, `_` and `.` only");
             } else if guardrails.iter().any(|other| *other.name == *name) {
-                section.refuse("", "another guardrail has this name, and `@oblige` could mean either");
+                section.problem("", "another guardrail has this name, and `@oblige` could mean either");
             } else if obliged.is_some_and(|obliged| !obliged.contains(&*name)) {
                 let text = format!("no permit names it, so it guards nothing; write `@oblige(\"{name}\")` on one");
-                section.refuse("", text);
+                section.problem("", text);
             }
             guardrails.push(Obligation { name: name.into(), duty });
         }
@@ -96,7 +86,7 @@ fn mask_key(top: &Section<'_>) -> Option<MaskKey> {
             if key.is_none() {
                 let least = MaskKey::MIN_BYTES;
                 let remedy = "such as by `openssl rand -base64 48`";
-                top.refuse(
+                top.problem(
                     "mask_key",
                     format!("`{}` is short; write {least} bytes at least, {remedy}", file.display()),
                 );
@@ -104,7 +94,7 @@ fn mask_key(top: &Section<'_>) -> Option<MaskKey> {
             key
         }
         Err(error) => {
-            top.refuse("mask_key", format!("cannot read `{}`: {error}", file.display()));
+            top.problem("mask_key", format!("cannot read `{}`: {error}", file.display()));
             None
         }
     }
@@ -135,7 +125,7 @@ fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Duty {
     if !duty.mask_labels.is_empty() && mask.is_none() {
         let text = "needs a key: write `mask_key = \"mask.key\"` at the top of this file, and 32 random bytes at least into \
                     that one, such as by `openssl rand -base64 48`";
-        section.refuse("mask_labels", text);
+        section.problem("mask_labels", text);
     }
     asks(section, "`hide_families = [\"go_*\"]`");
     Duty::Scrape(duty)
@@ -143,11 +133,11 @@ fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Duty {
 
 fn write(section: &Section<'_>) -> Duty {
     let mut force = Vec::new();
-    for (label, text) in section.map("force") {
+    for (label, text) in section.string_map("force") {
         if label == METRIC_NAME || label.is_empty() {
-            section.refuse("force", "a label's name is not empty, and the metric's name cannot be set");
+            section.problem("force", "a label's name is not empty, and the metric's name cannot be set");
         }
-        force.extend(section.keep("force", Template::parse(&text)).map(|template| (label.into(), template)));
+        force.extend(section.ok_or_problem("force", Template::parse(&text)).map(|template| (label.into(), template)));
     }
     let duty = WriteDuty {
         force,
@@ -164,7 +154,7 @@ fn predict(section: &Section<'_>) -> Duty {
     let pointer = |key: &'static str, text: &str| {
         let pointer = Pointer::parse(text);
         if pointer.is_none() {
-            section.refuse(key, format!("`{text}` is no JSON pointer into a body, such as `/parameters/seed`"));
+            section.problem(key, format!("`{text}` is no JSON pointer into a body, such as `/parameters/seed`"));
         }
         pointer
     };
@@ -172,7 +162,7 @@ fn predict(section: &Section<'_>) -> Duty {
         let texts = section.strings(key).unwrap_or_default();
         texts.iter().filter_map(|text| pointer(key, text)).collect()
     };
-    let max = section.numbers("max").into_iter().filter_map(|(text, most)| Some((pointer("max", &text)?, most)));
+    let max = section.number_map("max").into_iter().filter_map(|(text, most)| Some((pointer("max", &text)?, most)));
     let duty = PredictDuty {
         max: max.collect(),
         max_instances: count("max_instances"),
@@ -181,10 +171,10 @@ fn predict(section: &Section<'_>) -> Duty {
         forbid: pointers("forbid"),
     };
     if duty.require.iter().any(|pointer| pointer.segments.contains(&None)) {
-        section.refuse("require", "`*` has no meaning here: name the field that must be there");
+        section.problem("require", "`*` has no meaning here: name the field that must be there");
     }
     if duty.max.iter().any(|(_, most)| most.as_f64().is_none_or(|most| most < 0.0)) {
-        section.refuse("max", "write numbers that are not negative");
+        section.problem("max", "write numbers that are not negative");
     }
     asks(section, "`max_instances = 100`");
     Duty::Predict(duty)
@@ -193,19 +183,19 @@ fn predict(section: &Section<'_>) -> Duty {
 /// Refuses a guardrail without any key; what is wrong with the keys that are there is told already.
 fn asks(section: &Section<'_>, example: &str) {
     if section.is_empty() {
-        section.refuse("", format!("asks for nothing; write for example {example}"));
+        section.problem("", format!("asks for nothing; write for example {example}"));
     }
 }
 
 fn patterns(section: &Section<'_>, key: &'static str) -> Option<Vec<NamePattern>> {
     let texts = section.strings(key)?;
-    Some(texts.iter().filter_map(|text| section.keep(key, NamePattern::parse(text))).collect())
+    Some(texts.iter().filter_map(|text| section.ok_or_problem(key, NamePattern::parse(text))).collect())
 }
 
 fn labels(section: &Section<'_>, key: &'static str) -> Vec<Box<str>> {
     let names = section.strings(key).unwrap_or_default();
     if let Some(name) = names.iter().find(|name| STRUCTURE.contains(&name.as_str()) || name.is_empty()) {
-        section.refuse(key, format!("`{name}` cannot be one of them: a series would be another one without it"));
+        section.problem(key, format!("`{name}` cannot be one of them: a series would be another one without it"));
     }
     names.into_iter().map(Into::into).collect()
 }

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::{reader::Section, sessions, upstreams::source};
+use super::{
+    reader::Section,
+    sessions::{self, Login},
+    upstreams::source,
+};
 use crate::{
     client::{Client, Clients},
     gate::identity::{
@@ -13,7 +17,6 @@ use crate::{
         jwt::{ASYMMETRIC, Rules},
         keys::parse_jwks,
         remote::{self, introspection, token_review},
-        session::LoginSettings,
     },
 };
 
@@ -26,12 +29,6 @@ const DEFAULT_CACHE: Duration = Duration::from_secs(60);
 const MOST_CACHE: Duration = Duration::from_secs(600);
 const DEFAULT_ALGORITHMS: [Algorithm; 4] = [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
 
-/// A `[issuer.login]`, and the section of its issuer for what is wrong with it.
-pub(super) struct Login<'a> {
-    pub(super) settings: LoginSettings,
-    pub(super) section: Section<'a>,
-}
-
 /// The issuers; those that people log in at are added to `logins`.
 pub(super) fn issuers<'a>(
     top: &Section<'a>,
@@ -43,20 +40,20 @@ pub(super) fn issuers<'a>(
         let settings = issuer(&section);
         for (other, _) in &issuers {
             if other.name == settings.name {
-                section.refuse("name", format!("two issuers are called `{}`", settings.name));
+                section.problem("name", format!("two issuers are called `{}`", settings.name));
             }
             if other.rules.issuer == settings.rules.issuer {
-                section.refuse("issuer", format!("two sections are for `{}`", settings.rules.issuer));
+                section.problem("issuer", format!("two sections are for `{}`", settings.rules.issuer));
             }
         }
-        let client = section.keep("ca", clients.trusting(settings.ca.as_deref()));
+        let client = section.ok_or_problem("ca", clients.trusting(settings.ca.as_deref()));
         let login = sessions::login(&section, &settings);
         issuers.extend(client.map(|client| (settings, client)));
         section.finish();
         logins.extend(login.map(|settings| Login { settings, section }));
     }
     if issuers.is_empty() && !top.has("issuer") && !top.has("certificate") {
-        top.refuse("issuer", "missing; without an `[[issuer]]` or a `[[certificate]]` nobody could be let in");
+        top.problem("issuer", "missing; without an `[[issuer]]` or a `[[certificate]]` nobody could be let in");
     }
     issuers
 }
@@ -64,16 +61,16 @@ pub(super) fn issuers<'a>(
 fn issuer(section: &Section<'_>) -> identity::Settings {
     let name = section.required("name", "corp");
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        section.refuse("name", "write letters, digits, `-`, `_` and `.` only: principals are named `name:subject`");
+        section.problem("name", "write letters, digits, `-`, `_` and `.` only: principals are named `name:subject`");
     }
     let issuer = section.required("issuer", "https://idp.example.com");
     let audiences = section.strings("audiences").unwrap_or_default();
     if audiences.is_empty() && !section.has("audiences") {
-        section.refuse("audiences", "missing; write for example `audiences = [\"wicketgate\"]`");
+        section.problem("audiences", "missing; write for example `audiences = [\"wicketgate\"]`");
     }
     let leeway = section.duration("leeway", DEFAULT_LEEWAY);
     if leeway > MOST_LEEWAY {
-        section.refuse("leeway", "at most five minutes: a longer one keeps expired tokens alive");
+        section.problem("leeway", "at most five minutes: a longer one keeps expired tokens alive");
     }
     let live = live(section);
     let keys = keys(section, live.as_ref(), &issuer);
@@ -89,7 +86,7 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
     };
     let credential = section.has("credential").then(|| source(section, "credential")).flatten();
     if credential.is_some() && matches!(keys, KeySource::File(_) | KeySource::None) {
-        section.refuse("credential", "it is shown when keys are fetched, and this issuer's are not; leave it out");
+        section.problem("credential", "it is shown when keys are fetched, and this issuer's are not; leave it out");
     }
     identity::Settings { name, rules, keys, grace, ca: section.file("ca"), credential, live }
 }
@@ -99,23 +96,23 @@ fn keys(section: &Section<'_>, live: Option<&remote::Settings>, issuer: &str) ->
     let reviewed = matches!(live, Some(remote::Settings { judge: remote::Judge::TokenReview(_), .. }));
     let none = section.is_false("jwks");
     if section.has("jwks") && !none {
-        section.refuse("jwks", "write `jwks = false`, or leave it out: keys are found by discovery");
+        section.problem("jwks", "write `jwks = false`, or leave it out: keys are found by discovery");
     }
     if none && live.is_none() {
         section
-            .refuse("jwks", "without keys an issuer has to be asked about its tokens: write `introspection = …` too");
+            .problem("jwks", "without keys an issuer has to be asked about its tokens: write `introspection = …` too");
     }
     let keys = match (section.string("jwks_url"), section.file("jwks_file")) {
         (None, None) if none || reviewed => KeySource::None,
         (Some(_), Some(_)) => {
-            section.refuse("jwks_file", "write `jwks_url` or `jwks_file`, not both");
+            section.problem("jwks_file", "write `jwks_url` or `jwks_file`, not both");
             KeySource::Discovery
         }
         (Some(url), None) => KeySource::Url(url),
         (None, Some(path)) => {
             match std::fs::read(&path) {
-                Ok(text) => drop(section.keep("jwks_file", parse_jwks(&text))),
-                Err(error) => section.refuse("jwks_file", format!("cannot read `{}`: {error}", path.display())),
+                Ok(text) => drop(section.ok_or_problem("jwks_file", parse_jwks(&text))),
+                Err(error) => section.problem("jwks_file", format!("cannot read `{}`: {error}", path.display())),
             }
             KeySource::File(path)
         }
@@ -123,15 +120,15 @@ fn keys(section: &Section<'_>, live: Option<&remote::Settings>, issuer: &str) ->
     };
     match &keys {
         KeySource::Url(url) if !may_be_asked(url) => {
-            section.refuse("jwks_url", "write an https URL (http is allowed to loopback addresses only)");
+            section.problem("jwks_url", "write an https URL (http is allowed to loopback addresses only)");
         }
         KeySource::Url(_) | KeySource::File(_) if none || reviewed => {
             let key = if matches!(keys, KeySource::Url(_)) { "jwks_url" } else { "jwks_file" };
-            section.refuse(key, "this issuer is asked about each of its tokens, so its keys would have no effect");
+            section.problem(key, "this issuer is asked about each of its tokens, so its keys would have no effect");
         }
         KeySource::Discovery if !issuer.is_empty() && !may_be_asked(issuer) => {
             section
-                .refuse("issuer", "discovery needs an https URL; with another `iss` write `jwks_url` or `jwks_file`");
+                .problem("issuer", "discovery needs an https URL; with another `iss` write `jwks_url` or `jwks_file`");
         }
         _ => {}
     }
@@ -139,7 +136,7 @@ fn keys(section: &Section<'_>, live: Option<&remote::Settings>, issuer: &str) ->
         && introspection.url.is_none()
         && keys != KeySource::Discovery
     {
-        section.refuse("introspection", "`url` is missing; it is found by discovery only where the keys are, too");
+        section.problem("introspection", "`url` is missing; it is found by discovery only where the keys are, too");
     }
     keys
 }
@@ -147,7 +144,7 @@ fn keys(section: &Section<'_>, live: Option<&remote::Settings>, issuer: &str) ->
 fn access_tokens_only(section: &Section<'_>) -> bool {
     let kind = section.string("token_type");
     if kind.as_ref().is_some_and(|kind| kind != "at+jwt") {
-        section.refuse("token_type", "write `at+jwt` (RFC 9068), or leave it out to take ID tokens and others too");
+        section.problem("token_type", "write `at+jwt` (RFC 9068), or leave it out to take ID tokens and others too");
     }
     kind.is_some()
 }
@@ -157,25 +154,27 @@ fn required_claims(section: &Section<'_>) -> Vec<(String, Option<Value>)> {
     let wanted = |(name, value): (String, Value)| {
         // checked anyway, and by rules of their own
         if matches!(name.as_str(), "iss" | "aud" | "exp" | "nbf") {
-            section.refuse("required_claims", format!("`{name}` has a rule of its own; leave it out here"));
+            section.problem("required_claims", format!("`{name}` has a rule of its own; leave it out here"));
         }
         let any = value == "*";
         (name, (!any).then_some(value))
     };
-    section.values("required_claims").into_iter().map(wanted).collect()
+    section.scalar_map("required_claims").into_iter().map(wanted).collect()
 }
 
 /// How the issuer is asked about its tokens, where it is.
 fn live(section: &Section<'_>) -> Option<remote::Settings> {
     let (introspection, review) = (section.section("introspection"), section.section("token_review"));
     if introspection.is_some() && review.is_some() {
-        section
-            .refuse("token_review", "write `introspection` or `token_review`, not both; two issuers may have one each");
+        section.problem(
+            "token_review",
+            "write `introspection` or `token_review`, not both; two issuers may have one each",
+        );
     }
     if let Some(table) = introspection {
         let url = table.string("url");
         if url.as_deref().is_some_and(|url| !may_be_asked(url)) {
-            table.refuse("url", "write an https URL (http is allowed to loopback addresses only)");
+            table.problem("url", "write an https URL (http is allowed to loopback addresses only)");
         }
         let client_id = table.required("client_id", "wicketgate");
         let client_secret = source(&table, "client_secret");
@@ -190,7 +189,7 @@ fn live(section: &Section<'_>) -> Option<remote::Settings> {
     let table = review?;
     let url = table.required("url", "https://kubernetes.default.svc");
     if !url.is_empty() && !may_be_asked(&url) {
-        table.refuse("url", "write an https URL (http is allowed to loopback addresses only)");
+        table.problem("url", "write an https URL (http is allowed to loopback addresses only)");
     }
     let credential = source(&table, "credential");
     let cache = cache(&table);
@@ -202,7 +201,7 @@ fn live(section: &Section<'_>) -> Option<remote::Settings> {
 fn cache(table: &Section<'_>) -> Duration {
     let cache = table.duration("cache", DEFAULT_CACHE);
     if cache > MOST_CACHE || cache < Duration::from_secs(1) {
-        table.refuse("cache", "from one second to ten minutes: a revoked token lives on for as long");
+        table.problem("cache", "from one second to ten minutes: a revoked token lives on for as long");
     }
     cache
 }
@@ -213,7 +212,8 @@ fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
         let found = name.parse().ok().filter(|algorithm| ASYMMETRIC.contains(algorithm));
         if found.is_none() {
             let known = ASYMMETRIC.map(|algorithm| format!("{algorithm:?}"));
-            section.refuse("algorithms", format!("`{name}` is not accepted; asymmetric ones are: {}", known.join(" ")));
+            section
+                .problem("algorithms", format!("`{name}` is not accepted; asymmetric ones are: {}", known.join(" ")));
         }
         found
     };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{ExporterSettings, reader::Section};
+use super::{reader::Section, settings::ExporterSettings};
 use crate::gate::{
     limits::{Per, Place, Quantity, Rate, Settings, Unit},
     policy::Policy,
@@ -13,7 +13,7 @@ const PLACES: &str = "`vertex`, `exporter`, `exporter/NAME`, `write`, `predictio
 const MOST_OPEN: u64 = 1_000_000;
 
 /// What a limit can be for.
-pub(super) struct There<'a> {
+pub(super) struct LimitTargets<'a> {
     /// Nothing where it has problems of its own.
     pub(super) policy: Option<&'a Policy>,
     pub(super) exporters: &'a [ExporterSettings],
@@ -22,15 +22,15 @@ pub(super) struct There<'a> {
     pub(super) max_write: Option<usize>,
 }
 
-pub(super) fn limits(top: &Section<'_>, there: &There<'_>) -> Vec<Settings> {
+pub(super) fn limits(top: &Section<'_>, there: &LimitTargets<'_>) -> Vec<Settings> {
     let mut limits: Vec<Settings> = Vec::new();
     for section in top.sections("limit") {
         let name = section.required("name", "infer-per-caller");
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-            section.refuse("name", "write letters, digits, `-`, `_` and `.` only: clients read it in a header");
+            section.problem("name", "write letters, digits, `-`, `_` and `.` only: clients read it in a header");
         }
         if limits.iter().any(|other| *other.name == *name) {
-            section.refuse("name", format!("two limits are called `{name}`; audit could not tell them apart"));
+            section.problem("name", format!("two limits are called `{name}`; audit could not tell them apart"));
         }
         let per = per(&section);
         let roles = roles(&section, there);
@@ -41,7 +41,7 @@ pub(super) fn limits(top: &Section<'_>, there: &There<'_>) -> Vec<Settings> {
         let streams = streams.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
         let counts = Quantity::ALL.into_iter().any(|of| section.has(of.name()));
         if !counts && streams.is_none() {
-            section.refuse(
+            section.problem(
                 "name",
                 "limits nothing; write one at least of `requests`, `bytes`, `instances`, `tokens` and `streams`",
             );
@@ -63,17 +63,17 @@ fn per(section: &Section<'_>) -> Per {
         "gate" => Per::Gate,
         other => {
             let text = format!("`{other}` is not known; write `\"principal\"`, `\"role\"`, `\"route\"` or `\"gate\"`");
-            section.refuse("per", text);
+            section.problem("per", text);
             Per::Principal
         }
     }
 }
 
-fn roles(section: &Section<'_>, there: &There<'_>) -> Option<Vec<Arc<str>>> {
+fn roles(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<Arc<str>>> {
     let listed = section.strings("roles")?;
     for role in &listed {
         if there.policy.is_some_and(|policy| !policy.gives(role) && !policy.mentions(role)) {
-            section.refuse(
+            section.problem(
                 "roles",
                 format!(
                     "no rule gives the role `{role}` and no policy speaks of it, so a limit for it can have no effect"
@@ -84,7 +84,7 @@ fn roles(section: &Section<'_>, there: &There<'_>) -> Option<Vec<Arc<str>>> {
     Some(listed.into_iter().map(Into::into).collect())
 }
 
-fn routes(section: &Section<'_>, there: &There<'_>) -> Option<Vec<Place>> {
+fn routes(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<Place>> {
     let listed = section.strings("routes")?;
     for route in &listed {
         let missing = match route.as_str() {
@@ -98,13 +98,13 @@ fn routes(section: &Section<'_>, there: &There<'_>) -> Option<Vec<Place>> {
                     (!known).then(|| format!("no exporter is called `{name}`"))
                 }
                 None => {
-                    section.refuse("routes", format!("`{other}` is no route; there are {PLACES}"));
+                    section.problem("routes", format!("`{other}` is no route; there are {PLACES}"));
                     None
                 }
             },
         };
         if let Some(missing) = missing {
-            section.refuse("routes", format!("{missing}, so a limit for `{route}` can have no effect"));
+            section.problem("routes", format!("{missing}, so a limit for `{route}` can have no effect"));
         }
     }
     let place = |route: String| match route.split_once('/') {
@@ -115,14 +115,14 @@ fn routes(section: &Section<'_>, there: &There<'_>) -> Option<Vec<Place>> {
 }
 
 /// The actions themselves: groups are taken apart.
-fn actions(section: &Section<'_>, there: &There<'_>) -> Option<BTreeSet<Box<str>>> {
+fn actions(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<BTreeSet<Box<str>>> {
     let listed = section.strings("actions")?;
     let policy = there.policy?;
     let mut actions = BTreeSet::new();
     for action in &listed {
         let inside = policy.actions_inside(action);
         if inside.is_empty() {
-            section.refuse("actions", format!("the schema has neither an action nor a group `{action}`"));
+            section.problem("actions", format!("the schema has neither an action nor a group `{action}`"));
         }
         actions.extend(inside);
     }
@@ -135,16 +135,16 @@ fn rate(section: &Section<'_>, quantity: Quantity) -> Option<Rate> {
     let unit = if quantity == Quantity::Bytes { Unit::Bytes } else { Unit::Things };
     let Some(table) = section.table(key) else {
         let rate = section.string(key)?;
-        return section.keep(key, Rate::read(&rate, None, unit));
+        return section.ok_or_problem(key, Rate::read(&rate, None, unit));
     };
     let (rate, burst) =
         (table.required("rate", if unit == Unit::Bytes { "100MiB/m" } else { "600/m" }), table.string("burst"));
     table.finish();
-    section.keep(key, Rate::read(&rate, burst.as_deref(), unit))
+    section.ok_or_problem(key, Rate::read(&rate, burst.as_deref(), unit))
 }
 
 /// Refuses to count instances and tokens where no model is asked.
-fn asks_models(section: &Section<'_>, settings: &Settings, there: &There<'_>) {
+fn asks_models(section: &Section<'_>, settings: &Settings, there: &LimitTargets<'_>) {
     let vertex = settings.routes.as_ref().map_or(there.vertex, |places| places.iter().any(|p| *p.route == *"vertex"));
     let group = there.policy.map(|policy| policy.actions_inside(Group::Infer.name()));
     let infers = match (&settings.actions, &group) {
@@ -154,13 +154,13 @@ fn asks_models(section: &Section<'_>, settings: &Settings, there: &There<'_>) {
     for of in [Quantity::Instances, Quantity::Tokens] {
         if section.has(of.name()) && !(vertex && infers) {
             let text = "can have no effect: only models of [vertex] count it, in actions of the group `infer`";
-            section.refuse(of.name(), text);
+            section.problem(of.name(), text);
         }
     }
 }
 
 /// A remote write that can never pass would be dropped by whoever sends it, and its samples be lost.
-fn lets_writes_pass(section: &Section<'_>, settings: &Settings, there: &There<'_>) {
+fn lets_writes_pass(section: &Section<'_>, settings: &Settings, there: &LimitTargets<'_>) {
     let writes = settings.routes.as_ref().is_none_or(|places| places.iter().any(|p| *p.route == *"write"));
     let most = there.max_write.map_or(0, |most| most as u64);
     let burst = settings.rates.iter().find(|(of, _)| *of == Quantity::Bytes).map(|(_, rate)| rate.burst);
@@ -170,6 +170,6 @@ fn lets_writes_pass(section: &Section<'_>, settings: &Settings, there: &There<'_
             "a remote write may have {most} bytes (`max_body` under [ingest]) and could never pass; write a burst that is \
              as large, a smaller `max_body`, or `routes` without `write`"
         );
-        section.refuse("bytes", text);
+        section.problem("bytes", text);
     }
 }

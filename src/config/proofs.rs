@@ -7,9 +7,9 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use super::{
-    Problem, Problems,
-    policies::{self, Told},
-    reader::{Section, Source},
+    policies::{self, Diagnostics, load_policies},
+    problem::{Problem, Problems},
+    reader::{Section, TomlFile},
 };
 use crate::gate::{
     policy::{
@@ -23,22 +23,22 @@ use crate::gate::{
 const ALWAYS_APART: [&str; 2] = ["ingest", "infer"];
 
 /// What is to be proved of a directory.
-pub struct Proofs {
+pub(crate) struct Proofs {
     /// The directory's policies.
-    pub subject: Subject,
+    pub(crate) subject: Subject,
     /// What is said of them.
-    pub statements: Vec<Statement>,
+    pub(crate) statements: Vec<Statement>,
     /// What nothing is said of, though it may have been meant.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Reads a policy directory and the `proofs.toml` in it, where there is one.
 ///
 /// # Errors
 /// Every problem of its files, and of the directories that it is compared with.
-pub fn proofs(directory: &Path) -> Result<Proofs, Problems> {
+pub(crate) fn proofs(directory: &Path) -> Result<Proofs, Problems> {
     let (schema, set, roles) = directory_of(directory, "these policies")?;
-    let subject = Subject::new(&schema, set).map_err(|p| Problems(vec![problem(&p.file, p.line, p.text)]))?;
+    let subject = Subject::new(&schema, set).map_err(|p| Problem::at(p.file, p.line, p.text))?;
     let mut problems: Vec<Problem> = strays(&subject)
         .into_iter()
         .map(|(action, group)| {
@@ -46,37 +46,33 @@ pub fn proofs(directory: &Path) -> Result<Proofs, Problems> {
                 "the gate counts the action `{action}` as `{group}`, but it is not in `Action::\"{group}\"`, so that \
                  proofs about the group would not speak of it; take the shipped schema and put your own types behind it"
             );
-            problem(&schema.path, 0, text)
+            Problem::of_file(&schema.path, text)
         })
         .collect();
     let (mut statements, warnings) = usual(&subject, &roles);
     let file = directory.join("proofs.toml");
     match std::fs::read_to_string(&file) {
         Ok(text) => {
-            let reading = Source::new(&file, text).read(|top| read(top, &subject, &statements));
-            problems.extend(reading.problems);
-            statements.extend(reading.value);
+            let parsed = Section::read(TomlFile::new(&file, text), |top| read(top, &subject, &statements));
+            problems.extend(parsed.problems);
+            statements.extend(parsed.value);
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => problems.push(problem(&file, 0, format!("cannot be read: {error}"))),
+        Err(error) => problems.push(Problem::of_file(&file, format!("cannot be read: {error}"))),
     }
     if problems.is_empty() { Ok(Proofs { subject, statements, warnings }) } else { Err(Problems(problems)) }
 }
 
-fn problem(file: &Path, line: usize, text: String) -> Problem {
-    Problem { file: file.to_owned(), line, key: String::new(), text }
-}
-
 /// A directory that can be served: its schema, its policies and its roles.
 fn directory_of(directory: &Path, name: &str) -> Result<(PolicyFile, Set, Roles), Problems> {
-    let roles = super::policies(directory)?.roles().clone();
-    let mut told = Told::default();
-    let (schema, files) = policies::sources(directory, &mut told);
+    let roles = load_policies(directory)?.roles().clone();
+    let mut diagnostics = Diagnostics::default();
+    let (schema, files) = policies::sources(directory, &mut diagnostics);
     match (schema, Set::new(name, &files, &roles)) {
-        (Some(schema), Ok(set)) if told.problems.is_empty() => Ok((schema, set, roles)),
+        (Some(schema), Ok(set)) if diagnostics.problems.is_empty() => Ok((schema, set, roles)),
         (_, set) => {
-            let found = set.err().unwrap_or_default().into_iter().map(|p| problem(&p.file, p.line, p.text));
-            Err(Problems(told.problems.into_iter().chain(found).collect()))
+            let found = set.err().unwrap_or_default().into_iter().map(|p| Problem::at(p.file, p.line, p.text));
+            Err(Problems(diagnostics.problems.into_iter().chain(found).collect()))
         }
     }
 }
@@ -132,7 +128,7 @@ fn read(top: &Section<'_>, subject: &Subject, usual: &[Statement]) -> Vec<Statem
         let name = section.required("name", "scrapers never administer");
         section.finish();
         if !name.is_empty() && !names.insert(name.clone()) {
-            section.refuse("name", format!("two proofs are called `{name}`; nobody could tell them apart"));
+            section.problem("name", format!("two proofs are called `{name}`; nobody could tell them apart"));
         }
         statements.extend(claim.map(|claim| Statement { name, claim }));
     };
@@ -168,19 +164,19 @@ fn condition(
     if text.is_empty() {
         return None;
     }
-    subject.condition(&text).map_err(|e| section.refuse("when", e)).map(claim).ok()
+    subject.condition(&text).map_err(|e| section.problem("when", e)).map(claim).ok()
 }
 
 fn groups(section: &Section<'_>, subject: &Subject) -> Option<Claim> {
     let groups = section.strings("groups").unwrap_or_default();
     let example = "write two groups of actions, such as `groups = [\"ingest\", \"train\"]`";
     if groups.len() != 2 || groups.first() == groups.last() {
-        section.refuse("groups", example);
+        section.problem("groups", example);
         return None;
     }
     let strange = groups.iter().find(|group| !subject.is_group(group));
     if let Some(group) = strange {
-        section.refuse("groups", format!("no action of the schema is in a group `{group}`; {example}"));
+        section.problem("groups", format!("no action of the schema is in a group `{group}`; {example}"));
         return None;
     }
     groups.try_into().ok().map(Claim::Apart)
@@ -191,10 +187,10 @@ fn other(section: &Section<'_>, subject: &Subject, claim: fn(Arc<Set>) -> Claim)
     if text.is_empty() {
         return None;
     }
-    let set = directory_of(&section.beside(&text), &format!("`{text}`")).map_err(|e| e.to_string());
+    let set = directory_of(&section.resolve(&text), &format!("`{text}`")).map_err(|e| e.to_string());
     let set = set.and_then(|(_, set, _)| {
         let fits = subject.fits(&set);
         fits.map(|()| set).map_err(|e| format!("its policies do not fit this directory's schema: {e}"))
     });
-    set.map_err(|e| section.refuse("directory", e)).map(|set| claim(Arc::new(set))).ok()
+    set.map_err(|e| section.problem("directory", e)).map(|set| claim(Arc::new(set))).ok()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{GateSettings, issuer::Login, reader::Section, upstreams::source};
+use super::{reader::Section, settings::GateSettings, upstreams::source};
 use crate::gate::identity::{
     self, KeySource,
     issuer::may_be_asked,
@@ -16,29 +16,35 @@ use crate::gate::identity::{
 const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
+/// A `[issuer.login]`, and the section of its issuer for what is wrong with it.
+pub(super) struct Login<'a> {
+    pub(super) settings: LoginSettings,
+    pub(super) section: Section<'a>,
+}
+
 /// One `[issuer.login]`; `None` where its issuer has none.
 pub(super) fn login(issuer: &Section<'_>, of: &identity::Settings) -> Option<LoginSettings> {
     let section = issuer.section("login")?;
     let (name, iss) = (of.name.as_str(), of.rules.issuer.as_str());
     if of.keys == KeySource::None {
-        issuer.refuse("login", "needs the issuer's keys to verify ID tokens; without keys there is no login");
+        issuer.problem("login", "needs the issuer's keys to verify ID tokens; without keys there is no login");
     }
     let client_id = section.required("client_id", "wicketgate");
     let client_secret = section.has("client_secret").then(|| source(&section, "client_secret")).flatten();
     let scopes = section.strings("scopes").unwrap_or_else(|| DEFAULT_SCOPES.map(String::from).to_vec());
     if !scopes.iter().any(|scope| scope == "openid") {
-        section.refuse("scopes", "write `openid` among them: without it there is no ID token");
+        section.problem("scopes", "write `openid` among them: without it there is no ID token");
     }
     if scopes.iter().any(|scope| scope.contains(char::is_whitespace)) {
-        section.refuse("scopes", "write one scope in each string, such as `[\"openid\", \"profile\"]`");
+        section.problem("scopes", "write one scope in each string, such as `[\"openid\", \"profile\"]`");
     }
     let title = section.string("title").unwrap_or_else(|| name.to_owned());
     let end_session = section.string("end_session");
     if end_session.as_deref().is_some_and(|url| !may_be_asked(url)) {
-        section.refuse("end_session", "write an https URL (http is allowed to loopback addresses only)");
+        section.problem("end_session", "write an https URL (http is allowed to loopback addresses only)");
     }
     if !iss.is_empty() && !may_be_asked(iss) {
-        issuer.refuse("issuer", "a login finds its pages by discovery, which needs an https URL");
+        issuer.problem("issuer", "a login finds its pages by discovery, which needs an https URL");
     }
     section.finish();
     Some(LoginSettings { issuer: name.to_owned(), title, client_id, client_secret, scopes, end_session })
@@ -49,16 +55,16 @@ pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login
     let section = top.section("sessions");
     if logins.is_empty() {
         if section.is_some() {
-            top.refuse("sessions", "has no effect: no `[[issuer]]` has a `[issuer.login]`");
+            top.problem("sessions", "has no effect: no `[[issuer]]` has a `[issuer.login]`");
         }
         return None;
     }
     let url = gate.url.as_deref().map(origin);
     for login in &logins {
         match &url {
-            None => login.section.refuse("login", "needs `url` in [gate], to which the provider sends browsers back"),
+            None => login.section.problem("login", "needs `url` in [gate], to which the provider sends browsers back"),
             Some(None) => {
-                login.section.refuse("login", "needs a `url` in [gate] without a path: cookies are for a whole host")
+                login.section.problem("login", "needs a `url` in [gate] without a path: cookies are for a whole host")
             }
             Some(Some(_)) => {}
         }
@@ -74,19 +80,19 @@ pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login
     settings.keys = keys(&section);
     settings.max_lifetime = section.duration("max_lifetime", DEFAULT_MAX_LIFETIME);
     if settings.max_lifetime > MAX_LIFETIME {
-        section.refuse(
+        section.problem(
             "max_lifetime",
             "at most thirty days, `\"720h\"`: who was let in long ago may no longer belong here",
         );
     }
     let ended = section.path("revocations");
     if ended.is_some() && settings.keys.is_empty() {
-        section.refuse("revocations", "has no effect without `keys`: sessions end with the process");
+        section.problem("revocations", "has no effect without `keys`: sessions end with the process");
     }
     // sessions that outlive the process must not outlive their own end
-    let ended = ended.unwrap_or_else(|| section.beside("sessions.revocations"));
+    let ended = ended.unwrap_or_else(|| section.resolve("sessions.revocations"));
     if ended.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-        section.refuse("revocations", format!("`{}` is in no folder that exists", ended.display()));
+        section.problem("revocations", format!("`{}` is in no folder that exists", ended.display()));
     }
     settings.revocations = (!settings.keys.is_empty()).then_some(ended);
     section.finish();
@@ -102,15 +108,15 @@ fn origin(url: &str) -> Option<String> {
 fn keys(section: &Section<'_>) -> Vec<SealingKey> {
     let files = section.files("keys");
     if files.len() > MAX_KEYS {
-        section.refuse("keys", format!("at most {MAX_KEYS} files: the one that seals, and a few that only open"));
+        section.problem("keys", format!("at most {MAX_KEYS} files: the one that seals, and a few that only open"));
     }
     let key = |file: std::path::PathBuf| match std::fs::read(&file) {
         Ok(bytes) => {
-            let told = |error| section.refuse("keys", format!("`{}` {error}", file.display()));
+            let told = |error| section.problem("keys", format!("`{}` {error}", file.display()));
             SealingKey::new(&zeroize::Zeroizing::new(bytes)).map_err(told).ok()
         }
         Err(error) => {
-            section.refuse("keys", format!("cannot read `{}`: {error}", file.display()));
+            section.problem("keys", format!("cannot read `{}`: {error}", file.display()));
             None
         }
     };

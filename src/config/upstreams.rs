@@ -4,7 +4,11 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use super::{ExporterSettings, VertexSettings, binding::token_binding, reader::Section};
+use super::{
+    binding::token_binding,
+    reader::Section,
+    settings::{ExporterSettings, VertexSettings},
+};
 use crate::{
     client::{BuildError, Clients, Upstream},
     gate::{
@@ -26,25 +30,25 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: RouteOption
     for section in top.sections("exporter") {
         let name = section.required("name", "node");
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) || name.starts_with('.') {
-            section.refuse("name", "write letters, digits, `-`, `_` and `.` only, a letter or digit first");
+            section.problem("name", "write letters, digits, `-`, `_` and `.` only, a letter or digit first");
         }
         if exporters.iter().any(|other| other.name == name) {
-            section.refuse("name", format!("two exporters are called `{name}`"));
+            section.problem("name", format!("two exporters are called `{name}`"));
         }
         let metrics_path = section.string("metrics_path").unwrap_or_else(|| "/metrics".into());
         if !metrics_path.starts_with('/') {
-            section.refuse("metrics_path", "write a path that begins with a slash, such as `/metrics`");
+            section.problem("metrics_path", "write a path that begins with a slash, such as `/metrics`");
         }
         let url = section.required("url", "http://127.0.0.1:9100");
         if url.trim_end_matches('/').ends_with(&*metrics_path) {
-            section.refuse(
+            section.problem(
                 "url",
                 format!("leave `{metrics_path}` out: it is the path that `metrics_path` names below this URL"),
             );
         }
         let ca = section.file("ca");
         let upstream = upstream(&section, "url", &url, ca, clients);
-        let labels = section.map("labels");
+        let labels = section.string_map("labels");
         let credential = credential(&section);
         let timeout = section.duration("timeout", EXPORTER_TIMEOUT);
         let options = route_options(&section, usual);
@@ -89,18 +93,18 @@ fn upstream(
     ca: Option<PathBuf>,
     clients: &Clients,
 ) -> Option<Upstream> {
-    let client = section.keep("ca", clients.trusting(ca.as_deref()))?;
+    let client = section.ok_or_problem("ca", clients.trusting(ca.as_deref()))?;
     if url.is_empty() {
         return None;
     }
-    section.keep(key, Upstream::new(url, client))
+    section.ok_or_problem(key, Upstream::new(url, client))
 }
 
 fn credential(section: &Section<'_>) -> Option<CredentialOrigin> {
     let basic = section.section("basic").and_then(|basic| {
         let username = basic.required("username", "gate");
         if username.contains(':') {
-            basic.refuse("username", "a user name cannot hold `:` (RFC 7617 section 2)");
+            basic.problem("username", "a user name cannot hold `:` (RFC 7617 section 2)");
         }
         let password = source(&basic, "password");
         basic.finish();
@@ -108,7 +112,7 @@ fn credential(section: &Section<'_>) -> Option<CredentialOrigin> {
     });
     let bearer = section.has("bearer").then(|| source(section, "bearer")).flatten().map(CredentialOrigin::Bearer);
     if basic.is_some() && bearer.is_some() {
-        section.refuse("bearer", "write `basic` or `bearer`, not both");
+        section.problem("bearer", "write `basic` or `bearer`, not both");
     }
     basic.or(bearer)
 }
@@ -118,7 +122,7 @@ pub(super) fn source(section: &Section<'_>, key: &'static str) -> Option<SecretS
     let how = "write `{ file = \"PATH\" }`, `{ env = \"NAME\" }` or `{ command = [\"PROGRAM\", \"ARGUMENT\"] }`; \
                a secret is never written here itself";
     let Some(inner) = section.table(key) else {
-        section.refuse(key, how);
+        section.problem(key, how);
         return None;
     };
     let file = inner.path("file").map(SecretSource::File);
@@ -129,7 +133,7 @@ pub(super) fn source(section: &Section<'_>, key: &'static str) -> Option<SecretS
     match (given.next(), given.next()) {
         (Some(source), None) => Some(source),
         _ => {
-            section.refuse(key, how);
+            section.problem(key, how);
             None
         }
     }
@@ -139,26 +143,26 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: RouteOptions) 
     let credentials = top.section("google").map(|section| google(&section, clients));
     let Some(section) = top.section("vertex") else {
         if top.has("google") {
-            top.refuse("google", "is for Vertex; write a section `[vertex]` with `locations = [\"us-central1\"]`");
+            top.problem("google", "is for Vertex; write a section `[vertex]` with `locations = [\"us-central1\"]`");
         }
         return None;
     };
     if credentials.is_none() && !top.has("google") {
-        top.refuse("vertex", "needs a section `[google]` too: as whom the gate is known to Google");
+        top.problem("vertex", "needs a section `[google]` too: as whom the gate is known to Google");
     }
     let locations = section.strings("locations").unwrap_or_default();
     if !section.has("locations") {
-        section.refuse("locations", "missing; write for example `locations = [\"us-central1\"]`");
+        section.problem("locations", "missing; write for example `locations = [\"us-central1\"]`");
     }
     let url = section.string("url");
     if url.as_ref().is_some_and(|url| locations.len() > 1 && !url.contains("{location}")) {
-        section.refuse("url", "with several locations write `{location}` where the location goes");
+        section.problem("url", "with several locations write `{location}` where the location goes");
     }
     let ca = section.file("ca");
     let mut upstreams = Vec::new();
     for location in locations {
         if location.is_empty() || !location.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
-            section.refuse(
+            section.problem(
                 "locations",
                 format!("`{location}` is no location; write for example `us-central1` or `global`"),
             );
@@ -175,7 +179,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: RouteOptions) 
         .as_ref()
         .is_some_and(|projects| projects.is_empty() || projects.iter().any(|p| p.is_empty() || p.contains('/')))
     {
-        section.refuse("projects", "write ids of projects, such as `projects = [\"my-project\"]`, or leave it out");
+        section.problem("projects", "write ids of projects, such as `projects = [\"my-project\"]`, or leave it out");
     }
     let dedicated = dedicated(&section, ca.as_ref(), clients);
     for DedicatedEndpoint { endpoint, .. } in &dedicated {
@@ -183,7 +187,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: RouteOptions) 
         if !upstreams.iter().any(|(known, _)| known == location) {
             let text =
                 format!("`{endpoint}` is in `{location}`; add that to `locations`: all but its predictions go there");
-            section.refuse("dedicated", text);
+            section.problem("dedicated", text);
         }
     }
     section.finish();
@@ -215,10 +219,10 @@ fn dedicated(vertex: &Section<'_>, ca: Option<&PathBuf>, clients: &Clients) -> V
             _ => None,
         };
         if id.is_none() && !endpoint.is_empty() {
-            section.refuse("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
+            section.problem("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
         }
         if all.iter().any(|other| *other.endpoint == *endpoint) {
-            section.refuse("endpoint", format!("`{endpoint}` has two hosts"));
+            section.problem("endpoint", format!("`{endpoint}` has two hosts"));
         }
         let both = upstream.zip(id);
         all.extend(both.map(|(upstream, id)| DedicatedEndpoint { endpoint: endpoint.into(), upstream, id }));
@@ -243,12 +247,12 @@ fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, CredentialOri
     let iam_url = section.string("iam_url").unwrap_or_else(|| IAM.into());
     for (key, url) in [("token_url", &token_url), ("iam_url", &iam_url)] {
         if !may_be_asked(url) {
-            section.refuse(key, "write an https URL (http is allowed to loopback addresses only)");
+            section.problem(key, "write an https URL (http is allowed to loopback addresses only)");
         }
     }
     let shared = section.boolean("allow_shared_accounts", false);
     let accounts = accounts(section, shared);
-    let client = section.keep::<_, BuildError>("audience", clients.trusting(None));
+    let client = section.ok_or_problem::<_, BuildError>("audience", clients.trusting(None));
     let (Some(subject), Some(client)) = (subject, client) else { return Vec::new() };
     let settings = GoogleSettings { audience, subject, token_url, iam_url };
     let google = Arc::new(Google::new(settings, client));
@@ -265,12 +269,12 @@ fn subject(section: &Section<'_>) -> Option<GoogleSubject> {
         None | Some("token") => source(section, "subject_token").map(GoogleSubject::Gate),
         Some("caller") => {
             if section.has("subject_token") {
-                section.refuse("subject_token", "leave it out: with `subject = \"caller\"` the gate signs its own");
+                section.problem("subject_token", "leave it out: with `subject = \"caller\"` the gate signs its own");
             }
             Some(GoogleSubject::Callers)
         }
         Some(_) => {
-            section.refuse("subject", "write `subject = \"caller\"`, or `subject = \"token\"` with a `subject_token`");
+            section.problem("subject", "write `subject = \"caller\"`, or `subject = \"token\"` with a `subject_token`");
             None
         }
     }
@@ -280,7 +284,8 @@ fn accounts(section: &Section<'_>, shared: bool) -> Vec<(Group, String)> {
     let mut accounts = Vec::new();
     let Some(table) = section.section("service_accounts") else {
         if !section.has("service_accounts") {
-            section.refuse("service_accounts", "missing; write `service_accounts = { ingest = \"…\", infer = \"…\" }`");
+            section
+                .problem("service_accounts", "missing; write `service_accounts = { ingest = \"…\", infer = \"…\" }`");
         }
         return accounts;
     };
@@ -288,7 +293,7 @@ fn accounts(section: &Section<'_>, shared: bool) -> Vec<(Group, String)> {
     for group in Group::ALL {
         let Some(account) = table.string(group.name()) else { continue };
         if !account.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@:".contains(c)) || !account.contains('@') {
-            table.refuse(group.name(), "write a service account's e-mail address");
+            table.problem(group.name(), "write a service account's e-mail address");
         }
         let apart = matches!(group, Group::Ingest | Group::Infer | Group::Train);
         if let Some(other) = holders.get(&account).filter(|_| apart && !shared) {
@@ -296,7 +301,7 @@ fn accounts(section: &Section<'_>, shared: bool) -> Vec<(Group, String)> {
                 "`{other}` has the same account, so the two would not be separate at Google; give it one of its own, \
                  or write `allow_shared_accounts = true` under [google]"
             );
-            table.refuse(group.name(), text);
+            table.problem(group.name(), text);
         }
         if apart {
             holders.insert(account.clone(), group.name());

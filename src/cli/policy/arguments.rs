@@ -179,7 +179,7 @@ impl Asked {
         let (action, resource, method) = self.what.found(config.as_mut(), &self.circumstances.method)?;
         let policy = match (config, &self.policies) {
             (Some(config), _) => config.policy,
-            (None, Some(directory)) => config::policies(directory).map_err(|problems| problems.to_string())?,
+            (None, Some(directory)) => config::load_policies(directory).map_err(|problems| problems.to_string())?,
             (None, None) => return Err("name `--config FILE` or `--policies DIR`".into()),
         };
         if let Some(active) = self.who.active.as_ref().filter(|role| !is_role(role)) {

@@ -93,7 +93,7 @@ fn load(directory: &Path) -> Result<Policy, String> {
             directory.display()
         ));
     }
-    config::policies(directory).map_err(|problems| problems.to_string())
+    config::load_policies(directory).map_err(|problems| problems.to_string())
 }
 
 fn tell_differences(found: &[Difference]) {

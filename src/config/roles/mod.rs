@@ -21,9 +21,9 @@ const OF_ONE_TOKEN: [&str; 7] = ["exp", "nbf", "iat", "jti", "nonce", "at_hash",
 type Lists = Vec<Vec<Arc<str>>>;
 
 /// What is known of the claims of each issuer that rules may name.
-pub(super) struct Sayings(Vec<Saying>);
+pub(super) struct KnownClaims(Vec<IssuerClaims>);
 
-struct Saying {
+struct IssuerClaims {
     /// The issuer's or the certificates' name.
     name: String,
     /// Claims that always have this value.
@@ -33,16 +33,16 @@ struct Saying {
 }
 
 /// What the issuers and the certificates of a configuration say.
-pub(super) fn sayings<'a>(
+pub(super) fn known_claims<'a>(
     issuers: impl Iterator<Item = &'a identity::Settings>,
     certificates: &[certificate::Rule],
-) -> Sayings {
+) -> KnownClaims {
     let of_issuer = |settings: &identity::Settings| {
         let required = settings.rules.required.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
         let fixed = required.chain([("iss".to_owned(), settings.rules.issuer.as_str().into())]).collect();
-        Saying { name: settings.name.clone(), fixed: Value::Object(fixed), only: None }
+        IssuerClaims { name: settings.name.clone(), fixed: Value::Object(fixed), only: None }
     };
-    let of_certificate = |rule: &certificate::Rule| Saying {
+    let of_certificate = |rule: &certificate::Rule| IssuerClaims {
         name: (*rule.name).to_owned(),
         fixed: Value::Null,
         only: Some(match rule.names {
@@ -50,10 +50,10 @@ pub(super) fn sayings<'a>(
             certificate::Names::Dns { .. } => ["dns_names", "x5t#S256"],
         }),
     };
-    Sayings(issuers.map(of_issuer).chain(certificates.iter().map(of_certificate)).collect())
+    KnownClaims(issuers.map(of_issuer).chain(certificates.iter().map(of_certificate)).collect())
 }
 
-impl Saying {
+impl IssuerClaims {
     fn can_meet(&self, condition: &Condition) -> bool {
         let top = condition.claim.top();
         self.only.is_none_or(|only| only.contains(&top))
@@ -62,9 +62,9 @@ impl Saying {
 }
 
 /// Reads roles.toml. `policy` is what its roles are for, where that could be compiled.
-pub(super) fn roles(top: &Section<'_>, sayings: Option<&Sayings>, policy: Option<&Policy>) -> Roles {
+pub(super) fn roles(top: &Section<'_>, claims: Option<&KnownClaims>, policy: Option<&Policy>) -> Roles {
     let sections = top.sections("rule");
-    let rules: Vec<Rule> = sections.iter().map(|section| rule(section, sayings)).collect();
+    let rules: Vec<Rule> = sections.iter().map(|section| rule(section, claims)).collect();
     let separation = top.section("separation_of_duty");
     let (separate, dynamic) = separation.as_ref().map(|section| separation_of(section, &rules, policy)).unzip();
     let roles = Roles { separate: separate.unwrap_or_default(), dynamic: dynamic.unwrap_or_default(), rules };
@@ -74,24 +74,24 @@ pub(super) fn roles(top: &Section<'_>, sayings: Option<&Sayings>, policy: Option
     roles
 }
 
-fn rule(section: &Section<'_>, sayings: Option<&Sayings>) -> Rule {
+fn rule(section: &Section<'_>, claims: Option<&KnownClaims>) -> Rule {
     let role = section.required("role", "scrape");
     if !role.is_empty() && !is_role(&role) {
-        section.refuse(
+        section.problem(
             "role",
             "write at most 128 of the characters `a-z A-Z 0-9 . _ : / -`, so that a header can hold it",
         );
     }
-    let issuers = issuers(section, sayings);
+    let issuers = issuers(section, claims);
     let conditions = conditions(section);
-    let named = |saying: &&Saying| issuers.as_ref().is_none_or(|list| list.contains(&saying.name));
+    let named = |issuer: &&IssuerClaims| issuers.as_ref().is_none_or(|list| list.contains(&issuer.name));
     for condition in &conditions {
-        let said: Vec<&Saying> = sayings.iter().flat_map(|sayings| &sayings.0).filter(named).collect();
-        if !said.is_empty() && !said.iter().any(|saying| saying.can_meet(condition)) {
+        let said: Vec<&IssuerClaims> = claims.iter().flat_map(|claims| &claims.0).filter(named).collect();
+        if !said.is_empty() && !said.iter().any(|issuer| issuer.can_meet(condition)) {
             let text = format!(
                 "no token or certificate of these issuers can ever meet `{condition}`, so this rule gives nothing"
             );
-            section.refuse(if section.has("all") { "all" } else { "claim" }, text);
+            section.problem(if section.has("all") { "all" } else { "claim" }, text);
         }
     }
     section.finish();
@@ -99,21 +99,21 @@ fn rule(section: &Section<'_>, sayings: Option<&Sayings>) -> Rule {
 }
 
 /// The names of the issuers, or nothing for every one.
-fn issuers(section: &Section<'_>, sayings: Option<&Sayings>) -> Option<Vec<String>> {
+fn issuers(section: &Section<'_>, claims: Option<&KnownClaims>) -> Option<Vec<String>> {
     let listed = section.strings("issuers").unwrap_or_default();
     if !section.has("issuers") {
-        section.refuse("issuers", "missing; write the issuers' names, or `issuers = [\"*\"]` for every one");
+        section.problem("issuers", "missing; write the issuers' names, or `issuers = [\"*\"]` for every one");
     }
     let every = listed.iter().any(|name| name == "*");
     if every && listed.len() > 1 {
         section
-            .refuse("issuers", "`*` is every issuer, so the other names have no effect; write the one or the others");
+            .problem("issuers", "`*` is every issuer, so the other names have no effect; write the one or the others");
     }
-    let known: Option<Vec<&str>> = sayings.map(|known| known.0.iter().map(|saying| saying.name.as_str()).collect());
+    let known: Option<Vec<&str>> = claims.map(|known| known.0.iter().map(|issuer| issuer.name.as_str()).collect());
     for unknown in listed.iter().filter(|name| !every && known.as_ref().is_some_and(|k| !k.contains(&name.as_str()))) {
         let known = known.as_deref().unwrap_or_default().join(", ");
         let text = format!("no issuer is called `{unknown}`, so this rule can have no effect; there are: {known}");
-        section.refuse("issuers", text);
+        section.problem("issuers", text);
     }
     (!every).then_some(listed)
 }
@@ -125,18 +125,18 @@ fn conditions(section: &Section<'_>) -> Vec<Condition> {
     }
     for key in ["claim", "value", "prefix", "cidr"] {
         if section.has(key) {
-            section.refuse(key, "a rule has one condition or `all`, not both; put this into the list");
+            section.problem(key, "a rule has one condition or `all`, not both; put this into the list");
         }
     }
     let mut conditions: Vec<Condition> = Vec::new();
     let items = section.sections("all");
     if items.is_empty() {
-        section.refuse("all", "write the conditions: `all = [ { claim = \"ref\", prefix = \"refs/tags/\" }, … ]`");
+        section.problem("all", "write the conditions: `all = [ { claim = \"ref\", prefix = \"refs/tags/\" }, … ]`");
     }
     for item in items {
         if let Some(found) = condition(&item) {
             if conditions.contains(&found) {
-                item.refuse("claim", format!("`{found}` stands twice, so one of the two has no effect"));
+                item.problem("claim", format!("`{found}` stands twice, so one of the two has no effect"));
             }
             conditions.push(found);
         }
@@ -148,11 +148,11 @@ fn conditions(section: &Section<'_>) -> Vec<Condition> {
 fn condition(section: &Section<'_>) -> Option<Condition> {
     let claim = section.required("claim", "roles");
     if claim.starts_with('/') && claim.replace("~0", "").replace("~1", "").contains('~') {
-        section.refuse("claim", "in a JSON pointer `~` is written `~0`, and `/` within a name `~1`");
+        section.problem("claim", "in a JSON pointer `~` is written `~0`, and `/` within a name `~1`");
     }
     let claim = Claim::parse(&claim);
     if OF_ONE_TOKEN.contains(&claim.top()) {
-        section.refuse("claim", format!("`{}` differs from token to token, so no rule can go by it", claim.top()));
+        section.problem("claim", format!("`{}` differs from token to token, so no rule can go by it", claim.top()));
     }
     let matcher = matcher(section)?;
     Some(Condition { claim, matcher })
@@ -170,7 +170,7 @@ fn matcher(section: &Section<'_>) -> Option<Matcher> {
         } else {
             "value"
         };
-        section.refuse(surplus, text);
+        section.problem(surplus, text);
         return None;
     }
     if prefix {
@@ -181,7 +181,7 @@ fn matcher(section: &Section<'_>) -> Option<Matcher> {
     }
     match section.scalar("value")? {
         Value::String(text) if text.is_empty() => {
-            section.refuse("value", "write a string between quotes, not empty");
+            section.problem("value", "write a string between quotes, not empty");
             None
         }
         Value::String(text) => Some(Matcher::Text(text.into())),
@@ -194,10 +194,10 @@ fn block(section: &Section<'_>) -> Option<IpNet> {
     let text = section.string("cidr")?;
     let block: Option<IpNet> = text.parse().ok();
     match block {
-        None => section.refuse("cidr", format!("`{text}` is no block of addresses; write one such as `10.0.0.0/8`")),
+        None => section.problem("cidr", format!("`{text}` is no block of addresses; write one such as `10.0.0.0/8`")),
         // whoever writes 10.1.2.3/8 may mean either of two blocks
         Some(block) if block.trunc() != block => {
-            section.refuse("cidr", format!("the address has bits beyond the prefix; write `{}`", block.trunc()));
+            section.problem("cidr", format!("the address has bits beyond the prefix; write `{}`", block.trunc()));
         }
         Some(_) => {}
     }
@@ -207,7 +207,7 @@ fn block(section: &Section<'_>) -> Option<IpNet> {
 fn separation_of(section: &Section<'_>, rules: &[Rule], policy: Option<&Policy>) -> (Lists, Lists) {
     let read = |key: &'static str| -> Lists {
         let lists: Lists =
-            section.lists(key).into_iter().map(|list| list.into_iter().map(Into::into).collect()).collect();
+            section.string_lists(key).into_iter().map(|list| list.into_iter().map(Into::into).collect()).collect();
         check_lists(section, key, &lists, rules, policy);
         lists
     };
@@ -218,7 +218,7 @@ fn separation_of(section: &Section<'_>, rules: &[Rule], policy: Option<&Policy>)
         if both.len() > 1 {
             let text =
                 format!("nobody can hold {} to activate one of them: `static` keeps them apart", both.join(" and "));
-            section.refuse("dynamic", text);
+            section.problem("dynamic", text);
         }
     }
     section.finish();
@@ -234,17 +234,19 @@ fn check_lists(
 ) {
     for list in lists {
         if list.len() < 2 {
-            section.refuse(key, "a list of roles that are kept apart needs two roles at least");
+            section.problem(key, "a list of roles that are kept apart needs two roles at least");
         }
         for (n, role) in list.iter().enumerate() {
             if list.iter().take(n).any(|earlier| earlier == role) {
-                section.refuse(key, format!("the role `{role}` stands twice in a list"));
+                section.problem(key, format!("the role `{role}` stands twice in a list"));
             } else if !rules.iter().any(|rule| rule.role == *role) {
                 // a role that policies speak of may be granted for a time; any other is a slip of the pen
                 let text = format!("no rule gives the role `{role}`, so keeping it apart has no effect");
                 match policy {
-                    Some(policy) if policy.mentions(role) => section.warn(key, format!("{text} unless it is granted")),
-                    _ => section.refuse(key, text),
+                    Some(policy) if policy.mentions(role) => {
+                        section.warning(key, format!("{text} unless it is granted"))
+                    }
+                    _ => section.problem(key, text),
                 }
             }
         }
@@ -266,12 +268,12 @@ fn idle(section: &Section<'_>, rule: &Rule, place: usize, roles: &Roles, policy:
             "`rule[{}]` gives `{}` to everybody whom this rule would give it to, so this one has no effect",
             other, rule.role
         );
-        section.warn("role", text);
+        section.warning("role", text);
     }
     let separated = roles.separate.iter().chain(&roles.dynamic).flatten().any(|role| *role == rule.role);
     if policy.is_some_and(|policy| !policy.mentions(&rule.role)) && !separated {
         let text = format!("no policy speaks of the role `{}`, so holding it has no effect", rule.role);
-        section.warn("role", text);
+        section.warning("role", text);
     }
 }
 

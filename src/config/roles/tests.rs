@@ -6,7 +6,10 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    config::reader::{Problem, Source},
+    config::{
+        problem::Problem,
+        reader::{Section, TomlFile},
+    },
     gate::policy::PolicyFile,
 };
 
@@ -19,15 +22,15 @@ fn read(text: &str) -> (Vec<Problem>, Vec<Problem>) {
     let policies = "permit (principal in Role::\"scrape\", action, resource);
                     permit (principal in Role::\"train\", action, resource);";
     let policy = Policy::new(Roles::default(), &file(schema), &[file(policies)], std::iter::empty()).unwrap();
-    let saying = |name: &str, fixed: Value| Saying { name: name.into(), fixed, only: None };
-    let sayings = Sayings(vec![
+    let saying = |name: &str, fixed: Value| IssuerClaims { name: name.into(), fixed, only: None };
+    let claims = KnownClaims(vec![
         saying("corp", json!({ "iss": "https://idp.example" })),
         saying("jobs", json!({ "iss": "https://jobs.example", "tenant": "t-1" })),
-        Saying { name: "mesh".into(), fixed: Value::Null, only: Some(["spiffe_id", "x5t#S256"]) },
+        IssuerClaims { name: "mesh".into(), fixed: Value::Null, only: Some(["spiffe_id", "x5t#S256"]) },
     ]);
-    let source = Source::new(Path::new("roles.toml"), text.into());
-    let reading = source.read(|top| roles(top, Some(&sayings), Some(&policy)));
-    (reading.problems, reading.warnings)
+    let file = TomlFile::new(Path::new("roles.toml"), text.into());
+    let parsed = Section::read(file, |top| roles(top, Some(&claims), Some(&policy)));
+    (parsed.problems, parsed.warnings)
 }
 
 fn rule(rest: &str) -> String {

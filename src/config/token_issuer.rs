@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{ExporterSettings, GateSettings, IssueSettings, VertexSettings, reader::Section};
+use super::{
+    reader::Section,
+    settings::{ExporterSettings, GateSettings, IssueSettings, VertexSettings},
+};
 use crate::gate::{
     credentials::CredentialOrigin,
     identity,
@@ -19,7 +22,7 @@ const DEFAULT_OVERLAP: Duration = Duration::from_secs(3600);
 pub(super) const OWN_NAME: &str = "wicketgate";
 
 /// Reads `[token_issuer]`, which needs the gate's own URL; `issuers` may not claim that.
-pub(super) fn issue<'a>(
+pub(super) fn token_issuer<'a>(
     top: &Section<'_>,
     gate: &GateSettings,
     issuers: impl Iterator<Item = &'a identity::Settings>,
@@ -28,11 +31,11 @@ pub(super) fn issue<'a>(
     let url = gate.url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
     let Some(url) = url else {
         let text = "needs `url` under [gate]: it is the `iss` of every token that the gate signs";
-        top.refuse("token_issuer", text);
+        top.problem("token_issuer", text);
         return None;
     };
     if url::Url::parse(&url).is_ok_and(|url| url.path() != "/") {
-        top.refuse(
+        top.problem(
             "token_issuer",
             format!("`{url}` of [gate] has a path, and discovery is not found below one; leave it out"),
         );
@@ -40,30 +43,30 @@ pub(super) fn issue<'a>(
     for issuer in issuers {
         if issuer.rules.issuer.trim_end_matches('/') == url {
             let text = format!("the issuer `{}` has the gate's own URL as its `iss`; take it out", issuer.name);
-            top.refuse("issuer", text);
+            top.problem("issuer", text);
         }
         if issuer.name == OWN_NAME {
-            top.refuse("issuer", format!("`{OWN_NAME}` is what the gate calls itself; give this issuer another name"));
+            top.problem("issuer", format!("`{OWN_NAME}` is what the gate calls itself; give this issuer another name"));
         }
     }
-    let directory = section.path("keys").unwrap_or_else(|| section.beside("keys"));
+    let directory = section.path("keys").unwrap_or_else(|| section.resolve("keys"));
     let rotate = section.duration("rotate", DEFAULT_ROTATE);
     let overlap = section.duration("overlap", DEFAULT_OVERLAP);
     if overlap < JWKS_MAX_AGE {
-        section.refuse("overlap", format!("at least {} s, for which verifiers keep the keys", JWKS_MAX_AGE.as_secs()));
+        section.problem("overlap", format!("at least {} s, for which verifiers keep the keys", JWKS_MAX_AGE.as_secs()));
     }
     if rotate < overlap * 2 {
-        section.refuse("rotate", "at least twice `overlap`, or keys would go before their turn has come");
+        section.problem("rotate", "at least twice `overlap`, or keys would go before their turn has come");
     }
     let lifetime = section.duration("lifetime", DEFAULT_LIFETIME);
     if !(LEAST_LIFETIME..=MAX_LIFETIME).contains(&lifetime) {
-        section.refuse("lifetime", "from one minute to one hour: these tokens cannot be called back");
+        section.problem("lifetime", "from one minute to one hour: these tokens cannot be called back");
     }
     let own = section.string("audience").unwrap_or_else(|| url.clone());
     let mut audiences = vec![own];
     for audience in section.strings("audiences").unwrap_or_default() {
         if audiences.contains(&audience) {
-            section.refuse("audiences", format!("`{audience}` stands twice, or is the gate's own audience"));
+            section.problem("audiences", format!("`{audience}` stands twice, or is the gate's own audience"));
         }
         audiences.push(audience);
     }
@@ -73,7 +76,7 @@ pub(super) fn issue<'a>(
 }
 
 /// Refuses audiences for which the gate signs something else: a caller could have that made by a token exchange.
-pub(super) fn apart(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Option<&VertexSettings>) {
+pub(super) fn check_audiences(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Option<&VertexSettings>) {
     let origins = vertex.into_iter().flat_map(|vertex| &vertex.credentials).map(|(_, origin)| origin);
     let google: Vec<&str> = origins
         .filter_map(
@@ -82,10 +85,10 @@ pub(super) fn apart(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Op
         .collect();
     for audience in issue.into_iter().flat_map(|issue| &issue.audiences) {
         if google.contains(&audience.as_str()) {
-            top.refuse("token_issuer", format!("the audience `{audience}` is that of [google], where the gate speaks for its callers itself; take it out of `audiences`"));
+            top.problem("token_issuer", format!("the audience `{audience}` is that of [google], where the gate speaks for its callers itself; take it out of `audiences`"));
         }
         if audience == "vertex" || audience.starts_with("exporter/") {
-            top.refuse(
+            top.problem(
                 "token_issuer",
                 format!(
                     "the audience `{audience}` is that of the gate's own assertions; give the receiver another name"
@@ -96,12 +99,12 @@ pub(super) fn apart(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Op
 }
 
 /// Says where `[token_issuer]` is missing though something needs the gate's signature.
-pub(super) fn needed(top: &Section<'_>, exporters: &[ExporterSettings], vertex: Option<&VertexSettings>) {
+pub(super) fn check_present(top: &Section<'_>, exporters: &[ExporterSettings], vertex: Option<&VertexSettings>) {
     if top.has("token_issuer") {
         return;
     }
     let refuse = |what: &str| {
-        top.refuse(
+        top.problem(
             "token_issuer",
             format!("missing, and {what} needs it; write `[token_issuer]` with `keys = \"keys\"`"),
         );
