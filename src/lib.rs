@@ -28,7 +28,7 @@ pub mod internals {
         client::{Clients, Upstream},
         demo::{
             directory::Directory,
-            environment::{Ports, World},
+            environment::{Environment, Ports},
             google::{
                 ENDPOINT, LOCATION, PROJECT,
                 value::{from_json, to_json},

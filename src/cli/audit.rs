@@ -4,7 +4,7 @@ use std::{fs::File, io::BufReader, path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 
-use super::{WRONG, complain, say};
+use super::output::{USAGE_ERROR, print_error, print_line};
 use crate::gate::audit::{Verdict, verify};
 
 #[derive(Subcommand)]
@@ -20,16 +20,16 @@ pub(super) fn run(command: Command) -> ExitCode {
     let Command::Verify { file } = command;
     match File::open(&file).map(BufReader::new).and_then(verify) {
         Ok(Verdict::Whole { lines }) => {
-            say(&format!("{}: whole: {lines} lines", file.display()));
+            print_line(&format!("{}: whole: {lines} lines", file.display()));
             ExitCode::SUCCESS
         }
         Ok(Verdict::Broken { line, why }) => {
-            say(&format!("{}:{line}: broken: {why}", file.display()));
+            print_line(&format!("{}:{line}: broken: {why}", file.display()));
             ExitCode::FAILURE
         }
         Err(error) => {
-            complain(&format!("cannot read `{}`: {error}", file.display()));
-            ExitCode::from(WRONG)
+            print_error(&format!("cannot read `{}`: {error}", file.display()));
+            ExitCode::from(USAGE_ERROR)
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{path::Path, process::ExitCode};
 
-use super::{WRONG, complain, say};
+use super::output::{USAGE_ERROR, print_error, print_line};
 use crate::{client::Clients, config};
 
 pub(super) fn check(file: &Path) -> ExitCode {
     match config::load(file, &Clients::default()) {
         Ok(config) => {
-            config.warnings.iter().for_each(|warning| complain(&format!("warning: {warning}")));
-            say(&format!(
+            config.warnings.iter().for_each(|warning| print_error(&format!("warning: {warning}")));
+            print_line(&format!(
                 "{}: good: {} listeners, {} issuers, {} exporters, Vertex {}",
                 file.display(),
                 config.listeners.len(),
@@ -20,8 +20,8 @@ pub(super) fn check(file: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problems) => {
-            complain(&problems.to_string());
-            ExitCode::from(WRONG)
+            print_error(&problems.to_string());
+            ExitCode::from(USAGE_ERROR)
         }
     }
 }

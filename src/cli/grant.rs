@@ -8,9 +8,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    complain,
-    profile::{self, End, Profile},
-    say,
+    output::{print_error, print_line},
+    profile::Profile,
+    run::{CommandError, run_command},
 };
 use crate::{
     cli::login::{self, GateClient, LoginError, TokenKind, printable},
@@ -63,7 +63,7 @@ pub(super) enum Command {
         #[command(flatten)]
         gate: Options,
     },
-    /// End a grant before its time, or take back what you asked for.
+    /// CommandError a grant before its time, or take back what you asked for.
     Revoke {
         /// The grant's id.
         id: String,
@@ -95,16 +95,16 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(command: Command) -> ExitCode {
-    profile::run(async move {
+    run_command(async move {
         match command {
             Command::Request { role, resource, duration, reason, gate } => {
-                let wish = json!({ "role": role, "resource": resource, "for": duration, "reason": reason });
-                change(&gate, "/grants", &wish).await
+                let body = json!({ "role": role, "resource": resource, "for": duration, "reason": reason });
+                change(&gate, "/grants", &body).await
             }
             Command::List { pending, gate } => list(&gate, pending).await,
             Command::Approve { id, duration, gate } => {
-                let terms = duration.map_or_else(|| json!({}), |duration| json!({ "for": duration }));
-                change(&gate, &format!("/grants/{}:approve", segment(&id)?), &terms).await
+                let body = duration.map_or_else(|| json!({}), |duration| json!({ "for": duration }));
+                change(&gate, &format!("/grants/{}:approve", segment(&id)?), &body).await
             }
             Command::Deny { id, gate } => change(&gate, &format!("/grants/{}:deny", segment(&id)?), &json!({})).await,
             Command::Revoke { id, gate } => {
@@ -114,40 +114,40 @@ pub(super) fn run(command: Command) -> ExitCode {
     })
 }
 
-async fn change(options: &Options, path: &str, wish: &Value) -> Result<(), End> {
-    let grant = connect(options).await?.send(Method::POST, path, Some(wish)).await?;
-    say(&if options.json { grant.to_string() } else { line(&understood(grant)?) });
+async fn change(options: &Options, path: &str, body: &Value) -> Result<(), CommandError> {
+    let grant = connect(options).await?.send(Method::POST, path, Some(body)).await?;
+    print_line(&if options.json { grant.to_string() } else { line(&parse_response(grant)?) });
     Ok(())
 }
 
-async fn list(options: &Options, pending: bool) -> Result<(), End> {
+async fn list(options: &Options, pending: bool) -> Result<(), CommandError> {
     let path = if pending { "/grants?state=pending" } else { "/grants" };
     let answer = connect(options).await?.send(Method::GET, path, None).await?;
     if options.json {
-        say(&answer.to_string());
+        print_line(&answer.to_string());
         return Ok(());
     }
-    let Listed { grants, more } = understood(answer)?;
-    grants.iter().for_each(|grant| say(&line(grant)));
+    let GrantList { grants, more } = parse_response(answer)?;
+    grants.iter().for_each(|grant| print_line(&line(grant)));
     if grants.is_empty() {
-        complain("there is none");
+        print_error("there is none");
     }
     if more {
-        complain("there are older ones, which are not shown");
+        print_error("there are older ones, which are not shown");
     }
     Ok(())
 }
 
 /// What the gate lists.
 #[derive(Deserialize)]
-struct Listed {
-    grants: Vec<Shown>,
+struct GrantList {
+    grants: Vec<GrantSummary>,
     more: bool,
 }
 
 /// A grant, as far as it is shown.
 #[derive(Deserialize)]
-struct Shown {
+struct GrantSummary {
     id: String,
     state: String,
     asker: String,
@@ -155,60 +155,60 @@ struct Shown {
     resource: String,
     reason: String,
     seconds: i64,
-    approved: Option<Approved>,
-    ended: Option<Ended>,
+    approved: Option<ApprovedBy>,
+    ended: Option<Ending>,
 }
 
 #[derive(Deserialize)]
-struct Approved {
+struct ApprovedBy {
     by: String,
     until: String,
 }
 
 #[derive(Deserialize)]
-struct Ended {
+struct Ending {
     by: String,
     at: String,
 }
 
-fn understood<T: DeserializeOwned>(answer: Value) -> Result<T, End> {
-    let told = |e: serde_json::Error| {
-        End::No(format!("the gate's answer cannot be understood: {}", printable(&e.to_string())))
+fn parse_response<T: DeserializeOwned>(answer: Value) -> Result<T, CommandError> {
+    let unreadable = |e: serde_json::Error| {
+        CommandError::Failed(format!("the gate's answer cannot be understood: {}", printable(&e.to_string())))
     };
-    serde_json::from_value(answer).map_err(told)
+    serde_json::from_value(answer).map_err(unreadable)
 }
 
-async fn connect(options: &Options) -> Result<GateClient, End> {
+async fn connect(options: &Options) -> Result<GateClient, CommandError> {
     Ok(GateClient::new(&options.gate, options.ca.as_deref(), token(options).await?)?)
 }
 
-async fn token(options: &Options) -> Result<Secret, End> {
+async fn token(options: &Options) -> Result<Secret, CommandError> {
     if let Some(file) = &options.token_file {
-        return SecretSource::File(file.clone()).read().await.map_err(|e| End::Wrong(chain(&e)));
+        return SecretSource::File(file.clone()).read().await.map_err(|e| CommandError::Usage(chain(&e)));
     }
     let (profile, kind) = (&options.profile, if options.id_token { TokenKind::Id } else { TokenKind::Access });
-    let cache = profile.existing()?.ok_or_else(|| End::from(LoginError::NoLogin(profile.name.clone())))?;
+    let cache = profile.open_cache()?.ok_or_else(|| CommandError::from(LoginError::NoLogin(profile.name.clone())))?;
     let handed = login::token(&cache, &profile.name, kind).await?;
     if let Some(warning) = &handed.warning {
-        complain(&format!("the login's token ends within a minute, and there is no newer one: {warning}"));
+        print_error(&format!("the login's token ends within a minute, and there is no newer one: {warning}"));
     }
     Ok(handed.token)
 }
 
 /// An id as one segment of a path, and no more.
-fn segment(id: &str) -> Result<&str, End> {
-    let whole = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    whole
+fn segment(id: &str) -> Result<&str, CommandError> {
+    let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    is_id
         .then_some(id)
-        .ok_or_else(|| End::Wrong(format!("`{}` is no grant's id; `grant list` shows them", printable(id))))
+        .ok_or_else(|| CommandError::Usage(format!("`{}` is no grant's id; `grant list` shows them", printable(id))))
 }
 
 /// A grant on one line. What others wrote is made safe to print.
-fn line(grant: &Shown) -> String {
-    let Shown { id, state, asker, role, resource, reason, seconds, approved, ended } = grant;
+fn line(grant: &GrantSummary) -> String {
+    let GrantSummary { id, state, asker, role, resource, reason, seconds, approved, ended } = grant;
     let end = match (ended, approved) {
-        (Some(Ended { by, at }), _) => format!("at {at}, by {by}"),
-        (None, Some(Approved { by, until })) => format!("until {until}, by {by}"),
+        (Some(Ending { by, at }), _) => format!("at {at}, by {by}"),
+        (None, Some(ApprovedBy { by, until })) => format!("until {until}, by {by}"),
         (None, None) => format!("for {:#}", jiff::SignedDuration::from_secs(*seconds)),
     };
     printable(&format!("{id}  {state:<9}  {asker}: {role} on {resource} {end} ({reason})"))

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use super::{
-    profile::{self, End, Profile},
-    say,
+    output::print_line,
+    profile::Profile,
+    run::{CommandError, run_command},
 };
 use crate::{
     cli::login::{self, LoginError, Revocation},
@@ -22,10 +23,10 @@ pub(super) struct Options {
 }
 
 pub(super) fn logout(options: &Options) -> ExitCode {
-    profile::run(async {
+    run_command(async {
         let Options { profile, all } = options;
-        let none = || End::from(LoginError::NoLogin(profile.name.clone()));
-        let cache = match profile.existing()? {
+        let none = || CommandError::from(LoginError::NoLogin(profile.name.clone()));
+        let cache = match profile.open_cache()? {
             Some(cache) => cache,
             None if *all => return Ok(()),
             None => return Err(none()),
@@ -34,13 +35,15 @@ pub(super) fn logout(options: &Options) -> ExitCode {
         let mut not_revoked = Vec::new();
         for name in names {
             match login::logout(&cache, &name).await? {
-                Revocation::Revoked => say(&format!("`{name}` is logged out: revoked at its provider, and removed")),
+                Revocation::Revoked => {
+                    print_line(&format!("`{name}` is logged out: revoked at its provider, and removed"))
+                }
                 Revocation::Failed(error) => {
                     let why = chain(&error);
                     not_revoked.push(format!("`{name}` is removed, but was not revoked at its provider: {why}"));
                 }
             }
         }
-        if not_revoked.is_empty() { Ok(()) } else { Err(End::No(not_revoked.join("\n"))) }
+        if not_revoked.is_empty() { Ok(()) } else { Err(CommandError::Failed(not_revoked.join("\n"))) }
     })
 }

@@ -5,15 +5,18 @@
 mod audit;
 mod check;
 mod demo;
+mod env;
 mod grant;
 mod login;
 mod logout;
+mod output;
 mod policy;
 mod profile;
+mod run;
 mod serve;
 mod token;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -60,14 +63,11 @@ enum Command {
     Login(Box<login::command::Options>),
     /// Print a valid token of a login, for programs: `curl -H "Authorization: Bearer $(wicketgate token)"`.
     Token(token::Options),
-    /// End a login: revoke it at its provider and remove it from this machine.
+    /// CommandError a login: revoke it at its provider and remove it from this machine.
     Logout(logout::Options),
     /// Print the version.
     Version,
 }
-
-/// Wrong usage or configuration.
-const WRONG: u8 = 2;
 
 /// Runs the command that the arguments name.
 #[must_use]
@@ -84,17 +84,8 @@ pub fn run() -> ExitCode {
         Command::Token(options) => token::token(&options),
         Command::Logout(options) => logout::logout(&options),
         Command::Version => {
-            say(&format!("wicketgate {}", env!("CARGO_PKG_VERSION")));
+            output::print_line(&format!("wicketgate {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
         }
     }
-}
-
-/// Prints a line. Whoever has closed the pipe has read enough, as `head` does: that is no failure.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

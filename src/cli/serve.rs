@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{WRONG, complain};
+use super::output::{USAGE_ERROR, print_error};
 use crate::{app::App, telemetry::chain};
 
 pub(super) fn serve(config: &Path) -> ExitCode {
@@ -13,7 +13,7 @@ pub(super) fn serve(config: &Path) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("background").build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&format!("cannot start: {error}"));
+            print_error(&format!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -31,8 +31,8 @@ pub(super) fn serve(config: &Path) -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => {
-                complain(&chain(&error));
-                ExitCode::from(WRONG)
+                print_error(&chain(&error));
+                ExitCode::from(USAGE_ERROR)
             }
         }
     })

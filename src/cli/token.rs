@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use super::{
-    complain,
-    profile::{self, End, Profile},
-    say,
+    output::{print_error, print_line},
+    profile::Profile,
+    run::{CommandError, run_command},
 };
 use crate::cli::login::{self, LoginError, TokenKind};
 
@@ -23,19 +23,20 @@ pub(super) struct Options {
 }
 
 pub(super) fn token(options: &Options) -> ExitCode {
-    profile::run(async {
+    run_command(async {
         let Options { profile, id_token, header } = options;
-        let cache = profile.existing()?.ok_or_else(|| End::from(LoginError::NoLogin(profile.name.clone())))?;
+        let cache =
+            profile.open_cache()?.ok_or_else(|| CommandError::from(LoginError::NoLogin(profile.name.clone())))?;
         let kind = if *id_token { TokenKind::Id } else { TokenKind::Access };
         let token = login::token(&cache, &profile.name, kind).await?;
         if let Some(warning) = &token.warning {
-            complain(&format!("this token expires within a minute, and there is no newer one: {warning}"));
+            print_error(&format!("this token expires within a minute, and there is no newer one: {warning}"));
         }
         let text = token.token.expose();
         if *header {
-            say(&format!("Authorization: Bearer {text}"));
+            print_line(&format!("Authorization: Bearer {text}"));
         } else {
-            say(text);
+            print_line(text);
         }
         Ok(())
     })

@@ -1,6 +1,6 @@
 //! Everything around the demo's gate, started together and described in one directory.
 //!
-//! Promises: when [`World::start`] returns, every emulator listens and the directory holds a `wicketgate.toml` for
+//! Promises: when [`Environment::start`] returns, every emulator listens and the directory holds a `wicketgate.toml` for
 //! them; while it runs, the tokens in the directory are always good for most of an hour.
 
 use std::{path::PathBuf, time::Duration};
@@ -26,8 +26,8 @@ pub(crate) const HORIZON: usize = 60;
 /// Tokens are renewed at a quarter of their life.
 const RENEWAL: Duration = Duration::from_secs(issuer::LIFETIME.as_secs() / 4);
 
-/// The running world.
-pub struct World {
+/// The running environment.
+pub struct Environment {
     /// Where its files are.
     pub directory: Directory,
     /// The identity provider.
@@ -36,7 +36,7 @@ pub struct World {
     pub google: Google,
     /// The exporter that the gate stands in front of.
     pub exporter: Exporter,
-    upkeep: JoinSet<()>,
+    background: JoinSet<()>,
 }
 
 /// The ports that the gate and its admin listener are to have.
@@ -55,7 +55,7 @@ impl Ports {
     }
 }
 
-impl World {
+impl Environment {
     /// Starts every emulator on a free loopback port and fills the directory.
     ///
     /// # Errors
@@ -71,19 +71,19 @@ impl World {
         let issuer = Issuer::builder().tls(pki.loopback()?).start().await?;
         let mut google = Google::builder(issuer.url(), issuer.keys());
         if let Some(url) = ports.url() {
-            google = google.discovers(&url, &directory.join("ca.pem"))?;
+            google = google.discovered_issuer(&url, &directory.join("ca.pem"))?;
         }
         let google = google.start().await?;
         let password = random_text(18)?;
         directory.write_secret("exporter.password", &password).await?;
         let exporter = Exporter::start(0, Some(&password)).await?;
 
-        let mut upkeep = JoinSet::new();
-        let wallet = Wallet { directory: directory.clone(), tokens: tokens(&issuer) };
-        wallet.renew().await?;
-        upkeep.spawn(wallet.keep());
+        let mut background = JoinSet::new();
+        let files = TokenFiles { directory: directory.clone(), tokens: tokens(&issuer) };
+        files.renew().await?;
+        background.spawn(files.renew_periodically());
         directory.write_config(&configuration(ports, &issuer, &google, &exporter)).await?;
-        Ok(Self { directory, issuer, google, exporter, upkeep })
+        Ok(Self { directory, issuer, google, exporter, background })
     }
 
     /// The token file of a role.
@@ -102,7 +102,7 @@ impl World {
 
     /// Stops every emulator. The directory stays.
     pub async fn stop(mut self) {
-        self.upkeep.shutdown().await;
+        self.background.shutdown().await;
         tokio::join!(self.exporter.stop(), self.google.stop(), self.issuer.stop());
     }
 }
@@ -110,7 +110,7 @@ impl World {
 /// File name → a token to be minted for it, time and again.
 type Tokens = Vec<(String, Box<dyn Fn() -> Token + Send + Sync>)>;
 
-struct Wallet {
+struct TokenFiles {
     directory: Directory,
     tokens: Tokens,
 }
@@ -127,7 +127,7 @@ fn tokens(issuer: &Issuer) -> Tokens {
     tokens
 }
 
-impl Wallet {
+impl TokenFiles {
     async fn renew(&self) -> Result<(), DemoError> {
         for (file, token) in &self.tokens {
             self.directory.write_secret(file, &token().mint()?).await?;
@@ -135,17 +135,17 @@ impl Wallet {
         Ok(())
     }
 
-    async fn keep(self) {
+    async fn renew_periodically(self) {
         loop {
             tokio::time::sleep(RENEWAL).await;
-            if let Err(problem) = self.renew().await {
-                tracing::warn!(%problem, "the demo's tokens could not be renewed");
+            if let Err(error) = self.renew().await {
+                tracing::warn!(%error, "the demo's tokens could not be renewed");
             }
         }
     }
 }
 
-const ISSUE: &str = "
+const ISSUE_SECTION: &str = "
 # The gate signs too: it exchanges tokens at /oauth2/token, and shows Google one for each caller.
 [token_issuer]
 keys = \"keys\"
@@ -159,7 +159,7 @@ fn configuration(ports: Ports, issuer: &Issuer, google: &Google, exporter: &Expo
         Some(url) => (format!("url = \"{url}\"\n"), "subject = \"caller\""),
         None => (String::new(), "subject_token = { file = \"subject.jwt\" }"),
     };
-    let issue = if ports.gate == 0 { "" } else { ISSUE };
+    let issue = if ports.gate == 0 { "" } else { ISSUE_SECTION };
     format!(
         r#"# It fits the emulators of that one run; while they run, `wicketgate serve` can use a copy of it with other ports.
 # Every key is explained in wicketgate.example.toml.

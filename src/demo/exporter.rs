@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::{
     DemoError,
-    server::{Answer, Call, Server, respond},
+    server::{Handler, ReceivedRequest, Server, respond},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -98,17 +98,17 @@ fn requests_total(service: &str, start: Timestamp, at: Timestamp) -> f64 {
     (base * clock::seconds_between(start, at) + sum(at) - sum(start)).max(0.0).round()
 }
 
-impl Answer for Shared {
-    fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>> {
+impl Handler for Shared {
+    fn handle(self: Arc<Self>, request: ReceivedRequest) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
-            if self.authorization.as_deref().is_some_and(|wanted| call.header("authorization") != wanted) {
+            if self.authorization.as_deref().is_some_and(|wanted| request.header("authorization") != wanted) {
                 let mut response = respond(StatusCode::UNAUTHORIZED, "text/plain", "this exporter wants a password\n");
                 let ask = HeaderValue::from_static("Basic realm=\"exporter\"");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
                 return response;
             }
-            match (&call.method, call.path.as_str()) {
-                (&Method::GET, "/metrics") => self.metrics(&call),
+            match (&request.method, request.path.as_str()) {
+                (&Method::GET, "/metrics") => self.metrics(&request),
                 (&Method::GET, "/") => respond(StatusCode::OK, "text/html", "<a href=\"metrics\">metrics</a>\n"),
                 (&Method::GET, _) => respond(StatusCode::NOT_FOUND, "text/plain", "no such page\n"),
                 _ => respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n"),
@@ -118,15 +118,15 @@ impl Answer for Shared {
 }
 
 impl Shared {
-    fn metrics(&self, call: &Call) -> Response<Body> {
-        let open = call.header("accept").contains("application/openmetrics-text");
+    fn metrics(&self, request: &ReceivedRequest) -> Response<Body> {
+        let open = request.header("accept").contains("application/openmetrics-text");
         let text = self.exposition(clock::now(), open);
         let content_type = if open {
             "application/openmetrics-text; version=1.0.0; charset=utf-8"
         } else {
             "text/plain; version=0.0.4; charset=utf-8"
         };
-        if !call.header("accept-encoding").contains("gzip") {
+        if !request.header("accept-encoding").contains("gzip") {
             return respond(StatusCode::OK, content_type, text);
         }
         let mut zip = GzEncoder::new(Vec::new(), Compression::fast());

@@ -1,6 +1,6 @@
 //! The loopback server under every emulator: it accepts, reads the whole request, remembers it, and has it answered.
 //!
-//! Promises: it binds 127.0.0.1 and nothing else; bodies and memory are bounded; when it is stopped or dropped, its
+//! Promises: it binds 127.0.0.1 and nothing else; bodies and recorder are bounded; when it is stopped or dropped, its
 //! connections end. Tests set a [`Behaviour`] to make it fail, hang up or take its time.
 
 use std::{
@@ -34,13 +34,13 @@ const BODY_LIMIT: usize = 16 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Requests remembered; older ones are forgotten.
-const SEEN_REQUESTS: usize = 1024;
+const RECORDED_REQUESTS: usize = 1024;
 /// Bytes remembered of each body.
-const SEEN_BODY: usize = 64 << 10;
+const RECORDED_BODY: usize = 64 << 10;
 
 /// A request that an emulator was sent.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct RecordedRequest {
     /// The method.
     pub method: Method,
     /// Path and query, as sent.
@@ -55,7 +55,7 @@ pub struct Seen {
     pub body_length: usize,
 }
 
-impl Seen {
+impl RecordedRequest {
     /// A header's value, or nothing when it is missing or not text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -66,19 +66,19 @@ impl Seen {
 /// How a server treats requests, for tests of what happens then.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Behaviour {
-    /// It answers.
+    /// It handler.
     #[default]
     Up,
-    /// It answers everything with this status and no body.
-    Failing(StatusCode),
-    /// It answers after this long.
+    /// It handler everything with this status and no body.
+    Fail(StatusCode),
+    /// It handler after this long.
     Slow(Duration),
     /// It closes the connection without an answer.
-    HangingUp,
+    Disconnect,
 }
 
 /// One whole request.
-pub(crate) struct Call {
+pub(crate) struct ReceivedRequest {
     pub(crate) method: Method,
     /// As sent: percent-encoding untouched.
     pub(crate) path: String,
@@ -86,7 +86,7 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
 }
 
-impl Call {
+impl ReceivedRequest {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
@@ -103,38 +103,41 @@ impl Call {
 }
 
 /// What stands behind a server: the issuer, Google, the exporter.
-pub(crate) trait Answer: Send + Sync + 'static {
-    fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>>;
+pub(crate) trait Handler: Send + Sync + 'static {
+    fn handle(self: Arc<Self>, call: ReceivedRequest) -> BoxFuture<'static, Response<Body>>;
 }
 
 /// A running server. Dropping it ends it.
 pub struct Server {
     address: SocketAddr,
     tls: bool,
-    memory: Arc<Memory>,
+    recorder: Arc<Recorder>,
     tasks: JoinSet<()>,
 }
 
-struct Memory {
-    seen: Mutex<VecDeque<Seen>>,
+struct Recorder {
+    requests: Mutex<VecDeque<RecordedRequest>>,
     count: watch::Sender<u64>,
     behaviour: Mutex<Behaviour>,
 }
 
 impl Server {
     /// Listens on 127.0.0.1:`port`, any free port when 0; with TLS where `leaf` is given.
-    pub(crate) async fn start(port: u16, leaf: Option<&Leaf>, answers: Arc<dyn Answer>) -> Result<Self, DemoError> {
-        let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let failed = |cause| DemoError::Listen(wanted, cause);
-        let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    pub(crate) async fn start(port: u16, leaf: Option<&Leaf>, handler: Arc<dyn Handler>) -> Result<Self, DemoError> {
+        let requested = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let failed = |cause| DemoError::Listen(requested, cause);
+        let listener = TcpListener::bind(requested).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let acceptor = leaf.map(Leaf::server_config).transpose()?.map(TlsAcceptor::from);
-        let memory =
-            Arc::new(Memory { seen: Mutex::default(), count: watch::Sender::new(0), behaviour: Mutex::default() });
+        let recorder = Arc::new(Recorder {
+            requests: Mutex::default(),
+            count: watch::Sender::new(0),
+            behaviour: Mutex::default(),
+        });
         let mut tasks = JoinSet::new();
         let tls = acceptor.is_some();
-        tasks.spawn(accept(listener, acceptor, memory.clone(), answers));
-        Ok(Self { address, tls, memory, tasks })
+        tasks.spawn(accept(listener, acceptor, recorder.clone(), handler));
+        Ok(Self { address, tls, recorder, tasks })
     }
 
     /// Where it listens.
@@ -151,16 +154,16 @@ impl Server {
 
     /// The requests it was sent, oldest first; the last 1024 of them.
     #[must_use]
-    pub fn seen(&self) -> Vec<Seen> {
-        self.memory.seen.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.recorder.requests.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Waits until `find` finds what it looks for among the requests seen. Tests put a deadline around it.
-    pub async fn until<T>(&self, mut find: impl FnMut(&[Seen]) -> Option<T>) -> T {
-        let mut count = self.memory.count.subscribe();
+    pub async fn wait_for<T>(&self, mut find: impl FnMut(&[RecordedRequest]) -> Option<T>) -> T {
+        let mut count = self.recorder.count.subscribe();
         loop {
             count.borrow_and_update();
-            if let Some(found) = find(&self.seen()) {
+            if let Some(found) = find(&self.requests()) {
                 return found;
             }
             // the sender lives as long as `self`
@@ -169,13 +172,13 @@ impl Server {
     }
 
     /// Forgets the requests seen so far.
-    pub fn forget(&self) {
-        self.memory.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    pub fn clear_requests(&self) {
+        self.recorder.requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// From now on treats requests like this.
-    pub fn behave(&self, behaviour: Behaviour) {
-        *self.memory.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        *self.recorder.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
     }
 
     /// Closes the socket and every connection.
@@ -184,7 +187,12 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, memory: Arc<Memory>, answers: Arc<dyn Answer>) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    recorder: Arc<Recorder>,
+    handler: Arc<dyn Handler>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((socket, _)) = listener.accept().await else {
@@ -193,24 +201,29 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, memory: Ar
             continue;
         };
         while connections.try_join_next().is_some() {}
-        connections.spawn(connection(socket, acceptor.clone(), memory.clone(), answers.clone()));
+        connections.spawn(connection(socket, acceptor.clone(), recorder.clone(), handler.clone()));
     }
 }
 
-async fn connection(socket: TcpStream, acceptor: Option<TlsAcceptor>, memory: Arc<Memory>, answers: Arc<dyn Answer>) {
-    // without it, small answers wait for the client's delayed acknowledgement
+async fn connection(
+    socket: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    recorder: Arc<Recorder>,
+    handler: Arc<dyn Handler>,
+) {
+    // without it, small handler wait for the client's delayed acknowledgement
     let _ = socket.set_nodelay(true);
-    let Some(acceptor) = acceptor else { return converse(socket, memory, answers).await };
+    let Some(acceptor) = acceptor else { return serve(socket, recorder, handler).await };
     if let Ok(Ok(socket)) = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(socket)).await {
-        converse(socket, memory, answers).await;
+        serve(socket, recorder, handler).await;
     }
 }
 
-async fn converse<S>(socket: S, memory: Arc<Memory>, answers: Arc<dyn Answer>)
+async fn serve<S>(socket: S, recorder: Arc<Recorder>, handler: Arc<dyn Handler>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| exchange(request, memory.clone(), answers.clone()));
+    let service = service_fn(move |request| handle(request, recorder.clone(), handler.clone()));
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new());
     server.http2().timer(TokioTimer::new());
@@ -221,47 +234,47 @@ where
 /// The connection is to be closed without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("hanging up")]
-struct HungUp;
+struct Disconnected;
 
-async fn exchange(
+async fn handle(
     request: Request<Incoming>,
-    memory: Arc<Memory>,
-    answers: Arc<dyn Answer>,
-) -> Result<Response<Body>, HungUp> {
+    recorder: Arc<Recorder>,
+    handler: Arc<dyn Handler>,
+) -> Result<Response<Body>, Disconnected> {
     let (head, body) = request.into_parts();
     let body = read_bounded(body, BODY_LIMIT, BODY_DEADLINE).await;
     let whole = body.is_ok();
     let body = body.unwrap_or_default();
-    memory.remember(Seen {
+    recorder.record(RecordedRequest {
         method: head.method.clone(),
         path: head.uri.path_and_query().map_or_else(String::new, ToString::to_string),
         version: head.version,
         headers: head.headers.clone(),
-        body: body.slice(..body.len().min(SEEN_BODY)),
+        body: body.slice(..body.len().min(RECORDED_BODY)),
         body_length: body.len(),
     });
     if !whole {
-        return Err(HungUp);
+        return Err(Disconnected);
     }
-    let behaviour = *memory.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
+    let behaviour = *recorder.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
     match behaviour {
         Behaviour::Up => {}
-        Behaviour::Failing(status) => return Ok(respond(status, "text/plain", Bytes::new())),
+        Behaviour::Fail(status) => return Ok(respond(status, "text/plain", Bytes::new())),
         Behaviour::Slow(wait) => tokio::time::sleep(wait).await,
-        Behaviour::HangingUp => return Err(HungUp),
+        Behaviour::Disconnect => return Err(Disconnected),
     }
-    let call = Call { method: head.method, path: head.uri.path().to_owned(), headers: head.headers, body };
-    Ok(answers.answer(call).await)
+    let call = ReceivedRequest { method: head.method, path: head.uri.path().to_owned(), headers: head.headers, body };
+    Ok(handler.handle(call).await)
 }
 
-impl Memory {
-    fn remember(&self, request: Seen) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() == SEEN_REQUESTS {
-            seen.pop_front();
+impl Recorder {
+    fn record(&self, request: RecordedRequest) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if requests.len() == RECORDED_REQUESTS {
+            requests.pop_front();
         }
-        seen.push_back(request);
-        drop(seen);
+        requests.push_back(request);
+        drop(requests);
         self.count.send_modify(|count| *count += 1);
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     directory::Directory,
-    environment::{Ports, ROLES, World},
+    environment::{Environment, Ports, ROLES},
     exporter::{Exporter, SERVICES, requests_per_second},
     google::{self, AUDIENCE, Class, Google},
     issuer::Issuer,
@@ -306,15 +306,15 @@ async fn servers_remember_misbehave_and_stop() {
     let caller = Caller::new();
     let waiting = exporter.clone();
     let seen = tokio::join!(
-        async move { waiting.server().until(|seen| seen.first().cloned()).await },
+        async move { waiting.server().wait_for(|requests| requests.first().cloned()).await },
         caller.send(Request::post(format!("{}/metrics?a=b", exporter.url())).header("x-mark", "1"), "body"),
     )
     .0;
     assert_eq!((seen.path.as_str(), seen.header("x-mark"), seen.body_length), ("/metrics?a=b", Some("1"), 4));
-    exporter.server().behave(Behaviour::Failing(StatusCode::BAD_GATEWAY));
+    exporter.server().set_behaviour(Behaviour::Fail(StatusCode::BAD_GATEWAY));
     let page = || Request::get(format!("{}/metrics", exporter.url()));
     assert_eq!(caller.send(page(), "").await.status(), StatusCode::BAD_GATEWAY);
-    exporter.server().behave(Behaviour::HangingUp);
+    exporter.server().set_behaviour(Behaviour::Disconnect);
     let request = page().body(Body::Empty).unwrap();
     assert!(caller.0.fetch(request, 10, Duration::from_secs(5)).await.is_err());
     let address = exporter.server().address();
@@ -323,11 +323,11 @@ async fn servers_remember_misbehave_and_stop() {
 }
 
 #[tokio::test]
-async fn the_world_fills_its_directory_and_spares_a_strangers() {
+async fn the_environment_fills_its_directory_and_spares_a_strangers() {
     use std::os::unix::fs::PermissionsExt;
     let directory = Directory::temporary().await.unwrap();
     let path = directory.path().to_owned();
-    let world = World::start(directory, Ports { gate: 0, admin: 0 }).await.unwrap();
+    let environment = Environment::start(directory, Ports { gate: 0, admin: 0 }).await.unwrap();
     let mode = |name: &str| std::fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
     let roles = ROLES.map(|role| format!("tokens/{role}.jwt"));
     for secret in roles.iter().map(String::as_str).chain(["subject.jwt", "gate.key", "exporter.password"]) {
@@ -336,10 +336,10 @@ async fn the_world_fills_its_directory_and_spares_a_strangers() {
     for public in ["ca.pem", "gate.pem", "wicketgate.toml", "policies/roles.toml", "policies/wicketgate.cedar"] {
         assert_eq!(mode(public), 0o644, "{public}");
     }
-    let keys = serde_json::to_vec(&world.issuer.keys().jwks()).unwrap();
-    let token = std::fs::read_to_string(world.token_file("ingest")).unwrap();
+    let keys = serde_json::to_vec(&environment.issuer.keys().jwks()).unwrap();
+    let token = std::fs::read_to_string(environment.token_file("ingest")).unwrap();
     assert_eq!(verified(&token, &keys)["roles"], json!(["ingest"]));
-    world.stop().await;
+    environment.stop().await;
     Directory::at(&path).await.expect("a demo's directory is taken again");
 
     std::fs::write(path.join("wicketgate.toml"), "[gate]\n").unwrap();

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use wicketgate::internals::{Directory, ENDPOINT, LOCATION, PROJECT, Ports, World};
+use wicketgate::internals::{Directory, ENDPOINT, Environment, LOCATION, PROJECT, Ports};
 
 use crate::support::{
     Gate, Harness,
@@ -132,10 +132,10 @@ async fn generated_content_streams_over_grpc() {
 async fn the_demos_model_forecasts_over_grpc_too() {
     let [at, admin] = [free_address(), free_address()];
     let directory = Directory::temporary().await.unwrap();
-    let world = World::start(directory, Ports { gate: at.port(), admin: admin.port() }).await.unwrap();
-    let config = world.directory.join("wicketgate.toml");
+    let environment = Environment::start(directory, Ports { gate: at.port(), admin: admin.port() }).await.unwrap();
+    let config = environment.directory.join("wicketgate.toml");
     let mut command = wicketgate(&["serve", "--config"]);
-    command.arg(&config).current_dir(world.directory.path());
+    command.arg(&config).current_dir(environment.directory.path());
     let _gate = Program::start("the demo's gate", &mut command, "build it first");
     listening("the demo's gate", admin).await;
     eventually("the demo's gate to be ready", || async {
@@ -144,16 +144,16 @@ async fn the_demos_model_forecasts_over_grpc_too() {
     })
     .await;
 
-    let (address, ca) = (format!("localhost:{}", at.port()), world.directory.join("ca.pem"));
+    let (address, ca) = (format!("localhost:{}", at.port()), environment.directory.join("ca.pem"));
     let instances = json!([{"input": [4, 4, 4, 4], "horizon": 2}]).to_string();
     for (role, expected) in [("infer", json!([4.0, 4.0])), ("ingest", Value::Null)] {
-        let token = world.token(role).unwrap();
+        let token = environment.token(role).unwrap();
         let asked = ["endpoint", "grpc", &address, &token, PROJECT, LOCATION, ENDPOINT, &instances];
         let answer = vertex_sdk("predict.py", &ca, &asked).await;
         assert_eq!(answer["predictions"][0]["mean"], expected, "{role}: {answer}");
         assert_eq!(answer["refused"] == "PermissionDenied", role == "ingest", "{answer}");
     }
-    let path = world.directory.path().to_owned();
-    world.stop().await;
+    let path = environment.directory.path().to_owned();
+    environment.stop().await;
     std::fs::remove_dir_all(path).unwrap();
 }

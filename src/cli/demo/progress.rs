@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::complain;
+use crate::cli::output::print_error;
 
 /// The display. Dropping it takes the bar away.
 pub(super) struct Progress {
@@ -36,7 +36,7 @@ impl Progress {
                 bar.set_position(self.step);
                 bar.set_message(what);
             }
-            None => complain(&format!("[{}/{}] {what}", self.step, self.steps)),
+            None => print_error(&format!("[{}/{}] {what}", self.step, self.steps)),
         }
     }
 

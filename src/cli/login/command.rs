@@ -10,8 +10,10 @@ use super::{
     stored::Settings, tokens,
 };
 use crate::cli::{
-    complain,
-    profile::{self, End, Profile, environment},
+    env::env_var,
+    output::print_error,
+    profile::Profile,
+    run::{CommandError, run_command},
 };
 
 const DEFAULT_SCOPES: &str = "openid offline_access";
@@ -54,19 +56,19 @@ pub(in crate::cli) struct Options {
 }
 
 pub(in crate::cli) fn login(options: &Options) -> ExitCode {
-    profile::run(async {
+    run_command(async {
         tokio::select! {
             done = log_in(options) => done,
             // a login that is dropped leaves nothing behind
-            Ok(()) = tokio::signal::ctrl_c() => Err(End::No("cancelled; nothing was stored".into())),
+            Ok(()) = tokio::signal::ctrl_c() => Err(CommandError::Failed("cancelled; nothing was stored".into())),
         }
     })
 }
 
-async fn log_in(options: &Options) -> Result<(), End> {
+async fn log_in(options: &Options) -> Result<(), CommandError> {
     let name = &options.profile.name;
     // before the person does anything
-    let cache = options.profile.make()?;
+    let cache = options.profile.create_cache()?;
     let settings = settings(options, || Ok(cache.read(name)?.map(|login| login.settings))).await?;
     let provider = Provider::discover(&settings.issuer, settings.ca.as_deref()).await?;
     let pending = if in_browser(options, &provider) {
@@ -78,16 +80,19 @@ async fn log_in(options: &Options) -> Result<(), End> {
     let login = pending.finish().await?;
     tokens::store(&cache, name, &login).await?;
     let subject = login.tokens.id.as_ref().map(|id| format!(" as `{}`", id.subject.escape_debug())).unwrap_or_default();
-    complain(&format!("logged in at {}{subject}; `wicketgate token` now prints a token", login.settings.issuer));
+    print_error(&format!("logged in at {}{subject}; `wicketgate token` now prints a token", login.settings.issuer));
     if login.tokens.refresh.is_none() {
-        complain("the provider gave no refresh token: this login ends with its first token");
+        print_error("the provider gave no refresh token: this login ends with its first token");
     }
     Ok(())
 }
 
 /// The settings: from the options, the gate's metadata, and the last login of this name, in this order.
-async fn settings(options: &Options, last: impl Fn() -> Result<Option<Settings>, End>) -> Result<Settings, End> {
-    let wrong = |text: &str| End::Wrong(text.to_owned());
+async fn settings(
+    options: &Options,
+    last: impl Fn() -> Result<Option<Settings>, CommandError>,
+) -> Result<Settings, CommandError> {
+    let wrong = |text: &str| CommandError::Usage(text.to_owned());
     let (issuer, resource) = match (&options.gate, &options.issuer) {
         (Some(gate), _) => from_gate(gate, options).await?,
         (None, Some(issuer)) => (issuer.clone(), None),
@@ -105,7 +110,7 @@ async fn settings(options: &Options, last: impl Fn() -> Result<Option<Settings>,
 }
 
 /// The last login's settings, changed by the options.
-fn repeat(options: &Options, last: Settings) -> Result<Settings, End> {
+fn repeat(options: &Options, last: Settings) -> Result<Settings, CommandError> {
     let Options { client_id, scope, resource, audience, .. } = options;
     let ca = options.ca.as_deref().map(absolute).transpose()?;
     // a token has one target
@@ -129,25 +134,33 @@ fn scopes(options: &Options) -> Vec<String> {
 }
 
 /// The issuer that a gate trusts, and the gate's `resource`.
-async fn from_gate(gate: &str, options: &Options) -> Result<(String, Option<String>), End> {
+async fn from_gate(gate: &str, options: &Options) -> Result<(String, Option<String>), CommandError> {
     let ResourceMetadata { resource, authorization_servers: trusted } =
         ResourceMetadata::fetch(gate, options.gate_ca.as_deref()).await?;
     let list = || trusted.iter().map(|issuer| format!("\n  --issuer {}", issuer.escape_debug())).collect::<String>();
     let issuer = match (&options.issuer, trusted.as_slice()) {
         (Some(chosen), _) if trusted.contains(chosen) => chosen.clone(),
         (Some(chosen), _) => {
-            return Err(End::Wrong(format!("the gate `{gate}` does not trust `{chosen}`; it trusts:{}", list())));
+            return Err(CommandError::Usage(format!(
+                "the gate `{gate}` does not trust `{chosen}`; it trusts:{}",
+                list()
+            )));
         }
         (None, [one]) => one.clone(),
         (None, []) => {
-            return Err(End::No(format!("the gate `{gate}` names no provider that it trusts; ask its operator")));
+            return Err(CommandError::Failed(format!(
+                "the gate `{gate}` names no provider that it trusts; ask its operator"
+            )));
         }
         (None, _) => {
-            return Err(End::Wrong(format!("the gate `{gate}` trusts several providers; choose one of:{}", list())));
+            return Err(CommandError::Usage(format!(
+                "the gate `{gate}` trusts several providers; choose one of:{}",
+                list()
+            )));
         }
     };
     if resource.is_none() && options.resource.is_none() && options.audience.is_none() {
-        complain(
+        print_error(
             "the gate's metadata has no `resource` (its `[gate] url` is not set): write `--resource` or `--audience` if \
              the provider needs one",
         );
@@ -155,8 +168,8 @@ async fn from_gate(gate: &str, options: &Options) -> Result<(String, Option<Stri
     Ok((issuer, resource))
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, End> {
-    std::path::absolute(path).map_err(|e| End::Wrong(format!("`{}` is not a path: {e}", path.display())))
+fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
+    std::path::absolute(path).map_err(|e| CommandError::Usage(format!("`{}` is not a path: {e}", path.display())))
 }
 
 /// By the flags, or else by the provider's endpoints and whether there is a screen.
@@ -170,7 +183,7 @@ fn in_browser(options: &Options, provider: &Provider) -> bool {
 }
 
 fn has_screen() -> bool {
-    let set = |name| environment(name).is_some();
+    let set = |name| env_var(name).is_some();
     // the person at the other end of SSH sees the screen of another machine
     !set("SSH_CONNECTION") && (cfg!(target_os = "macos") || set("WAYLAND_DISPLAY") || set("DISPLAY"))
 }
@@ -182,16 +195,16 @@ fn instruct(pending: &PendingLogin) {
             let minutes = device.expires_in().as_secs().div_ceil(60);
             match device.verification_uri_complete() {
                 // RFC 8628 section 3.3.1: the code is printed too, for comparison
-                Some(complete) => complain(&format!("Open  {complete}\nand check that it shows this code:  {code}")),
-                None => complain(&format!("Open  {}\nand enter this code:  {code}", device.verification_uri())),
+                Some(complete) => print_error(&format!("Open  {complete}\nand check that it shows this code:  {code}")),
+                None => print_error(&format!("Open  {}\nand enter this code:  {code}", device.verification_uri())),
             }
-            complain(&format!("PendingLogin for at most {minutes} min; Ctrl-C cancels."));
+            print_error(&format!("PendingLogin for at most {minutes} min; Ctrl-C cancels."));
         }
         PendingLogin::Browser(browser) => {
             let opened = has_screen() && open(browser.url());
             let how = if opened { "A browser should open; if not, open" } else { "On this machine, open" };
             let minutes = LOGIN_DEADLINE.as_secs() / 60;
-            complain(&format!("{how}\n\n  {}\n\nWaiting for at most {minutes} min; Ctrl-C cancels.", browser.url()));
+            print_error(&format!("{how}\n\n  {}\n\nWaiting for at most {minutes} min; Ctrl-C cancels.", browser.url()));
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     app::{Replayed, replay},
-    cli::{WRONG, complain, say},
+    cli::output::{USAGE_ERROR, print_error, print_line},
     client::Clients,
     config,
     gate::policy::{Change, Changed, Decided, Difference, Is, Part, Policy, differences},
@@ -43,8 +43,8 @@ pub(super) fn diff(options: &Options) -> ExitCode {
         Ok(true) => ExitCode::FAILURE,
         Ok(false) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
-            ExitCode::from(WRONG)
+            print_error(&error);
+            ExitCode::from(USAGE_ERROR)
         }
     }
 }
@@ -55,7 +55,7 @@ fn compared(options: &Options) -> Result<bool, String> {
     let found = differences(&old, &new);
     let Some(log) = &options.against else {
         if options.json {
-            say(&json!({ "differences": found }).to_string());
+            print_line(&json!({ "differences": found }).to_string());
         } else {
             tell_differences(&found);
         }
@@ -67,7 +67,7 @@ fn compared(options: &Options) -> Result<bool, String> {
         .map_err(|error| format!("{}: not replayed: {}", log.display(), chain(&error)))?;
     if options.json {
         let changes: Vec<_> = changes.iter().map(|(change, seen)| json!({ "change": change, "seen": seen })).collect();
-        say(&json!({ "differences": found, "changes": changes, "replay": replayed }).to_string());
+        print_line(&json!({ "differences": found, "changes": changes, "replay": replayed }).to_string());
     } else {
         tell_differences(&found);
         warn_of_rules(&found);
@@ -98,7 +98,7 @@ fn load(directory: &Path) -> Result<Policy, String> {
 
 fn tell_differences(found: &[Difference]) {
     if found.is_empty() {
-        say("the policies, rules and separations are the same");
+        print_line("the policies, rules and separations are the same");
     }
     for difference in found {
         let sign = match difference.is {
@@ -115,14 +115,14 @@ fn tell_differences(found: &[Difference]) {
             Part::Action => "groups of the action",
         };
         let place = difference.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
-        say(&format!("{sign} {what} {}{place}", difference.name));
+        print_line(&format!("{sign} {what} {}{place}", difference.name));
     }
 }
 
 /// Says what a log cannot tell.
 fn warn_of_rules(found: &[Difference]) {
     if found.iter().any(|difference| difference.of == Part::Rule) {
-        say(
+        print_line(
             "the rules of roles.toml differ, and a log holds no claims: both sides are asked with the roles that were \
              recorded, so what the changed rules do to roles is not replayed",
         );
@@ -130,18 +130,22 @@ fn warn_of_rules(found: &[Difference]) {
 }
 
 fn tell_changes(changes: &[(Change, Changed)], replayed: &Replayed, log: &Path) {
-    say("");
+    print_line("");
     for (change, seen) in changes {
-        say(&format!("{}  {} on {}", change.principal, change.action, change.resource));
+        print_line(&format!("{}  {} on {}", change.principal, change.action, change.resource));
         let times = if seen.count == 1 {
             format!("once, {}", seen.first)
         } else {
             format!("{} times, {} to {}", seen.count, seen.first, seen.last)
         };
-        say(&format!("    {} -> {}; {times}", decided(&change.old), decided(&change.new)));
+        print_line(&format!("    {} -> {}; {times}", decided(&change.old), decided(&change.new)));
     }
     let requests: u64 = changes.iter().map(|(_, seen)| seen.count).sum();
-    say(&format!("{}: {} requests replayed, {requests} of them decided otherwise", log.display(), replayed.replayed));
+    print_line(&format!(
+        "{}: {} requests replayed, {requests} of them decided otherwise",
+        log.display(),
+        replayed.replayed
+    ));
     for (count, text) in [
         (replayed.refused_before, "refused before policy was asked, so there is nothing to replay"),
         (replayed.incomplete, "not replayed: their records lack something that policy was told"),
@@ -153,7 +157,7 @@ fn tell_changes(changes: &[(Change, Changed)], replayed: &Replayed, log: &Path) 
         ),
     ] {
         if count > 0 {
-            say(&format!("{count} {text}"));
+            print_line(&format!("{count} {text}"));
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     arguments::{Asked, Ready},
     render,
 };
-use crate::cli::{WRONG, complain, say};
+use crate::cli::output::{USAGE_ERROR, print_error, print_line};
 
 /// What `wicketgate policy explain` is told.
 #[derive(Debug, clap::Args)]
@@ -22,16 +22,16 @@ pub(super) fn explain(options: &Options) -> ExitCode {
     let ready = match options.asked.ready() {
         Ok(ready) => ready,
         Err(error) => {
-            complain(&error);
-            return ExitCode::from(WRONG);
+            print_error(&error);
+            return ExitCode::from(USAGE_ERROR);
         }
     };
     let told = ready.policy.explain(ready.question());
     let allowed = is_let_in(&ready) && told.ruling.allowed;
     if options.json {
-        say(&render::json(&ready, &told, allowed).to_string());
+        print_line(&render::json(&ready, &told, allowed).to_string());
     } else {
-        render::text(&ready, &told, allowed).iter().for_each(|line| say(line));
+        render::text(&ready, &told, allowed).iter().for_each(|line| print_line(line));
     }
     if allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

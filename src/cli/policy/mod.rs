@@ -11,7 +11,6 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 
-use super::{complain, profile, say};
 use crate::config::{self, Problems};
 
 #[derive(Subcommand)]

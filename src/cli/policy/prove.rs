@@ -4,12 +4,13 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use super::{
-    Place, complain,
-    profile::{End, environment, run},
-    say,
-};
+use super::Place;
 use crate::{
+    cli::{
+        env::env_var,
+        output::{print_error, print_line},
+        run::{CommandError, run_command},
+    },
     config,
     gate::policy::prove::{Report, Settings, Verdict},
 };
@@ -28,12 +29,12 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn prove(options: &Options) -> ExitCode {
-    run(async {
-        let wrong = |text: String| End::Wrong(text);
+    run_command(async {
+        let wrong = |text: String| CommandError::Usage(text);
         let directory = options.place.directory().map_err(|e| wrong(e.to_string()))?;
         let proofs = config::proofs(&directory).map_err(|e| wrong(e.to_string()))?;
-        proofs.warnings.iter().for_each(|warning| complain(&format!("warning: {warning}")));
-        let named = options.solver.clone().or_else(|| environment("CVC5").map(PathBuf::from));
+        proofs.warnings.iter().for_each(|warning| print_error(&format!("warning: {warning}")));
+        let named = options.solver.clone().or_else(|| env_var("CVC5").map(PathBuf::from));
         let program = named.unwrap_or_else(|| "cvc5".into());
         let settings = Settings { program, limit: Duration::from_secs(options.timeout) };
         let mut solver = proofs.subject.with_solver(settings).await.map_err(|e| wrong(e.to_string()))?;
@@ -45,7 +46,7 @@ pub(super) fn prove(options: &Options) -> ExitCode {
         }
         match failed {
             0 => Ok(()),
-            _ => Err(End::No(format!("{failed} of {} are not proved", proofs.statements.len()))),
+            _ => Err(CommandError::Failed(format!("{failed} of {} are not proved", proofs.statements.len()))),
         }
     })
 }
@@ -53,12 +54,12 @@ pub(super) fn prove(options: &Options) -> ExitCode {
 fn tell(name: &str, report: &Report) {
     let seconds = report.took.as_secs_f64();
     match &report.verdict {
-        Verdict::Proved => say(&format!(
+        Verdict::Proved => print_line(&format!(
             "proved {name} ({} environments, {} questions, {seconds:.1} s)",
             report.environments, report.questions
         )),
-        Verdict::Broken(example) => say(&format!("NOT PROVED {name}\n{example}")),
-        Verdict::BrokenSomehow(text) => say(&format!("NOT PROVED {name}\n  {text}")),
-        Verdict::Undecided(text) => say(&format!("UNDECIDED {name}\n  {text}")),
+        Verdict::Broken(example) => print_line(&format!("NOT PROVED {name}\n{example}")),
+        Verdict::BrokenSomehow(text) => print_line(&format!("NOT PROVED {name}\n  {text}")),
+        Verdict::Undecided(text) => print_line(&format!("UNDECIDED {name}\n  {text}")),
     }
 }

@@ -4,12 +4,15 @@
 
 use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
 
-use super::{
-    Place,
-    profile::{End, run},
-    say,
+use super::Place;
+use crate::{
+    cli::{
+        output::print_line,
+        run::{CommandError, run_command},
+    },
+    config,
+    gate::policy::cases::Told,
 };
-use crate::{config, gate::policy::cases::Told};
 
 /// What `wicketgate policy test` is told.
 #[derive(clap::Args)]
@@ -22,29 +25,30 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn test(options: &Options) -> ExitCode {
-    run(async {
-        let directory = options.place.directory().map_err(|e| End::Wrong(e.to_string()))?;
-        let config::Cases { policy, cases } = config::cases(&directory).map_err(|e| End::Wrong(e.to_string()))?;
+    run_command(async {
+        let directory = options.place.directory().map_err(|e| CommandError::Usage(e.to_string()))?;
+        let config::Cases { policy, cases } =
+            config::cases(&directory).map_err(|e| CommandError::Usage(e.to_string()))?;
         let (mut failed, mut decided) = (0, BTreeSet::<Arc<str>>::new());
         for case in &cases {
             let ruling = case.ask(&policy);
             decided.extend(ruling.policies.iter().cloned());
             if !case.expected.fits(&ruling) {
                 failed += 1;
-                say(&format!("FAILED {} ({}:{})", case.name, case.file.display(), case.line));
-                say(&format!("  expected {}\n  got      {}", case.expected, Told(&ruling)));
+                print_line(&format!("FAILED {} ({}:{})", case.name, case.file.display(), case.line));
+                print_line(&format!("  expected {}\n  got      {}", case.expected, Told(&ruling)));
             }
         }
         if options.coverage {
             let names = policy.names();
             let idle: Vec<&Arc<str>> = names.iter().filter(|name| !decided.contains(*name)).collect();
-            say(&format!("{} of {} policies decided a case", names.len() - idle.len(), names.len()));
-            idle.iter().for_each(|name| say(&format!("  no case was decided by `{name}`")));
+            print_line(&format!("{} of {} policies decided a case", names.len() - idle.len(), names.len()));
+            idle.iter().for_each(|name| print_line(&format!("  no case was decided by `{name}`")));
         }
         if failed > 0 {
-            return Err(End::No(format!("{failed} of {} cases failed", cases.len())));
+            return Err(CommandError::Failed(format!("{failed} of {} cases failed", cases.len())));
         }
-        say(&format!("{} cases, all as expected", cases.len()));
+        print_line(&format!("{} cases, all as expected", cases.len()));
         Ok(())
     })
 }

@@ -23,9 +23,9 @@ const MAX_HORIZON: usize = 1024;
 /// The model's context; of longer inputs only the end is read.
 const MAX_CONTEXT: usize = 2048;
 /// Autocorrelation below this is no season.
-const SEASONAL: f64 = 0.3;
+const MIN_AUTOCORRELATION: f64 = 0.3;
 /// Seasons that STL needs to tell a season from a trend.
-const SEASONS: usize = 3;
+const MIN_SEASONS: usize = 3;
 /// Interval level, its ends in standard deviations of a normal distribution, and the quantiles at its ends.
 const LEVELS: [(f64, f64, &str, &str); 4] = [
     (0.8, 1.281_552, "p10", "p90"),
@@ -55,7 +55,7 @@ pub(crate) struct Instance {
 pub(crate) struct Prediction {
     /// The most likely course; the same as `mean`.
     pub point_forecast: Vec<f64>,
-    /// The most likely course.
+    /// The most likely forecast.
     pub mean: Vec<f64>,
     /// `p10` … `p90` by name, each as long as the horizon.
     #[serde(flatten)]
@@ -70,59 +70,68 @@ pub(crate) struct Prediction {
 /// # Errors
 /// What is wrong with the request, in the server's words. Like the real server, bad input is the model's failure.
 pub(crate) fn predict(instances: &[Value]) -> Result<Vec<Prediction>, String> {
-    instances.iter().map(|instance| forecast(&read(instance)?)).collect()
+    instances.iter().map(|instance| forecast(&parse_instance(instance)?)).collect()
 }
 
-fn read(instance: &Value) -> Result<Instance, String> {
-    let read: Instance = Instance::deserialize(instance).map_err(|problem| format!("invalid instance: {problem}"))?;
-    if let Some(name) = read.rest.keys().find(|name| name.contains("covariates")) {
+fn parse_instance(instance: &Value) -> Result<Instance, String> {
+    let parsed: Instance = Instance::deserialize(instance).map_err(|error| format!("invalid instance: {error}"))?;
+    if let Some(name) = parsed.rest.keys().find(|name| name.contains("covariates")) {
         return Err(format!("{name} are not served by this model"));
     }
-    if read.input.len() < 2 {
+    if parsed.input.len() < 2 {
         return Err("input must hold at least 2 points".to_owned());
     }
-    if !read.timestamp.is_empty() && read.timestamp.len() != read.input.len() {
+    if !parsed.timestamp.is_empty() && parsed.timestamp.len() != parsed.input.len() {
         return Err("timestamp must be as long as input".to_owned());
     }
-    if !(1..=MAX_HORIZON).contains(&read.horizon.unwrap_or(DEFAULT_HORIZON)) {
+    if !(1..=MAX_HORIZON).contains(&parsed.horizon.unwrap_or(DEFAULT_HORIZON)) {
         return Err(format!("horizon must be between 1 and {MAX_HORIZON}"));
     }
-    Ok(read)
+    Ok(parsed)
 }
 
 fn forecast(instance: &Instance) -> Result<Prediction, String> {
     let horizon = instance.horizon.unwrap_or(DEFAULT_HORIZON);
-    let known = instance.input.get(instance.input.len().saturating_sub(MAX_CONTEXT)..).unwrap_or_default();
-    let scale = Scale::of(known);
-    let plain: Vec<f64> = known.iter().map(|value| scale.to_unit(*value)).collect();
-    let season = instance.season.or_else(|| season(&plain)).filter(|season| (2..=plain.len() / 2).contains(season));
+    let history = instance.input.get(instance.input.len().saturating_sub(MAX_CONTEXT)..).unwrap_or_default();
+    let standardization = Standardization::of(history);
+    let standardized: Vec<f64> = history.iter().map(|value| standardization.standardize(*value)).collect();
+    let season = instance
+        .season
+        .or_else(|| detect_season(&standardized))
+        .filter(|season| (2..=standardized.len() / 2).contains(season));
 
-    let course = fit(&plain, season, horizon).unwrap_or_else(|| repeat(&plain, season, horizon));
-    let back = |values: &[f64]| values.iter().map(|value| scale.to_natural(*value)).collect::<Vec<f64>>();
-    let mean = back(&course.point);
+    let forecast =
+        fit(&standardized, season, horizon).unwrap_or_else(|| seasonal_naive(&standardized, season, horizon));
+    let restored = |values: &[f64]| values.iter().map(|value| standardization.restore(*value)).collect::<Vec<f64>>();
+    let mean = restored(&forecast.point);
     let mut quantiles = std::collections::BTreeMap::from([("p50", mean.clone())]);
-    for ((.., low, high), (lower, upper)) in LEVELS.iter().zip(&course.bands) {
-        quantiles.insert(low, back(lower));
-        quantiles.insert(high, back(upper));
+    for ((.., low, high), (lower, upper)) in LEVELS.iter().zip(&forecast.bands) {
+        quantiles.insert(low, restored(lower));
+        quantiles.insert(high, restored(upper));
     }
-    Ok(Prediction { point_forecast: mean.clone(), mean, quantiles, timestamp: continued(&instance.timestamp, horizon) })
+    Ok(Prediction {
+        point_forecast: mean.clone(),
+        mean,
+        quantiles,
+        timestamp: forecast_timestamps(&instance.timestamp, horizon),
+    })
 }
 
-/// A forecast in units of the scale; `bands` are lower and upper ends in the order of [`LEVELS`].
-struct Course {
+/// A forecast in units of the standardization; `bands` are lower and upper ends in the order of [`LEVELS`].
+struct SeriesForecast {
     point: Vec<f64>,
     bands: Vec<(Vec<f64>, Vec<f64>)>,
 }
 
 /// The seasonal model; nothing when it cannot be fitted or does not give finite numbers.
-fn fit(values: &[f64], season: Option<usize>, horizon: usize) -> Option<Course> {
+fn fit(values: &[f64], season: Option<usize>, horizon: usize) -> Option<SeriesForecast> {
     // additive errors only: the others need positive data and simulate their intervals. Damped, since a trend of the
     // last minute that goes on for ever is the usual way for such a model to make a fool of itself
     let smoothing = AutoETS::new(1, "AZN").ok()?.damped(true).ok()?;
     let forecasts = match season {
-        Some(season) if values.len() < SEASONS * season => return None,
+        Some(season) if values.len() < MIN_SEASONS * season => return None,
         Some(season) => {
-            let model = MSTLModel::new(vec![season], smoothing.into_trend_model()).mstl_params(same_each_time(values));
+            let model = MSTLModel::new(vec![season], smoothing.into_trend_model()).mstl_params(fixed_season(values));
             at_levels(&model.fit(values).ok()?, horizon)?
         }
         None => at_levels(&smoothing.fit(values).ok()?, horizon)?,
@@ -134,12 +143,12 @@ fn fit(values: &[f64], season: Option<usize>, horizon: usize) -> Option<Course> 
         .map(|forecast| forecast.intervals.filter(|ends| finite(&ends.lower) && finite(&ends.upper)))
         .map(|ends| ends.map(|ends| (ends.lower, ends.upper)))
         .collect::<Option<_>>()?;
-    Some(Course { point, bands })
+    Some(SeriesForecast { point, bands })
 }
 
 /// A season that does not change: a smoother much longer than the series, so that noise is averaged over all seasons
 /// and does not pass for season.
-fn same_each_time(values: &[f64]) -> stlrs::MstlParams {
+fn fixed_season(values: &[f64]) -> stlrs::MstlParams {
     let mut params = stlrs::MstlParams::new();
     let mut stl = stlrs::params();
     stl.seasonal_degree(0);
@@ -153,7 +162,7 @@ fn at_levels(fitted: &impl Predict, horizon: usize) -> Option<Vec<Forecast>> {
 
 /// The last season again, or the last value: the (seasonal) naive method, whose errors are the differences between
 /// one season and the next and grow with each season ahead.
-fn repeat(values: &[f64], season: Option<usize>, horizon: usize) -> Course {
+fn seasonal_naive(values: &[f64], season: Option<usize>, horizon: usize) -> SeriesForecast {
     let lag = season.unwrap_or(1);
     let last = values.get(values.len().saturating_sub(lag)..).unwrap_or_default();
     let point: Vec<f64> = last.iter().copied().cycle().take(horizon).collect();
@@ -165,27 +174,27 @@ fn repeat(values: &[f64], season: Option<usize>, horizon: usize) -> Course {
         point.iter().enumerate().map(|(step, value)| value + by * deviation * seasons_ahead(step).sqrt()).collect()
     };
     let bands = LEVELS.map(|(_, ends, ..)| (shifted(-ends), shifted(ends)));
-    Course { bands: bands.to_vec(), point }
+    SeriesForecast { bands: bands.to_vec(), point }
 }
 
 /// The step at which the series resembles itself most, if it does.
 ///
 /// The first peak of the autocorrelation that comes near the highest one: its multiples are peaks as well.
-fn season(values: &[f64]) -> Option<usize> {
-    let level = without_line(values);
-    let power: f64 = level.iter().map(|value| value * value).sum();
+fn detect_season(values: &[f64]) -> Option<usize> {
+    let detrended = detrended(values);
+    let power: f64 = detrended.iter().map(|value| value * value).sum();
     // one lag more than the longest season, so that the longest can be a peak
-    let longest = (level.len() / 2 + 1).min(level.len() - 1);
-    let likeness: Vec<f64> = (0..=longest)
+    let longest = (detrended.len() / 2 + 1).min(detrended.len() - 1);
+    let autocorrelation: Vec<f64> = (0..=longest)
         .map(|lag| {
-            let pairs = level.iter().zip(level.get(lag..).unwrap_or_default());
+            let pairs = detrended.iter().zip(detrended.get(lag..).unwrap_or_default());
             // fewer pairs at longer lags: made up for, so that later peaks are not lower
-            let share = level.len() as f64 / (level.len() - lag) as f64;
+            let share = detrended.len() as f64 / (detrended.len() - lag) as f64;
             pairs.map(|(a, b)| a * b).sum::<f64>() * share / power
         })
         .collect();
-    let peaks = likeness.windows(3).enumerate().filter_map(|(before, three)| match three {
-        [left, peak, right] if peak > left && peak >= right && *peak > SEASONAL => Some((before + 1, *peak)),
+    let peaks = autocorrelation.windows(3).enumerate().filter_map(|(before, three)| match three {
+        [left, peak, right] if peak > left && peak >= right && *peak > MIN_AUTOCORRELATION => Some((before + 1, *peak)),
         _ => None,
     });
     let peaks: Vec<(usize, f64)> = peaks.collect();
@@ -197,7 +206,7 @@ fn season(values: &[f64]) -> Option<usize> {
 }
 
 /// The values less their least-squares line.
-fn without_line(values: &[f64]) -> Vec<f64> {
+fn detrended(values: &[f64]) -> Vec<f64> {
     let count = values.len() as f64;
     let middle = (count - 1.0) / 2.0;
     let mean = values.iter().sum::<f64>() / count;
@@ -212,12 +221,12 @@ fn without_line(values: &[f64]) -> Vec<f64> {
 }
 
 /// Brings a series to mean 0 and deviation 1: STL computes in 32-bit floats.
-struct Scale {
+struct Standardization {
     mean: f64,
     deviation: f64,
 }
 
-impl Scale {
+impl Standardization {
     fn of(values: &[f64]) -> Self {
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
@@ -225,17 +234,17 @@ impl Scale {
         Self { mean, deviation: if variance > 0.0 { variance.sqrt() } else { 1.0 } }
     }
 
-    fn to_unit(&self, value: f64) -> f64 {
+    fn standardize(&self, value: f64) -> f64 {
         (value - self.mean) / self.deviation
     }
 
-    fn to_natural(&self, value: f64) -> f64 {
+    fn restore(&self, value: f64) -> f64 {
         value * self.deviation + self.mean
     }
 }
 
 /// The timestamps of the forecast: the last step of the input's, repeated. Nothing where they are not RFC 3339.
-fn continued(timestamps: &[String], horizon: usize) -> Vec<String> {
+fn forecast_timestamps(timestamps: &[String], horizon: usize) -> Vec<String> {
     let [.., before, last] = timestamps else { return Vec::new() };
     let (Ok(before), Ok(last)) = (before.parse::<jiff::Timestamp>(), last.parse::<jiff::Timestamp>()) else {
         return Vec::new();
@@ -270,8 +279,8 @@ mod tests {
 
     #[test]
     fn the_forecast_of_a_sine_is_the_sine() {
-        let known: Vec<f64> = (0..512).map(|at| sine(60.0, at)).collect();
-        let forecast = one(&json!({ "input": known, "horizon": 120 }));
+        let history: Vec<f64> = (0..512).map(|at| sine(60.0, at)).collect();
+        let forecast = one(&json!({ "input": history, "horizon": 120 }));
         for (step, value) in forecast.mean.iter().enumerate() {
             let truth = sine(60.0, 512 + step);
             assert!((value - truth).abs() < 0.5, "step {step}: {value} is not {truth}");
@@ -281,8 +290,8 @@ mod tests {
     #[test]
     fn noise_does_not_hide_the_season_and_widens_the_band() {
         let noise = |at: usize| ((at * 7919 + 104_729) % 1009) as f64 / 1009.0 * 6.0 - 3.0;
-        let known: Vec<f64> = (0..300).map(|at| sine(60.0, at) + noise(at)).collect();
-        let forecast = one(&json!({ "input": known, "horizon": 60 }));
+        let history: Vec<f64> = (0..300).map(|at| sine(60.0, at) + noise(at)).collect();
+        let forecast = one(&json!({ "input": history, "horizon": 60 }));
         let off: f64 = forecast.mean.iter().enumerate().map(|(step, v)| (v - sine(60.0, 300 + step)).abs()).sum();
         assert!(off / 60.0 < 3.0, "off by {} on average", off / 60.0);
         let names = ["p10", "p20", "p30", "p40", "p50", "p60", "p70", "p80", "p90"];
@@ -295,10 +304,10 @@ mod tests {
     #[test]
     fn the_season_is_found() {
         for period in [7, 24, 60] {
-            let known: Vec<f64> = (0..period * 6).map(|at| sine(period as f64, at) + 0.3 * at as f64).collect();
-            assert_eq!(season(&known), Some(period));
+            let history: Vec<f64> = (0..period * 6).map(|at| sine(period as f64, at) + 0.3 * at as f64).collect();
+            assert_eq!(detect_season(&history), Some(period));
         }
-        assert_eq!(season(&vec![4.0; 100]), None);
+        assert_eq!(detect_season(&vec![4.0; 100]), None);
     }
 
     #[test]

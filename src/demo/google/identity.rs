@@ -8,13 +8,13 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AUDIENCE, Discovered, Grant, Shared, denied, invalid, not_found, unauthenticated};
+use super::{AUDIENCE, DiscoveredIssuer, IssuedToken, Shared, denied, invalid, not_found, unauthenticated};
 use crate::{
     clock,
     demo::{
         issuer::oauth_error,
         random_text,
-        server::{Call, json},
+        server::{ReceivedRequest, json},
     },
     http::Body,
 };
@@ -25,13 +25,13 @@ const SUBJECT_TYPES: [&str; 2] = ["urn:ietf:params:oauth:token-type:jwt", "urn:i
 /// Google: the subject token's `iat` is in the past and at most this old.
 const MAX_AGE: i64 = 24 * 60 * 60;
 /// How long an issuer's documents may take, and how many bytes they may have.
-const DISCOVERY: Duration = Duration::from_secs(5);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_DOCUMENT: usize = 64 * 1024;
 /// generateAccessToken without the organisation policy that extends it.
 const MAX_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// `POST /v1/token`: RFC 8693, as a form or as JSON in camel case.
-pub(super) async fn exchange(google: &Shared, call: &Call) -> Response<Body> {
+pub(super) async fn exchange(google: &Shared, call: &ReceivedRequest) -> Response<Body> {
     let fields = fields(call);
     let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
     let refused = |error: &str, description: &str| oauth_error(StatusCode::BAD_REQUEST, error, description);
@@ -49,10 +49,10 @@ pub(super) async fn exchange(google: &Shared, call: &Call) -> Response<Body> {
     }
     let subject = match verified_subject(google, field("subject_token")).await {
         Ok(subject) => subject,
-        Err(problem) => return refused("invalid_grant", &problem),
+        Err(error) => return refused("invalid_grant", &error),
     };
     let lifetime = google.lock().federated_lifetime;
-    let Some(token) = give(google, subject.clone(), subject, lifetime, Kind::Federated) else {
+    let Some(token) = issue(google, subject.clone(), subject, lifetime, IssuedTokenKind::Federated) else {
         return oauth_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "no randomness");
     };
     json(
@@ -67,7 +67,7 @@ pub(super) async fn exchange(google: &Shared, call: &Call) -> Response<Body> {
 }
 
 /// The parameters under their form names: JSON callers spell them in camel case.
-fn fields(call: &Call) -> Vec<(String, String)> {
+fn fields(call: &ReceivedRequest) -> Vec<(String, String)> {
     if !call.header("content-type").starts_with("application/json") {
         return call.form();
     }
@@ -92,10 +92,11 @@ async fn verified_subject(google: &Shared, token: &str) -> Result<String, String
         return Err("The ID Token must be signed with RS256 or ES256.".to_owned());
     }
     let kid = header.kid.unwrap_or_default();
-    let other = google.discovered.as_ref().filter(|other| claimed_issuer(token).as_deref() == Some(&other.issuer));
+    let other =
+        google.discovered_issuer.as_ref().filter(|other| claimed_issuer(token).as_deref() == Some(&other.issuer));
     let (issuer, found) = match other {
         Some(other) => (&other.issuer, other.key(&kid).await.map(|key| (Algorithm::ES256, key))),
-        None => (&google.issuer, google.keys.verifier(&kid)),
+        None => (&google.issuer, google.keys.verification_key(&kid)),
     };
     let (algorithm, key) =
         found.ok_or("Error connecting to the given credential's issuer: no key for the token's kid.")?;
@@ -106,7 +107,7 @@ async fn verified_subject(google: &Shared, token: &str) -> Result<String, String
     // Google's default allowed audiences: the provider's name, with and without https:
     rules.set_audience(&[AUDIENCE.to_owned(), format!("https:{AUDIENCE}")]);
     let claims = jsonwebtoken::decode::<Claims>(token, &key, &rules)
-        .map_err(|problem| format!("The given credential is rejected: {problem}."))?
+        .map_err(|error| format!("The given credential is rejected: {error}."))?
         .claims;
     let age = clock::now().as_second() - claims.iat;
     if !(0..=MAX_AGE).contains(&age) {
@@ -121,52 +122,56 @@ fn claimed_issuer(token: &str) -> Option<String> {
     Some(serde_json::from_slice::<Value>(&payload).ok()?.get("iss")?.as_str()?.to_owned())
 }
 
-impl Discovered {
+impl DiscoveredIssuer {
     /// The key with this id, from the key set that the issuer publishes now.
     async fn key(&self, kid: &str) -> Option<DecodingKey> {
         let document = self.get(&format!("{}/.well-known/openid-configuration", self.issuer)).await?;
-        let is_its_own = document.get("issuer")?.as_str()? == self.issuer;
-        let keys = self.get(document.get("jwks_uri")?.as_str().filter(|_| is_its_own)?).await?;
+        let issuer_matches = document.get("issuer")?.as_str()? == self.issuer;
+        let keys = self.get(document.get("jwks_uri")?.as_str().filter(|_| issuer_matches)?).await?;
         let keys: JwkSet = serde_json::from_value(keys).ok()?;
         DecodingKey::from_jwk(keys.find(kid)?).ok()
     }
 
     async fn get(&self, url: &str) -> Option<Value> {
         let request = http::Request::get(url).body(Body::Empty).ok()?;
-        let answer = self.client.fetch(request, MAX_DOCUMENT, DISCOVERY).await.ok()?;
-        serde_json::from_slice(answer.body()).ok().filter(|_| answer.status() == StatusCode::OK)
+        let response = self.client.fetch(request, MAX_DOCUMENT, DISCOVERY_TIMEOUT).await.ok()?;
+        serde_json::from_slice(response.body()).ok().filter(|_| response.status() == StatusCode::OK)
     }
 }
 
 #[derive(Deserialize)]
-struct Wish {
+struct AccessTokenRequest {
     #[serde(default)]
     scope: Vec<String>,
     lifetime: Option<String>,
 }
 
 /// `POST /v1/projects/-/serviceAccounts/{account}:generateAccessToken`.
-pub(super) fn impersonate(google: &Shared, segment: &str, call: &Call) -> Response<Body> {
+pub(super) fn impersonate(google: &Shared, segment: &str, call: &ReceivedRequest) -> Response<Body> {
     let segment = segment.replace("%40", "@").replace("%3A", ":");
     let Some(account) = segment.strip_suffix(":generateAccessToken") else { return not_found(&call.path) };
-    let Some(Grant { subject, .. }) = call.bearer().and_then(|token| holder(google, token, Kind::Federated)) else {
+    let Some(IssuedToken { subject, .. }) =
+        call.bearer().and_then(|token| find_token(google, token, IssuedTokenKind::Federated))
+    else {
         return unauthenticated();
     };
     if !google.accounts.contains_key(account) {
         return denied("Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).");
     }
-    let Ok(wish) = serde_json::from_slice::<Wish>(&call.body) else { return invalid("Invalid JSON payload received.") };
-    if wish.scope.is_empty() {
+    let Ok(request) = serde_json::from_slice::<AccessTokenRequest>(&call.body) else {
+        return invalid("Invalid JSON payload received.");
+    };
+    if request.scope.is_empty() {
         return invalid("Scope required.");
     }
-    let asked = match wish.lifetime.as_deref().map(seconds) {
+    let requested = match request.lifetime.as_deref().map(seconds) {
         None => MAX_LIFETIME,
         Some(Some(lifetime)) if lifetime <= MAX_LIFETIME && !lifetime.is_zero() => lifetime,
         Some(_) => return invalid("The access token lifetime must be between 1 and 3600 seconds."),
     };
-    let lifetime = google.lock().access_lifetime.unwrap_or(asked);
+    let lifetime = google.lock().access_lifetime.unwrap_or(requested);
     let expires_at = clock::after(clock::now(), lifetime);
-    let Some(token) = give(google, account.to_owned(), subject, lifetime, Kind::Access) else {
+    let Some(token) = issue(google, account.to_owned(), subject, lifetime, IssuedTokenKind::Access) else {
         return invalid("no randomness");
     };
     json(
@@ -181,25 +186,25 @@ fn seconds(text: &str) -> Option<Duration> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum IssuedTokenKind {
     Federated,
     Access,
 }
 
-fn give(google: &Shared, name: String, subject: String, lifetime: Duration, kind: Kind) -> Option<String> {
-    let prefix = if kind == Kind::Federated { "ya29.d." } else { "ya29.c." };
+fn issue(google: &Shared, name: String, subject: String, lifetime: Duration, kind: IssuedTokenKind) -> Option<String> {
+    let prefix = if kind == IssuedTokenKind::Federated { "ya29.d." } else { "ya29.c." };
     let token = format!("{prefix}{}", random_text(96).ok()?);
     let now = clock::now();
     let mut state = google.lock();
-    let given = if kind == Kind::Federated { &mut state.federated } else { &mut state.access };
-    given.retain(|_, grant| now < grant.expires_at);
-    given.insert(token.clone(), Grant { name, subject, expires_at: clock::after(now, lifetime) });
+    let tokens = if kind == IssuedTokenKind::Federated { &mut state.federated } else { &mut state.access };
+    tokens.retain(|_, token| now < token.expires_at);
+    tokens.insert(token.clone(), IssuedToken { name, subject, expires_at: clock::after(now, lifetime) });
     Some(token)
 }
 
 /// Who an unexpired token of this kind stands for.
-pub(super) fn holder(google: &Shared, token: &str, kind: Kind) -> Option<Grant> {
+pub(super) fn find_token(google: &Shared, token: &str, kind: IssuedTokenKind) -> Option<IssuedToken> {
     let state = google.lock();
-    let given = if kind == Kind::Federated { &state.federated } else { &state.access };
-    given.get(token).filter(|grant| clock::now() < grant.expires_at).cloned()
+    let tokens = if kind == IssuedTokenKind::Federated { &state.federated } else { &state.access };
+    tokens.get(token).filter(|token| clock::now() < token.expires_at).cloned()
 }

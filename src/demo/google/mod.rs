@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::{
     DemoError,
     issuer::KeyRing,
-    server::{Answer, Call, Server, json},
+    server::{Handler, ReceivedRequest, Server, json},
 };
 use crate::{
     client::Client,
@@ -55,7 +55,7 @@ pub struct Builder {
     port: u16,
     issuer: String,
     keys: KeyRing,
-    discovered: Option<Discovered>,
+    discovered_issuer: Option<DiscoveredIssuer>,
     accounts: Vec<(String, Class)>,
 }
 
@@ -65,7 +65,7 @@ struct Shared {
     issuer: String,
     keys: KeyRing,
     /// One more, whose keys are found as Google finds them.
-    discovered: Option<Discovered>,
+    discovered_issuer: Option<DiscoveredIssuer>,
     /// Service account → the one class of methods it may call.
     accounts: HashMap<String, Class>,
     state: Mutex<State>,
@@ -73,9 +73,9 @@ struct Shared {
 
 struct State {
     /// Federated tokens, by their text.
-    federated: HashMap<String, Grant>,
+    federated: HashMap<String, IssuedToken>,
     /// Access tokens of service accounts, by their text.
-    access: HashMap<String, Grant>,
+    access: HashMap<String, IssuedToken>,
     federated_lifetime: Duration,
     access_lifetime: Option<Duration>,
     model_version: String,
@@ -85,14 +85,14 @@ struct State {
 }
 
 /// An issuer whose keys are found by discovery, at each exchange.
-struct Discovered {
+struct DiscoveredIssuer {
     issuer: String,
     client: Client,
 }
 
 /// Who a token stands for, and how long.
 #[derive(Clone)]
-struct Grant {
+struct IssuedToken {
     /// The service account; for a federated token the subject.
     name: String,
     /// Whose subject token it was got with: what an audit log names.
@@ -106,7 +106,7 @@ impl Google {
     pub fn builder(issuer: &str, keys: &KeyRing) -> Builder {
         let accounts = [Class::Ingest, Class::Infer, Class::Train, Class::Observe, Class::Administer];
         let accounts = accounts.map(|class| (account(class), class)).to_vec();
-        Builder { port: 0, issuer: issuer.to_owned(), keys: keys.clone(), discovered: None, accounts }
+        Builder { port: 0, issuer: issuer.to_owned(), keys: keys.clone(), discovered_issuer: None, accounts }
     }
 
     /// Its base URL; STS is at `{url}/v1/token`, the rest below it.
@@ -146,13 +146,13 @@ impl Google {
     /// The service account that an access token is for; nothing for a token it did not give.
     #[must_use]
     pub fn account_of(&self, token: &str) -> Option<String> {
-        self.shared.lock().access.get(token).map(|grant| grant.name.clone())
+        self.shared.lock().access.get(token).map(|token| token.name.clone())
     }
 
     /// The subject whose token this access token was got with: whom Google's audit log names.
     #[must_use]
     pub fn subject_of(&self, token: &str) -> Option<String> {
-        self.shared.lock().access.get(token).map(|grant| grant.subject.clone())
+        self.shared.lock().access.get(token).map(|token| token.subject.clone())
     }
 
     /// Closes the socket and every connection.
@@ -180,8 +180,8 @@ impl Builder {
     ///
     /// # Errors
     /// When the file holds no certificate.
-    pub fn discovers(mut self, issuer: &str, ca: &Path) -> Result<Self, DemoError> {
-        self.discovered = Some(Discovered { issuer: issuer.to_owned(), client: Client::new(Some(ca))? });
+    pub fn discovered_issuer(mut self, issuer: &str, ca: &Path) -> Result<Self, DemoError> {
+        self.discovered_issuer = Some(DiscoveredIssuer { issuer: issuer.to_owned(), client: Client::new(Some(ca))? });
         Ok(self)
     }
 
@@ -200,7 +200,7 @@ impl Builder {
         let shared = Arc::new(Shared {
             issuer: self.issuer,
             keys: self.keys,
-            discovered: self.discovered,
+            discovered_issuer: self.discovered_issuer,
             accounts: self.accounts.into_iter().collect(),
             state: Mutex::new(State {
                 federated: HashMap::new(),
@@ -225,7 +225,7 @@ impl Shared {
 
 impl Shared {
     /// Answers a REST request.
-    async fn rest(&self, call: &Call) -> Response<Body> {
+    async fn rest(&self, call: &ReceivedRequest) -> Response<Body> {
         let segments: Vec<&str> = call.path.trim_start_matches('/').split('/').collect();
         match (&call.method, segments.as_slice()) {
             (&Method::POST, ["v1", "token"]) => identity::exchange(self, call).await,
@@ -240,8 +240,8 @@ impl Shared {
     }
 }
 
-impl Answer for Shared {
-    fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>> {
+impl Handler for Shared {
+    fn handle(self: Arc<Self>, call: ReceivedRequest) -> BoxFuture<'static, Response<Body>> {
         Box::pin(
             async move { if rpc::is_call(&call) { rpc::answer(&self, &call).await } else { self.rest(&call).await } },
         )

@@ -17,7 +17,7 @@ use super::{
     Shared,
     value::{from_json, to_json},
 };
-use crate::{demo::server::Call, http::Body};
+use crate::{demo::server::ReceivedRequest, http::Body};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -33,12 +33,12 @@ const CODES: [(&str, u16); 6] = [
 ];
 
 /// Whether this is a gRPC call of Vertex's.
-pub(super) fn is_call(call: &Call) -> bool {
+pub(super) fn is_call(call: &ReceivedRequest) -> bool {
     call.path.starts_with("/google.cloud.aiplatform.") && call.header("content-type").starts_with("application/grpc")
 }
 
 /// Answers `/google.cloud.aiplatform.v1*.{service}/{method}`.
-pub(super) async fn answer(google: &Shared, call: &Call) -> Response<Body> {
+pub(super) async fn answer(google: &Shared, call: &ReceivedRequest) -> Response<Body> {
     let method = call.path.rsplit('.').next().unwrap_or_default();
     let Some(message) = unframed(&call.body) else { return failed("INVALID_ARGUMENT", "no whole message came") };
     let asked = match method {
@@ -52,7 +52,7 @@ pub(super) async fn answer(google: &Shared, call: &Call) -> Response<Body> {
         _ => return failed("UNIMPLEMENTED", "the emulator knows no such method"),
     };
     let Ok((verb, path, body)) = asked else { return failed("INVALID_ARGUMENT", "the message cannot be read") };
-    let rest = Call { method: verb, path, headers: call.headers.clone(), body: body.into() };
+    let rest = ReceivedRequest { method: verb, path, headers: call.headers.clone(), body: body.into() };
     let answer = google.rest(&rest).await;
     let json: Json = match answer.body() {
         Body::Full(bytes) => serde_json::from_slice(bytes).unwrap_or_default(),

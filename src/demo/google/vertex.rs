@@ -8,13 +8,13 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    ENDPOINT, Grant, LOCATION, PROJECT, Shared, denied, error, forecast,
-    identity::{self, Kind},
+    ENDPOINT, IssuedToken, LOCATION, PROJECT, Shared, denied, error, forecast,
+    identity::{self, IssuedTokenKind},
     invalid, not_found, unauthenticated,
 };
 use crate::{
     clock,
-    demo::server::{Call, json},
+    demo::server::{ReceivedRequest, json},
     http::Body,
 };
 
@@ -54,7 +54,7 @@ impl Class {
 }
 
 /// The methods there are.
-enum Task<'a> {
+enum ApiMethod<'a> {
     Predict { endpoint: &'a str, raw: bool },
     Get,
     List,
@@ -64,7 +64,7 @@ enum Task<'a> {
     SetIamPolicy,
 }
 
-impl Task<'_> {
+impl ApiMethod<'_> {
     fn class(&self) -> Class {
         match self {
             Self::Predict { .. } => Class::Infer,
@@ -86,60 +86,68 @@ pub(super) async fn answer(
     project: &str,
     location: &str,
     rest: &[&str],
-    call: &Call,
+    call: &ReceivedRequest,
 ) -> Response<Body> {
     let Some(token) = call.bearer() else { return unauthenticated() };
-    let Some(grant) = identity::holder(google, token, Kind::Access) else { return unauthenticated() };
-    let Grant { name: account, subject, .. } = grant;
-    let Some(task) = task(&call.method, rest) else { return not_found(&call.path) };
-    if google.accounts.get(&account) != Some(&task.class()) {
+    let Some(found) = identity::find_token(google, token, IssuedTokenKind::Access) else { return unauthenticated() };
+    let IssuedToken { name: account, subject, .. } = found;
+    let Some(api_method) = api_method(&call.method, rest) else { return not_found(&call.path) };
+    if google.accounts.get(&account) != Some(&api_method.class()) {
         return denied(&format!(
             "Permission to {} denied on resource '//aiplatform.googleapis.com/projects/{project}/locations/{location}/{}' \
              (or it may not exist) for {account}.",
-            task.class().name(),
+            api_method.class().name(),
             rest.join("/")
         ));
     }
     // what Google's audit log says: the principal, and the service account that it acted through
-    tracing::info!(service = "google", principal = subject, account, class = task.class().name(), "Vertex was asked");
+    tracing::info!(
+        service = "google",
+        principal = subject,
+        account,
+        class = api_method.class().name(),
+        "Vertex was asked"
+    );
     if project != PROJECT || location != LOCATION {
         return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The project or the location does not exist.");
     }
     if call.body.len() > PAYLOAD_LIMIT {
         return invalid(&format!("Request payload size exceeds the limit: {PAYLOAD_LIMIT} bytes."));
     }
-    match task {
-        Task::Predict { endpoint, raw } => predict(google, endpoint, raw, call).await,
-        Task::Get => get(google, &name(rest)),
-        Task::List => list(google, rest.first().copied().unwrap_or_default()),
-        Task::GetOperation { .. } => json(StatusCode::OK, &operation(&name(rest))),
-        Task::CreateJob => create_job(google, call),
-        Task::CreateDataset => create_dataset(google, call),
-        Task::SetIamPolicy => set_iam_policy(call),
+    match api_method {
+        ApiMethod::Predict { endpoint, raw } => predict(google, endpoint, raw, call).await,
+        ApiMethod::Get => get(google, &name(rest)),
+        ApiMethod::List => list(google, rest.first().copied().unwrap_or_default()),
+        ApiMethod::GetOperation { .. } => json(StatusCode::OK, &operation(&name(rest))),
+        ApiMethod::CreateJob => create_job(google, call),
+        ApiMethod::CreateDataset => create_dataset(google, call),
+        ApiMethod::SetIamPolicy => set_iam_policy(call),
     }
 }
 
-fn task<'a>(method: &Method, rest: &[&'a str]) -> Option<Task<'a>> {
+fn api_method<'a>(method: &Method, rest: &[&'a str]) -> Option<ApiMethod<'a>> {
     match (method, rest) {
         (&Method::POST, ["endpoints", last]) => match last.split_once(':')? {
-            (endpoint, "predict") => Some(Task::Predict { endpoint, raw: false }),
-            (endpoint, "rawPredict") => Some(Task::Predict { endpoint, raw: true }),
-            (_, "setIamPolicy") => Some(Task::SetIamPolicy),
+            (endpoint, "predict") => Some(ApiMethod::Predict { endpoint, raw: false }),
+            (endpoint, "rawPredict") => Some(ApiMethod::Predict { endpoint, raw: true }),
+            (_, "setIamPolicy") => Some(ApiMethod::SetIamPolicy),
             _ => None,
         },
-        (&Method::POST, ["models" | "datasets", last]) if last.ends_with(":setIamPolicy") => Some(Task::SetIamPolicy),
-        (&Method::POST, ["customJobs"]) => Some(Task::CreateJob),
-        (&Method::POST, ["datasets"]) => Some(Task::CreateDataset),
-        (&Method::GET, ["endpoints" | "models" | "customJobs" | "datasets"]) => Some(Task::List),
-        (&Method::GET, [about, .., "operations", _]) => Some(Task::GetOperation { about }),
+        (&Method::POST, ["models" | "datasets", last]) if last.ends_with(":setIamPolicy") => {
+            Some(ApiMethod::SetIamPolicy)
+        }
+        (&Method::POST, ["customJobs"]) => Some(ApiMethod::CreateJob),
+        (&Method::POST, ["datasets"]) => Some(ApiMethod::CreateDataset),
+        (&Method::GET, ["endpoints" | "models" | "customJobs" | "datasets"]) => Some(ApiMethod::List),
+        (&Method::GET, [about, .., "operations", _]) => Some(ApiMethod::GetOperation { about }),
         (&Method::GET, ["endpoints" | "models" | "customJobs" | "datasets", id]) if !id.contains(':') => {
-            Some(Task::Get)
+            Some(ApiMethod::Get)
         }
         _ => None,
     }
 }
 
-async fn predict(google: &Shared, endpoint: &str, raw: bool, call: &Call) -> Response<Body> {
+async fn predict(google: &Shared, endpoint: &str, raw: bool, call: &ReceivedRequest) -> Response<Body> {
     if endpoint != ENDPOINT {
         return error(
             StatusCode::NOT_FOUND,
@@ -153,9 +161,9 @@ async fn predict(google: &Shared, endpoint: &str, raw: bool, call: &Call) -> Res
     let Some(Value::Array(instances)) = request.remove("instances") else {
         return invalid("The request must hold `instances`.");
     };
-    let answered = tokio::task::spawn_blocking(move || forecast::predict(&instances)).await;
-    let answered = answered.unwrap_or_else(|_| Err("the model stopped".to_owned()));
-    let mut response = match answered {
+    let predicted = tokio::task::spawn_blocking(move || forecast::predict(&instances)).await;
+    let predicted = predicted.unwrap_or_else(|_| Err("the model stopped".to_owned()));
+    let mut response = match predicted {
         Ok(predictions) if raw => json(StatusCode::OK, &forecast::answer(&predictions)),
         Ok(predictions) => {
             let served_by = json!({
@@ -164,11 +172,11 @@ async fn predict(google: &Shared, endpoint: &str, raw: bool, call: &Call) -> Res
                 "modelDisplayName": MODEL_NAME,
                 "modelVersionId": google.lock().model_version,
             });
-            json(StatusCode::OK, &with(forecast::answer(&predictions), served_by))
+            json(StatusCode::OK, &merged(forecast::answer(&predictions), served_by))
         }
         // the model's server answers 500 to bad input as well
-        Err(problem) if raw => json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": problem })),
-        Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", &json!({ "error": problem }).to_string()),
+        Err(reason) if raw => json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": reason })),
+        Err(reason) => error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", &json!({ "error": reason }).to_string()),
     };
     if raw {
         response.headers_mut().insert("x-vertex-ai-endpoint-id", HeaderValue::from_static(ENDPOINT));
@@ -182,7 +190,7 @@ fn name(rest: &[&str]) -> String {
     format!("projects/{PROJECT}/locations/{LOCATION}/{}", rest.join("/"))
 }
 
-const MADE_AT: &str = "2026-01-01T00:00:00Z";
+const CREATED_AT: &str = "2026-01-01T00:00:00Z";
 
 fn endpoint() -> Value {
     json!({
@@ -190,8 +198,8 @@ fn endpoint() -> Value {
         "displayName": "demo-forecast",
         "deployedModels": [{ "id": DEPLOYED_MODEL, "model": name(&["models", MODEL]), "displayName": MODEL_NAME }],
         "trafficSplit": { DEPLOYED_MODEL: 100 },
-        "createTime": MADE_AT,
-        "updateTime": MADE_AT,
+        "createTime": CREATED_AT,
+        "updateTime": CREATED_AT,
     })
 }
 
@@ -202,17 +210,17 @@ fn model(google: &Shared) -> Value {
         "versionId": google.lock().model_version,
         "versionAliases": ["default"],
         "deployedModels": [{ "endpoint": name(&["endpoints", ENDPOINT]), "deployedModelId": DEPLOYED_MODEL }],
-        "createTime": MADE_AT,
-        "updateTime": MADE_AT,
+        "createTime": CREATED_AT,
+        "updateTime": CREATED_AT,
     })
 }
 
-fn get(google: &Shared, wanted: &str) -> Response<Body> {
-    let made =
-        [endpoint(), model(google)].into_iter().find(|thing| thing.get("name").is_some_and(|name| name == wanted));
-    match made.or_else(|| google.lock().created.get(wanted).cloned()) {
+fn get(google: &Shared, name: &str) -> Response<Body> {
+    let mut fixed = [endpoint(), model(google)].into_iter();
+    let found = fixed.find(|resource| resource.get("name").is_some_and(|found| found == name));
+    match found.or_else(|| google.lock().created.get(name).cloned()) {
         Some(found) => json(StatusCode::OK, &found),
-        None => error(StatusCode::NOT_FOUND, "NOT_FOUND", &format!("`{wanted}` not found.")),
+        None => error(StatusCode::NOT_FOUND, "NOT_FOUND", &format!("`{name}` not found.")),
     }
 }
 
@@ -227,7 +235,7 @@ fn list(google: &Shared, collection: &str) -> Response<Body> {
                 .created
                 .iter()
                 .filter(|(name, _)| name.starts_with(&below))
-                .map(|(_, thing)| thing.clone())
+                .map(|(_, resource)| resource.clone())
                 .collect()
         }
     };
@@ -235,47 +243,47 @@ fn list(google: &Shared, collection: &str) -> Response<Body> {
 }
 
 /// The fields of both; those of `more` win.
-fn with(mut thing: Value, more: Value) -> Value {
-    if let (Value::Object(thing), Value::Object(more)) = (&mut thing, more) {
-        thing.extend(more);
+fn merged(mut resource: Value, more: Value) -> Value {
+    if let (Value::Object(resource), Value::Object(more)) = (&mut resource, more) {
+        resource.extend(more);
     }
-    thing
+    resource
 }
 
 /// Adds what the server knows to what the caller sent, and keeps it. Gives its name besides.
-fn create(google: &Shared, collection: &str, thing: Value) -> (String, Value) {
+fn create(google: &Shared, collection: &str, resource: Value) -> (String, Value) {
     let mut state = google.lock();
     state.last_id += 1;
     let name = name(&[collection, &state.last_id.to_string()]);
-    let thing = with(thing, json!({ "name": name, "createTime": clock::now().to_string() }));
+    let resource = merged(resource, json!({ "name": name, "createTime": clock::now().to_string() }));
     // a demo that runs for days must not fill up: enough to see one's own
     if state.created.len() < 1000 {
-        state.created.insert(name.clone(), thing.clone());
+        state.created.insert(name.clone(), resource.clone());
     }
-    (name, thing)
+    (name, resource)
 }
 
 /// The object that was sent, where it has this field and the field is as it should be.
-fn sent(call: &Call, field: &str, right: fn(&Value) -> bool) -> Option<Value> {
+fn body_with(call: &ReceivedRequest, field: &str, is_valid: fn(&Value) -> bool) -> Option<Value> {
     let body: Value = serde_json::from_slice(&call.body).ok()?;
-    body.get(field).is_some_and(right).then_some(body)
+    body.get(field).is_some_and(is_valid).then_some(body)
 }
 
-fn create_job(google: &Shared, call: &Call) -> Response<Body> {
-    let Some(job) = sent(call, "jobSpec", Value::is_object) else {
+fn create_job(google: &Shared, call: &ReceivedRequest) -> Response<Body> {
+    let Some(job) = body_with(call, "jobSpec", Value::is_object) else {
         return invalid("The request must hold `jobSpec`.");
     };
-    let (_, job) = create(google, "customJobs", with(job, json!({ "state": "JOB_STATE_PENDING" })));
+    let (_, job) = create(google, "customJobs", merged(job, json!({ "state": "JOB_STATE_PENDING" })));
     json(StatusCode::OK, &job)
 }
 
-fn create_dataset(google: &Shared, call: &Call) -> Response<Body> {
-    let Some(dataset) = sent(call, "displayName", Value::is_string) else {
+fn create_dataset(google: &Shared, call: &ReceivedRequest) -> Response<Body> {
+    let Some(dataset) = body_with(call, "displayName", Value::is_string) else {
         return invalid("The request must hold `displayName`.");
     };
     let (dataset, _) = create(google, "datasets", dataset);
     let made = json!({ "@type": "type.googleapis.com/google.cloud.aiplatform.v1.Dataset", "name": dataset });
-    json(StatusCode::OK, &with(operation(&format!("{dataset}/operations/1")), json!({ "response": made })))
+    json(StatusCode::OK, &merged(operation(&format!("{dataset}/operations/1")), json!({ "response": made })))
 }
 
 /// A long-running operation that is done already.
@@ -283,8 +291,8 @@ fn operation(name: &str) -> Value {
     json!({ "name": name, "done": true })
 }
 
-fn set_iam_policy(call: &Call) -> Response<Body> {
-    let policy = sent(call, "policy", Value::is_object);
+fn set_iam_policy(call: &ReceivedRequest) -> Response<Body> {
+    let policy = body_with(call, "policy", Value::is_object);
     match policy.as_ref().and_then(|body| body.get("policy")) {
         Some(policy) => json(StatusCode::OK, policy),
         None => invalid("The request must hold `policy`."),

@@ -71,7 +71,7 @@ impl KeyRing {
     }
 
     /// What verifies a published key's signatures.
-    pub(crate) fn verifier(&self, kid: &str) -> Option<(Algorithm, DecodingKey)> {
+    pub(crate) fn verification_key(&self, kid: &str) -> Option<(Algorithm, DecodingKey)> {
         let key = self.by_id(kid).filter(|key| key.published())?;
         Some((key.algorithm, DecodingKey::from_jwk(&key.jwk).ok()?))
     }

@@ -19,7 +19,7 @@ pub(crate) use token::{LIFETIME, Token};
 use super::{
     DemoError,
     pki::Leaf,
-    server::{Answer, Call, Server, json, respond},
+    server::{Handler, ReceivedRequest, Server, json, respond},
 };
 use crate::http::{Body, BoxFuture};
 
@@ -181,15 +181,15 @@ impl Builder {
     }
 }
 
-impl Answer for Shared {
-    fn answer(self: Arc<Self>, call: Call) -> BoxFuture<'static, Response<Body>> {
+impl Handler for Shared {
+    fn handle(self: Arc<Self>, request: ReceivedRequest) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
-            match (&call.method, call.path.as_str()) {
+            match (&request.method, request.path.as_str()) {
                 (&Method::GET, "/.well-known/openid-configuration" | "/.well-known/oauth-authorization-server") => {
                     self.metadata()
                 }
-                (&Method::GET, "/jwks") => self.published_keys(),
-                (&Method::POST, "/token") => self.grant(&call),
+                (&Method::GET, "/jwks") => self.jwks_response(),
+                (&Method::POST, "/token") => self.token_response(&request),
                 (_, "/token" | "/jwks") => respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "not this method\n"),
                 _ => respond(StatusCode::NOT_FOUND, "text/plain", "no such page\n"),
             }
@@ -225,19 +225,19 @@ impl Shared {
         )
     }
 
-    fn published_keys(&self) -> Response<Body> {
+    fn jwks_response(&self) -> Response<Body> {
         let mut response = json(StatusCode::OK, &self.keys.jwks());
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(self.jwks_cache_control));
         response
     }
 
-    fn grant(&self, call: &Call) -> Response<Body> {
-        let form = call.form();
+    fn token_response(&self, request: &ReceivedRequest) -> Response<Body> {
+        let form = request.form();
         let field = |name: &str| form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
         let (id, secret) =
-            basic(call).unwrap_or_else(|| (field("client_id").to_owned(), field("client_secret").to_owned()));
+            basic(request).unwrap_or_else(|| (field("client_id").to_owned(), field("client_secret").to_owned()));
         let Some(client) = self.clients.iter().find(|client| client.id == id && client.secret == secret) else {
-            return unknown_client();
+            return invalid_client();
         };
         if field("grant_type") != "client_credentials" {
             return oauth_error(StatusCode::BAD_REQUEST, "unsupported_grant_type", "only client_credentials");
@@ -252,7 +252,7 @@ impl Shared {
             .claim("client_id", client.id.as_str())
             .claim("scope", field("scope"));
         match token.mint() {
-            Err(problem) => oauth_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &problem.to_string()),
+            Err(error) => oauth_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &error.to_string()),
             Ok(token) => no_store(json(
                 StatusCode::OK,
                 &json!({ "access_token": token, "token_type": "Bearer", "expires_in": LIFETIME.as_secs() }),
@@ -262,8 +262,8 @@ impl Shared {
 }
 
 /// RFC 6749 section 2.3.1: id and secret are form-encoded before they go into Basic.
-fn basic(call: &Call) -> Option<(String, String)> {
-    let decoded = STANDARD.decode(call.header("authorization").strip_prefix("Basic ")?).ok()?;
+fn basic(request: &ReceivedRequest) -> Option<(String, String)> {
+    let decoded = STANDARD.decode(request.header("authorization").strip_prefix("Basic ")?).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (id, secret) = text.split_once(':')?;
     let plain = |text: &str| {
@@ -274,7 +274,7 @@ fn basic(call: &Call) -> Option<(String, String)> {
     Some((plain(id), plain(secret)))
 }
 
-fn unknown_client() -> Response<Body> {
+fn invalid_client() -> Response<Body> {
     let mut response = oauth_error(StatusCode::UNAUTHORIZED, "invalid_client", "no such client or another secret");
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"issuer\""));
     response

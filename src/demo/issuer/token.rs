@@ -21,11 +21,11 @@ pub struct Token {
     keys: KeyRing,
     header: Map<String, Value>,
     claims: Map<String, Value>,
-    signer: Signer,
+    signature_kind: Signature,
 }
 
 #[derive(Clone)]
-enum Signer {
+enum Signature {
     /// The newest published key of this algorithm.
     Newest(Algorithm),
     /// A key by its `kid`, withdrawn or not.
@@ -33,7 +33,7 @@ enum Signer {
     /// HS256 with these bytes.
     Hmac(Vec<u8>),
     /// An empty signature.
-    Nobody,
+    Unsigned,
 }
 
 impl Token {
@@ -43,10 +43,10 @@ impl Token {
             "iss": issuer, "sub": subject, "aud": audience,
             "iat": now, "nbf": now, "exp": now.saturating_add_unsigned(LIFETIME.as_secs()),
         }) else {
-            return Self { keys, header: Map::new(), claims: Map::new(), signer: Signer::Nobody };
+            return Self { keys, header: Map::new(), claims: Map::new(), signature_kind: Signature::Unsigned };
         };
         let header = Map::from_iter([("typ".to_owned(), json!("at+jwt"))]);
-        Self { keys, header, claims, signer: Signer::Newest(Algorithm::RS256) }
+        Self { keys, header, claims, signature_kind: Signature::Newest(Algorithm::RS256) }
     }
 
     /// Sets the `roles` claim.
@@ -103,28 +103,28 @@ impl Token {
     /// Signs with the newest key of this algorithm; RS256 unless called.
     #[must_use]
     pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
-        self.signer = Signer::Newest(algorithm);
+        self.signature_kind = Signature::Newest(algorithm);
         self
     }
 
     /// Signs with this key, even a withdrawn one.
     #[must_use]
     pub fn key(mut self, kid: &str) -> Self {
-        self.signer = Signer::Key(kid.to_owned());
+        self.signature_kind = Signature::Key(kid.to_owned());
         self
     }
 
     /// Signs HS256 with these bytes, such as the issuer's public key.
     #[must_use]
     pub fn hmac(mut self, secret: impl Into<Vec<u8>>) -> Self {
-        self.signer = Signer::Hmac(secret.into());
+        self.signature_kind = Signature::Hmac(secret.into());
         self
     }
 
     /// `alg: none` and no signature.
     #[must_use]
     pub fn unsigned(mut self) -> Self {
-        self.signer = Signer::Nobody;
+        self.signature_kind = Signature::Unsigned;
         self
     }
 
@@ -136,15 +136,17 @@ impl Token {
         if !self.claims.contains_key("jti") {
             self.claims.insert("jti".to_owned(), random_text(9)?.into());
         }
-        let key = match &self.signer {
-            Signer::Newest(algorithm) => self.keys.newest(*algorithm).ok_or_else(|| format!("{algorithm:?}")).map(Some),
-            Signer::Key(kid) => self.keys.by_id(kid).ok_or_else(|| kid.clone()).map(Some),
-            Signer::Hmac(_) | Signer::Nobody => Ok(None),
+        let key = match &self.signature_kind {
+            Signature::Newest(algorithm) => {
+                self.keys.newest(*algorithm).ok_or_else(|| format!("{algorithm:?}")).map(Some)
+            }
+            Signature::Key(kid) => self.keys.by_id(kid).ok_or_else(|| kid.clone()).map(Some),
+            Signature::Hmac(_) | Signature::Unsigned => Ok(None),
         };
         let key = key.map_err(DemoError::NoKey)?;
-        let (algorithm, private) = match (&key, &self.signer) {
+        let (algorithm, private) = match (&key, &self.signature_kind) {
             (Some(key), _) => (Some(key.algorithm), Some(&key.private)),
-            (None, Signer::Hmac(secret)) => (Some(Algorithm::HS256), Some(&EncodingKey::from_secret(secret))),
+            (None, Signature::Hmac(secret)) => (Some(Algorithm::HS256), Some(&EncodingKey::from_secret(secret))),
             (None, _) => (None, None),
         };
         let name = algorithm.map_or_else(|| "none".to_owned(), |algorithm| format!("{algorithm:?}"));
