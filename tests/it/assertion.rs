@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::{Gate, Harness, google::claims, peers::jose, upstream::Seen};
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const URL: &str = "https://gate.example";
 const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
 
@@ -32,10 +32,10 @@ fn told(seen: &Seen) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn an_upstream_that_wants_to_verify_who_is_asking_can() {
+async fn an_upstream_can_verify_the_assertion() {
     let gate = start().await;
     let token = gate.token("scrape");
-    assert_eq!(gate.get(ROOM).bearer(&token).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&token).send().await.status, 200);
     let seen = gate.app.last();
     let assertion = seen.header("x-wicketgate-assertion").to_owned();
     let jwks = gate.get("/.well-known/jwks.json").send().await.json();
@@ -47,10 +47,10 @@ async fn an_upstream_that_wants_to_verify_who_is_asking_can() {
     assert_eq!((seen.header("x-wicketgate-issuer"), seen.header("x-wicketgate-roles")), ("corp", "scrape"));
 
     // not signed for each request, but for each caller and each route
-    assert_eq!(gate.get(ROOM).bearer(&token).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&token).send().await.status, 200);
     assert_eq!(gate.app.last().header("x-wicketgate-assertion"), assertion, "it was signed again");
     let other = gate.issuer.token("other", &["scrape"]).mint();
-    assert_eq!(gate.get(ROOM).bearer(&other).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&other).send().await.status, 200);
     assert_eq!(claims(gate.app.last().header("x-wicketgate-assertion"))["sub"], "corp:other");
     assert_eq!(gate.get("/exporters/locked/metrics").bearer(&token).send().await.status, 200);
     assert!(told(&gate.app.last()).is_empty(), "an upstream that was not to be told was: {:?}", gate.app.last());
@@ -61,18 +61,18 @@ async fn an_upstream_that_wants_to_verify_who_is_asking_can() {
 }
 
 #[tokio::test]
-async fn an_assertion_opens_nothing_at_the_gate() {
+async fn an_assertion_is_no_credential_at_the_gate() {
     let gate = start().await;
-    assert_eq!(gate.get(ROOM).bearer(&gate.token("scrape")).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await.status, 200);
     let before = gate.app.requests();
     let stolen = gate.app.last().header("x-wicketgate-assertion").to_owned();
-    let answer = gate.get(ROOM).bearer(&stolen).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(&stolen).send().await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (401, &"token_type".into()), "{answer:?}");
     assert_eq!(gate.app.requests(), before, "the upstream saw it");
 }
 
 #[tokio::test]
-async fn nothing_that_the_client_says_of_itself_arrives_in_any_spelling() {
+async fn identity_headers_of_a_client_are_removed_in_every_spelling() {
     let gate = start().await;
     let token = gate.token("scrape");
     let names = [
@@ -84,7 +84,7 @@ async fn nothing_that_the_client_says_of_itself_arrives_in_any_spelling() {
         "x_wicketgate-assertion",
         "X-Wicketgate-Anything-Else",
     ];
-    for path in [ROOM, "/exporters/locked/metrics"] {
+    for path in [PROTECTED_PATH, "/exporters/locked/metrics"] {
         let mut head = format!(
             "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
              connection: close, x-wicketgate-assertion, X-Wicketgate-Principal, x_wicketgate_roles\r\n"
@@ -99,7 +99,7 @@ async fn nothing_that_the_client_says_of_itself_arrives_in_any_spelling() {
         assert!(!format!("{:?}", seen.headers).contains("forged"), "{seen:?}");
         let mut found: Vec<String> = told(&seen).into_iter().map(|(name, _)| name).collect();
         found.sort_unstable();
-        let expected: &[&str] = if path == ROOM {
+        let expected: &[&str] = if path == PROTECTED_PATH {
             // listing them in `Connection` takes nothing away
             &["x-wicketgate-assertion", "x-wicketgate-issuer", "x-wicketgate-principal", "x-wicketgate-roles"]
         } else {
@@ -110,7 +110,7 @@ async fn nothing_that_the_client_says_of_itself_arrives_in_any_spelling() {
 }
 
 #[tokio::test]
-async fn nothing_of_it_arrives_in_trailers() {
+async fn identity_headers_in_trailers_are_removed() {
     let gate = start().await;
     let token = gate.token("infer");
     let request = format!(
@@ -126,10 +126,10 @@ async fn nothing_of_it_arrives_in_trailers() {
 }
 
 #[tokio::test]
-async fn a_subject_of_any_letters_is_one_header_value() {
+async fn any_subject_is_one_header_value() {
     let gate = start().await;
     let odd = gate.issuer.token("Zoë, root\u{2028}x-admin: 1", &["scrape"]).mint();
-    assert_eq!(gate.get(ROOM).bearer(&odd).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&odd).send().await.status, 200);
     let seen = gate.app.last();
     assert_eq!(seen.header("x-wicketgate-principal"), "corp:Zo%C3%AB%2C%20root%E2%80%A8x-admin:%201");
     assert!(!seen.headers.contains_key("x-admin"), "{seen:?}");

@@ -68,7 +68,7 @@ async fn a_permit_is_written_before_the_exporter_is_asked() {
 }
 
 #[tokio::test]
-async fn what_a_caller_writes_cannot_forge_a_line() {
+async fn request_text_cannot_forge_a_line() {
     let gate = Harness::new().await.start().await;
     // what ends a line in other eyes; control characters are no part of a subject
     let subject = "a\"}\u{2028}{\"event\":\"request\",\"principal\":\"corp:forged";
@@ -103,7 +103,7 @@ async fn a_log_that_cannot_be_written_refuses_requests() {
 }
 
 #[tokio::test]
-async fn a_client_that_walks_away_leaves_a_record() {
+async fn a_client_that_disconnects_leaves_a_record() {
     let gate = Harness::new().await.start().await;
     // more than any buffer on the way holds
     gate.app.answer(|_| upstream::reply(StatusCode::OK, "text/plain", vec![b'x'; 32 << 20]));
@@ -121,7 +121,7 @@ async fn a_client_that_walks_away_leaves_a_record() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_wait_for_its_answer_leaves_a_record() {
+async fn a_client_that_disconnects_before_the_response_leaves_a_record() {
     // it listens and never answers
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let exporter = format!("[[exporter]]\nname = \"silent\"\nurl = \"http://{}\"", silent.local_addr().unwrap());
@@ -161,7 +161,7 @@ async fn a_request_that_is_cut_when_the_gate_stops_leaves_a_record() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_no_http_leaves_a_record() {
+async fn a_malformed_head_leaves_a_record() {
     let gate = Harness::new().await.start().await;
     let answer = gate.door(0, b"http/1.1").raw(b"GET /exporters/app/metrics HTTP/1.1\r\nno colon here\r\n\r\n").await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");

@@ -9,8 +9,8 @@ use crate::{
     refusals::{refused, seen},
     support::{
         Answer, Gate, Harness,
-        call::{Call, Door},
-        clients::{Authority, Draft},
+        call::{Call, Connector},
+        clients::{CertificateAuthority, Draft},
         eventually,
         harness::PAGE,
         issuer::Key,
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 
 /// A gate that knows its own URL, with these lines in its `[gate]` besides.
 async fn harness(more: &str) -> Harness {
@@ -29,7 +29,7 @@ async fn harness(more: &str) -> Harness {
 
 /// GET of the exporter's page with a token in the DPoP scheme and these proofs.
 fn shown(gate: &Gate, token: &str, proofs: &[&str]) -> Call {
-    proofs.iter().fold(gate.get(ROOM).header("authorization", &format!("DPoP {token}")), |call, proof| {
+    proofs.iter().fold(gate.get(PROTECTED_PATH).header("authorization", &format!("DPoP {token}")), |call, proof| {
         call.header("dpop", proof)
     })
 }
@@ -39,8 +39,8 @@ fn challenges(answer: &Answer) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_token_bound_to_a_certificate_counts_on_its_connections_alone() {
-    let authority = Authority::new();
+async fn a_token_bound_to_a_certificate_is_accepted_on_its_connections_only() {
+    let authority = CertificateAuthority::new();
     let (own, other) = (authority.issue(Draft::new()), authority.issue(Draft::new()));
     let (alone, stranger) = (Draft::new().self_signed(), Draft::new().self_signed());
     let verified = "client_certificates = \"optional\", client_ca = \"clients.pem\"";
@@ -48,9 +48,9 @@ async fn a_token_bound_to_a_certificate_counts_on_its_connections_alone() {
         let harness = Harness::new().await.section("listen", listen(clients));
         authority.write(&harness.directory, "clients.pem");
         let gate = harness.start().await;
-        let token = gate.bent_token("scrape").claim("cnf", json!({"x5t#S256": own.thumbprint()})).mint();
-        let room = |door| Call::new(door, Method::GET, ROOM).bearer(&token);
-        let url = format!("https://localhost:{}{ROOM}", gate.address().port());
+        let token = gate.token_builder("scrape").claim("cnf", json!({"x5t#S256": own.thumbprint()})).mint();
+        let room = |door| Call::new(door, Method::GET, PROTECTED_PATH).bearer(&token);
+        let url = format!("https://localhost:{}{PROTECTED_PATH}", gate.address().port());
         let http2 = |door| Call::new(door, Method::GET, &url).http2().bearer(&token);
         // the second and third time it is remembered: its signature is not looked at, its binding is
         for _ in 0..2 {
@@ -65,7 +65,7 @@ async fn a_token_bound_to_a_certificate_counts_on_its_connections_alone() {
 }
 
 #[tokio::test]
-async fn a_token_bound_to_what_cannot_be_checked_is_refused() {
+async fn a_token_with_an_unknown_confirmation_is_refused() {
     let gate = harness("").await.start().await;
     let thumbprint = Prover::ec().thumbprint();
     for cnf in [
@@ -79,24 +79,24 @@ async fn a_token_bound_to_what_cannot_be_checked_is_refused() {
         json!({"jkt": thumbprint, "kid": "one"}),
         json!({"osc": {}}),
     ] {
-        let token = gate.bent_token("scrape").claim("cnf", cnf.clone()).mint();
-        let (answer, _) = refused(&gate, gate.get(ROOM).bearer(&token), 401, "token_binding").await;
+        let token = gate.token_builder("scrape").claim("cnf", cnf.clone()).mint();
+        let (answer, _) = refused(&gate, gate.get(PROTECTED_PATH).bearer(&token), 401, "token_binding").await;
         assert!(challenges(&answer)[0].contains("invalid_token"), "{cnf}: {answer:?}");
     }
     for cnf in [json!([]), json!("jkt"), json!(true), json!({"jkt": 1})] {
-        let token = gate.bent_token("scrape").claim("cnf", cnf).mint();
-        refused(&gate, gate.get(ROOM).bearer(&token), 401, "token_claims").await;
+        let token = gate.token_builder("scrape").claim("cnf", cnf).mint();
+        refused(&gate, gate.get(PROTECTED_PATH).bearer(&token), 401, "token_claims").await;
     }
 }
 
 #[tokio::test]
-async fn a_token_bound_to_a_key_counts_with_a_proof_for_each_request() {
+async fn a_dpop_bound_token_needs_a_proof_for_each_request() {
     let gate = harness("").await.start().await;
     for prover in [Prover::ec(), Prover::ed(), Prover::rsa()] {
         let token = prover.token(&gate, "scrape");
         // remembered the second time, and still a proof is needed
         for _ in 0..2 {
-            let proof = prover.proof(ROOM, &token).sign();
+            let proof = prover.proof(PROTECTED_PATH, &token).sign();
             let answer = shown(&gate, &token, &[&proof]).send().await;
             assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, PAGE), "{answer:?}");
             let at_upstream = gate.app.last();
@@ -105,9 +105,9 @@ async fn a_token_bound_to_a_key_counts_with_a_proof_for_each_request() {
             refused(&gate, shown(&gate, &token, &[]), 401, "dpop_missing").await;
             refused(&gate, shown(&gate, &token, &[&proof]), 401, "dpop_replayed").await;
         }
-        let url = format!("https://localhost:{}{ROOM}?a=b", gate.address().port());
+        let url = format!("https://localhost:{}{PROTECTED_PATH}?a=b", gate.address().port());
         let call = Call::new(gate.door(0, b"h2"), Method::GET, &url).http2();
-        let proof = prover.proof(ROOM, &token).sign();
+        let proof = prover.proof(PROTECTED_PATH, &token).sign();
         let answer = call.header("authorization", &format!("dpop {token}")).header("dpop", &proof).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     }
@@ -115,11 +115,11 @@ async fn a_token_bound_to_a_key_counts_with_a_proof_for_each_request() {
 
 /// Every proof that proves nothing, and the reason it is refused with.
 #[tokio::test]
-async fn a_proof_that_proves_nothing_is_refused() {
+async fn an_invalid_proof_is_refused() {
     let gate = harness("").await.start().await;
     let (prover, other) = (Prover::ec(), Prover::ec());
     let token = prover.token(&gate, "scrape");
-    let good = || prover.proof(ROOM, &token);
+    let good = || prover.proof(PROTECTED_PATH, &token);
     let now = wicketgate::internals::clock::now().as_second();
     let another = prover.token(&gate, "scrape");
     let signed = good().sign();
@@ -148,7 +148,7 @@ async fn a_proof_that_proves_nothing_is_refused() {
         ("dpop_signature", good().sign_by(&other.key)),
         ("dpop_signature", format!("{message}.")),
         ("dpop_signature", format!("{message}.{}", "A".repeat(86))),
-        ("dpop_other_key", other.proof(ROOM, &token).sign()),
+        ("dpop_other_key", other.proof(PROTECTED_PATH, &token).sign()),
         ("dpop_claims", good().claim("jti", Value::Null).sign()),
         ("dpop_claims", good().claim("jti", "").sign()),
         ("dpop_claims", good().claim("htm", Value::Null).sign()),
@@ -159,13 +159,13 @@ async fn a_proof_that_proves_nothing_is_refused() {
         ("dpop_method", good().claim("htm", "POST").sign()),
         ("dpop_method", good().claim("htm", "get").sign()),
         ("dpop_url", good().claim("htu", format!("{URL}/exporters/locked/metrics")).sign()),
-        ("dpop_url", good().claim("htu", format!("https://{}{ROOM}", gate.address())).sign()),
-        ("dpop_url", good().claim("htu", format!("http://gate.example{ROOM}")).sign()),
-        ("dpop_url", good().claim("htu", ROOM).sign()),
-        ("dpop_url", good().claim("htu", format!("https://evil@gate.example{ROOM}")).sign()),
+        ("dpop_url", good().claim("htu", format!("https://{}{PROTECTED_PATH}", gate.address())).sign()),
+        ("dpop_url", good().claim("htu", format!("http://gate.example{PROTECTED_PATH}")).sign()),
+        ("dpop_url", good().claim("htu", PROTECTED_PATH).sign()),
+        ("dpop_url", good().claim("htu", format!("https://evil@gate.example{PROTECTED_PATH}")).sign()),
         ("dpop_time", good().claim("iat", now - 61).sign()),
         ("dpop_time", good().claim("iat", now + 3600).sign()),
-        ("dpop_token", prover.proof(ROOM, &another).sign()),
+        ("dpop_token", prover.proof(PROTECTED_PATH, &another).sign()),
         ("dpop_token", good().claim("ath", token.as_str()).sign()),
     ];
     for (reason, proof) in cases {
@@ -185,32 +185,36 @@ async fn a_proof_that_proves_nothing_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_counts_in_its_own_scheme_alone() {
+async fn a_token_is_accepted_in_its_own_scheme_only() {
     let gate = harness("").await.start().await;
     let prover = Prover::ec();
     let (bound, plain) = (prover.token(&gate, "scrape"), gate.token("scrape"));
-    let proof = prover.proof(ROOM, &bound).sign();
-    let (answer, _) = refused(&gate, gate.get(ROOM).bearer(&bound), 401, "token_binding").await;
+    let proof = prover.proof(PROTECTED_PATH, &bound).sign();
+    let (answer, _) = refused(&gate, gate.get(PROTECTED_PATH).bearer(&bound), 401, "token_binding").await;
     assert!(challenges(&answer)[1].contains("error=\"invalid_token\""), "{answer:?}");
-    refused(&gate, gate.get(ROOM).bearer(&bound).header("dpop", &proof), 401, "token_binding").await;
-    refused(&gate, shown(&gate, &plain, &[&prover.proof(ROOM, &plain).sign()]), 401, "token_binding").await;
-    let both = gate.get(ROOM).bearer(&bound).header("authorization", &format!("DPoP {bound}")).header("dpop", &proof);
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&bound).header("dpop", &proof), 401, "token_binding").await;
+    refused(&gate, shown(&gate, &plain, &[&prover.proof(PROTECTED_PATH, &plain).sign()]), 401, "token_binding").await;
+    let both = gate
+        .get(PROTECTED_PATH)
+        .bearer(&bound)
+        .header("authorization", &format!("DPoP {bound}"))
+        .header("dpop", &proof);
     refused(&gate, both, 400, "two_identities").await;
-    let answer = gate.get(ROOM).bearer(&plain).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(&plain).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
 }
 
 #[tokio::test]
 async fn a_token_bound_twice_needs_both() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let harness = harness("").await.section("listen", listen("client_certificates = \"any\""));
     let gate = harness.start().await;
     let (own, prover) = (authority.issue(Draft::new()), Prover::ec());
     let cnf = json!({"jkt": prover.thumbprint(), "x5t#S256": own.thumbprint()});
-    let token = gate.bent_token("scrape").claim("cnf", cnf).mint();
+    let token = gate.token_builder("scrape").claim("cnf", cnf).mint();
     let call = |door, proved: bool| {
-        let call = Call::new(door, Method::GET, ROOM).header("authorization", &format!("DPoP {token}"));
-        if proved { call.header("dpop", &prover.proof(ROOM, &token).sign()) } else { call }
+        let call = Call::new(door, Method::GET, PROTECTED_PATH).header("authorization", &format!("DPoP {token}"));
+        if proved { call.header("dpop", &prover.proof(PROTECTED_PATH, &token).sign()) } else { call }
     };
     assert_eq!(call(own.door(&gate, b"http/1.1"), true).send().await.status, StatusCode::OK);
     refused(&gate, call(own.door(&gate, b"http/1.1"), false), 401, "dpop_missing").await;
@@ -218,24 +222,25 @@ async fn a_token_bound_twice_needs_both() {
 }
 
 #[tokio::test]
-async fn a_proof_that_was_seen_stays_seen_over_a_reload() {
+async fn a_used_proof_stays_used_over_a_reload() {
     let gate = harness("").await.start().await;
     let prover = Prover::ec();
     let token = prover.token(&gate, "scrape");
-    let proof = prover.proof(ROOM, &token).sign();
+    let proof = prover.proof(PROTECTED_PATH, &token).sign();
     assert_eq!(shown(&gate, &token, &[&proof]).send().await.status, StatusCode::OK);
     let config = std::fs::read_to_string(gate.directory.join("wicketgate.toml")).unwrap();
     // another way in, so that all of them are made anew
     let other = "[dpop]\nnonces = \"required\"\nmax_age = \"5m\"";
     gate.directory.write("wicketgate.toml", format!("{config}\n{other}\n"));
     let nonce = eventually("the new configuration", || async {
-        let answer = shown(&gate, &token, &[&prover.proof(ROOM, &token).sign()]).send().await;
+        let answer = shown(&gate, &token, &[&prover.proof(PROTECTED_PATH, &token).sign()]).send().await;
         (answer.status == StatusCode::UNAUTHORIZED).then(|| answer.header("dpop-nonce").to_owned())
     })
     .await;
     gate.directory.write("wicketgate.toml", config);
     eventually("the old configuration", || async {
-        let answer = shown(&gate, &token, &[&prover.proof(ROOM, &token).claim("nonce", "any").sign()]).send().await;
+        let answer =
+            shown(&gate, &token, &[&prover.proof(PROTECTED_PATH, &token).claim("nonce", "any").sign()]).send().await;
         (answer.status == StatusCode::OK).then_some(())
     })
     .await;
@@ -244,11 +249,11 @@ async fn a_proof_that_was_seen_stays_seen_over_a_reload() {
 }
 
 #[tokio::test]
-async fn where_nonces_are_required_a_proof_holds_one_of_ours() {
+async fn required_nonces_must_be_issued_by_the_gate() {
     let gate = harness("\n[dpop]\nnonces = \"required\"").await.start().await;
     let prover = Prover::ec();
     let token = prover.token(&gate, "scrape");
-    let proof = || prover.proof(ROOM, &token);
+    let proof = || prover.proof(PROTECTED_PATH, &token);
     let mut nonce = String::new();
     for bad in [proof().sign(), proof().claim("nonce", "").sign(), proof().claim("nonce", "A".repeat(22)).sign()] {
         let (answer, _) = refused(&gate, shown(&gate, &token, &[&bad]), 401, "dpop_nonce").await;
@@ -267,16 +272,16 @@ async fn where_nonces_are_required_a_proof_holds_one_of_ours() {
     // another process has another key
     let other = harness("\n[dpop]\nnonces = \"required\"").await.start().await;
     let token = prover.token(&other, "scrape");
-    let foreign = prover.proof(ROOM, &token).claim("nonce", nonce).sign();
+    let foreign = prover.proof(PROTECTED_PATH, &token).claim("nonce", nonce).sign();
     refused(&other, shown(&other, &token, &[&foreign]), 401, "dpop_nonce").await;
 }
 
 #[tokio::test]
-async fn without_a_url_no_proof_can_be_checked_and_the_answer_says_so() {
+async fn without_a_url_proofs_are_refused_with_the_reason() {
     let gate = Harness::new().await.start().await;
     let prover = Prover::ec();
     let token = prover.token(&gate, "scrape");
-    let call = shown(&gate, &token, &[&prover.proof(ROOM, &token).sign()]);
+    let call = shown(&gate, &token, &[&prover.proof(PROTECTED_PATH, &token).sign()]);
     let (answer, _) = refused(&gate, call, 401, "dpop_not_configured").await;
     assert!(answer.json()["detail"].as_str().unwrap().contains("`url`"), "{answer:?}");
     // and DPoP is not offered
@@ -284,9 +289,9 @@ async fn without_a_url_no_proof_can_be_checked_and_the_answer_says_so() {
 }
 
 #[tokio::test]
-async fn a_route_that_requires_binding_takes_no_plain_token() {
+async fn a_route_that_requires_binding_refuses_a_bearer_token() {
     let open = "[[exporter]]\nname = \"open\"\nurl = \"http://APP\"\ntoken_binding = \"optional\"";
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let harness = harness("token_binding = \"required\"").await.keeping("kept_*");
     authority.write(&harness.directory, "clients.pem");
     let rules = "[[certificate]]\nname = \"hosts\"\ndns = \"*.example.org\"";
@@ -297,7 +302,7 @@ async fn a_route_that_requires_binding_takes_no_plain_token() {
     let clients = "client_certificates = \"optional\", client_ca = \"clients.pem\"";
     let gate = harness.section("listen", listen(clients)).more("exporter", open).more("issuer", rules).start().await;
     let plain = gate.token("scrape");
-    for target in [ROOM, "/sd"] {
+    for target in [PROTECTED_PATH, "/sd"] {
         let (answer, record) = refused(&gate, gate.get(target).bearer(&plain), 401, "token_not_bound").await;
         assert!(answer.json()["detail"].as_str().unwrap().contains("RFC 9449"), "{answer:?}");
         assert_eq!(record["principal"], "corp:tester", "{record}");
@@ -309,26 +314,26 @@ async fn a_route_that_requires_binding_takes_no_plain_token() {
     assert_eq!(gate.get("/exporters/open/metrics").bearer(&plain).send().await.status, StatusCode::OK);
     let prover = Prover::ec();
     let token = prover.token(&gate, "scrape");
-    let answer = shown(&gate, &token, &[&prover.proof(ROOM, &token).sign()]).send().await;
+    let answer = shown(&gate, &token, &[&prover.proof(PROTECTED_PATH, &token).sign()]).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     let host = authority.issue(Draft::new().dns("a.example.org"));
-    let room = || Call::new(host.door(&gate, b"http/1.1"), Method::GET, ROOM);
+    let room = || Call::new(host.door(&gate, b"http/1.1"), Method::GET, PROTECTED_PATH);
     assert_eq!(room().send().await.status, StatusCode::OK);
-    let token = gate.bent_token("scrape").claim("cnf", json!({"x5t#S256": host.thumbprint()})).mint();
+    let token = gate.token_builder("scrape").claim("cnf", json!({"x5t#S256": host.thumbprint()})).mint();
     assert_eq!(room().bearer(&token).send().await.status, StatusCode::OK);
     // a certificate beside a plain token does not bind it
     refused(&gate, room().bearer(&plain), 401, "token_not_bound").await;
 }
 
 #[tokio::test]
-async fn routes_may_require_binding_one_by_one() {
+async fn binding_is_required_for_each_route() {
     let harness = harness("").await.keeping("kept_*").more("vertex", "token_binding = \"required\"");
     let exporter =
         format!("[[exporter]]\nname = \"close\"\nurl = \"{}\"\ntoken_binding = \"required\"", harness.app.url());
     let ingest = "[ingest]\ntoken_binding = \"required\"\n[[ingest.keep]]\nmetric = \"kept_*\"";
     let gate = harness.more("exporter", exporter).section("ingest", ingest).start().await;
     let plain = gate.token("scrape");
-    assert_eq!(gate.get(ROOM).bearer(&plain).send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&plain).send().await.status, StatusCode::OK);
     refused(&gate, gate.get("/exporters/close/metrics").bearer(&plain), 401, "token_not_bound").await;
     refused(&gate, gate.write(&gate.token("ingest"), Vec::new()), 401, "token_not_bound").await;
     let predict = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
@@ -336,7 +341,7 @@ async fn routes_may_require_binding_one_by_one() {
 }
 
 #[tokio::test]
-async fn the_gate_says_how_tokens_can_be_bound() {
+async fn resource_metadata_lists_the_token_bindings() {
     let metadata = |gate: &Gate| gate.get("/.well-known/oauth-protected-resource").send();
     let plain = Harness::new().await.start().await;
     let told = metadata(&plain).await.json();
@@ -351,7 +356,7 @@ async fn the_gate_says_how_tokens_can_be_bound() {
         "{told}"
     );
     assert_eq!(told["dpop_bound_access_tokens_required"], true, "{told}");
-    let (answer, _) = refused(&gate, gate.get(ROOM), 401, "no_token").await;
+    let (answer, _) = refused(&gate, gate.get(PROTECTED_PATH), 401, "no_token").await;
     let challenges = challenges(&answer);
     assert!(challenges[0].starts_with("Bearer realm="), "{challenges:?}");
     assert!(challenges[1].starts_with("DPoP realm=") && challenges[1].contains("algs=\"ES256 "), "{challenges:?}");
@@ -364,7 +369,7 @@ async fn the_gate_says_how_tokens_can_be_bound() {
 }
 
 #[tokio::test]
-async fn terms_that_nobody_could_meet_are_a_problem() {
+async fn a_binding_that_no_client_can_meet_is_a_problem() {
     for (more, key, remedy) in [
         ("token_binding = \"required\"", "gate", "url = "),
         ("token_binding = \"always\"", "gate.token_binding", "\"required\""),
@@ -383,11 +388,11 @@ async fn terms_that_nobody_could_meet_are_a_problem() {
 }
 
 #[tokio::test]
-async fn one_proof_sent_many_times_at_once_counts_once() {
+async fn one_proof_sent_in_parallel_is_accepted_once() {
     let gate = harness("").await.start().await;
     let prover = Prover::ec();
     let token = prover.token(&gate, "scrape");
-    let proof = prover.proof(ROOM, &token).sign();
+    let proof = prover.proof(PROTECTED_PATH, &token).sign();
     let before = seen(&gate);
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -401,7 +406,7 @@ async fn one_proof_sent_many_times_at_once_counts_once() {
 /// What a real provider binds is what the gate checks, in its JWTs and in what it answers of its opaque tokens:
 /// `oidc-provider` over TLS, which knows both ways.
 #[tokio::test]
-async fn tokens_that_oidc_provider_binds_are_taken_from_their_holder_alone() {
+async fn bound_tokens_of_oidc_provider_need_their_key() {
     let harness = harness("").await.section("listen", listen("client_certificates = \"any\""));
     let (certificate, key) = (harness.directory.join("gate.pem"), harness.directory.join("gate.key"));
     let provider = OidcSettings::new()
@@ -425,9 +430,9 @@ async fn tokens_that_oidc_provider_binds_are_taken_from_their_holder_alone() {
     let gate = harness.section("issuer", issuer).start().await;
     let (own, prover) = (Draft::new().self_signed(), Prover::ec());
     let port: u16 = provider.issuer.rsplit(':').next().unwrap().parse().unwrap();
-    let at_provider = |door: Door, client: &str, resource: &str, proof: Option<String>| {
+    let at_provider = |door: Connector, client: &str, resource: &str, proof: Option<String>| {
         let login = STANDARD.encode(format!("{client}:a-secret-of-{client}"));
-        let door = Door { address: ([127, 0, 0, 1], port).into(), ..door };
+        let door = Connector { address: ([127, 0, 0, 1], port).into(), ..door };
         let call = Call::new(door, Method::POST, "/token")
             .header("authorization", &format!("Basic {login}"))
             .header("content-type", "application/x-www-form-urlencoded")
@@ -445,17 +450,18 @@ async fn tokens_that_oidc_provider_binds_are_taken_from_their_holder_alone() {
         assert_eq!(token.contains('.'), resource == OidcProvider::RESOURCE, "{token}");
         // known the second time
         for _ in 0..2 {
-            let answer = shown(&gate, token, &[&prover.proof(ROOM, token).sign()]).send().await;
+            let answer = shown(&gate, token, &[&prover.proof(PROTECTED_PATH, token).sign()]).send().await;
             assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
             assert_eq!(gate.record(&answer.id()).await["principal"], "real:prover");
             let thief = Prover::ec();
-            refused(&gate, shown(&gate, token, &[&thief.proof(ROOM, token).sign()]), 401, "dpop_other_key").await;
-            refused(&gate, gate.get(ROOM).bearer(token), 401, "token_binding").await;
+            refused(&gate, shown(&gate, token, &[&thief.proof(PROTECTED_PATH, token).sign()]), 401, "dpop_other_key")
+                .await;
+            refused(&gate, gate.get(PROTECTED_PATH).bearer(token), 401, "token_binding").await;
         }
 
         let given = at_provider(own.door(&gate, b"http/1.1"), "holder", resource, None).await;
         let token = given["access_token"].as_str().unwrap_or_else(|| panic!("{given}"));
-        let room = |door| Call::new(door, Method::GET, ROOM).bearer(token);
+        let room = |door| Call::new(door, Method::GET, PROTECTED_PATH).bearer(token);
         assert_eq!(room(own.door(&gate, b"http/1.1")).send().await.status, StatusCode::OK);
         refused(&gate, room(gate.door(0, b"http/1.1")), 401, "token_binding").await;
     }

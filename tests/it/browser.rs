@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::{
     browser::Browser,
-    house::{House, Plan, ROOM},
+    login_harness::{LoginHarness, PROTECTED_PATH, Plan},
     peers::OidcSettings,
 };
 
@@ -17,13 +17,13 @@ fn says(arrived: &serde_json::Value, text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_person_logs_in_looks_around_and_signs_out() {
-    let house = House::new().await;
+async fn a_person_logs_in_browses_and_logs_out() {
+    let house = LoginHarness::new().await;
     let mut browser = Browser::start(&house.gate).await;
-    let form = browser.visit("a", &format!("{}{ROOM}", house.url)).await;
+    let form = browser.visit("a", &format!("{}{PROTECTED_PATH}", house.url)).await;
     assert!(url(&form).starts_with(&house.provider.issuer), "{form}");
     let page = browser.log_in("a", "ada").await;
-    assert_eq!(url(&page), format!("{}{ROOM}", house.url));
+    assert_eq!(url(&page), format!("{}{PROTECTED_PATH}", house.url));
     assert!(says(&page, "app_up 1"), "{page}");
 
     let cookies = browser.step(json!({"step": "cookies", "tab": "a"})).await;
@@ -40,7 +40,7 @@ async fn a_person_logs_in_looks_around_and_signs_out() {
     let home = browser.visit("a", &format!("{}/", house.url)).await;
     assert!(says(&home, "corp:ada") && says(&home, "locked"), "{home}");
     assert_eq!(browser.step(json!({"step": "script_cookies", "tab": "a"})).await, "", "a script reads the session");
-    browser.photograph("a", "start").await;
+    browser.screenshot("a", "start").await;
     let script = browser.step(json!({"step": "try_script", "tab": "a"})).await;
     assert_eq!(script, json!({"ran": false, "styled": true}), "what the policy forbids, and what it lets in");
     let complaints = browser.step(json!({"step": "complaints", "tab": "a"})).await;
@@ -50,7 +50,7 @@ async fn a_person_logs_in_looks_around_and_signs_out() {
     assert!(of_policy[0].contains("script"), "the page breaks its own policy: {complaints}");
     let missing = browser.visit("a", &format!("{}/exporters/nobody/metrics", house.url)).await;
     assert!(missing["status"] == 404 && says(&missing, "unknown_exporter"), "{missing}");
-    browser.photograph("a", "nothing-here").await;
+    browser.screenshot("a", "nothing-here").await;
 
     // another site signs nobody out
     browser.visit("evil", &format!("{}/session/end", house.provider.issuer)).await;
@@ -59,7 +59,7 @@ async fn a_person_logs_in_looks_around_and_signs_out() {
     assert_eq!(refused["status"], 403, "{refused}");
     let still = browser.visit("a", &format!("{}/logout", house.url)).await;
     assert!(says(&still, "Sign out?"), "{still}");
-    browser.photograph("a", "sign-out").await;
+    browser.screenshot("a", "sign-out").await;
 
     let confirm = browser.press("a", "Sign out").await;
     assert!(url(&confirm).starts_with(&house.provider.issuer), "the page's policy stops it: {confirm}");
@@ -67,22 +67,22 @@ async fn a_person_logs_in_looks_around_and_signs_out() {
     assert!(url(&form).starts_with(&house.provider.issuer) && says(&form, "Sign in"), "{form}");
     let out = browser.visit("a", &format!("{}/logout", house.url)).await;
     assert!(says(&out, "You are signed out"), "{out}");
-    browser.photograph("a", "signed-out").await;
+    browser.screenshot("a", "signed-out").await;
 }
 
 #[tokio::test]
 async fn a_person_chooses_between_providers() {
     let other = OidcSettings::new();
-    let house = House::with_other(Plan::default(), other).await;
+    let house = LoginHarness::with_other(Plan::default(), other).await;
     let mut browser = Browser::start(&house.gate).await;
-    let chooser = browser.visit("a", &format!("{}{ROOM}?a=b", house.url)).await;
+    let chooser = browser.visit("a", &format!("{}{PROTECTED_PATH}?a=b", house.url)).await;
     assert!(says(&chooser, "Example Corp") && says(&chooser, "Partners & friends"), "{chooser}");
-    browser.photograph("a", "chooser").await;
+    browser.screenshot("a", "chooser").await;
     let form = browser.press("a", "Partners & friends").await;
     let other = house.other.as_ref().unwrap();
     assert!(url(&form).starts_with(&other.issuer), "{form}");
     let page = browser.log_in("a", "eve").await;
-    assert_eq!(url(&page), format!("{}{ROOM}?a=b", house.url), "{page}");
+    assert_eq!(url(&page), format!("{}{PROTECTED_PATH}?a=b", house.url), "{page}");
     // one issuer's people are not another's
     let home = browser.visit("a", &format!("{}/", house.url)).await;
     assert!(says(&home, "partners:eve"), "{home}");
@@ -91,14 +91,14 @@ async fn a_person_chooses_between_providers() {
 #[tokio::test]
 async fn two_tabs_and_an_expired_session() {
     let sessions = "[sessions]\nkeys = [\"session.key\"]\nmax_lifetime = \"5s\"".into();
-    let house = House::planned(Plan { sessions, ..Plan::default() }).await;
+    let house = LoginHarness::planned(Plan { sessions, ..Plan::default() }).await;
     let mut browser = Browser::start(&house.gate).await;
-    browser.visit("a", &format!("{}{ROOM}", house.url)).await;
+    browser.visit("a", &format!("{}{PROTECTED_PATH}", house.url)).await;
     browser.visit("b", &format!("{}/exporters/locked/metrics", house.url)).await;
     let second = browser.log_in("b", "ada").await;
     assert_eq!(url(&second), format!("{}/exporters/locked/metrics", house.url), "{second}");
     let first = browser.log_in("a", "ada").await;
-    assert_eq!(url(&first), format!("{}{ROOM}", house.url), "{first}");
+    assert_eq!(url(&first), format!("{}{PROTECTED_PATH}", house.url), "{first}");
 
     let cookie = async |browser: &mut Browser| {
         let cookies = browser.step(json!({"step": "cookies", "tab": "a"})).await;
@@ -109,18 +109,18 @@ async fn two_tabs_and_an_expired_session() {
     // the session ends; the provider still knows the person, who sees nothing of it but the page
     let begun = wicketgate::internals::clock::monotonic();
     loop {
-        let page = browser.visit("a", &format!("{}{ROOM}", house.url)).await;
-        assert_eq!((url(&page), &page["status"]), (&*format!("{}{ROOM}", house.url), &json!(200)), "{page}");
+        let page = browser.visit("a", &format!("{}{PROTECTED_PATH}", house.url)).await;
+        assert_eq!((url(&page), &page["status"]), (&*format!("{}{PROTECTED_PATH}", house.url), &json!(200)), "{page}");
         if cookie(&mut browser).await.as_ref() != Some(&before) {
             break;
         }
-        assert!(begun.elapsed() < crate::support::PATIENCE, "the session does not end");
+        assert!(begun.elapsed() < crate::support::DEADLINE, "the session does not end");
     }
     // a person whom policy refuses sees why
-    let house = House::new().await;
+    let house = LoginHarness::new().await;
     let mut browser = Browser::start(&house.gate).await;
-    browser.visit("a", &format!("{}{ROOM}", house.url)).await;
+    browser.visit("a", &format!("{}{PROTECTED_PATH}", house.url)).await;
     let denied = browser.log_in("a", "bob").await;
     assert!(denied["status"] == 403 && says(&denied, "not_permitted") && says(&denied, "corp:bob"), "{denied}");
-    browser.photograph("a", "denied").await;
+    browser.screenshot("a", "denied").await;
 }

@@ -33,7 +33,7 @@ fn subjects(exchanges: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn two_callers_are_two_subjects_at_google_with_one_exchange_each() {
+async fn each_caller_is_a_subject_at_google_with_one_exchange() {
     let gate = harness().await.start().await;
     assert!(gate.google.exchanges().is_empty(), "somebody was asked for before anybody called");
     let (alice, bob) = (caller(&gate, "alice"), caller(&gate, "bob"));
@@ -81,7 +81,7 @@ async fn two_callers_are_two_subjects_at_google_with_one_exchange_each() {
 }
 
 #[tokio::test]
-async fn a_subject_token_opens_nothing_at_the_gate() {
+async fn a_subject_token_is_no_credential_at_the_gate() {
     let gate = harness().await.start().await;
     assert_eq!(gate.post(PREDICT).bearer(&caller(&gate, "alice")).body("{}").send().await.status, StatusCode::OK);
     let stolen = gate.google.subject_tokens().pop().unwrap();
@@ -92,7 +92,7 @@ async fn a_subject_token_opens_nothing_at_the_gate() {
 }
 
 #[tokio::test]
-async fn a_caller_that_google_refuses_is_refused_alone() {
+async fn a_caller_that_google_refuses_affects_no_other_caller() {
     let harness = harness().await;
     harness.google.server.intercept(|seen| {
         let body = String::from_utf8_lossy(&seen.body).into_owned();
@@ -122,7 +122,7 @@ async fn a_caller_that_google_refuses_is_refused_alone() {
 }
 
 #[tokio::test]
-async fn the_last_good_credential_of_a_caller_serves_until_its_own_end_and_then_none() {
+async fn the_last_good_credential_is_used_until_it_expires_and_then_none() {
     let harness = harness().await;
     harness.google.set_lifetime(8);
     let gate = harness.start().await;
@@ -148,7 +148,7 @@ async fn the_last_good_credential_of_a_caller_serves_until_its_own_end_and_then_
 }
 
 #[tokio::test]
-async fn what_the_gate_asks_on_nobodys_behalf_is_asked_in_its_own_name() {
+async fn the_gates_own_requests_use_its_own_identity() {
     let gate = harness().await.keeping("kept_*").section("forecast", FORECAST).start().await;
     let exchanges = eventually("the gate's own exchange", || async {
         let exchanges = gate.google.exchanges();
@@ -159,7 +159,7 @@ async fn what_the_gate_asks_on_nobodys_behalf_is_asked_in_its_own_name() {
 }
 
 #[tokio::test]
-async fn check_tells_what_asking_as_callers_needs() {
+async fn check_reports_what_caller_credentials_need() {
     for (from, to, told) in [
         ("[token_issuer]\nkeys = \"keys\"", "", "`subject = \"caller\"` of [google] needs it"),
         ("subject = \"caller\"", "subject = \"gate\"", "write `subject = \"caller\"`"),

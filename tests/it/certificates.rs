@@ -8,14 +8,14 @@ use crate::{
     support::{
         Gate, Harness,
         call::Call,
-        clients::{Authority, Draft, Line, Shown, is_turned_away},
+        clients::{CertificateAuthority, ClientCertificate, Draft, Line, handshake_fails},
         eventually,
         harness::PAGE,
         program::run,
     },
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const NODE: &str = "spiffe://example.org/ns/prod/sa/node";
 
 /// `[[listen]]` with these keys in its `tls` besides certificate and key.
@@ -41,7 +41,7 @@ dns = \"*.exporters.example.org\"
 ";
 
 /// A gate whose clients' certificates are of this authority; those of `mesh` and `hosts` may scrape.
-async fn harness(authority: &Authority, clients: &str) -> Harness {
+async fn harness(authority: &CertificateAuthority, clients: &str) -> Harness {
     let harness = Harness::new().await.section("listen", listen(clients)).more("issuer", RULES);
     authority.write(&harness.directory, "clients.pem");
     authority.revoke(&harness.directory, "clients.crl", &[], 3600);
@@ -54,20 +54,20 @@ async fn harness(authority: &Authority, clients: &str) -> Harness {
     harness
 }
 
-fn room(gate: &Gate, shown: &Shown) -> Call {
-    Call::new(shown.door(gate, b"http/1.1"), Method::GET, ROOM)
+fn room(gate: &Gate, shown: &ClientCertificate) -> Call {
+    Call::new(shown.door(gate, b"http/1.1"), Method::GET, PROTECTED_PATH)
 }
 
 #[tokio::test]
 async fn a_certificate_alone_is_a_principal() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, OPTIONAL).await.start().await;
     let node = authority.issue(Draft::spiffe(NODE));
     let host = authority.issue(Draft::new().dns("other.example.org").dns("a.exporters.example.org"));
     for (shown, name, issuer) in
         [(&node, format!("mesh:{NODE}"), "mesh"), (&host, "hosts:a.exporters.example.org".into(), "hosts")]
     {
-        let url = format!("https://localhost:{}{ROOM}", gate.address().port());
+        let url = format!("https://localhost:{}{PROTECTED_PATH}", gate.address().port());
         let http2 = Call::new(shown.door(&gate, b"h2"), Method::GET, &url).http2();
         for call in [room(&gate, shown), http2] {
             let answer = call.send().await;
@@ -85,8 +85,8 @@ async fn a_certificate_alone_is_a_principal() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_nobodys_is_refused() {
-    let authority = Authority::new();
+async fn a_certificate_without_a_matching_section_is_refused() {
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, OPTIONAL).await.start().await;
     for (draft, reason) in [
         (Draft::spiffe("spiffe://example.org/ns/dev/sa/node"), "certificate_unknown"),
@@ -109,13 +109,13 @@ async fn a_certificate_that_is_nobodys_is_refused() {
         assert!(!answer.header("www-authenticate").contains("error="), "{answer:?}");
     }
     // without a certificate a token is asked for, and a certificate is named as another way
-    let (answer, _) = refused(&gate, gate.get(ROOM), 401, "no_token").await;
+    let (answer, _) = refused(&gate, gate.get(PROTECTED_PATH), 401, "no_token").await;
     assert!(answer.text().contains("certificate"), "{answer:?}");
 }
 
 #[tokio::test]
-async fn who_cannot_be_verified_is_turned_away_in_the_handshake() {
-    let (authority, other) = (Authority::new(), Authority::new());
+async fn an_unverifiable_certificate_fails_the_handshake() {
+    let (authority, other) = (CertificateAuthority::new(), CertificateAuthority::new());
     let revoked = authority.issue(Draft::spiffe(NODE));
     let bad = [
         ("of another CA", other.issue(Draft::spiffe(NODE))),
@@ -129,40 +129,40 @@ async fn who_cannot_be_verified_is_turned_away_in_the_handshake() {
     let gate = gate.start().await;
     for alpn in [&b"http/1.1"[..], b"h2"] {
         for (what, shown) in &bad {
-            assert!(is_turned_away(&shown.door(&gate, alpn)).await, "{what}");
+            assert!(handshake_fails(&shown.door(&gate, alpn)).await, "{what}");
         }
-        assert!(!is_turned_away(&good.door(&gate, alpn)).await);
+        assert!(!handshake_fails(&good.door(&gate, alpn)).await);
         // one without is not
-        assert!(!is_turned_away(&gate.door(0, alpn)).await);
+        assert!(!handshake_fails(&gate.door(0, alpn)).await);
     }
     assert!(gate.app.requests() <= 2, "an upstream saw who was turned away");
 }
 
 #[tokio::test]
-async fn where_a_certificate_is_required_nobody_comes_without() {
-    let authority = Authority::new();
+async fn a_required_certificate_cannot_be_left_out() {
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, REQUIRED).await.start().await;
-    assert!(is_turned_away(&gate.door(0, b"http/1.1")).await);
+    assert!(handshake_fails(&gate.door(0, b"http/1.1")).await);
     let node = authority.issue(Draft::spiffe(NODE));
     assert_eq!(room(&gate, &node).send().await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_list_of_revoked_certificates_that_says_nothing_refuses() {
-    let (authority, other) = (Authority::new(), Authority::new());
+async fn an_expired_or_uncovering_crl_refuses() {
+    let (authority, other) = (CertificateAuthority::new(), CertificateAuthority::new());
     let node = authority.issue(Draft::spiffe(NODE));
     // past its nextUpdate; of another CA
     for list in [(&authority, -10), (&other, 3600)] {
         let harness = harness(&authority, WITH_CRL).await;
         list.0.revoke(&harness.directory, "clients.crl", &[], list.1);
         let gate = harness.start().await;
-        assert!(is_turned_away(&node.door(&gate, b"http/1.1")).await);
+        assert!(handshake_fails(&node.door(&gate, b"http/1.1")).await);
     }
 }
 
 #[tokio::test]
-async fn beside_a_token_the_token_is_the_identity() {
-    let authority = Authority::new();
+async fn a_token_beside_a_certificate_is_the_identity() {
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, OPTIONAL).await.start().await;
     let node = authority.issue(Draft::spiffe(NODE));
     let answer = room(&gate, &node).bearer(&gate.token("scrape")).send().await;
@@ -175,10 +175,10 @@ async fn beside_a_token_the_token_is_the_identity() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_which_only_the_key_is_proved_names_nobody() {
+async fn a_certificate_without_a_verified_chain_is_no_principal() {
     let harness = Harness::new().await.section("listen", listen("client_certificates = \"any\""));
     let gate = harness.start().await;
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     for shown in [Draft::spiffe(NODE).self_signed(), authority.issue(Draft::spiffe(NODE))] {
         refused(&gate, room(&gate, &shown), 401, "no_token").await;
         let answer = room(&gate, &shown).bearer(&gate.token("scrape")).send().await;
@@ -190,25 +190,25 @@ async fn a_certificate_of_which_only_the_key_is_proved_names_nobody() {
 async fn is_refused_now(gate: &Gate, line: &mut Line, headers: &[(&str, &str)], reason: &str) {
     let line = tokio::sync::Mutex::new(line);
     let answer = eventually(reason, || async {
-        let answer = line.lock().await.get(ROOM, headers).await.unwrap();
+        let answer = line.lock().await.get(PROTECTED_PATH, headers).await.unwrap();
         (answer.status != StatusCode::OK).then_some(answer)
     })
     .await;
     is_refusal(gate, &answer, 401, reason).await;
     let before = seen(gate);
-    assert_eq!(line.lock().await.get(ROOM, headers).await.unwrap().status, StatusCode::UNAUTHORIZED);
+    assert_eq!(line.lock().await.get(PROTECTED_PATH, headers).await.unwrap().status, StatusCode::UNAUTHORIZED);
     assert_eq!(seen(gate), before, "an upstream saw a refused request");
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_revoked_counts_no_longer_on_open_connections() {
-    let authority = Authority::new();
+async fn a_revoked_certificate_is_refused_on_open_connections() {
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, WITH_CRL).await.start().await;
     let (node, other) = (authority.issue(Draft::spiffe(NODE)), authority.issue(Draft::spiffe(NODE)));
     let mut lines = Vec::new();
     for alpn in [&b"http/1.1"[..], b"h2"] {
         let mut line = Line::open(&node.door(&gate, alpn)).await.unwrap();
-        assert_eq!(line.get(ROOM, &[]).await.unwrap().status, StatusCode::OK);
+        assert_eq!(line.get(PROTECTED_PATH, &[]).await.unwrap().status, StatusCode::OK);
         lines.push(line);
     }
     let mut innocent = Line::open(&other.door(&gate, b"h2")).await.unwrap();
@@ -217,67 +217,67 @@ async fn a_certificate_that_is_revoked_counts_no_longer_on_open_connections() {
     is_refused_now(&gate, &mut lines[1], &[], "certificate_distrusted").await;
     // a token does not help: the connection is not what it was
     let token = format!("Bearer {}", gate.token("scrape"));
-    let answer = lines[1].get(ROOM, &[("authorization", &token)]).await.unwrap();
+    let answer = lines[1].get(PROTECTED_PATH, &[("authorization", &token)]).await.unwrap();
     is_refusal(&gate, &answer, 401, "certificate_distrusted").await;
-    assert!(is_turned_away(&node.door(&gate, b"http/1.1")).await);
-    assert_eq!(innocent.get(ROOM, &[]).await.unwrap().status, StatusCode::OK);
+    assert!(handshake_fails(&node.door(&gate, b"http/1.1")).await);
+    assert_eq!(innocent.get(PROTECTED_PATH, &[]).await.unwrap().status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_bundle_without_a_ca_ends_its_clients_on_open_connections() {
-    let (authority, next) = (Authority::new(), Authority::new());
+async fn a_removed_ca_is_refused_on_open_connections() {
+    let (authority, next) = (CertificateAuthority::new(), CertificateAuthority::new());
     let gate = harness(&authority, OPTIONAL).await.start().await;
     let node = authority.issue(Draft::spiffe(NODE));
     let mut line = Line::open(&node.door(&gate, b"http/1.1")).await.unwrap();
-    assert_eq!(line.get(ROOM, &[]).await.unwrap().status, StatusCode::OK);
+    assert_eq!(line.get(PROTECTED_PATH, &[]).await.unwrap().status, StatusCode::OK);
     next.write(&gate.directory, "clients.pem");
     is_refused_now(&gate, &mut line, &[], "certificate_distrusted").await;
     assert_eq!(room(&gate, &next.issue(Draft::spiffe(NODE))).send().await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_certificate_that_expires_counts_no_longer_on_open_connections() {
-    let authority = Authority::new();
+async fn an_expired_certificate_is_refused_on_open_connections() {
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, OPTIONAL).await.start().await;
     let node = authority.issue(Draft::spiffe(NODE).ends(4));
     let mut line = Line::open(&node.door(&gate, b"h2")).await.unwrap();
-    assert_eq!(line.get(ROOM, &[]).await.unwrap().status, StatusCode::OK);
+    assert_eq!(line.get(PROTECTED_PATH, &[]).await.unwrap().status, StatusCode::OK);
     is_refused_now(&gate, &mut line, &[], "certificate_expired").await;
 }
 
 #[tokio::test]
-async fn where_certificates_become_required_open_connections_need_one_too() {
-    let authority = Authority::new();
+async fn a_new_certificate_requirement_applies_to_open_connections() {
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, OPTIONAL).await.start().await;
     let token = format!("Bearer {}", gate.token("scrape"));
     let mut line = Line::open(&gate.door(0, b"http/1.1")).await.unwrap();
-    assert_eq!(line.get(ROOM, &[("authorization", &token)]).await.unwrap().status, StatusCode::OK);
+    assert_eq!(line.get(PROTECTED_PATH, &[("authorization", &token)]).await.unwrap().status, StatusCode::OK);
     let config = std::fs::read_to_string(gate.directory.join("wicketgate.toml")).unwrap();
     gate.directory.write("wicketgate.toml", config.replace("\"optional\"", "\"required\""));
     is_refused_now(&gate, &mut line, &[("authorization", &token)], "certificate_missing").await;
 }
 
 #[tokio::test]
-async fn no_session_is_resumed_where_certificates_are_asked_for() {
-    let authority = Authority::new();
+async fn tls_resumption_is_off_if_certificates_are_requested() {
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, OPTIONAL).await.start().await;
     let door = authority.issue(Draft::spiffe(NODE)).door(&gate, b"http/1.1");
     for _ in 0..3 {
         let mut line = Line::open(&door).await.unwrap();
         // the session's tickets come with the first answer
-        assert_eq!(line.get(ROOM, &[]).await.unwrap().status, StatusCode::OK);
+        assert_eq!(line.get(PROTECTED_PATH, &[]).await.unwrap().status, StatusCode::OK);
         assert!(line.whole, "a session was resumed, and its certificate not looked at");
     }
 }
 
 #[tokio::test]
-async fn curl_comes_in_with_its_certificate() {
-    let authority = Authority::new();
+async fn curl_authenticates_with_its_certificate() {
+    let authority = CertificateAuthority::new();
     let gate = harness(&authority, REQUIRED).await.start().await;
     let node = authority.issue(Draft::spiffe(NODE));
     gate.directory.write("node.pem", &node.pem);
     gate.directory.write("node.key", &node.key_pem);
-    let url = format!("https://localhost:{}{ROOM}", gate.address().port());
+    let url = format!("https://localhost:{}{PROTECTED_PATH}", gate.address().port());
     let curl = |arguments: &'static [&'static str]| {
         let mut command = tokio::process::Command::new("curl");
         command.args(["--silent", "--show-error", "--fail", "--cacert", "ca.pem"]).args(arguments).arg(&url);
@@ -296,8 +296,8 @@ async fn curl_comes_in_with_its_certificate() {
 }
 
 #[tokio::test]
-async fn what_could_have_no_effect_is_a_problem_with_its_remedy() {
-    let authority = Authority::new();
+async fn a_setting_without_effect_is_a_problem_with_its_remedy() {
+    let authority = CertificateAuthority::new();
     for (from, to, key, remedy) in [
         (OPTIONAL, "client_certificates = \"optional\"", "tls.client_ca", "client_ca = "),
         (OPTIONAL, "client_ca = \"clients.pem\"", "tls.client_certificates", "\"required\""),

@@ -53,7 +53,7 @@ file = \"audit.jsonl\"
 }
 
 #[tokio::test]
-async fn an_issuer_that_cannot_be_meant_so_is_told_what_to_write() {
+async fn an_inconsistent_issuer_section_names_what_to_write() {
     let secret = "client_secret = { env = \"X\" }";
     let introspection = format!("introspection = {{ url = \"https://idp.example/i\", client_id = \"g\", {secret} }}");
     for (line, key, remedy) in [
@@ -127,7 +127,7 @@ async fn a_broken_policy_is_a_problem_with_its_file_and_line() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_is_named() {
+async fn a_missing_file_is_named() {
     let output = run(&["check", "--config", "/nonexistent/wicketgate.toml"]).await;
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/wicketgate.toml"), "{output:?}");
@@ -144,7 +144,7 @@ async fn serve_does_not_start_with_a_broken_configuration() {
 }
 
 #[tokio::test]
-async fn wrong_usage_is_told_from_a_wrong_answer() {
+async fn exit_codes_tell_wrong_usage_from_a_negative_answer() {
     for arguments in [&["fly"][..], &["serve"], &["serve", "--config"], &[]] {
         let output = run(arguments).await;
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
@@ -175,7 +175,7 @@ fn is_key(text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_limit_that_cannot_be_meant_so_is_told_what_to_write() {
+async fn an_inconsistent_limit_names_what_to_write() {
     let cases = [
         ("request = \"1/m\"", "request", "unknown key"),
         ("requests = \"many\"", "requests", "600/m"),

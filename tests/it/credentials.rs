@@ -41,7 +41,7 @@ async fn without_a_credential_the_answer_is_503_and_never_a_bare_request() {
 }
 
 #[tokio::test]
-async fn a_service_that_repeats_the_gates_own_token_does_not_put_it_into_the_log() {
+async fn a_token_echoed_by_a_service_is_not_logged() {
     let harness = Harness::new().await;
     let own = std::fs::read_to_string(harness.directory.join("subject.jwt")).unwrap();
     harness.google.server.answer(|seen| {

@@ -8,7 +8,7 @@ use crate::{
     support::{Gate, Harness},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const MODEL: &str = "projects/p/locations/us-central1/models/m";
 
 /// A gate with these policies in place of the shipped ones.
@@ -19,7 +19,7 @@ async fn gate(policies: &str) -> Gate {
 }
 
 #[tokio::test]
-async fn a_policy_that_fails_denies_what_another_one_permits() {
+async fn a_policy_error_denies_what_another_policy_permits() {
     let gate = gate(
         "@id(\"all\") permit (principal, action, resource);\n\
          @id(\"overflows\") permit (principal, action, resource is Exporter)\n\
@@ -29,8 +29,8 @@ async fn a_policy_that_fails_denies_what_another_one_permits() {
     )
     .await;
     let token = gate.token("scrape");
-    assert_eq!(gate.get(ROOM).bearer(&token).send().await.status, 200);
-    let answer = gate.call(http::Method::HEAD, ROOM).bearer(&token).send().await;
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&token).send().await.status, 200);
+    let answer = gate.call(http::Method::HEAD, PROTECTED_PATH).bearer(&token).send().await;
     assert_eq!(answer.status, 403, "{answer:?}");
     let record = gate.record(&answer.id()).await;
     assert_eq!((&record["decision"], &record["reason"]), (&"deny".into(), &"policy_error".into()), "{record}");
@@ -52,7 +52,7 @@ async fn an_exporters_labels_and_a_models_version_decide() {
     ))
     .await;
     let scrape = gate.token("scrape");
-    let answer = gate.get(ROOM).bearer(&scrape).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(&scrape).send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(gate.record(&answer.id()).await["policies"], json!(["platform"]));
     // `locked` has no labels

@@ -11,7 +11,7 @@ use crate::{
     support::{
         Gate, Harness,
         call::Call,
-        clients::{Authority, Draft},
+        clients::{CertificateAuthority, Draft},
         harness::Directory,
         program::run,
     },
@@ -72,7 +72,7 @@ async fn traffic(gate: &Gate) {
 }
 
 #[tokio::test]
-async fn precisely_the_changed_decisions_of_real_traffic_are_found() {
+async fn exactly_the_changed_decisions_of_real_traffic_are_listed() {
     let gate = Harness::new().await.start().await;
     traffic(&gate).await;
     let old = policies(&gate.directory, "old", &[]);
@@ -175,10 +175,10 @@ async fn labels_of_exporters_are_those_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn a_record_holds_every_circumstance_that_a_policy_went_by() {
+async fn a_record_holds_the_whole_policy_context() {
     const ROBOT: &str = "spiffe://example.org/robot";
     let harness = Harness::new().await;
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     authority.write(&harness.directory, "clients.pem");
     let infer = "permit (principal in Role::\"infer\", action in Action::\"infer\", resource);";
     let narrow = |size: u32| {
@@ -220,7 +220,7 @@ async fn a_record_holds_every_circumstance_that_a_policy_went_by() {
 }
 
 #[tokio::test]
-async fn changed_rules_are_told_as_what_a_log_cannot_show_and_separation_is_looked_at_again() {
+async fn changed_role_rules_are_reported_and_separation_is_checked_again() {
     let gate = Harness::new().await.start().await;
     let both = gate.issuer.token("both", &["scrape", "observe"]).mint();
     for role in [None, Some("scrape")] {
@@ -257,7 +257,7 @@ async fn changed_rules_are_told_as_what_a_log_cannot_show_and_separation_is_look
 }
 
 #[tokio::test]
-async fn a_changed_log_is_not_replayed_unless_one_insists_and_no_line_is_dropped_silently() {
+async fn a_tampered_log_is_replayed_only_with_a_flag() {
     let gate = Harness::new().await.start().await;
     traffic(&gate).await;
     let old = policies(&gate.directory, "old", &[]);
@@ -299,7 +299,7 @@ async fn a_shadow_folder_is_a_new_set_by_itself() {
 }
 
 #[tokio::test]
-async fn without_a_log_the_directories_are_compared_and_wrong_usage_is_told() {
+async fn without_a_log_the_directories_are_compared() {
     let harness = Harness::new().await;
     let old = policies(&harness.directory, "old", &[]);
     let more = "@id(\"home\")\npermit";

@@ -15,7 +15,7 @@ use crate::support::{
     upstream::{self, Upstream},
 };
 
-pub(crate) const ROOM: &str = "/exporters/app/metrics";
+pub(crate) const PROTECTED_PATH: &str = "/exporters/app/metrics";
 pub(crate) const URL: &str = "https://gate.example";
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -56,7 +56,7 @@ pub(crate) fn header(token: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_token_is_exchanged_for_one_of_the_gate_that_opens_the_same_doors() {
+async fn an_exchanged_token_has_the_same_access() {
     let gate = harness().await.start().await;
     let shown = gate.token("scrape");
     let (answer, given) = exchanged(&gate, &shown, URL).await;
@@ -77,7 +77,7 @@ async fn a_token_is_exchanged_for_one_of_the_gate_that_opens_the_same_doors() {
     assert!(gate.permitted(&answer.id()), "the token left without a permit");
     assert!(!record.to_string().contains(token) && !record.to_string().contains(&shown), "{record}");
 
-    let scraped = gate.get(ROOM).bearer(token).send().await;
+    let scraped = gate.get(PROTECTED_PATH).bearer(token).send().await;
     assert_eq!(scraped.status, 200, "{scraped:?}");
     let record = gate.record(&scraped.id()).await;
     assert_eq!((&record["principal"], &record["issuer"]), (&"corp:tester".into(), &"corp".into()), "{record}");
@@ -86,12 +86,12 @@ async fn a_token_is_exchanged_for_one_of_the_gate_that_opens_the_same_doors() {
 }
 
 #[tokio::test]
-async fn a_token_for_another_audience_is_for_that_audience_alone() {
+async fn a_token_for_another_audience_is_refused_at_the_gate() {
     let gate = harness().await.start().await;
     let (_, given) = exchanged(&gate, &gate.token("scrape"), "ledger").await;
     let token = given["access_token"].as_str().unwrap();
     assert_eq!(claims(token)["aud"], "ledger");
-    let answer = gate.get(ROOM).bearer(token).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(token).send().await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (401, &"token_audience".into()), "{answer:?}");
     // nor can it be exchanged for one that is
     let answer = ask(&gate, &good(token, URL)).send().await;
@@ -102,7 +102,7 @@ async fn a_token_for_another_audience_is_for_that_audience_alone() {
 async fn a_token_of_the_gate_is_exchanged_without_gaining_anything() {
     let gate = harness().await.start().await;
     let now = wicketgate::internals::clock::now().as_second();
-    let shown = gate.bent_token("scrape").claim("exp", now + 100).mint();
+    let shown = gate.token_builder("scrape").claim("exp", now + 100).mint();
     let (_, first) = exchanged(&gate, &shown, URL).await;
     let first = first["access_token"].as_str().unwrap().to_owned();
     assert_eq!(claims(&first)["exp"], now + 100, "it outlives the token that it was given for");
@@ -113,17 +113,17 @@ async fn a_token_of_the_gate_is_exchanged_without_gaining_anything() {
 }
 
 #[tokio::test]
-async fn no_subject_makes_itself_another_issuers_principal() {
+async fn no_subject_becomes_a_principal_of_another_issuer() {
     let gate = harness().await.start().await;
     let sly = gate.issuer.token("idp:root", &["scrape"]).mint();
     let (_, given) = exchanged(&gate, &sly, URL).await;
-    let answer = gate.get(ROOM).bearer(given["access_token"].as_str().unwrap()).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(given["access_token"].as_str().unwrap()).send().await;
     let record = gate.record(&answer.id()).await;
     assert_eq!((&record["principal"], &record["issuer"]), (&"corp:idp:root".into(), &"corp".into()), "{record}");
 }
 
 #[tokio::test]
-async fn what_the_subject_must_hold_is_shown_for_the_exchange_and_the_new_token_asks_for_it_too() {
+async fn the_confirmation_of_a_token_survives_its_exchange() {
     let gate = harness().await.start().await;
     let (prover, thief) = (Prover::ec(), Prover::ec());
     let bound = prover.token(&gate, "scrape");
@@ -135,7 +135,7 @@ async fn what_the_subject_must_hold_is_shown_for_the_exchange_and_the_new_token_
         (None, "dpop_missing"),
         (Some(proof(&thief)), "dpop_other_key"),
         (Some(prover.proof("/oauth2/token", &bound).sign()), "dpop_method"),
-        (Some(prover.proof(ROOM, &bound).claim("htm", "POST").sign()), "dpop_url"),
+        (Some(prover.proof(PROTECTED_PATH, &bound).claim("htm", "POST").sign()), "dpop_url"),
     ] {
         let answer = ask(proof.as_deref()).send().await;
         assert_eq!(
@@ -156,11 +156,11 @@ async fn what_the_subject_must_hold_is_shown_for_the_exchange_and_the_new_token_
 }
 
 #[tokio::test]
-async fn a_token_bound_to_a_certificate_is_exchanged_on_its_connections_alone() {
+async fn a_certificate_bound_token_is_exchanged_on_its_connections_only() {
     let harness = harness().await.section("listen", crate::certificates::listen("client_certificates = \"any\""));
     let gate = harness.start().await;
     let own = Draft::new().self_signed();
-    let bound = gate.bent_token("scrape").claim("cnf", json!({"x5t#S256": own.thumbprint()})).mint();
+    let bound = gate.token_builder("scrape").claim("cnf", json!({"x5t#S256": own.thumbprint()})).mint();
     let ask = |door| {
         let call = Call::new(door, Method::POST, "/oauth2/token").header("content-type", FORM);
         call.body(form(&good(&bound, "ledger"))).send()
@@ -180,14 +180,14 @@ fn hostile(gate: &Gate, token: &str) -> Vec<(&'static str, &'static str, String)
     let impostor = Key::rsa("rsa");
     let both = gate.issuer.token("both", &["ingest", "infer"]).mint();
     let nobody = gate.issuer.token("nobody", &[]).mint();
-    let forged = gate.bent_token("scrape").signed_by(&impostor, "RS256").mint();
-    let own = |key: &str| gate.bent_token("scrape").claim("iss", URL).claim("aud", URL).header("kid", key).mint();
-    let late = gate.bent_token("scrape").claim("exp", now - 30).mint();
-    let over = gate.bent_token("scrape").claim("exp", now - 61).mint();
-    let elsewhere = gate.bent_token("scrape").claim("aud", "elsewhere").mint();
-    let stranger = gate.bent_token("scrape").claim("iss", "https://stranger.example").mint();
-    let unsigned = gate.bent_token("scrape").mint_unsigned();
-    let early = gate.bent_token("scrape").claim("nbf", now + 300).mint();
+    let forged = gate.token_builder("scrape").signed_by(&impostor, "RS256").mint();
+    let own = |key: &str| gate.token_builder("scrape").claim("iss", URL).claim("aud", URL).header("kid", key).mint();
+    let late = gate.token_builder("scrape").claim("exp", now - 30).mint();
+    let over = gate.token_builder("scrape").claim("exp", now - 61).mint();
+    let elsewhere = gate.token_builder("scrape").claim("aud", "elsewhere").mint();
+    let stranger = gate.token_builder("scrape").claim("iss", "https://stranger.example").mint();
+    let unsigned = gate.token_builder("scrape").mint_unsigned();
+    let early = gate.token_builder("scrape").claim("nbf", now + 300).mint();
     let all = good(token, URL);
     let without = |name: &str| all.iter().copied().filter(|(known, _)| *known != name).collect::<Vec<_>>();
     let with = |name: &'static str, value: &'static str| [without(name), vec![(name, value)]].concat();
@@ -231,7 +231,7 @@ fn hostile(gate: &Gate, token: &str) -> Vec<(&'static str, &'static str, String)
 }
 
 #[tokio::test]
-async fn what_cannot_be_honoured_is_refused() {
+async fn unsupported_exchange_parameters_are_refused() {
     let gate = harness().await.start().await;
     let token = gate.token("scrape");
     let all = good(&token, URL);
@@ -272,7 +272,7 @@ async fn what_cannot_be_honoured_is_refused() {
 }
 
 #[tokio::test]
-async fn a_gate_that_issues_nothing_has_none_of_these_pages() {
+async fn a_gate_without_an_issue_section_has_no_issuer_pages() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
     assert_eq!(ask(&gate, &good(&token, URL)).send().await.status, 404);
@@ -282,7 +282,7 @@ async fn a_gate_that_issues_nothing_has_none_of_these_pages() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_cannot_be_asked_is_come_back_later() {
+async fn an_unreachable_issuer_is_503_at_the_exchange() {
     let harness = harness().await;
     harness.issuer.set_down(true);
     let gate = harness.start_unready().await;
@@ -292,19 +292,19 @@ async fn an_issuer_that_cannot_be_asked_is_come_back_later() {
 }
 
 #[tokio::test]
-async fn what_a_token_of_the_gate_claims_counts_for_issuers_that_there_are() {
+async fn a_token_of_the_gate_needs_its_original_issuer_configured() {
     let mut gate = harness().await.start().await;
     let (_, given) = exchanged(&gate, &gate.token("scrape"), URL).await;
     let token = given["access_token"].as_str().unwrap().to_owned();
-    assert_eq!(gate.get(ROOM).bearer(&token).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&token).send().await.status, 200);
     // a restart keeps it valid: the keys are in their directory
     gate.kill_and_restart().await;
-    assert_eq!(gate.get(ROOM).bearer(&token).send().await.status, 200, "a restart ends tokens");
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&token).send().await.status, 200, "a restart ends tokens");
 
     let config = std::fs::read_to_string(gate.directory.join("wicketgate.toml")).unwrap();
     gate.directory.write("wicketgate.toml", config.replace("name = \"corp\"", "name = \"renamed\""));
     let refused = || async {
-        let answer = gate.get(ROOM).bearer(&token).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(&token).send().await;
         (answer.status == 401).then_some(answer)
     };
     let answer = crate::support::eventually("the old issuer's principal to be refused", refused).await;
@@ -312,7 +312,7 @@ async fn what_a_token_of_the_gate_claims_counts_for_issuers_that_there_are() {
 }
 
 #[tokio::test]
-async fn check_tells_what_an_issuer_needs() {
+async fn check_reports_what_the_issue_section_needs() {
     let harness = Harness::new().await.section("token_issuer", "[token_issuer]\nkeys = \"keys\"");
     let output = checked(&harness, |config| config).await;
     assert!(output.contains("`issue`") && output.contains("[gate]"), "{output}");
@@ -351,7 +351,7 @@ async fn checked(harness: &Harness, change: impl Fn(String) -> String) -> String
 }
 
 #[tokio::test]
-async fn discovery_says_what_google_asks_for() {
+async fn discovery_has_what_google_needs() {
     let gate = harness().await.start().await;
     for page in ["openid-configuration", "oauth-authorization-server"] {
         let answer = gate.call(Method::GET, &format!("/.well-known/{page}")).send().await;
@@ -376,14 +376,14 @@ async fn discovery_says_what_google_asks_for() {
 }
 
 #[tokio::test]
-async fn a_client_that_can_only_do_oauth_brings_its_own_providers_token_and_others_can_verify_the_gates() {
+async fn a_plain_oauth_client_exchanges_its_token_and_others_verify_the_result() {
     const CLIENT: Client = Client { id: "batch", secret: "secret-of-this-test", role: "scrape" };
     let provider = OidcProvider::start(&[CLIENT]).await;
     let issuer = format!("[[issuer]]\nname = \"idp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]", provider.issuer);
     let gate = harness().await.more("issuer", issuer).start().await;
     let shown = provider.client_credentials(&CLIENT).await;
     let (_, here) = exchanged(&gate, &shown, URL).await;
-    assert_eq!(gate.get(ROOM).bearer(here["access_token"].as_str().unwrap()).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(here["access_token"].as_str().unwrap()).send().await.status, 200);
 
     let (_, there) = exchanged(&gate, &shown, "ledger").await;
     let jwks = gate.get("/.well-known/jwks.json").send().await.json();
@@ -398,7 +398,7 @@ async fn a_client_that_can_only_do_oauth_brings_its_own_providers_token_and_othe
 }
 
 #[tokio::test]
-async fn a_token_that_only_its_issuer_can_read_is_exchanged_for_one_that_everybody_can() {
+async fn an_opaque_token_is_exchanged_for_a_jwt() {
     let exp = wicketgate::internals::clock::now().as_second() + 300;
     let told = json!({"active": true, "sub": "tester", "aud": "wicketgate", "exp": exp, "roles": ["scrape"]});
     let server = Upstream::start(move |_| upstream::json(&told)).await;
@@ -414,17 +414,17 @@ async fn a_token_that_only_its_issuer_can_read_is_exchanged_for_one_that_everybo
     let token = given["access_token"].as_str().unwrap();
     assert_eq!((&claims(token)["sub"], &claims(token)["exp"]), (&"opaque:tester".into(), &exp.into()));
     let asked = server.requests();
-    let answer = gate.get(ROOM).bearer(token).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(token).send().await;
     assert_eq!((answer.status.as_u16(), server.requests()), (200, asked), "its issuer was asked again: {answer:?}");
 }
 
 #[tokio::test]
-async fn a_client_that_knows_the_standard_and_not_the_gate_gets_its_token() {
+async fn a_standard_client_gets_its_token() {
     let gate = harness().await.start().await;
     let (at, ca) = (format!("https://localhost:{}/oauth2/token", gate.address().port()), gate.directory.join("ca.pem"));
     let given = vertex_sdk("exchange.py", &ca, &[&at, &gate.token("scrape"), URL]).await;
     let token = given["access_token"].as_str().unwrap_or_else(|| panic!("{given}"));
-    assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(token).send().await.status, 200);
     let refused = vertex_sdk("exchange.py", &ca, &[&at, &gate.token("scrape"), "vault"]).await;
     assert!(refused["error"].as_str().is_some_and(|text| text.contains("invalid_target")), "{refused}");
 }

@@ -38,7 +38,7 @@ fn has(out: &str, lines: &[&str]) {
 }
 
 #[tokio::test]
-async fn an_answer_names_rules_and_policies_with_their_places_and_what_they_lack() {
+async fn an_explanation_names_rules_and_policies_with_file_and_line() {
     let (harness, _, policies) = configured(Harness::new().await).await;
     harness.directory.write(
         "policies/more.cedar",
@@ -91,7 +91,7 @@ async fn an_answer_names_rules_and_policies_with_their_places_and_what_they_lack
 }
 
 #[tokio::test]
-async fn separation_and_activation_are_told() {
+async fn an_explanation_names_separation_and_activation() {
     let (harness, _, policies) = configured(Harness::new().await).await;
     let ask = |roles: &'static str| {
         ["--policies", &policies, "--roles", roles, "--action", "RemoteWrite.Write", "--service", "write"]
@@ -116,7 +116,7 @@ async fn separation_and_activation_are_told() {
 }
 
 #[tokio::test]
-async fn a_token_is_decoded_and_what_was_not_checked_is_said() {
+async fn a_decoded_token_lists_the_unchecked_rules() {
     let (harness, config, policies) = configured(Harness::new().await).await;
     let scrape = ["--action", "Exporter.Scrape", "--exporter", "app", "--token", "-"];
     let with = |config: &[&str], token: String| {
@@ -147,7 +147,7 @@ async fn a_token_is_decoded_and_what_was_not_checked_is_said() {
 }
 
 #[tokio::test]
-async fn a_token_is_verified_where_the_keys_lie_in_a_file() {
+async fn a_token_is_verified_with_keys_from_a_file() {
     let harness = Harness::new().await;
     let other = Issuer::start().await;
     let keys = json!({ "keys": [harness.issuer.key("rsa").jwk] });
@@ -166,7 +166,7 @@ async fn a_token_is_verified_where_the_keys_lie_in_a_file() {
 }
 
 #[tokio::test]
-async fn a_request_is_what_the_routes_make_of_it() {
+async fn a_request_is_resolved_by_the_routes() {
     let (_harness, config, policies) = configured(Harness::new().await.keeping("kept_*")).await;
     let with = |request: &'static str, role: &'static str| {
         let config = config.clone();
@@ -207,7 +207,7 @@ async fn a_request_is_what_the_routes_make_of_it() {
 }
 
 #[tokio::test]
-async fn a_shadow_is_told_beside_the_answer() {
+async fn the_shadow_decision_is_explained_too() {
     let (harness, config, _) = configured(Harness::new().await).await;
     std::fs::create_dir(harness.directory.join("policies/shadow")).unwrap();
     harness.directory.write("policies/shadow/a.cedar", "@id(\"none\") forbid (principal, action, resource);\n");
@@ -217,7 +217,7 @@ async fn a_shadow_is_told_beside_the_answer() {
 }
 
 #[tokio::test]
-async fn wrong_usage_says_what_to_write() {
+async fn wrong_usage_names_what_to_write() {
     let (_harness, config, policies) = configured(Harness::new().await).await;
     let scrape = ["--action", "Exporter.Scrape", "--exporter", "app"];
     let who = ["--policies", &*policies, "--roles", "scrape"];

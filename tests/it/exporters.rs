@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_scrape_is_the_exporters_own_answer() {
+async fn a_scrape_is_the_exporters_own_response() {
     let gate = Harness::new().await.start().await;
     let answer = gate.get("/exporters/app/metrics").bearer(&gate.token("scrape")).send().await;
     assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, PAGE));
@@ -128,7 +128,7 @@ async fn an_exporter_that_is_away_is_a_bad_gateway_with_a_record() {
 }
 
 #[tokio::test]
-async fn what_a_caller_claims_of_itself_never_reaches_the_exporter() {
+async fn identity_claims_of_a_client_never_reach_the_exporter() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
     let spoofs = [
@@ -165,7 +165,7 @@ async fn what_a_caller_claims_of_itself_never_reaches_the_exporter() {
 }
 
 #[tokio::test]
-async fn headers_of_the_connection_stay_on_it() {
+async fn hop_by_hop_headers_are_not_forwarded() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
     let head = format!(
@@ -181,7 +181,7 @@ async fn headers_of_the_connection_stay_on_it() {
 }
 
 #[tokio::test]
-async fn the_gate_shows_the_exporter_its_credential_and_nobody_else_has_it() {
+async fn the_exporter_credential_reaches_only_its_exporter() {
     let gate = Harness::new().await.start().await;
     let answer = gate.get("/exporters/locked/metrics").bearer(&gate.token("scrape")).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
@@ -222,7 +222,7 @@ async fn a_changed_password_is_used_without_a_restart() {
 }
 
 #[tokio::test]
-async fn discovery_names_what_this_caller_may_scrape() {
+async fn service_discovery_lists_what_the_caller_may_scrape() {
     let gate = Harness::new().await.start().await;
     let answer = gate.get("/sd").bearer(&gate.token("scrape")).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
@@ -243,7 +243,7 @@ async fn discovery_names_what_this_caller_may_scrape() {
 }
 
 #[tokio::test]
-async fn a_policy_on_one_exporter_shows_in_discovery_and_in_scrapes() {
+async fn a_policy_on_one_exporter_applies_to_discovery_and_scrapes() {
     let harness = Harness::new().await;
     let forbid = "@id(\"closed\")\nforbid (principal, action == Action::\"Exporter.Scrape\", \
                   resource == Exporter::\"locked\");\n";
@@ -259,7 +259,7 @@ async fn a_policy_on_one_exporter_shows_in_discovery_and_in_scrapes() {
 }
 
 #[tokio::test]
-async fn a_method_that_reads_nothing_is_refused() {
+async fn a_method_other_than_get_and_head_is_refused() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
     for method in [Method::DELETE, Method::PUT, Method::PATCH] {
@@ -271,7 +271,7 @@ async fn a_method_that_reads_nothing_is_refused() {
 }
 
 #[tokio::test]
-async fn an_exporter_does_not_say_which_model_answered() {
+async fn an_exporter_cannot_set_the_model_in_a_record() {
     let gate = Harness::new().await.start().await;
     gate.app.intercept(|_| {
         let mut page = upstream::reply(StatusCode::OK, "text/plain", PAGE);

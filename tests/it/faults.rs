@@ -19,7 +19,7 @@ use crate::support::{
     upstream::{self, Upstream},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 
 /// A server that does to each connection what it is told, and cannot be told anything.
 async fn rude<F: Future<Output = ()> + Send + 'static>(
@@ -46,8 +46,8 @@ fn section(name: &str, jwks: &str) -> String {
 }
 
 async fn ask(gate: &Gate, issuer: &str) -> Answer {
-    let token = gate.bent_token("scrape").claim("iss", format!("https://{issuer}.example")).mint();
-    gate.get(ROOM).bearer(&token).send().await
+    let token = gate.token_builder("scrape").claim("iss", format!("https://{issuer}.example")).mint();
+    gate.get(PROTECTED_PATH).bearer(&token).send().await
 }
 
 /// Waits until readiness warns of this issuer with these words, and holds the gate to being ready all the same.
@@ -62,7 +62,7 @@ async fn warned(gate: &Gate, issuer: &str, words: &str) {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_slow_holds_up_its_own_tokens_alone_and_not_for_long() {
+async fn a_slow_issuer_delays_only_its_own_tokens() {
     let (silent, _silent) = rude(|socket| async move {
         let _open = socket;
         std::future::pending::<()>().await;
@@ -83,14 +83,14 @@ async fn an_issuer_that_is_slow_holds_up_its_own_tokens_alone_and_not_for_long()
     let gate = harness.more("issuer", issuers).start_unready().await;
     // the issuer that answers is there at once
     let there = || async {
-        let answer = gate.get(ROOM).bearer(&gate.token("scrape")).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await;
         (answer.status == StatusCode::OK).then_some(())
     };
     eventually("the good issuer's keys", there).await;
     let began = clock::monotonic();
     let others = async {
         for _ in 0..50 {
-            assert_eq!(gate.get(ROOM).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
+            assert_eq!(gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
         }
         began.elapsed()
     };
@@ -109,7 +109,7 @@ async fn an_issuer_that_is_slow_holds_up_its_own_tokens_alone_and_not_for_long()
 }
 
 #[tokio::test]
-async fn a_key_set_that_is_too_much_is_not_read() {
+async fn an_oversized_key_set_is_not_read() {
     let declared = Upstream::start(|_| upstream::reply(StatusCode::OK, "application/json", vec![b' '; 10 << 20])).await;
     let (endless, _endless) = rude(|mut socket| async move {
         let _ = socket.read(&mut [0; 4096]).await;
@@ -140,11 +140,11 @@ async fn a_key_set_that_is_too_much_is_not_read() {
         let answer = ask(&gate, name).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"issuer_unavailable".into()), "{name}");
     }
-    assert_eq!(gate.get(ROOM).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn nobody_is_asked_where_an_issuers_answer_points_to() {
+async fn redirects_of_an_issuer_are_not_followed() {
     let evil = Upstream::start(|_| upstream::json(&json!({"keys": [Key::ed("ed").jwk]}))).await;
     let at = evil.url();
     let moved = Upstream::start(move |_| {
@@ -178,7 +178,8 @@ async fn nobody_is_asked_where_an_issuers_answer_points_to() {
 
 /// Sends all of these at once; gives the answers.
 async fn at_once(gate: &Gate, tokens: impl IntoIterator<Item = String>) -> Vec<Answer> {
-    let calls: JoinSet<Answer> = tokens.into_iter().map(|token| gate.get(ROOM).bearer(&token).send()).collect();
+    let calls: JoinSet<Answer> =
+        tokens.into_iter().map(|token| gate.get(PROTECTED_PATH).bearer(&token).send()).collect();
     calls.join_all().await
 }
 
@@ -189,7 +190,7 @@ async fn a_rotation_under_load_refuses_no_good_request() {
     let before = fetches();
     let (old, next) = (gate.issuer.key("rsa"), Key::ec("next"));
     let mint = |key: &Key, algorithm: &str, count: usize| -> Vec<String> {
-        (0..count).map(|_| gate.bent_token("scrape").signed_by(key, algorithm).mint()).collect()
+        (0..count).map(|_| gate.token_builder("scrape").signed_by(key, algorithm).mint()).collect()
     };
     // the old key is still published: its tokens are good. The new one signs at once, which no issuer should do
     let (first, then) = (mint(old, "RS256", 100), mint(&next, "ES256", 100));
@@ -217,23 +218,25 @@ async fn a_rotation_under_load_refuses_no_good_request() {
         assert!((1..=31).contains(&wait), "{answer:?}");
     }
     assert_eq!(fetches() - before, 1, "the floor does not hold");
-    let known = || async { (gate.get(ROOM).bearer(&tokens[0]).send().await.status == StatusCode::OK).then_some(()) };
+    let known =
+        || async { (gate.get(PROTECTED_PATH).bearer(&tokens[0]).send().await.status == StatusCode::OK).then_some(()) };
     eventually("the last key", known).await;
     assert!(at_once(&gate, tokens).await.iter().all(|answer| answer.status == StatusCode::OK));
     assert_eq!(fetches() - before, 2);
 }
 
 #[tokio::test]
-async fn two_issuers_of_which_one_is_down_at_the_start() {
+async fn one_issuer_down_at_the_start_does_not_affect_the_other() {
     let down = Issuer::start().await;
     down.set_down(true);
     let more = format!("[[issuer]]\nname = \"down\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]\n", down.url());
     let gate = Harness::new().await.more("issuer", more).start().await;
     warned(&gate, "down", "502 Bad Gateway").await;
     let token = down.token("tester", &["scrape"]).mint();
-    assert_eq!(gate.get(ROOM).bearer(&token).send().await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&token).send().await.status, StatusCode::SERVICE_UNAVAILABLE);
     down.set_down(false);
-    let known = || async { (gate.get(ROOM).bearer(&token).send().await.status == StatusCode::OK).then_some(()) };
+    let known =
+        || async { (gate.get(PROTECTED_PATH).bearer(&token).send().await.status == StatusCode::OK).then_some(()) };
     eventually("the keys of an issuer that came back", known).await;
     let well = || async { (gate.admin("/readyz").await.text() == "ready\n").then_some(()) };
     eventually("readiness to say so", well).await;

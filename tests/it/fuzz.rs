@@ -135,6 +135,6 @@ fn every_cookie_header_is_whole_or_refused() {
 }
 
 #[test]
-fn every_callback_counts_once_and_stays_here() {
+fn every_callback_is_parsed_once_and_returns_to_this_gate() {
     hold("callback", callback::check);
 }

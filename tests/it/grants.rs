@@ -11,11 +11,11 @@ use crate::{
         call::Call,
         google::claims,
         program::run,
-        shell::{Said, Shell},
+        shell::{CommandOutput, Shell},
     },
 };
 
-pub(crate) const ROOM: &str = "/exporters/app/metrics";
+pub(crate) const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
 pub(crate) const GRANTS: &str = "[grants]\ndirectory = \"grants\"";
 
@@ -77,10 +77,10 @@ pub(crate) async fn listed(gate: &Gate, token: &str) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_role_is_asked_for_approved_used_and_taken_away() {
+async fn a_role_is_requested_approved_used_and_revoked() {
     let gate = harness().await.start().await;
     let (tester, lead) = (gate.token("observe"), lead(&gate));
-    refused(&gate, gate.get(ROOM).bearer(&tester), 403, "not_permitted").await;
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
     let (answer, id) = asked(&gate, &tester, &wish("scrape", "exporter/app", "2h")).await;
     let record = gate.record(&answer.id()).await;
     assert_eq!((&record["action"], &record["resource"]), (&"Grant.Request".into(), &id.as_str().into()), "{record}");
@@ -90,7 +90,7 @@ async fn a_role_is_asked_for_approved_used_and_taken_away() {
     });
     assert_eq!((&record["grant"], &record["status"]), (&note, &201.into()), "{record}");
     assert!(gate.permitted(&answer.id()), "it was kept without a permit");
-    refused(&gate, gate.get(ROOM).bearer(&tester), 403, "not_permitted").await;
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
 
     let approval = done(&gate, &lead, &id, "approve").await;
     let grant = approval.json();
@@ -99,19 +99,19 @@ async fn a_role_is_asked_for_approved_used_and_taken_away() {
     assert_eq!((&record["action"], &record["principal"]), (&"Grant.Approve".into(), &"corp:lead".into()), "{record}");
     assert_eq!(record["grant"]["until"], grant["approved"]["until"], "{record}");
 
-    let page = gate.get(ROOM).bearer(&tester).send().await;
+    let page = gate.get(PROTECTED_PATH).bearer(&tester).send().await;
     assert_eq!(page.status, 200, "{page:?}");
     let record = gate.record(&page.id()).await;
     assert_eq!((&record["grants"], &record["roles"]), (&json!([id]), &json!(["observe", "scrape"])), "{record}");
     // there and nowhere else, and nobody else
     refused(&gate, gate.get("/exporters/locked/metrics").bearer(&tester), 403, "not_permitted").await;
     let other = gate.issuer.token("other", &["observe"]).mint();
-    let (_, record) = refused(&gate, gate.get(ROOM).bearer(&other), 403, "not_permitted").await;
+    let (_, record) = refused(&gate, gate.get(PROTECTED_PATH).bearer(&other), 403, "not_permitted").await;
     assert_eq!(record["grants"], Value::Null, "{record}");
 
     let revoked = done(&gate, &lead, &id, "revoke").await;
     assert_eq!(gate.record(&revoked.id()).await["action"], "Grant.Revoke");
-    refused(&gate, gate.get(ROOM).bearer(&tester), 403, "not_permitted").await;
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
     refused(&gate, answering(&gate, &lead, &id, "approve"), 409, "grant_state").await;
     assert_eq!(listed(&gate, &tester).await, [(id, "revoked".into())]);
 }
@@ -133,7 +133,7 @@ async fn a_grant_on_an_endpoint_opens_that_endpoint() {
 }
 
 #[tokio::test]
-async fn nobody_approves_what_they_asked_for() {
+async fn a_requester_cannot_approve_its_own_grant() {
     // everything may be done by everybody, as far as policies say
     let harness = harness().await;
     harness.directory.write("policies/wicketgate.cedar", "@id(\"all\")\npermit (principal, action, resource);\n");
@@ -149,11 +149,11 @@ async fn nobody_approves_what_they_asked_for() {
     let (_, id) = asked(&gate, &both, &wish("scrape", "exporter/app", "1h")).await;
     let (_, record) = refused(&gate, answering(&gate, &both, &id, "approve"), 403, "forbidden").await;
     assert_eq!(record["policies"], json!(["grant-own"]), "{record}");
-    refused(&gate, gate.get(ROOM).bearer(&both), 403, "not_permitted").await;
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&both), 403, "not_permitted").await;
 }
 
 #[tokio::test]
-async fn policy_says_who_may_ask_and_answer() {
+async fn policy_decides_on_requests_and_approvals() {
     let harness = harness().await;
     let shipped = std::fs::read_to_string(harness.directory.join("policies/wicketgate.cedar")).unwrap();
     let leads = "@id(\"leads\") permit (principal in Role::\"train\", action == Action::\"Grant.Approve\", resource)\n\
@@ -183,11 +183,11 @@ async fn policy_says_who_may_ask_and_answer() {
     assert_eq!(listed(&gate, &nobody).await, []);
     assert_eq!(listed(&gate, &lead(&gate)).await.len(), 3);
     done(&gate, &train, &small, "approve").await;
-    assert_eq!(status(&gate, ROOM, &tester).await, 200);
+    assert_eq!(status(&gate, PROTECTED_PATH, &tester).await, 200);
 }
 
 #[tokio::test]
-async fn what_cannot_be_granted_is_refused_with_what_to_write() {
+async fn an_invalid_request_is_refused_with_what_to_write() {
     let gate = harness().await.start().await;
     let tester = gate.token("observe");
     let good = wish("scrape", "exporter/app", "1h");
@@ -239,7 +239,7 @@ async fn what_cannot_be_granted_is_refused_with_what_to_write() {
 }
 
 #[tokio::test]
-async fn a_granted_role_is_kept_apart_as_any_other() {
+async fn a_granted_role_is_separated_like_any_other() {
     let gate = harness().await.start().await;
     let (ingest, observe) = (gate.token("ingest"), gate.token("observe"));
     let endpoint = "projects/p/locations/us-central1/endpoints/1";
@@ -262,7 +262,7 @@ async fn a_granted_role_is_kept_apart_as_any_other() {
 }
 
 #[tokio::test]
-async fn activating_another_role_is_no_way_past_a_role_that_is_held() {
+async fn activating_another_role_does_not_bypass_separation() {
     let gate = exchange::harness().await.section("grants", GRANTS).start().await;
     let both = gate.issuer.token("tester", &["ingest", "observe"]).mint();
     let infer = wish("infer", "projects/p/locations/us-central1/endpoints/1", "1h");
@@ -289,7 +289,7 @@ async fn activating_another_role_is_no_way_past_a_role_that_is_held() {
 }
 
 #[tokio::test]
-async fn roles_set_apart_since_it_was_asked_are_not_approved() {
+async fn a_grant_is_not_approved_once_its_role_became_separated() {
     let gate = harness().await.start().await;
     let (_, id) = asked(&gate, &gate.token("observe"), &wish("scrape", "exporter/app", "1h")).await;
     let roles = std::fs::read_to_string(gate.directory.join("policies/roles.toml")).unwrap();
@@ -305,7 +305,7 @@ async fn roles_set_apart_since_it_was_asked_are_not_approved() {
 }
 
 #[tokio::test]
-async fn a_token_of_the_gate_never_carries_what_was_granted() {
+async fn a_token_of_the_gate_carries_no_granted_role() {
     let harness = exchange::harness().await.section("grants", GRANTS);
     let config = harness.config();
     let exporters = config[config.find("[[exporter]]").unwrap()..].split("[vertex]").next().unwrap().to_owned();
@@ -316,14 +316,14 @@ async fn a_token_of_the_gate_never_carries_what_was_granted() {
     let (_, given) = exchanged(&gate, &tester, exchange::URL).await;
     let own = given["access_token"].as_str().unwrap();
     assert_eq!(claims(own)["roles"], json!(["observe"]));
-    assert_eq!(status(&gate, ROOM, &tester).await, 200);
+    assert_eq!(status(&gate, PROTECTED_PATH, &tester).await, 200);
     let assertion = claims(gate.app.last().header("x-wicketgate-assertion"));
     assert_eq!(assertion["roles"], json!(["observe", "scrape"]), "{assertion}");
     let lives = assertion["exp"].as_i64().unwrap() - assertion["iat"].as_i64().unwrap();
     assert!(lives <= 90, "an assertion outlives the grant: {assertion}");
     done(&gate, &lead(&gate), &id, "revoke").await;
     for token in [own, &tester] {
-        refused(&gate, gate.get(ROOM).bearer(token), 403, "not_permitted").await;
+        refused(&gate, gate.get(PROTECTED_PATH).bearer(token), 403, "not_permitted").await;
     }
 }
 
@@ -338,7 +338,7 @@ async fn without_the_section_there_are_no_grants() {
 }
 
 #[tokio::test]
-async fn a_section_that_cannot_be_meant_so_is_told_what_to_write() {
+async fn an_inconsistent_section_names_what_to_write() {
     for (line, key, remedy) in [
         ("max_duration = \"9000h\"", "max_duration", "roles.toml"),
         ("max_staleness = \"10s\"", "max_staleness", "no effect"),
@@ -366,18 +366,18 @@ async fn a_section_that_cannot_be_meant_so_is_told_what_to_write() {
 }
 
 /// The program as somebody at a shell runs it, with this token.
-async fn grant(gate: &Gate, shell: &Shell, token: &str, arguments: &[&str]) -> Said {
+async fn grant(gate: &Gate, shell: &Shell, token: &str, arguments: &[&str]) -> CommandOutput {
     shell.directory.write("token", token);
     let url = format!("https://localhost:{}", gate.address().port());
     let mut command = shell.command("grant");
     command.args(arguments).args(["--gate", &url, "--token-file", "token", "--ca"]).arg(gate.directory.join("ca.pem"));
     let output = command.output().await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    Said { code: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) }
+    CommandOutput { code: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
 #[tokio::test]
-async fn all_of_it_is_done_at_a_shell() {
+async fn the_whole_life_of_a_grant_works_from_the_command_line() {
     let (gate, shell) = (harness().await.start().await, Shell::new());
     let (tester, lead) = (gate.token("observe"), lead(&gate));
     let request =
@@ -394,10 +394,10 @@ async fn all_of_it_is_done_at_a_shell() {
     let said = grant(&gate, &shell, &lead, &["approve", &id, "--for", "30m", "--json"]).await;
     let approved: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(approved["state"], "approved", "{said:?}");
-    assert_eq!(status(&gate, ROOM, &tester).await, 200);
+    assert_eq!(status(&gate, PROTECTED_PATH, &tester).await, 200);
     let said = grant(&gate, &shell, &lead, &["revoke", &id]).await;
     assert!(said.code == 0 && said.out.contains("revoked") && said.out.contains("by corp:lead"), "{said:?}");
-    assert_eq!(status(&gate, ROOM, &tester).await, 403);
+    assert_eq!(status(&gate, PROTECTED_PATH, &tester).await, 403);
 
     let (_, other) = asked(&gate, &tester, &wish("scrape", "exporter/app", "1h")).await;
     let said = grant(&gate, &shell, &lead, &["deny", &other]).await;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use wicketgate::internals::clock;
 
 use crate::{
-    grants::{ROOM, answering, asked, done, granted, harness, json_call, lead, listed, wish},
+    grants::{PROTECTED_PATH, answering, asked, done, granted, harness, json_call, lead, listed, wish},
     refusals::refused,
     streams::{Stream, read, trailers},
     support::{Gate, eventually},
@@ -28,7 +28,7 @@ async fn is_open(stream: &Stream) {
 }
 
 #[tokio::test]
-async fn a_grant_ends_by_itself_and_the_request_for_one_too() {
+async fn grants_and_their_requests_expire() {
     let gate = harness().await.more("grants", "pending_timeout = \"1s\"").start().await;
     let tester = gate.token("observe");
     let (_, id) = asked(&gate, &tester, &wish("scrape", "exporter/app", "1h")).await;
@@ -41,16 +41,16 @@ async fn a_grant_ends_by_itself_and_the_request_for_one_too() {
     let began = clock::monotonic();
     granted(&gate, &tester, &wish("scrape", "exporter/app", "2s")).await;
     eventually("the grant to end", || async {
-        let answer = gate.get(ROOM).bearer(&tester).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(&tester).send().await;
         assert!(answer.status == 200 || began.elapsed() >= Duration::from_secs(2), "it ended before its time");
         (answer.status == 403).then_some(())
     })
     .await;
-    refused(&gate, gate.get(ROOM).bearer(&tester), 403, "not_permitted").await;
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_its_grant_even_where_it_may_outlive_the_proof() {
+async fn a_stream_ends_with_its_grant_even_if_end_streams_is_false() {
     let stream = Stream::start("text/event-stream").await;
     let gate = before(&stream, "end_streams = false").await;
     let tester = gate.token("observe");
@@ -88,7 +88,7 @@ async fn a_stream_ends_when_its_grant_is_revoked_and_one_that_needs_none_goes_on
 }
 
 #[tokio::test]
-async fn a_grpc_stream_is_told_that_its_grant_has_ended() {
+async fn a_grpc_stream_ends_with_the_status_of_its_ended_grant() {
     let stream = Stream::start("application/grpc").await;
     let gate = before(&stream, "").await;
     let tester = gate.token("observe");
@@ -119,10 +119,10 @@ async fn what_was_answered_outlives_kill_9() {
     done(&gate, &lead(&gate), &revoked, "revoke").await;
     gate.kill_and_restart().await;
     // what was taken away stays so
-    refused(&gate, gate.get(ROOM).bearer(&tester), 403, "not_permitted").await;
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
     let approved = granted(&gate, &tester, &wish("scrape", "exporter/app", "1h")).await;
     gate.kill_and_restart().await;
-    let answer = gate.get(ROOM).bearer(&tester).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(&tester).send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(gate.record(&answer.id()).await["grants"][0], *approved);
     let states = [(approved, "approved"), (revoked, "revoked"), (pending.clone(), "pending")];
@@ -150,7 +150,7 @@ async fn changes_that_run_into_kill_9_are_answered_or_not_there() {
 }
 
 #[tokio::test]
-async fn a_disk_that_takes_no_more_changes_nothing() {
+async fn a_full_disk_changes_no_grant() {
     let mut harness = harness().await;
     // enough for the empty store and the audit log, not for many grants
     harness.file_limit = Some(160);

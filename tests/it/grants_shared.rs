@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    grants::{ROOM, answering, asked, done, granted, json_call, lead, listed, wish},
+    grants::{PROTECTED_PATH, answering, asked, done, granted, json_call, lead, listed, wish},
     refusals::refused,
     streams::{Stream, read},
     support::{Gate, Harness, eventually, peers::Nats},
@@ -50,7 +50,7 @@ async fn in_sight(gate: &Gate) {
 
 async fn answers(gate: &Gate, token: &str, status: u16) {
     eventually(&format!("the room to answer {status}"), || async {
-        (gate.get(ROOM).bearer(token).send().await.status.as_u16() == status).then_some(())
+        (gate.get(PROTECTED_PATH).bearer(token).send().await.status.as_u16() == status).then_some(())
     })
     .await;
 }
@@ -63,7 +63,7 @@ async fn knows(gate: &Gate, token: &str, expected: &[(String, String)]) {
 }
 
 #[tokio::test]
-async fn what_one_gate_grants_counts_at_the_other_and_what_it_revokes_ends_there() {
+async fn grants_and_revocations_apply_at_every_gate() {
     let (nats, stream) = (Nats::start().await, Stream::start("text/event-stream").await);
     let one = start(&nats, "60s").await;
     let two = beside(&one, &nats, &stream).await;
@@ -72,7 +72,7 @@ async fn what_one_gate_grants_counts_at_the_other_and_what_it_revokes_ends_there
     knows(&two, &tester, &[(id.clone(), "pending".into())]).await;
     done(&two, &lead, &id, "approve").await;
     // where it was approved at once, elsewhere in a moment
-    assert_eq!(two.get(ROOM).bearer(&tester).send().await.status, 200);
+    assert_eq!(two.get(PROTECTED_PATH).bearer(&tester).send().await.status, 200);
     answers(&one, &tester, 200).await;
 
     let revoked = async {
@@ -84,13 +84,13 @@ async fn what_one_gate_grants_counts_at_the_other_and_what_it_revokes_ends_there
     stream.ends().await;
     let record = two.record(&request).await;
     assert_eq!((&record["reason"], &record["grants"]), (&"grant_ended".into(), &json!([id])), "{record}");
-    refused(&one, one.get(ROOM).bearer(&tester), 403, "not_permitted").await;
-    refused(&two, two.get(ROOM).bearer(&tester), 403, "not_permitted").await;
+    refused(&one, one.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
+    refused(&two, two.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
     assert_eq!(listed(&two, &tester).await, [(id, "revoked".into())]);
 }
 
 #[tokio::test]
-async fn of_two_gates_that_answer_at_once_one_is_heard() {
+async fn concurrent_changes_at_two_gates_have_one_winner() {
     let (nats, stream) = (Nats::start().await, Stream::start("text/event-stream").await);
     let one = start(&nats, "60s").await;
     let two = beside(&one, &nats, &stream).await;
@@ -119,7 +119,7 @@ async fn of_two_gates_that_answer_at_once_one_is_heard() {
 }
 
 #[tokio::test]
-async fn no_grant_counts_while_the_truth_is_out_of_sight() {
+async fn no_grant_applies_while_the_store_is_out_of_reach() {
     let (mut nats, stream) = (Nats::start().await, Stream::start("text/event-stream").await);
     let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"", stream.address);
     let gate = harness(&nats, "4s", Nats::PASSWORD).await.more("exporter", exporter).start().await;
@@ -132,7 +132,7 @@ async fn no_grant_counts_while_the_truth_is_out_of_sight() {
     };
     let ((_, request, _), ()) = tokio::join!(read(&gate, &tester), stopped);
     assert_eq!(gate.record(&request).await["reason"], "grant_ended");
-    refused(&gate, gate.get(ROOM).bearer(&tester), 403, "not_permitted").await;
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
     refused(&gate, answering(&gate, &lead, &id, "revoke"), 503, "grants_unavailable").await;
     let more = json_call(&gate, "/grants", &tester, &wish("scrape", "exporter/app", "1h"));
     refused(&gate, more, 503, "grants_unavailable").await;
@@ -144,11 +144,11 @@ async fn no_grant_counts_while_the_truth_is_out_of_sight() {
     answers(&gate, &tester, 200).await;
     in_sight(&gate).await;
     done(&gate, &lead, &id, "revoke").await;
-    refused(&gate, gate.get(ROOM).bearer(&tester), 403, "not_permitted").await;
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
 }
 
 #[tokio::test]
-async fn a_gate_that_comes_back_knows_what_was_granted_meanwhile_and_what_is_gone() {
+async fn a_restarted_gate_has_the_current_grants() {
     let (mut nats, stream) = (Nats::start().await, Stream::start("text/event-stream").await);
     let one = start(&nats, "60s").await;
     let mut two = beside(&one, &nats, &stream).await;
@@ -174,7 +174,7 @@ async fn a_gate_that_comes_back_knows_what_was_granted_meanwhile_and_what_is_gon
 }
 
 #[tokio::test]
-async fn a_gate_that_nats_does_not_know_grants_nothing_and_says_so() {
+async fn a_gate_with_wrong_nats_credentials_grants_nothing() {
     let nats = Nats::start().await;
     let gate = harness(&nats, "60s", "a-wrong-password").await.start().await;
     let wish = json_call(&gate, "/grants", &gate.token("observe"), &wish("scrape", "exporter/app", "1h"));
@@ -190,7 +190,7 @@ async fn a_gate_that_nats_does_not_know_grants_nothing_and_says_so() {
 }
 
 #[tokio::test]
-async fn nats_is_trusted_by_the_named_certificates_alone() {
+async fn nats_is_verified_by_the_configured_ca_only() {
     let harness = Harness::new().await;
     let pair = (harness.directory.join("gate.pem"), harness.directory.join("gate.key"));
     let nats = Nats::start_with(Some(pair)).await;

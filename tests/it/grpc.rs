@@ -7,15 +7,15 @@ use http::StatusCode;
 
 use crate::support::{
     Gate, Harness,
-    talk::{Line, Talker, frame, framed, message},
+    scripted_upstream::{Line, ScriptedUpstream, frame, framed, message},
 };
 
 const ENDPOINT: &str = "projects/p/locations/us-central1/endpoints/1";
 const OTHER: &str = "projects/p/locations/us-central1/endpoints/2";
 const SERVICE: &str = "/google.cloud.aiplatform.v1.PredictionService";
 
-async fn start(policies: &str) -> (Talker, Gate) {
-    let talker = Talker::start().await;
+async fn start(policies: &str) -> (ScriptedUpstream, Gate) {
+    let talker = ScriptedUpstream::start().await;
     let harness = Harness::new().await.section("vertex", talker.section());
     harness.directory.write("policies/more.cedar", policies);
     (talker, harness.start().await)
@@ -80,7 +80,7 @@ async fn a_call_reaches_vertex_by_its_message_and_its_trailers_come_back() {
 }
 
 #[tokio::test]
-async fn policy_is_asked_about_the_resource_in_the_message_and_not_about_the_header() {
+async fn policy_decides_on_the_resource_in_the_message_not_in_the_header() {
     let forbid = format!("@id(\"not-two\") forbid (principal, action, resource == Endpoint::\"{OTHER}\");");
     let (talker, gate) = start(&forbid).await;
     let (mut line, token) = (Line::open(&gate).await, gate.token("infer"));
@@ -137,7 +137,7 @@ async fn every_refusal_is_a_status_that_grpc_clients_know() {
 }
 
 #[tokio::test]
-async fn a_message_whose_resource_has_a_second_reading_is_refused() {
+async fn an_ambiguous_resource_in_a_message_is_refused() {
     let (talker, gate) = start("").await;
     let (token, path) = (gate.token("infer"), format!("{SERVICE}/Predict"));
     for endpoint in [
@@ -253,7 +253,7 @@ async fn a_stream_goes_both_ways_message_by_message() {
 }
 
 #[tokio::test]
-async fn a_stream_permitted_for_one_endpoint_is_not_used_for_another() {
+async fn later_messages_of_a_stream_cannot_name_another_endpoint() {
     let (talker, gate) = start("").await;
     let token = gate.token("infer");
     for (bad, reason) in [
@@ -281,7 +281,7 @@ async fn a_stream_permitted_for_one_endpoint_is_not_used_for_another() {
 }
 
 #[tokio::test]
-async fn answers_stream_as_they_come() {
+async fn responses_stream_as_they_arrive() {
     let (talker, gate) = start("").await;
     let token = gate.token("infer");
     let mut line = Line::open(&gate).await;
@@ -322,7 +322,7 @@ async fn answers_stream_as_they_come() {
 }
 
 #[tokio::test]
-async fn a_call_waits_no_longer_than_its_caller() {
+async fn grpc_timeout_bounds_a_call() {
     let (talker, gate) = start("").await;
     let (mut line, path) = (Line::open(&gate).await, format!("{SERVICE}/Predict"));
     let mut open = line.call(&path, &gate.token("infer"), &[("grpc-timeout", "200m")]);
@@ -337,7 +337,7 @@ async fn a_call_waits_no_longer_than_its_caller() {
 #[tokio::test]
 async fn an_upstream_with_tls_is_spoken_to_in_http2() {
     let harness = Harness::new().await;
-    let talker = Talker::start_tls(harness.directory.path()).await;
+    let talker = ScriptedUpstream::start_tls(harness.directory.path()).await;
     let port = talker.address.port();
     let section =
         format!("[vertex]\nlocations = [\"us-central1\"]\nurl = \"https://localhost:{port}\"\nca = \"ca.pem\"");

@@ -55,7 +55,7 @@ async fn held(gate: &Gate, answer: &Answer) -> Value {
 }
 
 #[tokio::test]
-async fn a_real_exporters_page_comes_without_the_families_that_are_hidden() {
+async fn hidden_families_are_removed_from_a_real_exporters_page() {
     let node = NodeExporter::start().await;
     let exporter = format!("[[exporter]]\nname = \"node\"\nurl = \"http://{}\"", node.address);
     let rules = "hide_families = [\"go_*\", \"node_memory_MemFree_bytes\", \"promhttp_metric_handler_requests\"]";
@@ -89,7 +89,7 @@ async fn a_real_exporters_page_comes_without_the_families_that_are_hidden() {
 }
 
 #[tokio::test]
-async fn the_caller_chooses_neither_how_names_are_spelled_nor_a_part_of_the_page() {
+async fn the_caller_cannot_choose_name_escaping_or_part_of_the_page() {
     let gate = guarded("scrape", "scrape", "hide_families = [\"app_secret\"]").await.start().await;
     gate.app.answer(|_| {
         Response::builder()
@@ -126,7 +126,7 @@ async fn the_caller_chooses_neither_how_names_are_spelled_nor_a_part_of_the_page
 }
 
 #[tokio::test]
-async fn labels_are_masked_or_taken_away_and_series_left_out() {
+async fn labels_are_masked_or_dropped_and_series_are_removed() {
     let rules =
         "mask_labels = [\"user\"]\ndrop_labels = [\"customer\"]\nhide_series = [{ label = \"tenant\", value = \"x\" }]";
     let gate = guarded("scrape", "scrape", rules).await.start().await;
@@ -150,7 +150,7 @@ async fn labels_are_masked_or_taken_away_and_series_left_out() {
 }
 
 #[tokio::test]
-async fn no_other_page_of_a_guarded_exporter_is_read() {
+async fn only_the_metrics_page_of_a_guarded_exporter_is_readable() {
     let gate = guarded("scrape", "scrape", "hide_families = [\"go_*\"]").await.start().await;
     let token = gate.token("scrape");
     for target in
@@ -166,7 +166,7 @@ async fn no_other_page_of_a_guarded_exporter_is_read() {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_gate_cannot_read_is_not_passed_on() {
+async fn an_unreadable_response_is_not_forwarded() {
     let gate = guarded("scrape", "scrape", "hide_families = [\"go_*\"]").await.start().await;
     let token = gate.token("scrape");
     let protobuf = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
@@ -190,7 +190,7 @@ async fn an_answer_that_the_gate_cannot_read_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn a_page_that_goes_wrong_is_cut_off() {
+async fn a_malformed_page_is_cut_off() {
     let gate = guarded("scrape", "scrape", "drop_labels = [\"user\"]").await.start().await;
     let head = format!(
         "GET {APP} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {}\r\n\r\n",
@@ -215,7 +215,7 @@ async fn a_page_that_goes_wrong_is_cut_off() {
 }
 
 #[tokio::test]
-async fn the_forecasts_are_a_page_like_any_other() {
+async fn guardrails_apply_to_the_forecast_page() {
     let harness = guarded("scrape", "scrape", "show_families = [\"wicketgate_forecast_mean\"]").await.keeping("none");
     let gate = harness.start().await;
     let answer = gate.get("/metrics/predictions").bearer(&gate.token("scrape")).send().await;
@@ -230,11 +230,11 @@ async fn the_forecasts_are_a_page_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_sender_writes_as_whom_it_is() {
+async fn remote_write_labels_are_set_to_the_senders_identity() {
     let rules = "force = { tenant = \"{issuer}-{claim:/team}\" }\nrefuse_labels = [\"tenant\"]\nrefuse_metrics = [\"app_secret\"]";
     let keep = "[ingest]\n[[ingest.keep]]\nmetric = \"app_*\"\nlabels = { tenant = \"corp-a\" }";
     let gate = guarded("ingest", "write", rules).await.keeping("app_*").section("ingest", keep).start().await;
-    let token = gate.bent_token("ingest").claim("team", "a").mint();
+    let token = gate.token_builder("ingest").claim("team", "a").mint();
     let stored = async || {
         let accepted = gate.metric("wicketgate_ingest_samples_accepted_total").await;
         accepted - gate.metric("wicketgate_ingest_samples_dropped_total{reason=\"not_kept\"}").await
@@ -267,7 +267,7 @@ async fn a_sender_writes_as_whom_it_is() {
 }
 
 #[tokio::test]
-async fn a_question_that_breaks_a_guardrail_never_reaches_the_model() {
+async fn a_request_that_breaks_a_guardrail_never_reaches_the_model() {
     let rules = "max_instances = 2\nmax_bytes = 200\nrequire = [\"/parameters/seed\"]\nforbid = [\"/tools\"]\n\
                  max = { \"/parameters/maxTokens\" = 100 }";
     let gate = guarded("infer", "predict", rules).await.start().await;
@@ -306,7 +306,7 @@ async fn a_question_that_breaks_a_guardrail_never_reaches_the_model() {
 }
 
 #[tokio::test]
-async fn a_real_prometheus_scrapes_what_is_left() {
+async fn a_real_prometheus_scrapes_a_filtered_page() {
     let node = NodeExporter::start().await;
     let exporter = format!("[[exporter]]\nname = \"node\"\nurl = \"http://{}\"", node.address);
     let rules = "hide_families = [\"go_*\"]\nmask_labels = [\"version\"]";
@@ -350,7 +350,7 @@ async fn the_shipped_example_is_a_good_one() {
 }
 
 #[tokio::test]
-async fn a_role_without_the_guardrail_is_free_of_it() {
+async fn a_role_without_the_guardrail_is_not_restricted() {
     let gate = guarded("infer", "predict", "max_instances = 0").await.start().await;
     let answer = gate.get(APP).bearer(&gate.token("scrape")).send().await;
     assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, PAGE));
@@ -358,7 +358,7 @@ async fn a_role_without_the_guardrail_is_free_of_it() {
 }
 
 #[tokio::test]
-async fn guardrails_that_guard_nothing_are_told_with_their_place() {
+async fn an_unused_guardrail_is_reported_with_its_line() {
     let harness = Harness::new().await;
     harness.directory.write("policies/short.key", "short");
     harness.directory.write("wicketgate.toml", harness.config());

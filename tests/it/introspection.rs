@@ -16,7 +16,7 @@ use crate::support::{
     upstream::{self, Seen, Upstream},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 /// With what form encoding changes (RFC 6749 section 2.3.1).
 const SECRET: &str = "s3cret of/the:gate%";
 const OPAQUE: &str = "2YotnFZFEjr1zCsicMWpAA";
@@ -76,7 +76,7 @@ async fn gate(server: &Server, more: &str) -> Gate {
 /// Asks, and holds the gate to a refusal for this reason, in the answer and in the record, with nothing forwarded.
 async fn refused(gate: &Gate, token: &str, status: u16, reason: &str) -> Answer {
     let before = (gate.app.requests(), gate.app.connections());
-    let answer = gate.get(ROOM).bearer(token).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(token).send().await;
     assert_eq!((answer.status.as_u16(), answer.json()["reason"].as_str()), (status, Some(reason)), "{answer:?}");
     let record = gate.record(&answer.id()).await;
     assert_eq!((&record["reason"], &record["decision"]), (&reason.into(), &"deny".into()), "{record}");
@@ -86,11 +86,11 @@ async fn refused(gate: &Gate, token: &str, status: u16, reason: &str) -> Answer 
 }
 
 #[tokio::test]
-async fn an_opaque_token_is_shown_to_its_issuer_and_the_answer_is_shared() {
+async fn an_opaque_token_is_introspected_and_the_result_is_shared() {
     let server = Server::start().await;
     let gate = gate(&server, "").await;
     for _ in 0..20 {
-        let answer = gate.get(ROOM).bearer(OPAQUE).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(OPAQUE).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         let record = gate.record(&answer.id()).await;
         assert_eq!((&record["principal"], &record["issuer"]), (&"opaque:tester".into(), &"opaque".into()), "{record}");
@@ -104,14 +104,14 @@ async fn an_opaque_token_is_shown_to_its_issuer_and_the_answer_is_shared() {
     let basic = asked[0].header("authorization").strip_prefix("Basic ").unwrap().to_owned();
     assert_eq!(STANDARD.decode(basic).unwrap(), b"the+gate:s3cret+of%2Fthe%3Agate%25");
     // the gate's own tokens still work beside it
-    assert_eq!(gate.get(ROOM).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn those_who_come_at_once_with_one_token_share_one_question() {
+async fn parallel_requests_with_one_token_share_one_introspection() {
     let server = Server::start().await;
     let gate = gate(&server, "").await;
-    let calls = (0..50).map(|_| gate.get(ROOM).bearer(OPAQUE).send());
+    let calls = (0..50).map(|_| gate.get(PROTECTED_PATH).bearer(OPAQUE).send());
     let mut open: tokio::task::JoinSet<Answer> = calls.collect();
     while let Some(answer) = open.join_next().await {
         assert_eq!(answer.unwrap().status, StatusCode::OK);
@@ -121,7 +121,7 @@ async fn those_who_come_at_once_with_one_token_share_one_question() {
 
 /// Whatever speaks against a token in an answer, and the reason it is refused with.
 #[tokio::test]
-async fn an_answer_that_speaks_against_the_token_refuses_it() {
+async fn an_introspection_response_that_contradicts_the_token_refuses_it() {
     let server = Server::start().await;
     let gate = gate(&server, "").await;
     let now = clock::now().as_second();
@@ -174,12 +174,12 @@ async fn an_issuer_that_cannot_say_is_503_and_never_yes() {
         (told && answer.status == StatusCode::OK).then_some(())
     };
     eventually("readiness to tell of it", told).await;
-    assert_eq!(gate.get(ROOM).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
     assert!(!gate.program.lines().join("\n").contains("s3cret"), "the log holds the gate's secret");
 
     server.down.store(false, Ordering::SeqCst);
     server.say(active(&json!({})));
-    assert_eq!(gate.get(ROOM).bearer(OPAQUE).send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(OPAQUE).send().await.status, StatusCode::OK);
     let well = || async { (gate.admin("/readyz").await.text() == "ready\n").then_some(()) };
     eventually("readiness to say that it is over", well).await;
     let of = |result: &str| format!("wicketgate_issuer_questions_total{{issuer=\"opaque\",result=\"{result}\"}}");
@@ -187,13 +187,13 @@ async fn an_issuer_that_cannot_say_is_503_and_never_yes() {
 }
 
 #[tokio::test]
-async fn a_revoked_token_stops_counting_when_its_answer_is_too_old() {
+async fn a_revoked_token_is_refused_once_its_cached_result_expires() {
     let server = Server::start().await;
     let gate = gate(&server, ", cache = \"1s\"").await;
-    assert_eq!(gate.get(ROOM).bearer(OPAQUE).send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(OPAQUE).send().await.status, StatusCode::OK);
     server.say(json!({"active": false}));
     eventually("the revocation to be seen", || async {
-        let answer = gate.get(ROOM).bearer(OPAQUE).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(OPAQUE).send().await;
         (answer.status == StatusCode::UNAUTHORIZED).then(|| assert_eq!(answer.json()["reason"], "token_inactive"))
     })
     .await;
@@ -219,7 +219,7 @@ async fn an_open_stream_ends_when_its_token_is_no_longer_active() {
 }
 
 #[tokio::test]
-async fn an_open_stream_ends_when_nobody_can_be_asked_for_too_long() {
+async fn an_open_stream_ends_if_its_issuer_is_unreachable_for_too_long() {
     let server = Server::start().await;
     let gate = gate(&server, ", cache = \"1s\"").await;
     let stream = Stream::start().await;
@@ -234,14 +234,14 @@ async fn an_open_stream_ends_when_nobody_can_be_asked_for_too_long() {
 }
 
 #[tokio::test]
-async fn issuers_are_asked_in_the_configurations_order_until_one_knows_the_token() {
+async fn issuers_introspect_in_configured_order_until_one_knows_the_token() {
     let (first, second) = (Server::start().await, Server::start().await);
     first.say(json!({"active": false}));
     let harness = Harness::new().await;
     harness.directory.write("introspection.secret", SECRET);
     let named = second.section("").replace("name = \"opaque\"", "name = \"second\"");
     let gate = harness.more("issuer", first.section("")).more("issuer", named).start().await;
-    let answer = gate.get(ROOM).bearer(OPAQUE).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(OPAQUE).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     assert_eq!(gate.record(&answer.id()).await["principal"], "second:tester");
     assert_eq!((first.upstream.requests(), second.upstream.requests()), (1, 1));
@@ -252,7 +252,7 @@ async fn issuers_are_asked_in_the_configurations_order_until_one_knows_the_token
     refused(&gate, "another", 503, "issuer_unavailable").await;
     // but where the other knows it, it is known
     second.say(active(&json!({})));
-    assert_eq!(gate.get(ROOM).bearer("a-third").send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer("a-third").send().await.status, StatusCode::OK);
 }
 
 /// An exporter that begins a page and never ends it.
@@ -301,7 +301,7 @@ const MACHINE: Client = Client { id: "machine", secret: "secret-of-the-machine",
 const GATE: Client = Client { id: "gate", secret: "secret-of-the-gate", role: "none" };
 
 #[tokio::test]
-async fn oidc_providers_opaque_tokens_are_introspected_where_its_discovery_says() {
+async fn opaque_tokens_of_oidc_provider_use_the_discovered_endpoint() {
     let provider = OidcProvider::start(&[MACHINE, GATE]).await;
     let gate = |secret: &'static str, more: &'static str| {
         let section = format!(
@@ -318,12 +318,12 @@ async fn oidc_providers_opaque_tokens_are_introspected_where_its_discovery_says(
     let token = provider.client_token(&MACHINE, OidcProvider::OPAQUE_RESOURCE).await;
     assert!(!token.contains('.'), "not opaque: {token}");
     let open = gate(GATE.secret, ", subject_claim = \"client_id\"").await;
-    let answer = open.get(ROOM).bearer(&token).send().await;
+    let answer = open.get(PROTECTED_PATH).bearer(&token).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     assert_eq!(open.record(&answer.id()).await["principal"], "idp:machine");
     // its JWTs are verified with its keys
     let jwt = provider.client_token(&MACHINE, OidcProvider::RESOURCE).await;
-    assert_eq!(open.get(ROOM).bearer(&jwt).send().await.status, StatusCode::OK);
+    assert_eq!(open.get(PROTECTED_PATH).bearer(&jwt).send().await.status, StatusCode::OK);
     refused(&open, "never-issued", 401, "token_inactive").await;
 
     // a program has no `sub` there, and the gate makes none up
@@ -361,7 +361,7 @@ async fn api_server(good: Arc<Mutex<String>>, asked: Arc<AtomicUsize>) -> Upstre
 }
 
 #[tokio::test]
-async fn a_service_account_is_who_the_api_server_says_it_is() {
+async fn a_kubernetes_service_account_is_what_token_review_returns() {
     let (good, asked) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
     let server = api_server(good.clone(), asked.clone()).await;
     let harness = Harness::new().await;
@@ -377,13 +377,13 @@ async fn a_service_account_is_who_the_api_server_says_it_is() {
     );
     let gate = harness.more("issuer", section).start().await;
     let of_cluster = |roles: &str| {
-        let token = gate.bent_token(roles).claim("iss", "https://kubernetes.default.svc.cluster.local");
+        let token = gate.token_builder(roles).claim("iss", "https://kubernetes.default.svc.cluster.local");
         token.header("typ", Value::Null)
     };
     *good.lock().unwrap() = of_cluster("infer").mint();
     let token = good.lock().unwrap().clone();
     for _ in 0..5 {
-        let answer = gate.get(ROOM).bearer(&token).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(&token).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         let record = gate.record(&answer.id()).await;
         assert_eq!(record["principal"], "cluster:system:serviceaccount:monitoring:prometheus", "{record}");
@@ -394,7 +394,7 @@ async fn a_service_account_is_who_the_api_server_says_it_is() {
     refused(&gate, &of_cluster("scrape").mint(), 401, "token_inactive").await;
     // another issuer's tokens are nothing to the API server
     let before = asked.load(Ordering::SeqCst);
-    assert_eq!(gate.get(ROOM).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
     refused(&gate, "opaque-to-everybody", 401, "token_malformed").await;
     assert_eq!(asked.load(Ordering::SeqCst), before);
 

@@ -8,10 +8,10 @@ use crate::support::{
     upstream::{self, Upstream},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 
 async fn status(gate: &Gate, token: &str) -> StatusCode {
-    gate.get(ROOM).bearer(token).send().await.status
+    gate.get(PROTECTED_PATH).bearer(token).send().await.status
 }
 
 #[tokio::test]
@@ -19,7 +19,7 @@ async fn every_asymmetric_algorithm_is_verified() {
     let gate = Harness::new().await.start().await;
     for (kid, algorithm) in [("rsa", "RS256"), ("rsa", "PS256"), ("ec", "ES256"), ("ed", "EdDSA")] {
         let key = gate.issuer.key(kid);
-        let token = gate.bent_token("scrape").signed_by(key, algorithm).mint();
+        let token = gate.token_builder("scrape").signed_by(key, algorithm).mint();
         assert_eq!(status(&gate, &token).await, StatusCode::OK, "{algorithm}");
     }
     let fetched = gate.issuer.server.seen().iter().filter(|seen| seen.target == "/jwks").count();
@@ -27,7 +27,7 @@ async fn every_asymmetric_algorithm_is_verified() {
 }
 
 #[tokio::test]
-async fn keys_come_by_url_and_from_a_file_too() {
+async fn keys_come_from_a_url_or_a_file() {
     let harness = Harness::new().await;
     let jwks = serde_json::json!({"keys": harness.issuer.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>()});
     harness.directory.write("jwks.json", jwks.to_string());
@@ -40,8 +40,8 @@ async fn keys_come_by_url_and_from_a_file_too() {
     );
     let gate = harness.more("issuer", issuers).start().await;
     for (name, issuer) in [("by-url", "https://url.example"), ("by-file", "https://file.example")] {
-        let token = gate.bent_token("scrape").claim("iss", issuer).mint();
-        let answer = gate.get(ROOM).bearer(&token).send().await;
+        let token = gate.token_builder("scrape").claim("iss", issuer).mint();
+        let answer = gate.get(PROTECTED_PATH).bearer(&token).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{name}: {answer:?}");
         let record = gate.record(&answer.id()).await;
         assert_eq!(record["principal"], format!("{name}:tester"), "{record}");
@@ -50,7 +50,7 @@ async fn keys_come_by_url_and_from_a_file_too() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_added_is_found_and_one_that_was_withdrawn_no_longer_counts() {
+async fn an_added_key_is_found_and_a_withdrawn_key_is_refused() {
     let gate = Harness::new().await.start().await;
     let old = gate.token("scrape");
     assert_eq!(status(&gate, &old).await, StatusCode::OK);
@@ -58,29 +58,30 @@ async fn a_key_that_was_added_is_found_and_one_that_was_withdrawn_no_longer_coun
     // the old key is withdrawn in the same step; an unknown `kid` makes the gate look
     let next = Key::rsa("next");
     gate.issuer.publish(&[&next]);
-    let fresh = gate.bent_token("scrape").signed_by(&next, "RS256").mint();
+    let fresh = gate.token_builder("scrape").signed_by(&next, "RS256").mint();
     // refetches for unknown keys are at most one each 30 s
     eventually("the new key", || async { (status(&gate, &fresh).await == StatusCode::OK).then_some(()) }).await;
     assert_eq!(status(&gate, &old).await, StatusCode::UNAUTHORIZED, "a withdrawn key still counts");
 }
 
 #[tokio::test]
-async fn unknown_keys_cannot_drive_fetches() {
+async fn unknown_key_ids_cannot_drive_fetches() {
     let gate = Harness::new().await.start().await;
     let fetches = || gate.issuer.server.seen().iter().filter(|seen| seen.target == "/jwks").count();
     let now = wicketgate::internals::clock::now().as_second();
     let before = fetches();
     for number in 0..50 {
         // older than the look at the keys that the first of them causes
-        let old = gate.bent_token("scrape").claim("iat", now - 300).header("kid", format!("unknown-{number}")).mint();
+        let old =
+            gate.token_builder("scrape").claim("iat", now - 300).header("kid", format!("unknown-{number}")).mint();
         assert_eq!(status(&gate, &old).await, StatusCode::UNAUTHORIZED);
     }
     assert_eq!(fetches() - before, 1, "fetches for 50 unknown keys");
     assert_eq!(gate.metric("wicketgate_issuer_unknown_key_fetches_total{issuer=\"corp\"}").await, 1.0);
 
     // one that may be younger may be of a rotation that nobody has seen yet: it is told when to come again, not dropped
-    let young = gate.bent_token("scrape").header("kid", "unknown").mint();
-    let answer = gate.get(ROOM).bearer(&young).send().await;
+    let young = gate.token_builder("scrape").header("kid", "unknown").mint();
+    let answer = gate.get(PROTECTED_PATH).bearer(&young).send().await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"issuer_unavailable".into()), "{answer:?}");
     let wait: u32 = answer.header("retry-after").parse().unwrap();
     assert!((1..=31).contains(&wait), "{answer:?}");
@@ -88,7 +89,7 @@ async fn unknown_keys_cannot_drive_fetches() {
 }
 
 #[tokio::test]
-async fn what_an_issuers_keys_are_like_is_in_the_metrics() {
+async fn metrics_show_the_state_of_an_issuers_keys() {
     let gate = Harness::new().await.start().await;
     let of = |name: &str| format!("wicketgate_issuer_{name}{{issuer=\"corp\"}}");
     assert_eq!(gate.metric(&of("keys")).await, 3.0);
@@ -100,7 +101,7 @@ async fn what_an_issuers_keys_are_like_is_in_the_metrics() {
 
     gate.issuer.set_down(true);
     // an unknown key makes it look
-    let stranger = gate.bent_token("scrape").header("kid", "unknown").mint();
+    let stranger = gate.token_builder("scrape").header("kid", "unknown").mint();
     assert_eq!(status(&gate, &stranger).await, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!((gate.metric(&of("failing")).await, gate.metric(&of("keys")).await), (1.0, 3.0));
     assert!(gate.metric(&fetches("failure")).await >= 1.0);
@@ -110,7 +111,7 @@ async fn what_an_issuers_keys_are_like_is_in_the_metrics() {
 }
 
 #[tokio::test]
-async fn a_gate_starts_without_its_issuer_and_is_ready_when_that_comes() {
+async fn a_gate_starts_without_its_issuer_and_becomes_ready_later() {
     let harness = Harness::new().await;
     harness.issuer.set_down(true);
     let gate = harness.start_unready().await;
@@ -120,7 +121,7 @@ async fn a_gate_starts_without_its_issuer_and_is_ready_when_that_comes() {
     assert!(readiness.text().contains("corp"), "readiness does not name the issuer: {readiness:?}");
 
     // Prometheus drops what is answered with 401 and keeps what is answered with 503
-    let answer = gate.get(ROOM).bearer(&gate.token("scrape")).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"issuer_unavailable".into()), "{answer:?}");
     assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{answer:?}");
     let record = gate.record(&answer.id()).await;
@@ -132,7 +133,7 @@ async fn a_gate_starts_without_its_issuer_and_is_ready_when_that_comes() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_goes_away_takes_nobody_with_it() {
+async fn an_unreachable_issuer_keeps_its_known_keys() {
     let gate = Harness::new().await.start().await;
     gate.issuer.set_down(true);
     // a token never seen before is still verified with the last good keys
@@ -140,7 +141,7 @@ async fn an_issuer_that_goes_away_takes_nobody_with_it() {
 }
 
 #[tokio::test]
-async fn one_issuers_trouble_is_not_anothers() {
+async fn a_failing_issuer_does_not_affect_another() {
     let harness = Harness::new().await;
     let other = crate::support::issuer::Issuer::start().await;
     other.set_down(true);
@@ -154,7 +155,7 @@ async fn one_issuers_trouble_is_not_anothers() {
     let of_other = other.token("tester", &["scrape"]).mint();
     assert_eq!(status(&gate, &of_other).await, StatusCode::SERVICE_UNAVAILABLE);
     // its tokens are not taken for the other's, whatever key they name
-    let confused = gate.bent_token("scrape").claim("iss", other.url()).mint();
+    let confused = gate.token_builder("scrape").claim("iss", other.url()).mint();
     assert_eq!(status(&gate, &confused).await, StatusCode::SERVICE_UNAVAILABLE);
 
     other.set_down(false);
@@ -167,7 +168,7 @@ async fn one_issuers_trouble_is_not_anothers() {
 
 /// Kubernetes' API server publishes its keys to those alone who show it a token.
 #[tokio::test]
-async fn keys_are_fetched_with_the_credential_that_their_issuer_wants_and_nobody_else_sees_it() {
+async fn the_credential_for_keys_reaches_only_their_issuer() {
     let harness = Harness::new().await;
     harness.directory.write("account.token", "the-gates-own-account\n");
     let keys = serde_json::json!({"keys": harness.issuer.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>()});
@@ -206,8 +207,8 @@ async fn keys_are_fetched_with_the_credential_that_their_issuer_wants_and_nobody
     let gate = harness.more("issuer", issuers).start().await;
     for (name, path) in [("cluster", ""), ("tenant", "/tenant")] {
         let account = "system:serviceaccount:monitoring:prometheus";
-        let token = gate.bent_token("scrape").claim("iss", format!("{}{path}", locked.url())).claim("sub", account);
-        let answer = gate.get(ROOM).bearer(&token.header("typ", serde_json::Value::Null).mint()).send().await;
+        let token = gate.token_builder("scrape").claim("iss", format!("{}{path}", locked.url())).claim("sub", account);
+        let answer = gate.get(PROTECTED_PATH).bearer(&token.header("typ", serde_json::Value::Null).mint()).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{name}: {answer:?}");
         assert_eq!(gate.record(&answer.id()).await["principal"], format!("{name}:{account}"));
     }

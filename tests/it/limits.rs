@@ -15,7 +15,7 @@ use crate::{
         call::Call,
         eventually,
         harness::PAGE,
-        talk::{Line, Talker, frame, message},
+        scripted_upstream::{Line, ScriptedUpstream, frame, message},
         upstream,
         wire::remote_write,
     },
@@ -23,7 +23,7 @@ use crate::{
 
 const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
 const GENERATE: &str = "/v1/projects/p/locations/us-central1/publishers/google/models/gemini-2.5-pro:generateContent";
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 /// The problem type of draft-ietf-httpapi-ratelimit-headers-11 section 5.1.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
@@ -36,7 +36,7 @@ fn predict(gate: &Gate, token: &str) -> Call {
 }
 
 fn scrape(gate: &Gate, token: &str) -> Call {
-    gate.get(ROOM).bearer(token)
+    gate.get(PROTECTED_PATH).bearer(token)
 }
 
 /// A token of somebody else.
@@ -90,7 +90,7 @@ async fn requests_are_counted_for_each_principal() {
     // Google's clients are told so in their own words
     assert_eq!(answer.json()["error"]["status"], "RESOURCE_EXHAUSTED");
     // another token of the same principal is the same principal
-    let again = gate.bent_token("infer").claim("jti", "another").mint();
+    let again = gate.token_builder("infer").claim("jti", "another").mint();
     limited(&gate, predict(&gate, &again), 429, "each", "requests").await;
     // others and other routes are not concerned
     passes(predict(&gate, &of(&gate, "other", "infer"))).await;
@@ -99,14 +99,14 @@ async fn requests_are_counted_for_each_principal() {
 }
 
 #[tokio::test]
-async fn a_budget_is_shared_by_a_role_a_route_or_everybody() {
+async fn a_budget_is_shared_by_a_role_a_route_or_all_callers() {
     for (per, also_there, also_elsewhere) in
         [("principal", false, false), ("role", true, true), ("route", true, false), ("gate", true, true)]
     {
         let gate = gate(&format!("[[limit]]\nname = \"l\"\nper = \"{per}\"\nrequests = \"1/h\"")).await;
         passes(scrape(&gate, &of(&gate, "first", "scrape"))).await;
         let second = of(&gate, "second", "scrape");
-        for (target, shared) in [(ROOM, also_there), ("/exporters/locked/metrics", also_elsewhere)] {
+        for (target, shared) in [(PROTECTED_PATH, also_there), ("/exporters/locked/metrics", also_elsewhere)] {
             // a budget of its own is used by the first request
             let caller = if per == "principal" { of(&gate, target, "scrape") } else { second.clone() };
             let call = gate.get(target).bearer(&caller);
@@ -143,7 +143,7 @@ async fn a_limit_is_for_the_roles_routes_and_actions_that_it_names() {
 }
 
 #[tokio::test]
-async fn who_may_not_do_it_uses_nobodys_budget() {
+async fn a_denied_request_is_not_charged() {
     let gate = gate("[[limit]]\nname = \"all\"\nper = \"gate\"\nroutes = [\"vertex\"]\nrequests = \"1/h\"").await;
     for _ in 0..3 {
         refused(&gate, predict(&gate, &gate.token("scrape")), 403, "not_permitted").await;
@@ -152,7 +152,7 @@ async fn who_may_not_do_it_uses_nobodys_budget() {
 }
 
 #[tokio::test]
-async fn a_flood_at_a_limit_of_ones_own_leaves_the_others_theirs() {
+async fn a_request_refused_by_one_limit_is_charged_to_none() {
     let gate = gate(
         "[[limit]]\nname = \"all\"\nper = \"gate\"\nrequests = \"3/h\"\n\
          [[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"1/h\"",
@@ -170,7 +170,7 @@ async fn a_flood_at_a_limit_of_ones_own_leaves_the_others_theirs() {
 }
 
 #[tokio::test]
-async fn what_is_said_of_a_wait_is_true() {
+async fn the_announced_wait_is_sufficient() {
     let limit = "[[limit]]\nname = \"slow\"\nper = \"principal\"\nrequests = { rate = \"20/m\", burst = \"1\" }";
     let gate = gate(limit).await;
     let token = gate.token("infer");
@@ -231,7 +231,7 @@ async fn bytes_are_counted_both_ways() {
 }
 
 #[tokio::test]
-async fn a_body_of_unknown_length_is_counted_when_it_has_passed() {
+async fn a_body_of_unknown_length_is_charged_afterwards() {
     let ingest = "[ingest]\nmax_body = 1024\n[[ingest.keep]]\nmetric = \"kept_*\"";
     let limit = "[[limit]]\nname = \"volume\"\nper = \"principal\"\nroutes = [\"write\"]\nbytes = \"1024/h\"";
     let gate = Harness::new().await.keeping("").section("ingest", ingest).section("limit", limit).start().await;
@@ -274,8 +274,8 @@ async fn instances_are_counted() {
 }
 
 #[tokio::test]
-async fn a_grpc_caller_is_told_in_its_own_words() {
-    let talker = Talker::start().await;
+async fn a_grpc_caller_gets_a_grpc_status() {
+    let talker = ScriptedUpstream::start().await;
     let limit = "[[limit]]\nname = \"points\"\nper = \"principal\"\ninstances = \"3/h\"";
     let gate = Harness::new().await.section("vertex", talker.section()).section("limit", limit).start().await;
     let (path, token) = ("/google.cloud.aiplatform.v1.PredictionService/Predict", gate.token("infer"));
@@ -321,14 +321,14 @@ async fn broken_off(burst: &str, question: &str, enough: usize) {
 }
 
 #[tokio::test]
-async fn a_model_that_is_broken_off_before_it_tells_has_counted_all_the_same() {
+async fn an_interrupted_model_response_is_charged_by_estimate() {
     broken_off("10", "{}", 20).await;
     // … the question too: whoever leaves before the answer has had it read
     broken_off("1000", &format!("{{\"contents\":\"{}\"}}", "word ".repeat(2000)), 0).await;
 }
 
 #[tokio::test]
-async fn tokens_are_counted_when_the_model_has_told_them() {
+async fn tokens_are_charged_when_the_model_reports_them() {
     let gate = gate("[[limit]]\nname = \"words\"\nper = \"principal\"\ntokens = \"1000/h\"").await;
     gate.google.server.intercept(|seen| {
         let counted = json!({"usageMetadata": {"promptTokenCount": 100, "totalTokenCount": 1500}, "modelVersion": "g"});
@@ -351,7 +351,7 @@ async fn reading<T>(gate: &Gate, token: &str, condition: impl Future<Output = T>
 }
 
 #[tokio::test]
-async fn open_requests_are_counted_until_they_end_or_their_client_leaves() {
+async fn requests_in_flight_are_counted_until_they_end() {
     let stream = Stream::start("text/event-stream").await;
     let exporters = format!(
         "[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"\n[[limit]]\nname = \"open\"\nper = \"principal\"\nstreams = 1",
@@ -379,7 +379,7 @@ async fn open_requests_are_counted_until_they_end_or_their_client_leaves() {
 }
 
 #[tokio::test]
-async fn a_reload_keeps_what_was_counted() {
+async fn a_reload_keeps_the_buckets() {
     let limit = |rate: &str| format!("[[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"{rate}\"");
     let gate = gate(&limit("1/h")).await;
     let (token, config) =
@@ -403,7 +403,7 @@ async fn a_reload_keeps_what_was_counted() {
 }
 
 #[tokio::test]
-async fn a_body_is_not_waited_for_where_its_senders_budget_is_spent() {
+async fn a_body_is_not_read_if_its_senders_budget_is_spent() {
     let gate = gate("[[limit]]\nname = \"each\"\nper = \"principal\"\nrequests = \"1/h\"").await;
     let token = gate.token("infer");
     passes(predict(&gate, &token)).await;
@@ -424,7 +424,7 @@ async fn a_person_at_a_limit_reads_a_page() {
     let token = gate.token("scrape");
     assert_eq!(passes(scrape(&gate, &token)).await.text(), PAGE);
     let answer = gate
-        .call(Method::GET, ROOM)
+        .call(Method::GET, PROTECTED_PATH)
         .bearer(&token)
         .header("accept", "text/html")
         .header("sec-fetch-mode", "navigate")

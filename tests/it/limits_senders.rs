@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_senders_samples_are_all_there_in_the_end() {
+async fn a_limited_sender_loses_no_sample() {
     let gate = Harness::new()
         .await
         .keeping("kept_*")

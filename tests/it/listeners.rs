@@ -30,7 +30,7 @@ async fn several_listeners_serve_the_same_gate_and_one_may_be_clear() {
 #[tokio::test]
 async fn an_ipv4_client_of_an_ipv6_listener_is_known_by_its_ipv4_address() {
     let gate = Harness::new().await.section("listen", "[[listen]]\naddress = \"[::]:0\"\ntls = false").start().await;
-    let door = crate::support::call::Door { address: ([127, 0, 0, 1], gate.address().port()).into(), tls: None };
+    let door = crate::support::call::Connector { address: ([127, 0, 0, 1], gate.address().port()).into(), tls: None };
     let call = Call::new(door, Method::GET, "/exporters/app/metrics");
     let answer = call.bearer(&gate.token("scrape")).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
@@ -67,7 +67,7 @@ async fn health_and_metrics_are_on_the_admin_listener_alone() {
 }
 
 #[tokio::test]
-async fn metrics_tell_what_happened_and_name_nobody() {
+async fn metrics_have_no_label_with_a_principal() {
     let gate = Harness::new().await.keeping("kept_*").start().await;
     let token = gate.token("scrape");
     gate.get("/exporters/app/metrics").bearer(&token).send().await;
@@ -92,7 +92,7 @@ async fn metrics_tell_what_happened_and_name_nobody() {
 }
 
 #[tokio::test]
-async fn connections_are_kept_to_the_upstream() {
+async fn upstream_connections_are_reused() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
     for _ in 0..20 {
@@ -104,7 +104,7 @@ async fn connections_are_kept_to_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_request_that_has_begun_ends_before_the_gate_does() {
+async fn a_started_request_is_finished_before_the_gate_stops() {
     let slow = Held::start();
     let exporter = format!("[[exporter]]\nname = \"slow\"\nurl = \"http://{}\"", slow.address);
     let mut gate = Harness::new().await.more("exporter", exporter).start().await;

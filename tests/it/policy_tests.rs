@@ -28,7 +28,7 @@ async fn the_shipped_tables_hold_and_exercise_every_policy() {
 }
 
 #[tokio::test]
-async fn a_case_that_fails_says_what_was_expected_and_what_came() {
+async fn a_failed_case_shows_expected_and_actual() {
     let cases = r#"
 [[case]]
 name = "right"
@@ -81,7 +81,7 @@ denial = "forbidden"
 }
 
 #[tokio::test]
-async fn a_policy_may_go_by_all_that_a_case_says() {
+async fn a_case_can_set_the_whole_context() {
     let every = |peer: &str, time: &str, size: u64| {
         format!(
             r#"
@@ -121,7 +121,7 @@ permit (principal == Principal::"corp:job", action, resource is Model) when {
 }
 
 #[tokio::test]
-async fn a_case_that_would_test_nothing_is_refused_with_its_line() {
+async fn a_case_without_effect_is_refused_with_its_line() {
     let harness = with_cases("").await;
     let (code, _, errors) = test(&harness, &[]).await;
     assert_eq!(code, Some(2), "{errors}");
@@ -151,7 +151,7 @@ async fn a_case_that_would_test_nothing_is_refused_with_its_line() {
 }
 
 #[tokio::test]
-async fn the_policies_of_a_configuration_are_found_by_it() {
+async fn policies_are_found_through_the_configuration() {
     let harness = with_cases("[[case]]\nname = \"a\"\nprincipal = { roles = [] }\naction = \"Gate.Home\"\nservice = \"home\"\ndecision = \"allow\"\n").await;
     harness.directory.write("wicketgate.toml", harness.config());
     let file = harness.directory.join("wicketgate.toml");

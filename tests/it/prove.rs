@@ -6,7 +6,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path, process::Output, time::Durat
 use crate::support::{Directory, program::wicketgate};
 
 /// The solver may share its core with the rest of the suite.
-const PATIENCE: Duration = Duration::from_secs(240);
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// A copy of the shipped policies.
 fn shipped() -> Directory {
@@ -31,7 +31,7 @@ async fn prove(directory: &Directory, more: &[&str]) -> (Option<i32>, String, St
 }
 
 async fn output(mut command: tokio::process::Command) -> Output {
-    tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await.expect("it does not end").unwrap()
+    tokio::time::timeout(DEADLINE, command.kill_on_drop(true).output()).await.expect("it does not end").unwrap()
 }
 
 fn told(output: Output) -> (Option<i32>, String, String) {
@@ -71,13 +71,13 @@ async fn the_shipped_policies_are_proved() {
 }
 
 #[tokio::test]
-async fn an_ingest_role_that_may_post_anything_is_caught() {
+async fn an_ingest_role_with_a_broad_permit_is_caught() {
     let leak = "permit (principal in Role::\"ingest\", action, resource) when { context.method == \"POST\" };";
     caught(leak, APART, &["roles      `ingest`", "method: \"POST\"", "by `leak`", "leak.cedar"]).await;
 }
 
 #[tokio::test]
-async fn a_leak_that_needs_one_model_from_one_network_is_caught() {
+async fn a_leak_through_one_model_and_network_is_caught() {
     let leak = "permit (principal, action == Action::\"PredictionService.Predict\", resource is Model) when {
         resource has version && resource.version like \"2*\" && context.peer.isInRange(ip(\"10.0.0.0/8\")) &&
         context has certificate && context.certificate.dns_names.contains(\"a.test\") };";
@@ -86,7 +86,7 @@ async fn a_leak_that_needs_one_model_from_one_network_is_caught() {
 }
 
 #[tokio::test]
-async fn a_third_role_that_may_do_both_is_caught_though_it_is_neither() {
+async fn a_third_role_with_both_permits_is_caught() {
     let leak = "permit (principal in Role::\"operator\", action in [Action::\"infer\", Action::\"ingest\"], resource);";
     caught(leak, APART, &["roles      `operator`", "request 1", "request 2", "by `leak`"]).await;
 }
@@ -98,7 +98,7 @@ async fn a_leak_by_the_issuer_without_any_role_is_caught() {
 }
 
 #[tokio::test]
-async fn roles_that_are_apart_dynamically_are_proved_apart_and_otherwise_not() {
+async fn dynamic_separation_is_proved() {
     let directory = shipped();
     let roles = std::fs::read_to_string(directory.join("policies/roles.toml")).unwrap();
     let (rules, _) = roles.split_once("[separation_of_duty]").unwrap();
@@ -113,7 +113,7 @@ async fn roles_that_are_apart_dynamically_are_proved_apart_and_otherwise_not() {
 }
 
 #[tokio::test]
-async fn what_a_file_states_is_proved_or_broken_and_an_error_denies() {
+async fn statements_of_a_file_are_proved_or_refuted() {
     let directory = shipped();
     copy(&directory, "before");
     copy(&directory, "same");
@@ -156,7 +156,7 @@ async fn what_a_file_states_is_proved_or_broken_and_an_error_denies() {
 }
 
 #[tokio::test]
-async fn without_a_solver_it_says_what_to_install() {
+async fn without_a_solver_prove_names_the_package() {
     let directory = shipped();
     let (code, said, errors) = prove(&directory, &["--solver", "/nonexistent/cvc5"]).await;
     assert_eq!((code, said.as_str()), (Some(2), ""), "{errors}");
@@ -173,7 +173,7 @@ async fn without_a_solver_it_says_what_to_install() {
 }
 
 #[tokio::test]
-async fn a_solver_that_does_not_know_proves_nothing() {
+async fn an_unknown_solver_result_is_no_proof() {
     let directory = shipped();
     // answers the first question, which asks whether it works, and knows nothing after
     let unknowing =
@@ -187,7 +187,7 @@ async fn a_solver_that_does_not_know_proves_nothing() {
 }
 
 #[tokio::test]
-async fn statements_that_cannot_be_meant_so_are_told_with_their_line() {
+async fn inconsistent_statements_are_reported_with_their_line() {
     let directory = shipped();
     let (mut proofs, mut expected) = (String::new(), Vec::new());
     for (statement, line, key, remedy) in [
@@ -221,7 +221,7 @@ async fn statements_that_cannot_be_meant_so_are_told_with_their_line() {
 }
 
 #[tokio::test]
-async fn a_schema_that_takes_an_action_out_of_its_group_proves_nothing() {
+async fn a_schema_that_moves_an_action_out_of_its_group_is_refused() {
     let directory = shipped();
     let schema = std::fs::read_to_string(directory.join("policies/wicketgate.cedarschema")).unwrap();
     let schema = schema.replace(
@@ -235,7 +235,7 @@ async fn a_schema_that_takes_an_action_out_of_its_group_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_schema_that_says_what_the_gate_does_not_proves_nothing() {
+async fn a_schema_that_differs_from_the_gates_types_is_refused() {
     // to such a schema the policy never permits; the gate leaves out the size of what streams
     let leak = "@id(\"leak\")\npermit (principal in Role::\"ingest\", action in Action::\"infer\", resource) \
                 unless { context has size };\n";

@@ -14,7 +14,7 @@ use crate::support::{
     upstream::{self, Upstream},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const SCRAPER: Client = Client { id: "scraper", secret: "scraper-secret-of-this-test", role: "scrape" };
 /// Where the login client's codes go; nobody listens there, and the person stops before.
 const CALLBACK: &str = "https://gate.test/callback";
@@ -159,7 +159,7 @@ fn trusting_as(name: &str, harness: Harness, issuer: &str) -> Harness {
 }
 
 async fn scrape(gate: &Gate, token: &str) -> Answer {
-    gate.get(ROOM).bearer(token).send().await
+    gate.get(PROTECTED_PATH).bearer(token).send().await
 }
 
 async fn let_in(gate: &Gate, token: &str, subject: &str) {
@@ -202,7 +202,7 @@ fn claims(token: &str) -> Value {
 }
 
 #[tokio::test]
-async fn access_tokens_of_oidc_provider_are_taken_until_its_keys_are_withdrawn() {
+async fn access_tokens_of_oidc_provider_are_accepted_until_their_key_is_withdrawn() {
     let provider = npm().start(None).await;
     let gate = trusting(Harness::new().await, &provider.issuer).start().await;
     let old = provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await;
@@ -215,7 +215,7 @@ async fn access_tokens_of_oidc_provider_are_taken_until_its_keys_are_withdrawn()
 }
 
 #[tokio::test]
-async fn a_key_that_oidc_provider_keeps_through_a_rotation_counts_on() {
+async fn a_key_that_oidc_provider_keeps_in_a_rotation_stays_valid() {
     let provider = npm().set("algorithm", "ES256").start(None).await;
     let gate = trusting(Harness::new().await, &provider.issuer).start().await;
     let old = provider.client_token(&SCRAPER, OidcProvider::RESOURCE).await;
@@ -226,7 +226,7 @@ async fn a_key_that_oidc_provider_keeps_through_a_rotation_counts_on() {
 }
 
 #[tokio::test]
-async fn id_tokens_of_a_login_at_oidc_provider_and_of_its_refresh_are_taken() {
+async fn id_tokens_of_oidc_provider_are_accepted() {
     let provider = npm().start(None).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = trusting(Harness::new().await, &provider.issuer).start().await;
@@ -246,7 +246,7 @@ async fn id_tokens_of_a_login_at_oidc_provider_and_of_its_refresh_are_taken() {
 }
 
 #[tokio::test]
-async fn what_oidc_provider_gives_for_another_purpose_lets_nobody_in() {
+async fn other_tokens_of_oidc_provider_are_refused() {
     let listener = listener().await;
     let mut web = OidcSettings::web_client("web", WEB_SECRET, "https://gate.test");
     web["backchannel_logout_uri"] = listener.url().into();
@@ -292,7 +292,7 @@ async fn the_gate_starts_before_oidc_provider_answers() {
 }
 
 #[tokio::test]
-async fn a_device_grant_at_oidc_provider_ends_in_a_token_that_is_taken() {
+async fn a_device_grant_at_oidc_provider_gives_an_accepted_token() {
     let provider = npm().start(None).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = trusting(Harness::new().await, &provider.issuer).start().await;
@@ -311,7 +311,7 @@ async fn a_device_grant_at_oidc_provider_ends_in_a_token_that_is_taken() {
 }
 
 #[tokio::test]
-async fn access_tokens_of_glewlwyd_are_taken_until_its_keys_are_withdrawn() {
+async fn access_tokens_of_glewlwyd_are_accepted_until_their_key_is_withdrawn() {
     let harness = Harness::new().await;
     let mut provider = debian(&harness, NOBODY).await;
     let gate = trusting(harness, &provider.issuer).start().await;
@@ -324,7 +324,7 @@ async fn access_tokens_of_glewlwyd_are_taken_until_its_keys_are_withdrawn() {
 }
 
 #[tokio::test]
-async fn tokens_of_a_login_at_glewlwyd_are_taken_and_its_refresh_token_is_not() {
+async fn tokens_of_a_glewlwyd_login_are_accepted_except_the_refresh_token() {
     let harness = Harness::new().await;
     let provider = debian(&harness, NOBODY).await;
     let discovery = Discovery::of(&provider.issuer).await;
@@ -346,7 +346,7 @@ async fn tokens_of_a_login_at_glewlwyd_are_taken_and_its_refresh_token_is_not() 
 }
 
 #[tokio::test]
-async fn a_device_grant_at_glewlwyd_ends_in_a_token_that_is_taken() {
+async fn a_device_grant_at_glewlwyd_gives_an_accepted_token() {
     let harness = Harness::new().await;
     let provider = debian(&harness, NOBODY).await;
     let discovery = Discovery::of(&provider.issuer).await;
@@ -363,7 +363,7 @@ async fn a_device_grant_at_glewlwyd_ends_in_a_token_that_is_taken() {
 }
 
 #[tokio::test]
-async fn a_logout_token_of_glewlwyd_lets_nobody_in() {
+async fn a_logout_token_of_glewlwyd_is_no_access_token() {
     let (harness, listener) = (Harness::new().await, listener().await);
     let provider = debian(&harness, &listener.url()).await;
     let discovery = Discovery::of(&provider.issuer).await;
@@ -384,7 +384,7 @@ async fn a_logout_token_of_glewlwyd_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn two_providers_at_once_keep_their_names_apart_and_their_troubles_to_themselves() {
+async fn two_providers_do_not_affect_each_other() {
     let harness = Harness::new().await;
     let (npm, mut debian) = (npm().start(None).await, debian(&harness, NOBODY).await);
     let harness = trusting_as("debian", trusting_as("npm", harness, &npm.issuer), &debian.issuer);
@@ -420,7 +420,7 @@ async fn opaque(discovery: &Discovery) -> Value {
 }
 
 #[tokio::test]
-async fn an_opaque_token_of_oidc_provider_counts_until_it_is_revoked() {
+async fn an_opaque_token_of_oidc_provider_is_accepted_until_it_is_revoked() {
     let provider = npm().start(None).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = asking(Harness::new().await, &provider.issuer, "").start().await;
@@ -438,7 +438,7 @@ async fn an_opaque_token_of_oidc_provider_counts_until_it_is_revoked() {
 }
 
 #[tokio::test]
-async fn where_no_audience_is_asked_for_a_refresh_token_of_oidc_provider_is_still_refused() {
+async fn a_refresh_token_of_oidc_provider_is_refused_without_an_audience_rule() {
     let provider = npm().start(None).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = asking(Harness::new().await, &provider.issuer, ", audience_optional = true").start().await;

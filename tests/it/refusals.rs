@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 
 /// Headers that an answer made by the gate itself may have.
 const OWN_HEADERS: &[&str] = &[
@@ -94,7 +94,11 @@ async fn head_is_refused_without_content() {
     let gate = Harness::new().await.start().await;
     for alpn in [&b"http/1.1"[..], b"h2"] {
         let (door, http2) = (gate.door(0, alpn), alpn == b"h2");
-        let target = if http2 { format!("https://localhost:{}{ROOM}", gate.address().port()) } else { ROOM.into() };
+        let target = if http2 {
+            format!("https://localhost:{}{PROTECTED_PATH}", gate.address().port())
+        } else {
+            PROTECTED_PATH.into()
+        };
         let call = Call::new(door, Method::HEAD, &target);
         let answer = if http2 { call.http2() } else { call }.send().await;
         assert_eq!(answer.status, 401, "{answer:?}");
@@ -106,20 +110,20 @@ async fn head_is_refused_without_content() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_token_is_told_to_bring_one() {
+async fn a_request_without_a_token_gets_a_challenge() {
     let gate = Harness::new().await.start().await;
-    let (answer, record) = refused(&gate, gate.get(ROOM), 401, "no_token").await;
+    let (answer, record) = refused(&gate, gate.get(PROTECTED_PATH), 401, "no_token").await;
     // RFC 6750 section 3.1: without authentication information there is no error code
     assert!(!answer.header("www-authenticate").contains("error="), "{answer:?}");
     assert_eq!(record["principal"], Value::Null, "{record}");
-    assert_eq!((&record["method"], &record["path"]), (&"GET".into(), &ROOM.into()));
+    assert_eq!((&record["method"], &record["path"]), (&"GET".into(), &PROTECTED_PATH.into()));
 }
 
 /// Every token that proves nothing, and the reason it is refused with.
 #[tokio::test]
-async fn a_token_that_proves_nothing_is_refused() {
+async fn an_invalid_token_is_refused() {
     let gate = Harness::new().await.start().await;
-    let good = || gate.bent_token("scrape");
+    let good = || gate.token_builder("scrape");
     let now = wicketgate::internals::clock::now().as_second();
     let stranger = Key::rsa("stranger");
     let impostor = Key::rsa("rsa");
@@ -139,7 +143,7 @@ async fn a_token_that_proves_nothing_is_refused() {
         ("token_signature", good().signed_by(&impostor, "RS256").mint()),
     ];
     for (reason, token) in cases {
-        let (answer, record) = refused(&gate, gate.get(ROOM).bearer(&token), 401, reason).await;
+        let (answer, record) = refused(&gate, gate.get(PROTECTED_PATH).bearer(&token), 401, reason).await;
         assert!(answer.header("www-authenticate").contains("error=\"invalid_token\""), "{reason}: {answer:?}");
         assert_eq!(record["principal"], Value::Null, "{reason}: an unproven name is in the record: {record}");
         assert!(!record.to_string().contains(&token), "{reason}: the record holds the token");
@@ -147,7 +151,7 @@ async fn a_token_that_proves_nothing_is_refused() {
 }
 
 #[tokio::test]
-async fn who_may_ingest_cannot_infer() {
+async fn an_ingest_role_cannot_infer() {
     let gate = Harness::new().await.start().await;
     let call = gate.post(PREDICT).bearer(&gate.token("ingest")).body(r#"{"instances":[{"input":[1,2]}]}"#);
     let (_, record) = refused(&gate, call, 403, "not_permitted").await;
@@ -157,7 +161,7 @@ async fn who_may_ingest_cannot_infer() {
 }
 
 #[tokio::test]
-async fn who_may_infer_cannot_ingest() {
+async fn an_infer_role_cannot_ingest() {
     let gate = Harness::new().await.keeping("kept_*").start().await;
     let body = remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);
     let call = gate.write(&gate.token("infer"), body);
@@ -167,7 +171,7 @@ async fn who_may_infer_cannot_ingest() {
 }
 
 #[tokio::test]
-async fn what_the_vertex_table_does_not_know_is_refused() {
+async fn an_unknown_vertex_method_is_refused() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("administer");
     for (method, target) in [
@@ -191,14 +195,14 @@ async fn a_location_that_is_not_configured_is_refused() {
 }
 
 #[tokio::test]
-async fn an_exporter_that_nobody_configured_is_refused() {
+async fn an_unknown_exporter_is_refused() {
     let gate = Harness::new().await.start().await;
     let call = gate.get("/exporters/nobody/metrics").bearer(&gate.token("scrape"));
     refused(&gate, call, 404, "unknown_exporter").await;
 }
 
 #[tokio::test]
-async fn a_target_with_two_readings_is_refused() {
+async fn an_ambiguous_target_is_refused() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
     for target in [
@@ -231,7 +235,7 @@ async fn a_body_that_is_not_snappy_is_refused_for_good() {
 }
 
 #[tokio::test]
-async fn a_body_that_claims_four_gib_is_refused_before_it_is_believed() {
+async fn a_claimed_size_of_four_gib_is_refused_before_allocation() {
     let gate = Harness::new().await.keeping("kept_*").start().await;
     let ingest = gate.token("ingest");
     refused(&gate, gate.write(&ingest, snappy_bomb()), 413, "decoded_too_large").await;
@@ -241,12 +245,12 @@ async fn a_body_that_claims_four_gib_is_refused_before_it_is_believed() {
 }
 
 #[tokio::test]
-async fn a_request_head_beyond_bounds_is_refused() {
+async fn an_oversized_request_head_is_refused() {
     let gate = Harness::new().await.start().await;
     let before = seen(&gate);
     let (token, padding) = (gate.token("scrape"), "x".repeat(1 << 20));
     let head = format!(
-        "GET {ROOM} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
+        "GET {PROTECTED_PATH} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
          x-padding: {padding}\r\n\r\n"
     );
     let answer = gate.door(0, b"http/1.1").raw(head.as_bytes()).await;
@@ -259,7 +263,7 @@ async fn a_request_head_beyond_bounds_is_refused() {
 }
 
 #[tokio::test]
-async fn a_principal_that_would_hold_both_separated_roles_holds_none() {
+async fn separated_roles_in_one_token_are_refused() {
     let gate = Harness::new().await.keeping("kept_*").start().await;
     let both = gate.issuer.token("both", &["ingest", "infer"]).mint();
     let (_, record) = refused(&gate, gate.post(PREDICT).bearer(&both), 403, "separation_of_duty").await;
@@ -270,30 +274,30 @@ async fn a_principal_that_would_hold_both_separated_roles_holds_none() {
 }
 
 #[tokio::test]
-async fn a_token_within_the_leeway_still_counts() {
+async fn a_token_within_the_leeway_is_accepted() {
     let gate = Harness::new().await.start().await;
     let now = wicketgate::internals::clock::now().as_second();
     // Go's oauth2 renews 10 s before the end; a clock that differs more than that must not lose data
-    let late = gate.bent_token("scrape").claim("exp", now - 30).mint();
-    assert_eq!(gate.get(ROOM).bearer(&late).send().await.status, 200);
-    let early = gate.bent_token("scrape").claim("nbf", now + 30).mint();
-    assert_eq!(gate.get(ROOM).bearer(&early).send().await.status, 200);
+    let late = gate.token_builder("scrape").claim("exp", now - 30).mint();
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&late).send().await.status, 200);
+    let early = gate.token_builder("scrape").claim("nbf", now + 30).mint();
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&early).send().await.status, 200);
 }
 
 #[tokio::test]
-async fn two_proofs_on_one_request_are_refused() {
+async fn two_credentials_on_one_request_are_refused() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
-    refused(&gate, gate.get(ROOM).bearer(&token).bearer(&token), 400, "two_identities").await;
-    let basic = gate.get(ROOM).header("authorization", "Basic dTpw");
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&token).bearer(&token), 400, "two_identities").await;
+    let basic = gate.get(PROTECTED_PATH).header("authorization", "Basic dTpw");
     refused(&gate, basic, 401, "unsupported_scheme").await;
 }
 
 #[tokio::test]
-async fn a_token_in_the_query_is_refused_and_not_written_down() {
+async fn a_token_in_the_query_is_refused_and_not_logged() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
-    let call = gate.get(&format!("{ROOM}?access_token={token}"));
+    let call = gate.get(&format!("{PROTECTED_PATH}?access_token={token}"));
     let (_, record) = refused(&gate, call, 400, "query_refused").await;
     assert!(!record.to_string().contains(&token), "the record holds the token: {record}");
     assert!(!gate.program.lines().join("\n").contains(&token), "the log holds the token");
@@ -325,7 +329,7 @@ async fn a_body_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_remote_write_is_told_so() {
+async fn another_content_type_than_remote_write_is_refused() {
     let gate = Harness::new().await.keeping("kept_*").start().await;
     let ingest = gate.token("ingest");
     let body = || remote_write(&[("__name__", "kept_total")], &[(1, 1.0)]);

@@ -16,7 +16,7 @@ fn with_another(gate: &Gate) -> String {
 }
 
 #[tokio::test]
-async fn a_changed_file_is_a_new_gate_without_a_signal() {
+async fn a_changed_file_is_reloaded_without_a_signal() {
     let gate = Harness::new().await.start().await;
     assert_eq!(scrape(&gate, "another").await, StatusCode::NOT_FOUND);
     gate.directory.write("wicketgate.toml", with_another(&gate));
@@ -24,7 +24,7 @@ async fn a_changed_file_is_a_new_gate_without_a_signal() {
 }
 
 #[tokio::test]
-async fn sighup_reads_everything_again() {
+async fn sighup_reloads_everything() {
     let gate = Harness::new().await.start().await;
     // a file that is put in place as editors and Kubernetes do: written beside, then renamed
     gate.directory.write("next.toml", with_another(&gate));
@@ -34,7 +34,7 @@ async fn sighup_reads_everything_again() {
 }
 
 #[tokio::test]
-async fn a_changed_policy_holds_at_once_for_tokens_seen_before() {
+async fn a_changed_policy_applies_at_once_to_known_tokens() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
     let status = || async { gate.get("/exporters/app/metrics").bearer(&token).send().await.status };
@@ -69,7 +69,7 @@ async fn a_broken_configuration_keeps_the_last_good_gate() {
 }
 
 #[tokio::test]
-async fn no_request_fails_while_gates_are_swapped() {
+async fn no_request_fails_during_a_reload() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("scrape");
     // each swap says so in the log
@@ -84,7 +84,7 @@ async fn no_request_fails_while_gates_are_swapped() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_taken_out_takes_its_trouble_along() {
+async fn a_removed_issuer_no_longer_affects_readiness() {
     let harness = Harness::new().await;
     let good = harness.config();
     // nobody listens there

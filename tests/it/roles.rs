@@ -9,7 +9,7 @@ use crate::{
 };
 
 const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const BODY: &str = r#"{"instances":[{"input":[1,2,3],"horizon":2}]}"#;
 const ROLE: &str = "X-Wicketgate-Role";
 
@@ -31,7 +31,7 @@ fn body() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn claims_earn_roles_by_value_prefix_block_and_place() {
+async fn claims_map_to_roles_by_every_matcher() {
     let harness = Harness::new().await;
     let rules = r#"
 [[rule]]
@@ -53,7 +53,7 @@ all = [
         let token = token.claim("runner", json!({ "address": ["192.0.2.7", "10.9.8.7"] })).claim("attempt", 1);
         token.claim("protected", true).claim("environments", json!([{ "name": "test" }, { "name": "production" }]))
     };
-    let answer = gate.get(ROOM).bearer(&good().mint()).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(&good().mint()).send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(gate.record(&answer.id()).await["roles"], json!(["scrape"]));
     // each of them counts
@@ -67,13 +67,13 @@ all = [
         ("environments", Value::Null),
     ] {
         let token = good().claim(claim, value.clone()).mint();
-        let (_, record) = refused(&gate, gate.get(ROOM).bearer(&token), 403, "not_permitted").await;
+        let (_, record) = refused(&gate, gate.get(PROTECTED_PATH).bearer(&token), 403, "not_permitted").await;
         assert_eq!(record["roles"], json!([]), "{claim} = {value}: {record}");
     }
 }
 
 #[tokio::test]
-async fn who_holds_roles_kept_apart_dynamically_activates_one_for_each_request() {
+async fn dynamically_separated_roles_are_activated_one_for_each_request() {
     let gate = dynamic().await;
     let both = gate.issuer.token("both", &["ingest", "infer", "scrape"]).mint();
 
@@ -98,36 +98,36 @@ async fn who_holds_roles_kept_apart_dynamically_activates_one_for_each_request()
     let (_, record) =
         refused(&gate, gate.post(PREDICT).bearer(&both).header(ROLE, "ingest").body(BODY), 403, "not_permitted").await;
     assert_eq!(record["roles"], json!(["ingest"]), "{record}");
-    refused(&gate, gate.get(ROOM).bearer(&both).header(ROLE, "infer"), 403, "not_permitted").await;
-    assert_eq!(gate.get(ROOM).bearer(&both).header(ROLE, "scrape").send().await.status, 200);
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&both).header(ROLE, "infer"), 403, "not_permitted").await;
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&both).header(ROLE, "scrape").send().await.status, 200);
 }
 
 #[tokio::test]
-async fn a_role_is_activated_only_by_who_holds_it_and_says_so_once() {
+async fn only_an_assigned_role_is_activated_by_exactly_one_header() {
     let gate = dynamic().await;
     let ingest = gate.issuer.token("one", &["ingest", "scrape"]).mint();
     // one of the pair alone needs no header; with it the others are gone for this request
     assert_eq!(gate.write(&ingest, body()).send().await.status, 204);
-    assert_eq!(gate.get(ROOM).bearer(&ingest).send().await.status, 200);
-    refused(&gate, gate.get(ROOM).bearer(&ingest).header(ROLE, "ingest"), 403, "not_permitted").await;
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&ingest).send().await.status, 200);
+    refused(&gate, gate.get(PROTECTED_PATH).bearer(&ingest).header(ROLE, "ingest"), 403, "not_permitted").await;
     for role in ["infer", "administer", "INGEST", "nobody"] {
         let call = gate.post(PREDICT).bearer(&ingest).header(ROLE, role).body(BODY);
         let (_, record) = refused(&gate, call, 403, "role_not_held").await;
         assert_eq!(record["roles"], json!(["ingest", "scrape"]), "{record}");
     }
     for role in ["", "ingest, infer", "ingest infer", "*", "ing\u{e9}st", &"r".repeat(129)] {
-        refused(&gate, gate.get(ROOM).bearer(&ingest).header(ROLE, role), 400, "role_header").await;
+        refused(&gate, gate.get(PROTECTED_PATH).bearer(&ingest).header(ROLE, role), 400, "role_header").await;
     }
-    let twice = gate.get(ROOM).bearer(&ingest).header(ROLE, "scrape").header(ROLE, "scrape");
+    let twice = gate.get(PROTECTED_PATH).bearer(&ingest).header(ROLE, "scrape").header(ROLE, "scrape");
     refused(&gate, twice, 400, "role_header").await;
     // another spelling activates nothing and travels nowhere
-    let answer = gate.get(ROOM).bearer(&ingest).header("x_wicketgate_role", "ingest").send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(&ingest).header("x_wicketgate_role", "ingest").send().await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(!gate.app.last().headers.keys().any(|name| name.as_str().contains("role")), "{:?}", gate.app.last());
 }
 
 #[tokio::test]
-async fn lists_show_what_the_active_role_may() {
+async fn lists_show_what_the_active_role_permits() {
     let gate = dynamic().await;
     let both = gate.issuer.token("both", &["ingest", "scrape"]).mint();
     let listed = gate.get("/sd").bearer(&both).header(ROLE, "scrape").send().await;
@@ -138,7 +138,7 @@ async fn lists_show_what_the_active_role_may() {
 }
 
 #[tokio::test]
-async fn a_token_of_the_gate_carries_one_of_the_roles_and_never_gets_around_it() {
+async fn a_token_of_the_gate_carries_the_active_role_only() {
     let url = "https://gate.example";
     let issue = format!("[gate]\nworkers = 1\nurl = \"{url}\"\n[token_issuer]\nkeys = \"keys\"");
     let harness = Harness::new().await.keeping("kept_*").section("gate", issue);
@@ -193,7 +193,7 @@ async fn a_token_of_the_gate_carries_one_of_the_roles_and_never_gets_around_it()
 }
 
 #[tokio::test]
-async fn a_rule_that_cannot_be_meant_so_is_refused_and_one_without_effect_warned_of() {
+async fn an_inconsistent_rule_is_refused_and_one_without_effect_is_a_warning() {
     let more = "[[issuer]]\nname = \"jobs\"\nissuer = \"https://jobs.example\"\naudiences = [\"wicketgate\"]\n\
                 jwks_url = \"https://jobs.example/jwks\"\nrequired_claims = { tenant = \"t-1\" }";
     let harness = Harness::new().await.more("issuer", more);

@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    exchange::{ROOM, URL, ask, exchanged, good, harness, header},
+    exchange::{PROTECTED_PATH, URL, ask, exchanged, good, harness, header},
     support::{Gate, peers::jose},
 };
 
 #[tokio::test]
-async fn keys_that_cannot_be_written_are_told_of_and_keys_that_are_not_there_refuse() {
+async fn unwritable_keys_are_reported_and_missing_keys_refuse() {
     let harness = harness().await;
     // a file stands where the directory should be
     harness.directory.write("keys", "");
@@ -34,7 +34,7 @@ async fn keys_that_cannot_be_written_are_told_of_and_keys_that_are_not_there_ref
 }
 
 #[tokio::test]
-async fn a_reload_that_changes_the_rotation_leaves_tokens_as_they_are() {
+async fn a_reload_that_changes_the_rotation_keeps_tokens_valid() {
     let gate = harness().await.start().await;
     let (_, given) = exchanged(&gate, &gate.token("scrape"), URL).await;
     let token = given["access_token"].as_str().unwrap();
@@ -43,33 +43,33 @@ async fn a_reload_that_changes_the_rotation_leaves_tokens_as_they_are() {
     std::fs::write(&file, config.replace("keys = \"keys\"", "keys = \"keys\"\nrotate = \"48h\"")).unwrap();
     gate.program.signal("HUP").await;
     crate::support::eventually("the reload", || async {
-        assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200, "a token was refused in between");
+        assert_eq!(gate.get(PROTECTED_PATH).bearer(token).send().await.status, 200, "a token was refused in between");
         gate.program.lines().iter().any(|line| line.contains("was reloaded")).then_some(())
     })
     .await;
-    assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(token).send().await.status, 200);
 }
 
 #[tokio::test]
-async fn a_key_that_somebody_removes_stops_counting_and_another_is_made() {
+async fn a_deleted_key_is_refused_and_replaced() {
     let gate = harness().await.start().await;
     let (_, given) = exchanged(&gate, &gate.token("scrape"), URL).await;
     let token = given["access_token"].as_str().unwrap().to_owned();
-    assert_eq!(gate.get(ROOM).bearer(&token).send().await.status, 200);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&token).send().await.status, 200);
     for entry in std::fs::read_dir(gate.directory.join("keys")).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
     crate::support::eventually("the removed key's token to be refused", || async {
-        (gate.get(ROOM).bearer(&token).send().await.status == 401).then_some(())
+        (gate.get(PROTECTED_PATH).bearer(&token).send().await.status == 401).then_some(())
     })
     .await;
     let (_, given) = exchanged(&gate, &gate.token("scrape"), URL).await;
     let fresh = given["access_token"].as_str().unwrap();
-    assert_eq!(gate.get(ROOM).bearer(fresh).send().await.status, 200, "no new key took its place");
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(fresh).send().await.status, 200, "no new key took its place");
 }
 
 #[tokio::test]
-async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory() {
+async fn gates_that_share_a_directory_share_keys() {
     let first = harness().await.start().await;
     let second = harness().await;
     // the two trust the same issuer and share the keys
@@ -79,7 +79,7 @@ async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory
     let second = second.section("token_issuer", shared).section("issuer", trusted);
     let second = second.start().await;
     let (_, given) = exchanged(&first, &first.token("scrape"), URL).await;
-    let answer = second.get(ROOM).bearer(given["access_token"].as_str().unwrap()).send().await;
+    let answer = second.get(PROTECTED_PATH).bearer(given["access_token"].as_str().unwrap()).send().await;
     assert_eq!(answer.status, 200, "another gate does not know the token: {answer:?}");
     let jwks = |gate: &Gate| gate.get("/.well-known/jwks.json");
     assert_eq!(jwks(&first).send().await.json(), jwks(&second).send().await.json());
@@ -106,7 +106,7 @@ async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory
     let token = given["access_token"].as_str().unwrap();
     let said = jose(token, &both, URL, URL, "at+jwt").await;
     assert_eq!(said["header"]["kid"], kid, "the new key signs before its time");
-    assert_eq!(second.get(ROOM).bearer(token).send().await.status, 200);
+    assert_eq!(second.get(PROTECTED_PATH).bearer(token).send().await.status, 200);
 
     // an overlap later the new one signs, and what the old one signed still counts
     let names = std::fs::read_dir(&keys).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -121,7 +121,7 @@ async fn a_running_gate_takes_over_the_keys_of_another_that_shares_its_directory
             newest.contains(said["kid"].as_str().unwrap()).then_some(())
         })
         .await;
-        assert_eq!(gate.get(ROOM).bearer(token).send().await.status, 200, "the old key's token is refused");
+        assert_eq!(gate.get(PROTECTED_PATH).bearer(token).send().await.status, 200, "the old key's token is refused");
         let published = kids(&jwks(gate).send().await.json());
         assert!(kids(&both).is_subset(&published), "a key is withdrawn too early: {published:?}");
     }

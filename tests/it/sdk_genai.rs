@@ -35,7 +35,7 @@ async fn check(way: &str, action: &str, expected: Value) {
 }
 
 #[tokio::test]
-async fn generate_content_works_unchanged_for_who_may_infer_and_for_nobody_else() {
+async fn generate_content_works_unchanged_for_an_infer_role_only() {
     let expected = json!({"pieces": [GENERATED.concat()], "model_version": "gemini-2-001"});
     check("once", "PredictionService.GenerateContent", expected).await;
 }
@@ -48,6 +48,6 @@ async fn generated_content_streams() {
 }
 
 #[tokio::test]
-async fn tokens_are_counted_for_who_may_infer() {
+async fn tokens_are_counted_for_an_infer_role() {
     check("tokens", "LlmUtilityService.CountTokens", json!({"tokens": 7})).await;
 }

@@ -35,19 +35,19 @@ async fn check(way: &str, action: &str, expected: Value) {
 }
 
 #[tokio::test]
-async fn predict_works_unchanged_over_grpc_for_who_may_infer_and_for_nobody_else() {
+async fn predict_works_unchanged_over_grpc_for_an_infer_role_only() {
     let expected = json!({"predictions": 1, "model_version": "3"});
     check("grpc", "PredictionService.Predict", expected).await;
 }
 
 #[tokio::test]
-async fn predict_works_unchanged_over_rest_for_who_may_infer_and_for_nobody_else() {
+async fn predict_works_unchanged_over_rest_for_an_infer_role_only() {
     let expected = json!({"predictions": 1, "model_version": "3"});
     check("rest", "PredictionService.Predict", expected).await;
 }
 
 #[tokio::test]
-async fn a_stream_of_answers_arrives_whole() {
+async fn a_stream_of_responses_arrives_whole() {
     let expected = json!({"pieces": 3});
     check("stream", "PredictionService.ServerStreamingPredict", expected).await;
 }

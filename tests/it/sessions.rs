@@ -6,23 +6,23 @@ use crate::{
     streams::Stream,
     support::{
         eventually,
-        house::{House, Plan, ROOM, SESSION, jar, refused, with_session},
+        login_harness::{LoginHarness, PROTECTED_PATH, Plan, SESSION, jar, refused, with_session},
     },
 };
 
 #[tokio::test]
-async fn a_session_goes_on_while_its_provider_renews_it() {
-    let house = House::planned(Plan { ttl: json!({"IdToken": 4}), ..Plan::default() }).await;
+async fn a_session_lasts_while_its_provider_refreshes_it() {
+    let house = LoginHarness::planned(Plan { ttl: json!({"IdToken": 4}), ..Plan::default() }).await;
     let mut ada = house.logged_in("ada").await;
     let first = jar(&ada);
     // both tabs still bring the old cookie when it is time
     let renewed = eventually("a new session", || async {
-        let answer = house.gate.get(ROOM).header("cookie", &first).send().await;
+        let answer = house.gate.get(PROTECTED_PATH).header("cookie", &first).send().await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.headers.get("set-cookie").map(|value| value.to_str().unwrap().to_owned())
     })
     .await;
-    let calls = (0..8).map(|_| house.gate.get(ROOM).header("cookie", &first).send());
+    let calls = (0..8).map(|_| house.gate.get(PROTECTED_PATH).header("cookie", &first).send());
     let mut calls: tokio::task::JoinSet<_> = calls.collect();
     while let Some(answer) = calls.join_next().await {
         let answer = answer.unwrap();
@@ -32,14 +32,14 @@ async fn a_session_goes_on_while_its_provider_renews_it() {
     // on and on, though the provider takes each refresh token once
     let begun = wicketgate::internals::clock::monotonic();
     while begun.elapsed() < std::time::Duration::from_secs(12) {
-        let page = ada.visit(&format!("{}{ROOM}", house.url)).await;
+        let page = ada.visit(&format!("{}{PROTECTED_PATH}", house.url)).await;
         assert_eq!((page.answer.status.as_u16(), page.way.len()), (200, 1), "{page:?}");
     }
 }
 
 #[tokio::test]
-async fn a_provider_that_refuses_to_renew_ends_the_session() {
-    let house = House::planned(Plan { ttl: json!({"IdToken": 4}), ..Plan::default() }).await;
+async fn a_refused_refresh_ends_the_session() {
+    let house = LoginHarness::planned(Plan { ttl: json!({"IdToken": 4}), ..Plan::default() }).await;
     let ada = house.logged_in("ada").await;
     house.provider.set(json!({"people": {}})).await;
     let answer = eventually("the session to be over", || async {
@@ -54,8 +54,8 @@ async fn a_provider_that_refuses_to_renew_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_away_ends_no_session_before_its_time() {
-    let house = House::planned(Plan { ttl: json!({"IdToken": 6}), ..Plan::default() }).await;
+async fn an_unreachable_provider_ends_no_session_early() {
+    let house = LoginHarness::planned(Plan { ttl: json!({"IdToken": 6}), ..Plan::default() }).await;
     let ada = house.logged_in("ada").await;
     let begun = wicketgate::internals::clock::monotonic();
     house.provider.stop().await;
@@ -74,9 +74,9 @@ async fn a_provider_that_is_away_ends_no_session_before_its_time() {
 }
 
 #[tokio::test]
-async fn no_session_is_longer_than_the_longest() {
+async fn no_session_exceeds_the_maximum() {
     let sessions = "[sessions]\nkeys = [\"session.key\"]\nmax_lifetime = \"3s\"".into();
-    let house = House::planned(Plan { sessions, ..Plan::default() }).await;
+    let house = LoginHarness::planned(Plan { sessions, ..Plan::default() }).await;
     let ada = house.logged_in("ada").await;
     let answer = eventually("the session to end", || async {
         let answer = with_session(&house, &ada).send().await;
@@ -89,8 +89,8 @@ async fn no_session_is_longer_than_the_longest() {
 }
 
 #[tokio::test]
-async fn who_signs_out_is_out_here_and_at_the_provider() {
-    let mut house = House::new().await;
+async fn a_logout_ends_the_session_here_and_at_the_provider() {
+    let mut house = LoginHarness::new().await;
     let mut ada = house.logged_in("ada").await;
     let session = jar(&ada);
     let home = house.visit(&mut ada, "/").await;
@@ -102,7 +102,7 @@ async fn who_signs_out_is_out_here_and_at_the_provider() {
     }
     assert!(ada.cookie(SESSION).is_none(), "the cookie is left over");
     // at once: before the provider has been answered
-    let kept = || house.gate.get(ROOM).header("cookie", &session);
+    let kept = || house.gate.get(PROTECTED_PATH).header("cookie", &session);
     refused(&house, kept(), 401, "session_ended").await;
     let back = ada.submit_until(&confirm, &[("logout", "yes")], Some(&format!("{}/", house.url))).await;
     assert_eq!(back.url.path(), "/", "{back:?}");
@@ -110,33 +110,34 @@ async fn who_signs_out_is_out_here_and_at_the_provider() {
     assert!(form.url.as_str().starts_with(&house.provider.issuer), "the provider still knows them: {form:?}");
     // and stays out over a crash
     house.gate.kill_and_restart().await;
-    let answer = house.gate.get(ROOM).header("cookie", &session).send().await;
+    let answer = house.gate.get(PROTECTED_PATH).header("cookie", &session).send().await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (401, &json!("session_ended")), "{answer:?}");
     let other = house.logged_in("ada").await;
     assert_eq!(house.status(&other).await, 200);
 }
 
 #[tokio::test]
-async fn who_signs_out_at_the_provider_is_out_here_at_once() {
-    let house = House::new().await;
+async fn a_logout_at_the_provider_ends_the_session_at_once() {
+    let house = LoginHarness::new().await;
     let mut ada = house.logged_in("ada").await;
     let (mut phone, bob) = (house.logged_in("ada").await, house.logged_in("bob").await);
     let confirm = ada.visit(&format!("{}/session/end", house.provider.issuer)).await;
     ada.submit(&confirm, &[("logout", "yes")]).await;
     // the provider calls before it answers
     refused(&house, with_session(&house, &ada), 401, "session_ended").await;
-    let phones = house.visit(&mut phone, ROOM).await;
+    let phones = house.visit(&mut phone, PROTECTED_PATH).await;
     assert_eq!(phones.way.len(), 1, "another session of hers has ended too: {phones:?}");
     assert_ne!(house.status(&bob).await, 401);
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_person_signs_out() {
+async fn a_stream_ends_with_a_logout() {
     let stream = Stream::start("text/event-stream").await;
     let exporter = Some(format!("http://{}", stream.address));
-    let house = House::planned(Plan { exporter, ..Plan::default() }).await;
+    let house = LoginHarness::planned(Plan { exporter, ..Plan::default() }).await;
     let mut ada = house.logged_in("ada").await;
-    let head = format!("GET {ROOM} HTTP/1.1\r\nhost: gate\r\ncookie: {}\r\nconnection: close\r\n\r\n", jar(&ada));
+    let head =
+        format!("GET {PROTECTED_PATH} HTTP/1.1\r\nhost: gate\r\ncookie: {}\r\nconnection: close\r\n\r\n", jar(&ada));
     let door = house.gate.door(0, b"http/1.1");
     let signed_out = async {
         eventually("the stream to be open", || async { (stream.open() > 0).then_some(()) }).await;
@@ -151,8 +152,8 @@ async fn a_stream_ends_when_its_person_signs_out() {
 }
 
 #[tokio::test]
-async fn keys_rotate_and_nobody_is_signed_out() {
-    let house = House::new().await;
+async fn rotated_keys_end_no_session() {
+    let house = LoginHarness::new().await;
     let (ada, directory) = (house.logged_in("ada").await, &house.gate.directory);
     let config = std::fs::read_to_string(directory.join("wicketgate.toml")).unwrap();
     directory.write("next.key", "n".repeat(32));
@@ -171,8 +172,8 @@ async fn keys_rotate_and_nobody_is_signed_out() {
 }
 
 #[tokio::test]
-async fn who_has_signed_out_stays_so_whatever_a_reload_changes() {
-    let mut house = House::new().await;
+async fn an_ended_session_stays_ended_over_a_reload() {
+    let mut house = LoginHarness::new().await;
     let (mut ada, other) = (house.logged_in("ada").await, house.logged_in("ada").await);
     let gone = jar(&ada);
     let page = house.visit(&mut ada, "/logout").await;
@@ -181,7 +182,7 @@ async fn who_has_signed_out_stays_so_whatever_a_reload_changes() {
     let sessions = "[sessions]\nmax_lifetime = \"48h\"\nrevocations = \"another.revocations\"\n";
     house.gate.directory.write("wicketgate.toml", config.replace("[sessions]\n", sessions));
     house.reloaded(1).await;
-    let copied = |house: &House| house.gate.get(ROOM).header("cookie", &gone);
+    let copied = |house: &LoginHarness| house.gate.get(PROTECTED_PATH).header("cookie", &gone);
     refused(&house, copied(&house), 401, "session_ended").await;
     assert_eq!(house.status(&other).await, 200);
     house.gate.kill_and_restart().await;
@@ -191,7 +192,7 @@ async fn who_has_signed_out_stays_so_whatever_a_reload_changes() {
 
 #[tokio::test]
 async fn without_a_key_sessions_end_with_the_process() {
-    let mut house = House::planned(Plan { sessions: String::new(), ..Plan::default() }).await;
+    let mut house = LoginHarness::planned(Plan { sessions: String::new(), ..Plan::default() }).await;
     let ada = house.logged_in("ada").await;
     assert!(house.gate.program.lines().iter().any(|line| line.contains("end with it")), "no warning");
     assert_eq!(house.status(&ada).await, 200);

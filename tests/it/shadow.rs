@@ -29,7 +29,7 @@ async fn counted(gate: &Gate, decision: &str, differs: bool) -> f64 {
 }
 
 #[tokio::test]
-async fn what_the_shadow_would_decide_is_written_down_and_changes_no_answer() {
+async fn a_shadow_decision_is_recorded_and_changes_no_response() {
     let harness = Harness::new().await;
     // by a label that `app` has and `locked` has not
     let narrow = "@id(\"narrow\") permit (principal in Role::\"scrape\", action, resource is Exporter)\n\
@@ -66,7 +66,7 @@ async fn what_the_shadow_would_decide_is_written_down_and_changes_no_answer() {
 }
 
 #[tokio::test]
-async fn a_shadow_that_cannot_be_evaluated_denies_and_says_why() {
+async fn a_shadow_evaluation_error_denies_with_its_reason() {
     let harness = Harness::new().await;
     let text = "@id(\"all\") permit (principal, action, resource);\n\
                 @id(\"large\") forbid (principal, action, resource)\n\
@@ -84,7 +84,7 @@ async fn a_shadow_that_cannot_be_evaluated_denies_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_shadow_of_rules_alone_is_asked_with_the_enforced_policies() {
+async fn a_shadow_of_rules_alone_uses_the_enforced_policies() {
     let harness = Harness::new().await;
     let rules = "[[rule]]\nrole = \"observe\"\nissuers = [\"*\"]\nclaim = \"roles\"\nvalue = \"scrape\"\n";
     shadow(&harness, &[("roles.toml", rules)]);
@@ -95,7 +95,7 @@ async fn a_shadow_of_rules_alone_is_asked_with_the_enforced_policies() {
 }
 
 #[tokio::test]
-async fn a_shadow_comes_and_goes_with_its_files() {
+async fn a_shadow_set_follows_its_files() {
     let gate = Harness::new().await.start().await;
     assert_eq!(scrape(&gate, "app").await["shadow_decision"], Value::Null);
     let folder = gate.directory.join("policies/shadow");
@@ -117,7 +117,7 @@ async fn a_shadow_comes_and_goes_with_its_files() {
 }
 
 #[tokio::test]
-async fn a_broken_shadow_refuses_the_configuration_with_its_place() {
+async fn a_broken_shadow_refuses_the_configuration_with_its_line() {
     for (files, expected) in [
         (&[("a.cedar", "\npermit (principal, action == Action::\"Fly\", resource);\n")][..], "shadow/a.cedar:2"),
         (&[("roles.toml", "[[rule]]\nrole = \"scrape\"\n")], "shadow/roles.toml:1"),
@@ -135,7 +135,7 @@ async fn a_broken_shadow_refuses_the_configuration_with_its_place() {
 }
 
 #[tokio::test]
-async fn a_shadow_set_may_oblige_to_the_guardrails_of_the_enforced_one_and_may_leave_them_out() {
+async fn a_shadow_set_can_use_the_enforced_guardrails() {
     let harness = Harness::new().await;
     harness.directory.write("wicketgate.toml", harness.config());
     harness.directory.write("policies/guardrails.toml", "[scrape.quiet]\nhide_families = [\"go_*\"]\n");

@@ -29,8 +29,8 @@ use crate::{
     certificates::listen,
     exchange,
     support::{
-        Gate, Harness, PATIENCE,
-        clients::{Authority, Draft},
+        DEADLINE, Gate, Harness,
+        clients::{CertificateAuthority, Draft},
         eventually,
         issuer::{Issuer, Key},
     },
@@ -127,11 +127,11 @@ pub(crate) async fn read(gate: &Gate, token: &str) -> (StatusCode, String, Strin
 }
 
 fn ending_in(gate: &Gate, seconds: i64) -> String {
-    gate.bent_token("scrape").claim("exp", clock::now().as_second() + seconds).mint()
+    gate.token_builder("scrape").claim("exp", clock::now().as_second() + seconds).mint()
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_its_token_and_is_not_taken_for_whole() {
+async fn a_stream_ends_with_its_token_as_an_error() {
     let stream = Stream::start("text/event-stream").await;
     let gate = gate(&stream, "").await;
     let began = clock::monotonic();
@@ -154,7 +154,7 @@ async fn a_stream_ends_when_the_key_of_its_token_is_withdrawn() {
         let next = Key::rsa("next");
         gate.issuer.publish(&[&next]);
         // an unknown `kid` makes the gate look at once
-        let fresh = gate.bent_token("scrape").signed_by(&next, "RS256").mint();
+        let fresh = gate.token_builder("scrape").signed_by(&next, "RS256").mint();
         assert_eq!(gate.get("/sd").bearer(&fresh).send().await.status, StatusCode::OK);
     };
     let ((status, id, text), ()) = tokio::join!(read(&gate, &token), withdrawn);
@@ -167,7 +167,7 @@ async fn a_stream_ends_when_the_key_of_its_token_is_withdrawn() {
 #[tokio::test]
 async fn a_stream_ends_when_its_clients_certificate_is_revoked() {
     let stream = Stream::start("text/event-stream").await;
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"", stream.address);
     let clients = "client_certificates = \"optional\", client_ca = \"clients.pem\", client_crls = [\"clients.crl\"]";
     let harness = Harness::new().await.section("exporter", exporter).section("listen", listen(clients));
@@ -193,7 +193,7 @@ async fn a_stream_ends_when_its_clients_certificate_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_issuer_is_taken_out_and_others_go_on() {
+async fn a_stream_ends_when_its_issuer_is_removed() {
     let (stream, other) = (Stream::start("text/event-stream").await, Issuer::start().await);
     let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"", stream.address);
     let section = |name: &str, url: &str| {
@@ -230,7 +230,7 @@ async fn a_stream_ends_when_its_issuer_is_taken_out_and_others_go_on() {
 }
 
 #[tokio::test]
-async fn a_grpc_stream_is_told_why_it_ends() {
+async fn a_grpc_stream_ends_with_a_status() {
     let stream = Stream::start("application/grpc").await;
     let gate = gate(&stream, "").await;
     let request = Request::get("https://localhost/exporters/stream/events")
@@ -249,7 +249,7 @@ async fn a_grpc_stream_is_told_why_it_ends() {
 }
 
 #[tokio::test]
-async fn a_route_may_let_its_streams_go_on() {
+async fn a_route_can_let_its_streams_continue() {
     let stream = Stream::start("text/event-stream").await;
     let gate = gate(&stream, "end_streams = false").await;
     let token = ending_in(&gate, 1);
@@ -280,5 +280,5 @@ pub(crate) async fn trailers(mut body: Incoming) -> HeaderMap {
         }
         last
     };
-    tokio::time::timeout(PATIENCE, trailers).await.expect("the stream does not end")
+    tokio::time::timeout(DEADLINE, trailers).await.expect("the stream does not end")
 }

@@ -83,7 +83,7 @@ async fn no_role_reaches_another_roles_methods() {
 }
 
 #[tokio::test]
-async fn operations_belong_to_the_class_of_what_they_are_about() {
+async fn operations_belong_to_the_class_of_their_resource() {
     let gate = Harness::new().await.start().await;
     let location = "projects/p/locations/us-central1";
     let (data, job, endpoint) = ("datasets/1", "customJobs/1", "endpoints/1");
@@ -120,7 +120,7 @@ async fn operations_belong_to_the_class_of_what_they_are_about() {
 }
 
 #[tokio::test]
-async fn the_version_that_answered_is_googles_word_and_not_the_models() {
+async fn the_model_version_comes_from_google_not_from_the_model() {
     let harness = Harness::new().await;
     harness.google.server.intercept(|seen| {
         let lie = r#"{"model":"lie","modelVersionId":"9","modelVersion":"9"}"#;
@@ -159,7 +159,7 @@ async fn the_version_that_answered_is_googles_word_and_not_the_models() {
 }
 
 #[tokio::test]
-async fn what_google_would_take_for_a_credential_or_another_method_does_not_travel() {
+async fn fields_that_google_reads_as_credential_or_method_are_refused() {
     let gate = Harness::new().await.start().await;
     let token = gate.token("infer");
     for query in ["access_token=stolen", "oauth_token=stolen", "key=stolen", "%61ccess_token=stolen"] {

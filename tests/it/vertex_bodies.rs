@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::{
     Gate, Harness,
-    talk::{Line, Talker, frame, message},
+    scripted_upstream::{Line, ScriptedUpstream, frame, message},
 };
 
 const LOCATION: &str = "projects/p/locations/us-central1";
@@ -63,7 +63,7 @@ async fn posted(
 }
 
 #[tokio::test]
-async fn policy_sees_what_a_body_names() {
+async fn policy_sees_the_names_in_a_body() {
     let gate = start().await;
     let jobs = format!("/v1/{LOCATION}/customJobs");
     let job = |text: &str| format!(r#"{{"displayName":"j","jobSpec":{{"workerPoolSpecs":[{text}]}}}}"#);
@@ -111,8 +111,8 @@ async fn policy_sees_what_a_body_names() {
 }
 
 #[tokio::test]
-async fn policy_sees_what_a_message_names() {
-    let talker = Talker::start().await;
+async fn policy_sees_the_names_in_a_message() {
+    let talker = ScriptedUpstream::start().await;
     let harness = Harness::new().await.section("vertex", talker.section());
     harness.directory.write("policies/names.cedar", FORBIDS);
     let gate = harness.start().await;
@@ -127,7 +127,7 @@ async fn policy_sees_what_a_message_names() {
 }
 
 #[tokio::test]
-async fn a_typed_body_that_could_be_read_otherwise_is_refused() {
+async fn an_ambiguous_body_is_refused() {
     let gate = start().await;
     let predict = format!("/v1/{LOCATION}/endpoints/1:predict");
     let json: &[(&str, &str)] = &[("content-type", "application/json; charset=UTF-8")];
@@ -155,7 +155,7 @@ async fn a_typed_body_that_could_be_read_otherwise_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_bounds_is_refused_before_it_is_sent() {
+async fn an_oversized_body_is_refused_before_forwarding() {
     let gate = start().await;
     let head = format!(
         "POST /v1/{LOCATION}/endpoints/1:predict HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {}\r\n\
@@ -170,7 +170,7 @@ async fn a_body_beyond_bounds_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn what_is_for_a_models_own_server_passes_as_it_is_and_policy_knows_that_nobody_looked() {
+async fn a_raw_predict_body_passes_unread_and_policy_sees_that() {
     let gate = start().await;
     let raw = format!("/v1/{LOCATION}/endpoints/1:rawPredict");
     let bytes = b"\x00\x01 no JSON at all";
@@ -185,7 +185,7 @@ async fn what_is_for_a_models_own_server_passes_as_it_is_and_policy_knows_that_n
 }
 
 #[tokio::test]
-async fn policy_sees_the_size_of_a_body_whatever_its_head_says() {
+async fn policy_sees_the_actual_size_of_a_body() {
     let gate = start().await;
     let explain = format!("/v1/{LOCATION}/endpoints/1:explain");
     assert_eq!(posted(&gate, "infer", &explain, &[], r#"{"instances":[]}"#).await.0, 200);
@@ -219,7 +219,7 @@ async fn a_forbid_on_an_endpoint_covers_the_paths_below_it() {
 }
 
 #[tokio::test]
-async fn a_models_answer_is_asked_for_whole_and_in_a_form_that_is_read() {
+async fn a_model_response_is_requested_whole_and_uncompressed() {
     let gate = start().await;
     let json = [("content-type", "application/json")];
     let generate = format!("/v1/{LOCATION}/publishers/google/models/gemini:generateContent");

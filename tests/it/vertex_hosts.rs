@@ -3,12 +3,12 @@
 use crate::support::{
     Harness,
     program::wicketgate,
-    talk::{Line, Talker, frame, message},
+    scripted_upstream::{Line, ScriptedUpstream, frame, message},
 };
 
 const LOCATION: &str = "projects/p/locations/us-central1";
 
-fn with(regional: &Talker, own: &Talker) -> String {
+fn with(regional: &ScriptedUpstream, own: &ScriptedUpstream) -> String {
     format!(
         "{}\n[[vertex.dedicated]]\nendpoint = \"{LOCATION}/endpoints/1\"\nurl = \"http://{}\"",
         regional.section(),
@@ -17,8 +17,8 @@ fn with(regional: &Talker, own: &Talker) -> String {
 }
 
 #[tokio::test]
-async fn a_dedicated_endpoint_is_asked_at_its_own_host_and_only_for_what_that_answers() {
-    let (regional, own) = (Talker::start().await, Talker::start().await);
+async fn a_dedicated_endpoint_is_reached_at_its_own_host() {
+    let (regional, own) = (ScriptedUpstream::start().await, ScriptedUpstream::start().await);
     let gate = Harness::new().await.section("vertex", with(&regional, &own)).start().await;
     let token = gate.token("infer");
     let mut line = Line::open(&gate).await;
@@ -58,7 +58,7 @@ async fn a_dedicated_endpoint_is_asked_at_its_own_host_and_only_for_what_that_an
 
 #[tokio::test]
 async fn a_project_that_is_not_listed_is_refused_by_rest_and_by_grpc() {
-    let talker = Talker::start().await;
+    let talker = ScriptedUpstream::start().await;
     let gate = Harness::new().await.section("vertex", talker.section() + "\nprojects = [\"p\"]").start().await;
     let (token, mut line) = (gate.token("infer"), Line::open(&gate).await);
     let other = "projects/123456/locations/us-central1/endpoints/1";
@@ -72,7 +72,7 @@ async fn a_project_that_is_not_listed_is_refused_by_rest_and_by_grpc() {
 }
 
 #[tokio::test]
-async fn a_dedicated_endpoint_that_means_nothing_is_refused() {
+async fn an_inconsistent_dedicated_endpoint_is_refused() {
     for (text, problem) in [
         (
             "endpoint = \"endpoints/1\"\nurl = \"https://1.test\"",

@@ -7,7 +7,7 @@ use wicketgate::internals::{Directory, ENDPOINT, Environment, LOCATION, PROJECT,
 
 use crate::support::{
     Gate, Harness,
-    call::{Call, Door},
+    call::{Call, Connector},
     eventually,
     peers::free_address,
     program::{Program, listening, wicketgate},
@@ -73,7 +73,7 @@ async fn endpoint(transport: &str) {
 }
 
 #[tokio::test]
-async fn endpoint_predict_works_unchanged_for_who_may_infer_and_for_nobody_else() {
+async fn endpoint_predict_works_unchanged_for_an_infer_role_only() {
     endpoint("rest").await;
 }
 
@@ -83,21 +83,21 @@ async fn endpoint_predict_works_unchanged_over_grpc() {
 }
 
 #[tokio::test]
-async fn the_services_client_is_refused_prediction_with_an_ingestion_token() {
+async fn the_service_client_cannot_predict_with_an_ingest_token() {
     let expected = json!({"predictions": 1, "model_version": "3"});
     check("client", "rest", "PredictionService.Predict", expected.clone()).await;
     check("client", "grpc", "PredictionService.Predict", expected).await;
 }
 
 #[tokio::test]
-async fn the_beta_client_is_treated_as_the_other() {
+async fn the_beta_client_gets_the_same_decisions() {
     let expected = json!({"predictions": 1, "model_version": "3"});
     check("beta", "rest", "PredictionService.Predict", expected.clone()).await;
     check("beta", "grpc", "PredictionService.Predict", expected).await;
 }
 
 #[tokio::test]
-async fn bytes_for_a_models_own_server_come_back_in_pieces_over_grpc() {
+async fn raw_predict_streams_over_grpc() {
     let body = json!([{"horizon": 2, "input": [1.0, 2.0, 3.0, 4.0]}]);
     let gate = Harness::new().await.start().await;
     let answer = ask(&gate, "raw", "grpc", "infer").await;
@@ -113,12 +113,12 @@ async fn bytes_for_a_models_own_server_come_back_in_pieces_over_grpc() {
 }
 
 #[tokio::test]
-async fn a_stream_of_answers_arrives_whole_over_grpc() {
+async fn a_stream_of_responses_arrives_whole_over_grpc() {
     check("server", "grpc", "PredictionService.ServerStreamingPredict", json!({"pieces": [[1], [1], [1]]})).await;
 }
 
 #[tokio::test]
-async fn streams_both_ways_are_let_through_or_refused_as_one() {
+async fn bidirectional_streams_are_permitted_or_refused_as_one() {
     check("bidi", "grpc", "PredictionService.StreamingPredict", json!({"pieces": [[1], [2]]})).await;
 }
 
@@ -129,7 +129,7 @@ async fn generated_content_streams_over_grpc() {
 }
 
 #[tokio::test]
-async fn the_demos_model_forecasts_over_grpc_too() {
+async fn the_demo_model_forecasts_over_grpc() {
     let [at, admin] = [free_address(), free_address()];
     let directory = Directory::temporary().await.unwrap();
     let environment = Environment::start(directory, Ports { gate: at.port(), admin: admin.port() }).await.unwrap();
@@ -139,7 +139,7 @@ async fn the_demos_model_forecasts_over_grpc_too() {
     let _gate = Program::start("the demo's gate", &mut command, "build it first");
     listening("the demo's gate", admin).await;
     eventually("the demo's gate to be ready", || async {
-        let door = Door { address: admin, tls: None };
+        let door = Connector { address: admin, tls: None };
         (Call::new(door, Method::GET, "/readyz").send().await.status == 200).then_some(())
     })
     .await;

@@ -14,7 +14,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-use super::{Gate, PATIENCE};
+use super::{DEADLINE, Gate};
 
 const HINT: &str = "run `tests/run`, which installs the suite's peers";
 
@@ -65,7 +65,7 @@ impl Browser {
     }
 
     /// Saves what a tab shows, light and dark and on a telephone, below `target/`.
-    pub(crate) async fn photograph(&mut self, tab: &str, name: &str) {
+    pub(crate) async fn screenshot(&mut self, tab: &str, name: &str) {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("screenshots");
         std::fs::create_dir_all(&folder).unwrap();
         for (kind, width, height, dark) in
@@ -90,7 +90,7 @@ impl Browser {
     }
 
     async fn hear(&mut self) -> Value {
-        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("the browser does not answer");
+        let line = tokio::time::timeout(DEADLINE, self.lines.next_line()).await.expect("the browser does not answer");
         let line = line.unwrap().expect("the browser has ended");
         let mut answer: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
         assert!(answer.get("failed").is_none(), "the browser cannot: {answer}");

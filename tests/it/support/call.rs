@@ -19,7 +19,7 @@ use tokio::{
 };
 use wicketgate::internals::read_bounded;
 
-use super::PATIENCE;
+use super::DEADLINE;
 
 /// Either kind of connection.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -57,13 +57,13 @@ impl Answer {
 
 /// Where a request goes and how the connection is secured.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct Connector {
     pub(crate) address: SocketAddr,
     /// In clear where there is none.
     pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
-impl Door {
+impl Connector {
     pub(crate) async fn connect(&self) -> Box<dyn Stream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -81,7 +81,7 @@ impl Door {
     pub(crate) async fn abandon(&self, bytes: &[u8]) {
         let mut stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
-        let first = tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("no answer");
+        let first = tokio::time::timeout(DEADLINE, stream.read_u8()).await.expect("no answer");
         first.expect("the gate breaks off");
     }
 
@@ -105,7 +105,7 @@ impl Door {
             let _ = stream.read_to_end(&mut answer).await;
             answer
         };
-        let bytes = tokio::time::timeout(PATIENCE, exchange).await.expect("the connection stays open");
+        let bytes = tokio::time::timeout(DEADLINE, exchange).await.expect("the connection stays open");
         parse(&bytes)
     }
 }
@@ -129,14 +129,14 @@ fn parse(bytes: &[u8]) -> Answer {
 
 /// A request on its way to be sent.
 pub(crate) struct Call {
-    door: Door,
+    door: Connector,
     request: http::request::Builder,
     body: Bytes,
     http2: bool,
 }
 
 impl Call {
-    pub(crate) fn new(door: Door, method: Method, target: &str) -> Self {
+    pub(crate) fn new(door: Connector, method: Method, target: &str) -> Self {
         let request = Request::builder().method(method).uri(target);
         Self { door, request, body: Bytes::new(), http2: false }
     }
@@ -162,7 +162,7 @@ impl Call {
     }
 
     pub(crate) async fn send(self) -> Answer {
-        tokio::time::timeout(PATIENCE, self.exchange()).await.expect("no answer")
+        tokio::time::timeout(DEADLINE, self.exchange()).await.expect("no answer")
     }
 
     async fn exchange(self) -> Answer {

@@ -21,17 +21,17 @@ use rustls::{
 use tokio::{net::TcpStream, task::JoinSet};
 use wicketgate::internals::{clock, read_bounded};
 
-use super::{Answer, Gate, PATIENCE, call::Door, harness::Directory};
+use super::{Answer, DEADLINE, Gate, call::Connector, harness::Directory};
 
 const HOUR: i64 = 3600;
 
 /// A certificate authority for clients.
-pub(crate) struct Authority {
+pub(crate) struct CertificateAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A client's certificate and key.
-pub(crate) struct Shown {
+pub(crate) struct ClientCertificate {
     pub(crate) pem: String,
     pub(crate) key_pem: String,
     chain: Vec<CertificateDer<'static>>,
@@ -47,7 +47,7 @@ fn until(seconds: i64) -> Duration {
     Duration::from_secs((clock::now().as_second() + seconds).unsigned_abs())
 }
 
-impl Authority {
+impl CertificateAuthority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -61,13 +61,13 @@ impl Authority {
         directory.write(name, self.issuer.pem());
     }
 
-    pub(crate) fn issue(&self, draft: Draft) -> Shown {
+    pub(crate) fn issue(&self, draft: Draft) -> ClientCertificate {
         let key = KeyPair::generate().unwrap();
-        Shown::new(draft.0.clone(), draft.0.signed_by(&key, &self.issuer).unwrap(), key)
+        ClientCertificate::new(draft.0.clone(), draft.0.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
     /// Writes the list of these revoked ones; it ends in so many seconds.
-    pub(crate) fn revoke(&self, directory: &Directory, name: &str, revoked: &[&Shown], ends: i64) {
+    pub(crate) fn revoke(&self, directory: &Directory, name: &str, revoked: &[&ClientCertificate], ends: i64) {
         let revoked = revoked.iter().map(|shown| RevokedCertParams {
             serial_number: shown.serial.clone(),
             revocation_time: date_time_ymd(1970, 1, 1) + until(-HOUR),
@@ -118,13 +118,13 @@ impl Draft {
         self
     }
 
-    pub(crate) fn self_signed(self) -> Shown {
+    pub(crate) fn self_signed(self) -> ClientCertificate {
         let key = KeyPair::generate().unwrap();
-        Shown::new(self.0.clone(), self.0.self_signed(&key).unwrap(), key)
+        ClientCertificate::new(self.0.clone(), self.0.self_signed(&key).unwrap(), key)
     }
 }
 
-impl Shown {
+impl ClientCertificate {
     fn new(params: CertificateParams, certificate: rcgen::Certificate, key: KeyPair) -> Self {
         let chain = vec![certificate.der().clone()];
         let (pem, key_pem) = (certificate.pem(), key.serialize_pem());
@@ -138,12 +138,12 @@ impl Shown {
     }
 
     /// The gate's first listener for a client that shows this.
-    pub(crate) fn door(&self, gate: &Gate, alpn: &[u8]) -> Door {
+    pub(crate) fn door(&self, gate: &Gate, alpn: &[u8]) -> Connector {
         let mut config = ClientConfig::clone(&gate.pki.client(alpn));
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&self.key).unwrap();
         let certified = CertifiedKey::new(self.chain.clone(), key);
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
-        Door { address: gate.address(), tls: Some(Arc::new(config)) }
+        Connector { address: gate.address(), tls: Some(Arc::new(config)) }
     }
 }
 
@@ -163,7 +163,7 @@ pub(crate) struct Line {
 
 impl Line {
     /// Connects; an error is what the gate said in the handshake, or the socket's.
-    pub(crate) async fn open(door: &Door) -> Result<Self, std::io::Error> {
+    pub(crate) async fn open(door: &Connector) -> Result<Self, std::io::Error> {
         let config = door.tls.clone().expect("a line is for TLS");
         let http2 = config.alpn_protocols == [b"h2".to_vec()];
         let stream = TcpStream::connect(door.address).await?;
@@ -209,15 +209,15 @@ impl Line {
             Ok::<_, hyper::Error>(answer)
         };
         let answer =
-            tokio::time::timeout(PATIENCE, exchange).await.expect("no answer").map_err(std::io::Error::other)?;
+            tokio::time::timeout(DEADLINE, exchange).await.expect("no answer").map_err(std::io::Error::other)?;
         let (head, body) = answer.into_parts();
-        let body = read_bounded(body, 1 << 20, PATIENCE).await.expect("the answer breaks off");
+        let body = read_bounded(body, 1 << 20, DEADLINE).await.expect("the answer breaks off");
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
 }
 
 /// Whether the gate turns this client away before it can ask anything.
-pub(crate) async fn is_turned_away(door: &Door) -> bool {
+pub(crate) async fn handshake_fails(door: &Connector) -> bool {
     match Line::open(door).await {
         // in TLS 1.3 a client has finished its handshake before the server has looked at its certificate
         Ok(mut line) => line.get("/exporters/app/metrics", &[]).await.is_err(),

@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use super::{
     Answer, Harness,
-    call::{Call, Door},
+    call::{Call, Connector},
     eventually,
     google::Google,
     harness::Directory,
@@ -74,9 +74,9 @@ impl Gate {
     }
 
     /// The `index`th listener, as a client of this ALPN protocol sees it.
-    pub(crate) fn door(&self, index: usize, alpn: &[u8]) -> Door {
+    pub(crate) fn door(&self, index: usize, alpn: &[u8]) -> Connector {
         let (address, tls) = self.listeners[index];
-        Door { address, tls: tls.then(|| self.pki.client(alpn)) }
+        Connector { address, tls: tls.then(|| self.pki.client(alpn)) }
     }
 
     pub(crate) fn call(&self, method: Method, target: &str) -> Call {
@@ -104,7 +104,7 @@ impl Gate {
 
     /// GET on the admin listener.
     pub(crate) async fn admin(&self, target: &str) -> Answer {
-        Call::new(Door { address: self.admin, tls: None }, Method::GET, target).send().await
+        Call::new(Connector { address: self.admin, tls: None }, Method::GET, target).send().await
     }
 
     /// The value of a metric whose line begins with `series`, labels and all as the exposition prints them; 0
@@ -117,11 +117,11 @@ impl Gate {
 
     /// A good token of `tester` with this one role.
     pub(crate) fn token(&self, role: &str) -> String {
-        self.bent_token(role).mint()
+        self.token_builder(role).mint()
     }
 
     /// The same before it is signed.
-    pub(crate) fn bent_token(&self, role: &str) -> Token<'_> {
+    pub(crate) fn token_builder(&self, role: &str) -> Token<'_> {
         self.issuer.token("tester", &[role])
     }
 

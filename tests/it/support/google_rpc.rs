@@ -17,19 +17,19 @@ use wicketgate::internals::{from_json, to_json};
 
 use super::{
     google::{GENERATED, predictions},
-    grpc::{Told, frame, next_message},
+    grpc::{FrameBody, frame, next_message},
     upstream::Seen,
 };
 
 /// Answers one call; its messages travel both ways as they come.
-pub(crate) async fn serve(head: Parts, body: Incoming, seen: &Mutex<Vec<Seen>>) -> Response<Told> {
+pub(crate) async fn serve(head: Parts, body: Incoming, seen: &Mutex<Vec<Seen>>) -> Response<FrameBody> {
     let mut messages = Messages { body, arrived: BytesMut::new() };
     let first = messages.next().await.unwrap_or_default();
     let target = head.uri.path().to_owned();
     let method = target.rsplit('/').next().unwrap_or_default().to_owned();
     let request = Seen { method: head.method, target, headers: head.headers, body: first.clone() };
     seen.lock().unwrap().push(request);
-    let (tell, mut told) = Told::new();
+    let (tell, mut told) = FrameBody::new();
     told.teller.spawn(async move {
         // a caller that has gone needs no answer
         let _ = answer(&method, first, messages, &tell).await;

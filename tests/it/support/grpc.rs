@@ -16,7 +16,7 @@ use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{PATIENCE, call::Door};
+use super::{DEADLINE, call::Connector};
 
 /// `OK` and what a caller who may not do something is told.
 pub(crate) const OK: u32 = 0;
@@ -42,20 +42,20 @@ pub(crate) fn next_message(arrived: &mut BytesMut) -> Option<Bytes> {
 }
 
 /// A body that says what it is told as it is told.
-pub(crate) struct Told {
+pub(crate) struct FrameBody {
     frames: mpsc::Receiver<Frame<Bytes>>,
     /// Whoever tells it, where that ends with it.
     pub(crate) teller: JoinSet<()>,
 }
 
-impl Told {
+impl FrameBody {
     pub(crate) fn new() -> (mpsc::Sender<Frame<Bytes>>, Self) {
         let (tell, frames) = mpsc::channel(16);
         (tell, Self { frames, teller: JoinSet::new() })
     }
 }
 
-impl http_body::Body for Told {
+impl http_body::Body for FrameBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -108,7 +108,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) async fn open(door: &Door) -> Self {
+    pub(crate) async fn open(door: &Connector) -> Self {
         let stream = TokioIo::new(door.connect().await);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
         let mut driver = JoinSet::new();
@@ -144,7 +144,7 @@ impl Connection {
             head.headers.extend(trailers);
             Outcome { status: head.status, headers: head.headers, body }
         };
-        tokio::time::timeout(PATIENCE, exchange).await.expect("no answer")
+        tokio::time::timeout(DEADLINE, exchange).await.expect("no answer")
     }
 }
 

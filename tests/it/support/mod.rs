@@ -9,17 +9,17 @@ pub(crate) mod google;
 pub(crate) mod google_rpc;
 pub(crate) mod grpc;
 pub(crate) mod harness;
-pub(crate) mod house;
 pub(crate) mod issuer;
+pub(crate) mod login_harness;
 pub(crate) mod page;
 pub(crate) mod peers;
 pub(crate) mod person;
 pub(crate) mod pki;
 pub(crate) mod program;
 pub(crate) mod proof;
+pub(crate) mod scripted_upstream;
 pub(crate) mod sdk;
 pub(crate) mod shell;
-pub(crate) mod talk;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 
@@ -30,9 +30,9 @@ pub(crate) use gate::Gate;
 pub(crate) use harness::{Directory, Harness};
 
 /// Longer than anything here takes on a loaded machine; a condition that needs it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` gives something. `what` is what the test waits for, as the failure names it.
 pub(crate) async fn eventually<T, F, Fut>(what: &str, condition: F) -> T
@@ -40,7 +40,7 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
-    within(PATIENCE, what, condition).await
+    within(DEADLINE, what, condition).await
 }
 
 /// Like [`eventually`], with a patience of its own.
@@ -54,7 +54,7 @@ where
             if let Some(found) = condition().await {
                 return found;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     match tokio::time::timeout(patience, looks).await {

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Answer,
-    call::{Call, Door},
+    call::{Call, Connector},
     eventually,
     harness::Directory,
     program::{Program, listening},
@@ -196,7 +196,7 @@ impl OidcProvider {
         let form = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs([("grant_type", "client_credentials"), ("resource", Self::RESOURCE)])
             .finish();
-        let answer = Call::new(Door { address, tls: None }, http::Method::POST, "/token")
+        let answer = Call::new(Connector { address, tls: None }, http::Method::POST, "/token")
             .header("authorization", &format!("Basic {basic}"))
             .header("content-type", "application/x-www-form-urlencoded")
             .body(form)
@@ -317,7 +317,7 @@ impl Prometheus {
     }
 
     pub(crate) async fn get(&self, target: &str) -> Answer {
-        Call::new(Door { address: self.address, tls: None }, http::Method::GET, target).send().await
+        Call::new(Connector { address: self.address, tls: None }, http::Method::GET, target).send().await
     }
 
     /// The instant vector that `query` gives now, once it is not empty.

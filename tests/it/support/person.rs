@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{
     Answer,
-    call::{Call, Door},
+    call::{Call, Connector},
     page::{Form, forms},
 };
 
@@ -289,10 +289,10 @@ fn authority(url: &Url) -> String {
 }
 
 /// Everything is on this machine.
-fn door(url: &Url, tls: Option<&Arc<ClientConfig>>) -> Door {
+fn door(url: &Url, tls: Option<&Arc<ClientConfig>>) -> Connector {
     let host = url.host_str().unwrap();
     assert!(host == "localhost" || host == "127.0.0.1", "a test leads elsewhere: {url}");
     let address = SocketAddr::from(([127, 0, 0, 1], url.port_or_known_default().unwrap()));
     let tls = (url.scheme() == "https").then(|| Arc::clone(tls.expect("a person without TLS")));
-    Door { address, tls }
+    Connector { address, tls }
 }

@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{LOOK, PATIENCE, eventually};
+use super::{DEADLINE, POLL_INTERVAL, eventually};
 
 /// A running program and everything it has printed.
 pub(crate) struct Program {
@@ -44,7 +44,7 @@ impl Program {
 
     /// Waits until `find` makes something of what it printed; fails with all of that if it ends before.
     pub(crate) async fn until<T>(&mut self, what: &str, find: impl Fn(&[String]) -> Option<T>) -> T {
-        let found = tokio::time::timeout(PATIENCE, async {
+        let found = tokio::time::timeout(DEADLINE, async {
             loop {
                 let over = self.child.try_wait().unwrap();
                 if let Some(found) = find(&self.lines()) {
@@ -53,7 +53,7 @@ impl Program {
                 if let Some(status) = over {
                     panic!("{} ended with {status} before it said {what}:\n{}", self.name, self.lines().join("\n"));
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         })
         .await;
@@ -77,7 +77,7 @@ impl Program {
 
     /// Waits for it to end.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        match tokio::time::timeout(PATIENCE, self.child.wait()).await {
+        match tokio::time::timeout(DEADLINE, self.child.wait()).await {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("{} does not end:\n{}", self.name, self.lines().join("\n")),
         }
@@ -101,7 +101,7 @@ pub(crate) fn wicketgate(arguments: &[&str]) -> Command {
 /// Runs the program under test to its end.
 pub(crate) async fn run(arguments: &[&str]) -> Output {
     let output = wicketgate(arguments).kill_on_drop(true).output();
-    tokio::time::timeout(PATIENCE, output).await.expect("it does not end").unwrap()
+    tokio::time::timeout(DEADLINE, output).await.expect("it does not end").unwrap()
 }
 
 /// Waits until something listens there.

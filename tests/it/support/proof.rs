@@ -52,7 +52,7 @@ impl Prover {
 
     /// A good token with this role that is bound to the key.
     pub(crate) fn token(&self, gate: &Gate, role: &str) -> String {
-        gate.bent_token(role).claim("cnf", json!({"jkt": self.thumbprint()})).mint()
+        gate.token_builder(role).claim("cnf", json!({"jkt": self.thumbprint()})).mint()
     }
 
     /// A good proof for GET of `path` with `token`.

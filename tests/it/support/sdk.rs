@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::{
-    Gate, PATIENCE, eventually,
+    DEADLINE, Gate, eventually,
     peers::{HINT, installed, source},
 };
 
@@ -50,7 +50,7 @@ async fn run(home: &str, mut program: Command, script: &str, ca: &Path, argument
         program.env(name, ca);
     }
     program.env_remove("GOOGLE_APPLICATION_CREDENTIALS");
-    let output = tokio::time::timeout(3 * PATIENCE, program.output()).await.expect("the client does not end").unwrap();
+    let output = tokio::time::timeout(3 * DEADLINE, program.output()).await.expect("the client does not end").unwrap();
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "`{home}/{script}` fails: {said}{complained}");
     serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {said}{complained}"))

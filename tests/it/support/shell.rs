@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command};
 
 use super::{
-    PATIENCE,
+    DEADLINE,
     harness::Directory,
     person::{Page, Person},
     program::{Program, wicketgate},
@@ -22,7 +22,7 @@ pub(crate) struct Shell {
 
 /// What a command said and how it ended.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct CommandOutput {
     pub(crate) code: i32,
     /// Standard output without the last newline.
     pub(crate) out: String,
@@ -45,12 +45,12 @@ impl Shell {
     }
 
     /// Runs it to its end.
-    pub(crate) async fn run(&self, arguments: &str) -> Said {
+    pub(crate) async fn run(&self, arguments: &str) -> CommandOutput {
         said(self.command(arguments).output()).await
     }
 
     /// Runs a line of `sh`, with `$WICKETGATE` and these variables, and `input`.
-    pub(crate) async fn sh(&self, script: &str, variables: &[(&str, &str)]) -> Said {
+    pub(crate) async fn sh(&self, script: &str, variables: &[(&str, &str)]) -> CommandOutput {
         let mut command = Command::new("sh");
         command.args(["-c", script]).env("WICKETGATE", env!("CARGO_BIN_EXE_wicketgate"));
         command.env("XDG_STATE_HOME", self.directory.path()).envs(variables.iter().copied());
@@ -124,17 +124,17 @@ pub(crate) async fn device_to_open(login: &mut Program) -> (String, String) {
 }
 
 /// Sends `input` to a program's standard input, and waits for its end.
-pub(crate) async fn feed(command: &mut Command, input: &str) -> Said {
+pub(crate) async fn feed(command: &mut Command, input: &str) -> CommandOutput {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
     said(child.wait_with_output()).await
 }
 
-async fn said(output: impl Future<Output = std::io::Result<Output>>) -> Said {
-    let output = tokio::time::timeout(PATIENCE, output).await.expect("it does not end").unwrap();
+async fn said(output: impl Future<Output = std::io::Result<Output>>) -> CommandOutput {
+    let output = tokio::time::timeout(DEADLINE, output).await.expect("it does not end").unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim_end_matches('\n').to_owned();
-    Said { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    CommandOutput { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
 /// The file's permission bits.

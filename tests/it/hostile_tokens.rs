@@ -14,7 +14,7 @@ use crate::support::{
     upstream::{self, Upstream},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 /// The order of P-256 (FIPS 186-5).
 const P256_ORDER: [u8; 32] = [
     0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
@@ -48,7 +48,7 @@ impl Forge<'_> {
 
     /// A good token, old enough that the gate need not look for its key again.
     fn good(&self) -> Token<'_> {
-        self.gate.bent_token("scrape").claim("iat", self.now - 300)
+        self.gate.token_builder("scrape").claim("iat", self.now - 300)
     }
 
     /// A token with this header text.
@@ -489,7 +489,7 @@ async fn every_hostile_token_is_refused_for_its_own_reason() {
     let attacker = Key::rsa("attacker");
     let mut forge = Forge { gate: &gate, other: &other, evil: evil.url(), attacker, now, rows: Vec::new() };
     // without this the rest would show nothing
-    assert_eq!(gate.get(ROOM).bearer(&forge.good().mint()).send().await.status, StatusCode::OK);
+    assert_eq!(gate.get(PROTECTED_PATH).bearer(&forge.good().mint()).send().await.status, StatusCode::OK);
 
     forge.algorithms();
     forge.key_names();
@@ -506,7 +506,7 @@ async fn every_hostile_token_is_refused_for_its_own_reason() {
     let mut broken = Vec::new();
     let mut ids = Vec::new();
     for (name, reason, token) in &forge.rows {
-        let answer = gate.get(ROOM).bearer(token).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(token).send().await;
         let told = answer.json()["reason"].as_str().unwrap_or_default().to_owned();
         if answer.status != StatusCode::UNAUTHORIZED || told != *reason {
             broken.push(format!("{name}: {} {told}, not 401 {reason}", answer.status));
@@ -522,33 +522,37 @@ async fn every_hostile_token_is_refused_for_its_own_reason() {
     }
     assert_eq!((gate.app.requests(), gate.app.connections()), before, "an upstream saw a refused request");
     assert_eq!(evil.connections(), 0, "the gate went where a token sent it");
-    assert_eq!(gate.get(ROOM).bearer(&forge.good().mint()).send().await.status, StatusCode::OK, "it no longer works");
+    assert_eq!(
+        gate.get(PROTECTED_PATH).bearer(&forge.good().mint()).send().await.status,
+        StatusCode::OK,
+        "it no longer works"
+    );
 }
 
 /// Every second honest signature is the higher twin, so refusing one of them would refuse half of all good tokens; what
 /// matters is that the twin is nobody else. `identity/jwt.rs` has the reasons.
 #[tokio::test]
-async fn the_twin_of_an_ecdsa_signature_is_the_same_caller() {
+async fn both_forms_of_an_ecdsa_signature_are_the_same_caller() {
     let gate = Harness::new().await.start().await;
-    let token = gate.bent_token("scrape").signed_by(gate.issuer.key("ec"), "ES256").mint();
+    let token = gate.token_builder("scrape").signed_by(gate.issuer.key("ec"), "ES256").mint();
     let (message, signature) = token.rsplit_once('.').unwrap();
     let twin = format!("{message}.{}", text(twin(&URL_SAFE_NO_PAD.decode(signature).unwrap())));
     assert_ne!(twin, token);
     for token in [token, twin] {
-        let answer = gate.get(ROOM).bearer(&token).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(&token).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         assert_eq!(gate.record(&answer.id()).await["principal"], "corp:tester");
     }
 }
 
 #[tokio::test]
-async fn an_issuer_may_be_held_to_access_tokens_and_to_claims() {
+async fn an_issuer_can_require_access_tokens_and_claims() {
     let rules = "token_type = \"at+jwt\"\nrequired_claims = { tenant = \"t-1\", email_verified = true, jti = \"*\" }";
     let gate = Harness::new().await.more("issuer", rules).start().await;
-    let good = || gate.bent_token("scrape").claim("tenant", "t-1").claim("email_verified", true);
+    let good = || gate.token_builder("scrape").claim("tenant", "t-1").claim("email_verified", true);
     // RFC 9068 section 2.1: media types know no case, and their prefix may be left out
     for kind in ["at+jwt", "application/at+jwt", "AT+JWT"] {
-        let answer = gate.get(ROOM).bearer(&good().header("typ", kind).mint()).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(&good().header("typ", kind).mint()).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{kind}: {answer:?}");
     }
     let before = (gate.app.requests(), gate.app.connections());
@@ -561,7 +565,7 @@ async fn an_issuer_may_be_held_to_access_tokens_and_to_claims() {
         ("token_required_claim", good().claim("email_verified", "true")),
         ("token_required_claim", good().claim("jti", Value::Null)),
     ] {
-        let answer = gate.get(ROOM).bearer(&token.mint()).send().await;
+        let answer = gate.get(PROTECTED_PATH).bearer(&token.mint()).send().await;
         assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (401, &reason.into()), "{answer:?}");
         assert_eq!(gate.record(&answer.id()).await["reason"], reason);
     }

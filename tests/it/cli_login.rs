@@ -13,7 +13,7 @@ use crate::support::{
     shell::{Shell, device_to_open, feed, mode, url_to_open},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 
 pub(crate) fn settings() -> OidcSettings {
     OidcSettings::new().terminal("terminal").person("alice", &["scrape"])
@@ -33,7 +33,7 @@ async fn gate(issuer: &str) -> Gate {
 
 /// Who the gate takes the bearer of this token for.
 async fn principal(gate: &Gate, token: &str) -> Value {
-    let answer = gate.get(ROOM).bearer(token).send().await;
+    let answer = gate.get(PROTECTED_PATH).bearer(token).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     gate.record(&answer.id()).await["principal"].clone()
 }
@@ -45,7 +45,7 @@ async fn renews(provider: &OidcProvider, token: &str) -> bool {
 }
 
 #[tokio::test]
-async fn with_a_code_on_another_device_curl_and_promtool_get_through_the_gate() {
+async fn a_device_login_serves_curl_and_promtool() {
     let provider = settings().start(None).await;
     let (gate, shell) = (gate(&provider.issuer).await, Shell::new());
     // no screen, so no browser: the device is the default
@@ -70,12 +70,12 @@ async fn with_a_code_on_another_device_curl_and_promtool_get_through_the_gate() 
 
     let ca = gate.directory.join("ca.pem").display().to_string();
     let url = format!("https://localhost:{}", gate.address().port());
-    let variables = [("CA", ca.as_str()), ("GATE", url.as_str()), ("ROOM", ROOM)];
+    let variables = [("CA", ca.as_str()), ("GATE", url.as_str()), ("PROTECTED_PATH", PROTECTED_PATH)];
     let curl = "curl -sS --fail --cacert \"$CA\"";
     for script in [
-        format!("{curl} -H \"Authorization: Bearer $(\"$WICKETGATE\" token)\" \"$GATE$ROOM\""),
+        format!("{curl} -H \"Authorization: Bearer $(\"$WICKETGATE\" token)\" \"$GATE$PROTECTED_PATH\""),
         // the token stays out of every argument
-        format!("\"$WICKETGATE\" token --header | {curl} -H @- \"$GATE$ROOM\""),
+        format!("\"$WICKETGATE\" token --header | {curl} -H @- \"$GATE$PROTECTED_PATH\""),
     ] {
         let page = shell.sh(&script, &variables).await;
         assert_eq!((page.code, page.out.as_str()), (0, "# TYPE app_up gauge\napp_up 1"), "{script}: {page:?}");
@@ -102,7 +102,7 @@ async fn promtool(shell: &Shell, gate: &Gate) {
         let targets: Value = serde_json::from_str(&found.out).unwrap_or_else(|e| panic!("{e}: {found:?}"));
         let metrics_path = |target: &Value| target["discoveredLabels"]["__metrics_path__"].clone();
         let paths: Vec<Value> = targets.as_array().unwrap().iter().map(metrics_path).collect();
-        assert!(paths.contains(&ROOM.into()), "{authorization}: {found:?}");
+        assert!(paths.contains(&PROTECTED_PATH.into()), "{authorization}: {found:?}");
         assert!(discoveries(gate) > before, "no record of promtool's discovery");
     }
 }
@@ -114,7 +114,7 @@ fn discoveries(gate: &Gate) -> usize {
 }
 
 #[tokio::test]
-async fn in_a_browser_the_answer_comes_by_loopback() {
+async fn a_browser_login_returns_by_loopback() {
     let provider = settings().start(None).await;
     let (gate, shell) = (gate(&provider.issuer).await, Shell::new());
     let mut login = shell.begin(&format!("--browser {}", at(&provider)));
@@ -157,7 +157,7 @@ async fn in_a_browser_the_answer_comes_by_loopback() {
 }
 
 #[tokio::test]
-async fn the_gate_says_where_to_log_in() {
+async fn the_issuer_is_discovered_from_the_gate() {
     // RFC 9728 section 3.3 binds the resource to the gate's address, so that has to be known before
     let address = free_address();
     let gate_url = format!("https://localhost:{}", address.port());
@@ -194,7 +194,7 @@ async fn the_gate_says_where_to_log_in() {
 }
 
 #[tokio::test]
-async fn a_token_that_ends_soon_is_renewed_and_one_that_does_not_is_kept() {
+async fn a_token_is_refreshed_only_near_its_end() {
     let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
@@ -214,7 +214,7 @@ async fn a_token_that_ends_soon_is_renewed_and_one_that_does_not_is_kept() {
 }
 
 #[tokio::test]
-async fn calls_at_once_renew_once() {
+async fn parallel_commands_refresh_once() {
     let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
@@ -275,7 +275,7 @@ async fn a_login_is_repeated_as_it_was() {
 }
 
 #[tokio::test]
-async fn where_there_is_a_screen_a_browser_opens() {
+async fn a_browser_opens_if_there_is_a_display() {
     let provider = settings().start(None).await;
     let shell = Shell::new();
     let (bin, opened) = (shell.directory.join("bin"), shell.directory.join("opened"));
@@ -300,7 +300,7 @@ async fn where_there_is_a_screen_a_browser_opens() {
 }
 
 #[tokio::test]
-async fn a_provider_with_a_certificate_of_its_own_is_trusted_by_that_alone() {
+async fn a_private_provider_certificate_is_trusted_by_its_ca_only() {
     let shell = Shell::new();
     let pki = Pki::write(shell.directory.path());
     let files = |name: &str| shell.directory.join(name).display().to_string();

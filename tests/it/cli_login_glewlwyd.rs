@@ -12,16 +12,16 @@ use crate::support::{
     shell::{Shell, device_to_open},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 
 /// A gate that takes tokens of glewlwyd, and somebody who has logged in there at a shell by a code.
-struct House {
+struct LoginHarness {
     provider: Glewlwyd,
     gate: Gate,
     shell: Shell,
 }
 
-impl House {
+impl LoginHarness {
     /// With tokens that last so many seconds.
     async fn new(lifetime: u32) -> Self {
         let harness = Harness::new().await;
@@ -49,7 +49,7 @@ impl House {
     async fn token(&self) -> String {
         let token = self.shell.run("token").await;
         assert_eq!((token.code, token.err.as_str()), (0, ""), "{token:?}");
-        let answer = self.gate.get(ROOM).bearer(&token.out).send().await;
+        let answer = self.gate.get(PROTECTED_PATH).bearer(&token.out).send().await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         let record = self.gate.record(&answer.id()).await;
         assert!(record["principal"].as_str().unwrap().starts_with("debian:"), "{record}");
@@ -64,9 +64,9 @@ impl House {
 }
 
 #[tokio::test]
-async fn a_login_at_glewlwyd_lasts_over_its_tokens_and_is_forgotten_with_a_logout() {
+async fn a_login_at_glewlwyd_is_refreshed_until_a_logout() {
     // never more than a minute left, so that each token is asked for anew, with the refresh token of the last
-    let house = House::new(30).await;
+    let house = LoginHarness::new(30).await;
     let (one, two, three) = (house.token().await, house.token().await, house.token().await);
     assert!(one != two && two != three, "a token was printed twice");
 
@@ -82,7 +82,7 @@ async fn a_login_at_glewlwyd_lasts_over_its_tokens_and_is_forgotten_with_a_logou
 }
 
 #[tokio::test]
-async fn a_token_of_glewlwyd_is_printed_again_while_it_is_good() {
-    let house = House::new(300).await;
+async fn a_valid_token_of_glewlwyd_is_reused() {
+    let house = LoginHarness::new(300).await;
     assert_eq!(house.token().await, house.token().await);
 }

@@ -16,11 +16,11 @@ use super::{
 /// The name of the session's cookie.
 pub(crate) const SESSION: &str = "__Host-wicketgate-session";
 /// The page that people go to.
-pub(crate) const ROOM: &str = "/exporters/app/metrics";
+pub(crate) const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const SECRET: &str = "the-gate-at-its-provider";
 
 /// A gate that people can log in at, and their provider.
-pub(crate) struct House {
+pub(crate) struct LoginHarness {
     pub(crate) gate: Gate,
     pub(crate) provider: OidcProvider,
     /// A second provider, called `partners`.
@@ -43,7 +43,7 @@ impl Default for Plan {
     }
 }
 
-impl House {
+impl LoginHarness {
     pub(crate) async fn new() -> Self {
         Self::planned(Plan::default()).await
     }
@@ -114,7 +114,7 @@ impl House {
 
     /// What a program is answered that brings this person's session.
     pub(crate) async fn status(&self, person: &Person) -> StatusCode {
-        self.gate.get(ROOM).header("cookie", &jar(person)).send().await.status
+        self.gate.get(PROTECTED_PATH).header("cookie", &jar(person)).send().await.status
     }
 }
 
@@ -132,12 +132,12 @@ pub(crate) fn jar(person: &Person) -> String {
 }
 
 /// A call with this person's session.
-pub(crate) fn with_session(house: &House, person: &Person) -> Call {
-    house.gate.get(ROOM).header("cookie", &jar(person))
+pub(crate) fn with_session(house: &LoginHarness, person: &Person) -> Call {
+    house.gate.get(PROTECTED_PATH).header("cookie", &jar(person))
 }
 
 /// Holds an answer to being this refusal, with its record, and the exporter to having seen nothing.
-pub(crate) async fn refused(house: &House, call: Call, status: u16, reason: &str) -> Answer {
+pub(crate) async fn refused(house: &LoginHarness, call: Call, status: u16, reason: &str) -> Answer {
     let before = house.gate.app.requests();
     let answer = call.send().await;
     assert_eq!(answer.status.as_u16(), status, "{answer:?}");

@@ -34,7 +34,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Gate, PATIENCE, call::Stream};
+use super::{DEADLINE, Gate, call::Stream};
 
 /// A body that the test writes.
 pub(crate) struct Written(mpsc::Receiver<Frame<Bytes>>);
@@ -49,9 +49,9 @@ impl http_body::Body for Written {
 }
 
 /// The pen for such a body; dropping it ends the body.
-pub(crate) struct Pen(mpsc::Sender<Frame<Bytes>>);
+pub(crate) struct BodyWriter(mpsc::Sender<Frame<Bytes>>);
 
-impl Pen {
+impl BodyWriter {
     fn new() -> (Self, Written) {
         let (sender, receiver) = mpsc::channel(16);
         (Self(sender), Written(receiver))
@@ -81,7 +81,7 @@ pub(crate) struct Reader(Incoming);
 impl Reader {
     /// The next data; `Err` with the trailers at the end (none where the body just ends), or where it breaks off.
     pub(crate) async fn next(&mut self) -> Result<Bytes, Option<HeaderMap>> {
-        let frame = tokio::time::timeout(PATIENCE, self.0.frame()).await.expect("nothing comes");
+        let frame = tokio::time::timeout(DEADLINE, self.0.frame()).await.expect("nothing comes");
         match frame {
             None => Err(Some(HeaderMap::new())),
             Some(Err(_)) => Err(None),
@@ -102,7 +102,7 @@ impl Reader {
 }
 
 /// An upstream of HTTP/1.1 and HTTP/2 in clear whose side of the conversation the test holds.
-pub(crate) struct Talker {
+pub(crate) struct ScriptedUpstream {
     pub(crate) address: SocketAddr,
     asked: Mutex<mpsc::Receiver<Asked>>,
     count: Arc<AtomicUsize>,
@@ -122,8 +122,8 @@ impl Asked {
     }
 
     /// Answers with a head; the body follows.
-    pub(crate) fn answer(self, media: &str, more: &[(&str, &str)]) -> (Pen, Reader) {
-        let (pen, written) = Pen::new();
+    pub(crate) fn answer(self, media: &str, more: &[(&str, &str)]) -> (BodyWriter, Reader) {
+        let (pen, written) = BodyWriter::new();
         let mut response = Response::new(written);
         *response.headers_mut() = headers(more);
         response.headers_mut().insert("content-type", media.parse().unwrap());
@@ -132,7 +132,7 @@ impl Asked {
     }
 }
 
-impl Talker {
+impl ScriptedUpstream {
     pub(crate) async fn start() -> Self {
         Self::start_with(None).await
     }
@@ -184,7 +184,7 @@ impl Talker {
     /// The next request that reaches it.
     pub(crate) async fn asked(&self) -> Asked {
         let asked = async { self.asked.lock().await.recv().await.unwrap() };
-        tokio::time::timeout(PATIENCE, asked).await.expect("the upstream is not asked")
+        tokio::time::timeout(DEADLINE, asked).await.expect("the upstream is not asked")
     }
 
     /// How many requests have reached it.
@@ -219,20 +219,20 @@ pub(crate) struct Line {
 
 /// A call that the client has begun.
 pub(crate) struct Open {
-    pub(crate) pen: Option<Pen>,
+    pub(crate) pen: Option<BodyWriter>,
     answer: Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>,
 }
 
 /// What a call was answered with.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct CommandOutput {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) data: Vec<u8>,
     pub(crate) trailers: HeaderMap,
 }
 
-impl Said {
+impl CommandOutput {
     /// The gRPC status, from the trailers or from a head that is all there is.
     pub(crate) fn code(&self) -> u16 {
         let value = self.trailers.get("grpc-status").or(self.headers.get("grpc-status"));
@@ -258,7 +258,7 @@ impl Line {
 
     /// Begins a POST; nothing of its body is sent yet.
     pub(crate) fn post(&mut self, path: &str, token: &str, more: &[(&str, &str)]) -> Open {
-        let (pen, written) = Pen::new();
+        let (pen, written) = BodyWriter::new();
         let mut request = Request::new(written);
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = format!("https://{}{path}", self.authority).parse().unwrap();
@@ -277,7 +277,13 @@ impl Line {
     }
 
     /// A call of one message, to its end.
-    pub(crate) async fn unary(&mut self, path: &str, token: &str, more: &[(&str, &str)], frames: &[u8]) -> Said {
+    pub(crate) async fn unary(
+        &mut self,
+        path: &str,
+        token: &str,
+        more: &[(&str, &str)],
+        frames: &[u8],
+    ) -> CommandOutput {
         let mut open = self.call(path, token, more);
         open.write(frames.to_vec()).await;
         open.pen = None;
@@ -292,17 +298,17 @@ impl Open {
 
     /// The answer's head, and its body as it comes.
     pub(crate) async fn head(&mut self) -> (Response<()>, Reader) {
-        let answer = tokio::time::timeout(PATIENCE, &mut self.answer).await.expect("no answer");
+        let answer = tokio::time::timeout(DEADLINE, &mut self.answer).await.expect("no answer");
         let (head, body) = answer.expect("the gate breaks off").into_parts();
         (Response::from_parts(head, ()), Reader(body))
     }
 
     /// The whole answer.
-    pub(crate) async fn said(&mut self) -> Said {
+    pub(crate) async fn said(&mut self) -> CommandOutput {
         let (head, mut body) = self.head().await;
         let (data, trailers) = body.rest().await;
         let trailers = trailers.expect("the answer breaks off");
-        Said { status: head.status(), headers: head.headers().clone(), data, trailers }
+        CommandOutput { status: head.status(), headers: head.headers().clone(), data, trailers }
     }
 }
 

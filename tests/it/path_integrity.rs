@@ -197,7 +197,7 @@ fn readings(verb: &Method, target: &str) -> BTreeSet<(&'static str, String)> {
 }
 
 #[test]
-fn what_is_matched_has_one_reading() {
+fn a_matched_path_has_one_reading() {
     let clients = Clients::default();
     let upstream = || Upstream::new("http://127.0.0.1:9", clients.trusting(None).unwrap()).unwrap();
     let vertex = Vertex {
@@ -233,7 +233,7 @@ fn what_is_matched_has_one_reading() {
 }
 
 #[tokio::test]
-async fn what_is_let_through_arrives_byte_for_byte() {
+async fn a_forwarded_path_arrives_byte_for_byte() {
     let gate = Harness::new().await.start().await;
     // no principal may hold all roles: two of them do
     let tokens = [&["infer"][..], &["ingest", "train", "observe", "administer"]]

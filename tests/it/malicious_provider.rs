@@ -16,7 +16,7 @@ use crate::support::{
     upstream,
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
 /// A gate whose provider answers what the test wants.
@@ -93,7 +93,7 @@ impl Stage {
     async fn session_of(&self, tokens: impl FnOnce(Token<'_>) -> Value) -> String {
         let attempt = self.begin().await;
         let answer = self.end(&attempt, tokens(self.good(&attempt.nonce))).await;
-        assert_eq!((answer.status.as_u16(), answer.header("location")), (303, ROOM), "{answer:?}");
+        assert_eq!((answer.status.as_u16(), answer.header("location")), (303, PROTECTED_PATH), "{answer:?}");
         let mut set = answer.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
         let session = set.find(|line| line.starts_with("__Host-wicketgate-session=1.")).unwrap();
         session.split(';').next().unwrap().to_owned()
@@ -108,7 +108,7 @@ impl Stage {
     }
 
     async fn status(&self, session: &str) -> u16 {
-        self.gate.get(ROOM).header("cookie", session).send().await.status.as_u16()
+        self.gate.get(PROTECTED_PATH).header("cookie", session).send().await.status.as_u16()
     }
 
     async fn log_out(&self, token: &str) -> Answer {
@@ -136,7 +136,7 @@ fn tokens(id_token: &str) -> Value {
 }
 
 #[tokio::test]
-async fn an_id_token_that_breaks_a_rule_begins_no_session() {
+async fn an_invalid_id_token_starts_no_session() {
     let stage = Stage::new().await;
     let now = wicketgate::internals::clock::now().as_second();
     let (stranger, impostor) = (Key::rsa("stranger"), Key::rsa("rsa"));
@@ -192,7 +192,7 @@ async fn an_id_token_that_breaks_a_rule_begins_no_session() {
 }
 
 #[tokio::test]
-async fn an_attempt_is_used_once_the_provider_has_taken_its_code() {
+async fn a_login_attempt_is_used_up_by_its_code() {
     let stage = Stage::new().await;
     let attempt = stage.begin().await;
     // what anybody can ask for takes no room from anybody's login
@@ -210,7 +210,7 @@ async fn an_attempt_is_used_once_the_provider_has_taken_its_code() {
 }
 
 #[tokio::test]
-async fn a_logout_token_that_breaks_a_rule_ends_nothing() {
+async fn an_invalid_logout_token_ends_no_session() {
     let stage = Stage::new().await;
     let session = stage.session("s").await;
     let now = wicketgate::internals::clock::now().as_second();
@@ -298,7 +298,7 @@ async fn a_session_too_large_for_cookies_is_refused_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_provider_that_hangs_keeps_nobody_elses_pages_waiting() {
+async fn a_hanging_provider_delays_no_other_page() {
     // it takes connections and says nothing
     let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = hanging.local_addr().unwrap();
@@ -323,7 +323,7 @@ async fn a_provider_that_hangs_keeps_nobody_elses_pages_waiting() {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_what_its_login_was_checked_by() {
+async fn a_session_ends_when_its_issuers_settings_change() {
     let stage = Stage::new().await;
     let config = std::fs::read_to_string(stage.gate.directory.join("wicketgate.toml")).unwrap();
     let session = stage.session("s").await;
@@ -336,7 +336,7 @@ async fn a_session_ends_with_what_its_login_was_checked_by() {
         let changed = config.replace(&from, &to);
         assert_ne!(changed, config);
         stage.configure(&changed, &session, 401).await;
-        let answer = stage.gate.get(ROOM).header("cookie", &session).send().await;
+        let answer = stage.gate.get(PROTECTED_PATH).header("cookie", &session).send().await;
         assert_eq!(answer.json()["reason"], "session_ended", "{to}: {answer:?}");
         // what it was is what it is again: nobody was signed out
         stage.configure(&config, &session, 200).await;
@@ -344,7 +344,7 @@ async fn a_session_ends_with_what_its_login_was_checked_by() {
 }
 
 #[tokio::test]
-async fn a_provider_is_shown_nothing_of_the_one_whose_name_it_has() {
+async fn a_provider_receives_nothing_of_its_namesake() {
     let (stage, other) = (Stage::new().await, Issuer::start().await);
     let config = std::fs::read_to_string(stage.gate.directory.join("wicketgate.toml")).unwrap();
     let soon = wicketgate::internals::clock::now().as_second() + 6;

@@ -6,16 +6,16 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
+    cli_login::{at, settings},
     support::{
         eventually,
         issuer::{Issuer, Key, Token},
         peers::OidcProvider,
         person::{Person, post_form},
         program::Program,
-        shell::{Said, Shell, device_to_open, url_to_open},
+        shell::{CommandOutput, Shell, device_to_open, url_to_open},
         upstream,
     },
-    terminal::{at, settings},
 };
 
 /// A login that ends without one; gives what it said.
@@ -28,13 +28,13 @@ async fn fails(login: &mut Program) -> String {
 }
 
 /// Nothing on standard output, one line that says why, no secret in it.
-fn hands_out_nothing(said: &Said, why: &str) {
+fn hands_out_nothing(said: &CommandOutput, why: &str) {
     assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
     assert!(said.err.contains(why), "not `{why}`: {said:?}");
 }
 
 #[tokio::test]
-async fn without_a_login_the_program_says_what_to_run() {
+async fn without_a_login_the_command_names_what_to_run() {
     let shell = Shell::new();
     hands_out_nothing(&shell.run("token").await, "run `wicketgate login --issuer URL --client-id ID`");
     hands_out_nothing(&shell.run("token --name work").await, "no login is kept as `work`");
@@ -77,7 +77,7 @@ async fn a_login_that_is_refused_at_the_provider_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_code_that_nobody_enters_in_time_expires() {
+async fn an_unused_device_code_expires() {
     let provider = settings().set("ttl", json!({"DeviceCode": 2})).start(None).await;
     let shell = Shell::new();
     let mut login = shell.begin(&format!("--device {}", at(&provider)));
@@ -88,7 +88,7 @@ async fn a_code_that_nobody_enters_in_time_expires() {
 }
 
 #[tokio::test]
-async fn a_login_that_is_given_up_leaves_nothing() {
+async fn an_interrupted_login_leaves_nothing() {
     let provider = settings().start(None).await;
     let shell = Shell::new();
     for way in ["--device", "--browser"] {
@@ -101,7 +101,7 @@ async fn a_login_that_is_given_up_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_provider_refuses_is_said() {
+async fn a_providers_error_is_reported() {
     let provider = settings().start(None).await;
     let shell = Shell::new();
     let at = |client: &str, resource: &str| {
@@ -118,7 +118,7 @@ async fn what_the_provider_refuses_is_said() {
 }
 
 #[tokio::test]
-async fn an_outage_costs_only_what_has_expired() {
+async fn an_unreachable_provider_affects_expired_tokens_only() {
     let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
@@ -144,7 +144,7 @@ fn expire(shell: &Shell) {
 }
 
 #[tokio::test]
-async fn a_login_that_is_over_at_the_provider_says_so() {
+async fn a_login_that_ended_at_the_provider_is_reported() {
     let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
@@ -158,7 +158,7 @@ async fn a_login_that_is_over_at_the_provider_says_so() {
 }
 
 #[tokio::test]
-async fn tokens_that_others_could_have_read_or_put_there_are_not_used() {
+async fn a_cache_file_with_unsafe_permissions_is_not_used() {
     let provider = settings().start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
@@ -186,7 +186,7 @@ async fn tokens_that_others_could_have_read_or_put_there_are_not_used() {
 }
 
 #[tokio::test]
-async fn a_full_disk_costs_no_login() {
+async fn a_full_disk_loses_no_login() {
     let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
@@ -241,7 +241,7 @@ async fn with_id_token(bend: impl for<'a> Fn(Token<'a>, &str) -> String) -> (i32
 }
 
 #[tokio::test]
-async fn an_id_token_that_is_not_of_this_login_is_refused() {
+async fn an_id_token_of_another_login_is_refused() {
     let (code, said, shell) = with_id_token(|token, _| token.mint()).await;
     assert_eq!(code, 0, "{said}");
     assert_eq!(shell.kept("default")["tokens"]["id"]["subject"], "alice");
@@ -273,7 +273,7 @@ async fn an_id_token_that_is_not_of_this_login_is_refused() {
 }
 
 #[tokio::test]
-async fn a_document_that_leads_astray_is_not_followed() {
+async fn a_foreign_discovery_document_is_refused() {
     let issuer = Issuer::start().await;
     let at = issuer.url();
     let shell = Shell::new();
@@ -316,7 +316,7 @@ async fn a_document_that_leads_astray_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_slow_down_is_asked_less_often() {
+async fn slow_down_lengthens_the_polling_interval() {
     // RFC 8628 section 3.5: five seconds more with each `slow_down`
     let issuer = Issuer::start().await;
     let at = issuer.url();

@@ -211,22 +211,22 @@ async fn check(location: &str, by_rpc: bool) {
 }
 
 #[tokio::test]
-async fn every_rest_method_is_for_its_class_alone() {
+async fn every_rest_method_belongs_to_its_class_only() {
     check(REGION, false).await;
 }
 
 #[tokio::test]
-async fn every_rest_method_without_a_location_is_for_its_class_alone() {
+async fn every_rest_method_without_a_location_belongs_to_its_class_only() {
     check("global", false).await;
 }
 
 #[tokio::test]
-async fn every_grpc_method_is_for_its_class_alone() {
+async fn every_grpc_method_belongs_to_its_class_only() {
     check(REGION, true).await;
 }
 
 #[tokio::test]
-async fn every_grpc_method_without_a_location_is_for_its_class_alone() {
+async fn every_grpc_method_without_a_location_belongs_to_its_class_only() {
     check("global", true).await;
 }
 
@@ -347,7 +347,7 @@ const KNOWN: &[(&str, &str, &str, &str)] = &[
 ];
 
 #[test]
-fn the_table_knows_the_traps() {
+fn tricky_paths_are_in_the_table() {
     let mut wrong = Vec::new();
     for (verb, path, class, action) in KNOWN {
         let below = format!("/v1/projects/p/locations/{REGION}/{path}");
@@ -361,7 +361,7 @@ fn the_table_knows_the_traps() {
 }
 
 #[test]
-fn what_only_looks_like_a_method_is_none() {
+fn near_misses_of_a_method_are_refused() {
     for (verb, path) in [
         ("POST", "/batch"),
         ("POST", "/upload/v1/projects/p/locations/us-central1/endpoints/1:predict"),

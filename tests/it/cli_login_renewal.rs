@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::{
-    PATIENCE, eventually,
+    DEADLINE, eventually,
     issuer::Issuer,
     program::Program,
     shell::Shell,
@@ -51,7 +51,7 @@ async fn ctrl_c_in_the_middle_of_a_renewal_does_not_cost_the_login() {
     let (issuer, shell) = (Issuer::start().await, Shell::new());
     let (release, released) = mpsc::channel();
     answers(&issuer, tokens(1, 30), move || {
-        tokio::task::block_in_place(|| released.recv_timeout(PATIENCE).expect("nobody lets it answer"));
+        tokio::task::block_in_place(|| released.recv_timeout(DEADLINE).expect("nobody lets it answer"));
         tokens(2, 300)
     });
     log_in(&issuer, &shell).await;
@@ -72,7 +72,7 @@ async fn ctrl_c_in_the_middle_of_a_renewal_does_not_cost_the_login() {
 }
 
 #[tokio::test]
-async fn a_renewal_that_is_not_believed_still_keeps_the_refresh_token() {
+async fn a_rejected_refresh_response_keeps_the_refresh_token() {
     let (issuer, shell) = (Issuer::start().await, Shell::new());
     let id_token = |subject: &str| issuer.token(subject, &[]).header("typ", "JWT").claim("aud", "terminal").mint();
     let with = |mut tokens: Value, id_token: String| {
@@ -97,7 +97,7 @@ async fn a_renewal_that_is_not_believed_still_keeps_the_refresh_token() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_usable_token_is_refused() {
+async fn a_response_without_a_usable_token_is_refused() {
     let (issuer, shell) = (Issuer::start().await, Shell::new());
     answers(&issuer, tokens(1, 0), || tokens(2, 300));
     log_in(&issuer, &shell).await;

@@ -7,17 +7,17 @@ use serde_json::json;
 
 use crate::support::{
     Harness,
-    house::{House, ROOM, SESSION, jar, refused, with_session},
+    login_harness::{LoginHarness, PROTECTED_PATH, SESSION, jar, refused, with_session},
     person::Person,
     program::run,
 };
 
 #[tokio::test]
-async fn a_person_logs_in_and_comes_back_to_the_page() {
-    let house = House::new().await;
+async fn a_login_returns_to_the_requested_page() {
+    let house = LoginHarness::new().await;
     let mut ada = house.person();
-    let page = ada.log_in(&format!("{}{ROOM}?a=b", house.url), "ada").await;
-    assert_eq!(page.url.as_str(), format!("{}{ROOM}?a=b", house.url), "{page:?}");
+    let page = ada.log_in(&format!("{}{PROTECTED_PATH}?a=b", house.url), "ada").await;
+    assert_eq!(page.url.as_str(), format!("{}{PROTECTED_PATH}?a=b", house.url), "{page:?}");
     assert!(page.answer.text().contains("app_up 1"), "{page:?}");
     let cookie = ada.cookie(SESSION).unwrap();
     for flag in ["Path=/", "Secure", "HttpOnly", "SameSite=Lax"] {
@@ -32,7 +32,7 @@ async fn a_person_logs_in_and_comes_back_to_the_page() {
 }
 
 /// Sends a program's request with this person's session./// Where the provider sends the browser back to, without going there.
-async fn callback_url(house: &House, person: &mut Person, path: &str) -> String {
+async fn callback_url(house: &LoginHarness, person: &mut Person, path: &str) -> String {
     let stop = format!("{}/callback", house.url);
     let form = person.visit_until(&format!("{}{path}", house.url), &stop).await;
     let page = if form.url.as_str().starts_with(&stop) {
@@ -45,9 +45,9 @@ async fn callback_url(house: &House, person: &mut Person, path: &str) -> String 
 }
 
 #[tokio::test]
-async fn a_person_is_sent_to_log_in_and_a_program_is_told_how() {
-    let house = House::new().await;
-    let navigation = house.gate.get(&format!("{ROOM}?a=b")).header("sec-fetch-mode", "navigate");
+async fn a_browser_is_redirected_to_log_in_and_a_program_gets_401() {
+    let house = LoginHarness::new().await;
+    let navigation = house.gate.get(&format!("{PROTECTED_PATH}?a=b")).header("sec-fetch-mode", "navigate");
     let before = house.gate.app.requests();
     let answer = navigation.send().await;
     assert_eq!(answer.status, 303, "{answer:?}");
@@ -56,22 +56,22 @@ async fn a_person_is_sent_to_log_in_and_a_program_is_told_how() {
     assert_eq!(house.gate.record(&answer.id()).await["reason"], "no_token");
     assert_eq!(house.gate.app.requests(), before);
     // an old browser says nothing of how it fetches
-    let old = house.gate.get(ROOM).header("accept", "text/html,*/*;q=0.8").send().await;
+    let old = house.gate.get(PROTECTED_PATH).header("accept", "text/html,*/*;q=0.8").send().await;
     assert_eq!(old.status, 303, "{old:?}");
     // a page's script is a program
-    let script = house.gate.get(ROOM).header("sec-fetch-mode", "cors").header("accept", "text/html");
+    let script = house.gate.get(PROTECTED_PATH).header("sec-fetch-mode", "cors").header("accept", "text/html");
     let answer = refused(&house, script, 401, "no_token").await;
     let challenge = answer.header("www-authenticate");
     assert!(challenge.contains("Bearer") && challenge.contains("/.well-known/oauth-protected-resource"), "{challenge}");
     // a token that is not good is for its sender to look at
-    let bad = house.gate.get(ROOM).header("sec-fetch-mode", "navigate").bearer("nonsense");
+    let bad = house.gate.get(PROTECTED_PATH).header("sec-fetch-mode", "navigate").bearer("nonsense");
     let page = refused(&house, bad, 401, "token_malformed").await;
     assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
 }
 
 #[tokio::test]
-async fn the_start_page_shows_each_their_own() {
-    let house = House::new().await;
+async fn the_start_page_lists_what_the_person_may_open() {
+    let house = LoginHarness::new().await;
     let mut ada = house.logged_in("ada").await;
     let page = house.visit(&mut ada, "/").await;
     let text = page.answer.text();
@@ -103,7 +103,7 @@ async fn the_start_page_shows_each_their_own() {
     let text = house.visit(&mut bob, "/").await.answer.text();
     assert!(text.contains("corp:bob") && !text.contains("/exporters/"), "{text}");
     // whom policy refuses is told so on a page, and who they are
-    let denied = house.visit(&mut bob, ROOM).await.answer;
+    let denied = house.visit(&mut bob, PROTECTED_PATH).await.answer;
     assert_eq!(
         (denied.status.as_u16(), denied.header("content-type")),
         (403, "text/html; charset=utf-8"),
@@ -117,8 +117,8 @@ async fn the_start_page_shows_each_their_own() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_none_of_the_gates_is_refused() {
-    let house = House::new().await;
+async fn a_session_that_the_gate_did_not_seal_is_refused() {
+    let house = LoginHarness::new().await;
     let ada = house.logged_in("ada").await;
     let good = ada.cookie(SESSION).unwrap().value.clone();
     let (head, last) = good.split_at(good.len() - 1);
@@ -138,14 +138,15 @@ async fn a_session_that_is_none_of_the_gates_is_refused() {
         ("of more parts than there are", format!("2.{}", good.trim_start_matches("1."))),
         ("sealed for another purpose", format!("1.{attempt}")),
     ] {
-        let call = house.gate.get(ROOM).header("cookie", &format!("{SESSION}={cookie}"));
+        let call = house.gate.get(PROTECTED_PATH).header("cookie", &format!("{SESSION}={cookie}"));
         let answer = refused(&house, call, 401, "session_invalid").await;
         assert!(answer.header("set-cookie").starts_with(&format!("{SESSION}=;")), "{what}: {answer:?}");
         assert!(answer.header("set-cookie").contains("Max-Age=0"), "{what}: {answer:?}");
     }
-    let twice = house.gate.get(ROOM).header("cookie", &format!("{SESSION}={good}; {SESSION}={good}"));
+    let twice = house.gate.get(PROTECTED_PATH).header("cookie", &format!("{SESSION}={good}; {SESSION}={good}"));
     refused(&house, twice, 401, "session_invalid").await;
-    let page = house.gate.get(ROOM).header("cookie", &format!("{SESSION}=1.x")).header("sec-fetch-mode", "navigate");
+    let page =
+        house.gate.get(PROTECTED_PATH).header("cookie", &format!("{SESSION}=1.x")).header("sec-fetch-mode", "navigate");
     assert_eq!(page.send().await.status, 303);
     assert_eq!(house.status(&ada).await, 200, "the good one");
     assert!(!house.gate.audit().iter().any(|line| line.to_string().contains(&good)), "a cookie is in the audit log");
@@ -153,17 +154,17 @@ async fn a_session_that_is_none_of_the_gates_is_refused() {
 }
 
 #[tokio::test]
-async fn a_session_beside_a_token_is_two_identities() {
-    let house = House::new().await;
+async fn a_session_beside_a_token_is_refused() {
+    let house = LoginHarness::new().await;
     let ada = house.logged_in("ada").await;
     refused(&house, with_session(&house, &ada).bearer("a.b.c"), 400, "two_identities").await;
-    let broken = house.gate.get(ROOM).header("cookie", &format!("{SESSION}=x")).bearer("a.b.c");
+    let broken = house.gate.get(PROTECTED_PATH).header("cookie", &format!("{SESSION}=x")).bearer("a.b.c");
     refused(&house, broken, 400, "two_identities").await;
 }
 
 #[tokio::test]
-async fn another_site_changes_nothing_with_a_session() {
-    let house = House::new().await;
+async fn a_cross_site_request_changes_nothing() {
+    let house = LoginHarness::new().await;
     let ada = house.logged_in("ada").await;
     let write = || house.gate.post("/api/v1/write").header("cookie", &jar(&ada));
     refused(&house, write(), 403, "cross_site").await;
@@ -191,8 +192,8 @@ async fn another_site_changes_nothing_with_a_session() {
 }
 
 #[tokio::test]
-async fn a_login_leads_nowhere_but_here() {
-    let house = House::new().await;
+async fn a_login_returns_only_to_this_gate() {
+    let house = LoginHarness::new().await;
     for target in [
         "https://evil.example/",
         "//evil.example/",
@@ -210,16 +211,16 @@ async fn a_login_leads_nowhere_but_here() {
 }
 
 #[tokio::test]
-async fn an_answer_to_a_login_counts_once_and_in_its_own_browser() {
-    let house = House::new().await;
+async fn a_callback_is_accepted_once_and_in_its_own_browser() {
+    let house = LoginHarness::new().await;
     let mut ada = house.person();
-    let callback = callback_url(&house, &mut ada, ROOM).await;
+    let callback = callback_url(&house, &mut ada, PROTECTED_PATH).await;
     let path = callback.strip_prefix(&house.url).unwrap().to_owned();
     let attempt = jar(&ada);
     // somebody else's browser (login CSRF), and one without any cookie
     refused(&house, house.gate.get(&path), 400, "login_unknown").await;
     let mut eve = house.person();
-    let own = callback_url(&house, &mut eve, ROOM).await;
+    let own = callback_url(&house, &mut eve, PROTECTED_PATH).await;
     refused(&house, house.gate.get(&path).header("cookie", &jar(&eve)), 400, "login_unknown").await;
     // one attempt's state with another's cookie
     let eves = own.strip_prefix(&house.url).unwrap();
@@ -231,30 +232,30 @@ async fn an_answer_to_a_login_counts_once_and_in_its_own_browser() {
     // an answer of another provider, and one that does not say whose it is though its provider says that it would
     let iss = path.split('&').find(|part| part.contains("iss=")).unwrap();
     let mut bob = house.person();
-    let mixed = callback_url(&house, &mut bob, ROOM).await.strip_prefix(&house.url).unwrap().to_owned();
+    let mixed = callback_url(&house, &mut bob, PROTECTED_PATH).await.strip_prefix(&house.url).unwrap().to_owned();
     let mixed = mixed.replace(iss.trim_start_matches("/callback?"), "iss=https%3A%2F%2Fevil.example");
     refused(&house, house.gate.get(&mixed).header("cookie", &jar(&bob)), 403, "login_issuer").await;
     let mut bob = house.person();
-    let silent = callback_url(&house, &mut bob, ROOM).await.strip_prefix(&house.url).unwrap().to_owned();
+    let silent = callback_url(&house, &mut bob, PROTECTED_PATH).await.strip_prefix(&house.url).unwrap().to_owned();
     let silent = silent.replace(iss.trim_start_matches("/callback?"), "a=b");
     refused(&house, house.gate.get(&silent).header("cookie", &jar(&bob)), 403, "login_issuer").await;
     // the good one, once
     let answer = house.gate.get(&path).header("cookie", &attempt).send().await;
-    assert_eq!((answer.status.as_u16(), answer.header("location")), (303, ROOM), "{answer:?}");
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (303, PROTECTED_PATH), "{answer:?}");
     assert_eq!(house.gate.record(&answer.id()).await["principal"], "corp:ada");
     refused(&house, house.gate.get(&path).header("cookie", &attempt), 400, "login_replayed").await;
 }
 
 #[tokio::test]
 async fn two_tabs_log_in_at_once() {
-    let house = House::new().await;
+    let house = LoginHarness::new().await;
     let mut ada = house.person();
-    let one = callback_url(&house, &mut ada, ROOM).await;
+    let one = callback_url(&house, &mut ada, PROTECTED_PATH).await;
     let two = callback_url(&house, &mut ada, "/exporters/locked/metrics").await;
     let second = ada.visit(&two).await;
     assert!(second.url.path().starts_with("/exporters/locked"), "{second:?}");
     let first = ada.visit(&one).await;
-    assert_eq!((first.url.path(), first.answer.status.as_u16()), (ROOM, 200), "{first:?}");
+    assert_eq!((first.url.path(), first.answer.status.as_u16()), (PROTECTED_PATH, 200), "{first:?}");
     // and however many were begun, few are kept
     for _ in 0..8 {
         ada.visit_until(&format!("{}/login", house.url), &house.provider.issuer).await;
@@ -264,10 +265,10 @@ async fn two_tabs_log_in_at_once() {
 }
 
 #[tokio::test]
-async fn what_a_provider_says_is_shown_and_does_nothing() {
-    let house = House::new().await;
+async fn error_text_of_a_provider_is_escaped() {
+    let house = LoginHarness::new().await;
     let mut ada = house.person();
-    let callback = callback_url(&house, &mut ada, ROOM).await;
+    let callback = callback_url(&house, &mut ada, PROTECTED_PATH).await;
     let url = url::Url::parse(&callback).unwrap();
     let of = |wanted: &str| url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned());
     let mut query = url::form_urlencoded::Serializer::new(String::new());
@@ -281,7 +282,7 @@ async fn what_a_provider_says_is_shown_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn where_nobody_logs_in_there_are_no_pages_for_it() {
+async fn without_sessions_there_are_no_login_pages() {
     let gate = Harness::new().await.start().await;
     for (method, path) in [
         (Method::GET, "/login"),
@@ -293,12 +294,12 @@ async fn where_nobody_logs_in_there_are_no_pages_for_it() {
         let answer = gate.call(method, path).send().await;
         assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (404, &json!("unknown_route")), "{path}");
     }
-    let navigation = gate.get(ROOM).header("sec-fetch-mode", "navigate").send().await;
+    let navigation = gate.get(PROTECTED_PATH).header("sec-fetch-mode", "navigate").send().await;
     assert_eq!(navigation.status, 401, "{navigation:?}");
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_sections_of_people_is_said() {
+async fn check_reports_mistakes_in_the_login_sections() {
     let harness = Harness::new().await;
     let mut config = harness.config();
     let login = "[issuer.login]\nclient_id = \"gate\"\nscopes = [\"profile\"]\nend_session = \"http://idp.example/\"\n";

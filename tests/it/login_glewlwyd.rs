@@ -12,19 +12,19 @@ use crate::support::{
     person::{Page, Person},
 };
 
-const ROOM: &str = "/exporters/app/metrics";
+const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const SECRET: &str = "the-gate-at-glewlwyd";
 const SESSION: &str = "__Host-wicketgate-session";
 
 /// A gate that people log in to by glewlwyd.
-struct House {
+struct LoginHarness {
     gate: Gate,
     provider: Glewlwyd,
     /// The gate's URL, without a slash at its end.
     url: String,
 }
 
-impl House {
+impl LoginHarness {
     /// With ID tokens that last so many seconds.
     async fn new(lifetime: u32) -> Self {
         let harness = Harness::new().await;
@@ -56,20 +56,20 @@ impl House {
     /// Logs `ada` in on the way to the exporter.
     async fn ada(&self) -> (Person, Page) {
         let mut person = Person::new(Some(self.gate.pki.client(b"http/1.1")));
-        let room = format!("{}{ROOM}", self.url);
+        let room = format!("{}{PROTECTED_PATH}", self.url);
         let page = self.provider.log_in(&mut person, &room, "ada", "nowhere").await;
         assert_eq!(page.url.as_str(), room, "{page:?}");
         (person, page)
     }
 
     async fn room(&self, person: &mut Person) -> Page {
-        person.visit(&format!("{}{ROOM}", self.url)).await
+        person.visit(&format!("{}{PROTECTED_PATH}", self.url)).await
     }
 }
 
 #[tokio::test]
-async fn a_person_of_glewlwyd_logs_in_and_comes_back_to_the_page() {
-    let house = House::new(300).await;
+async fn a_login_at_glewlwyd_returns_to_the_requested_page() {
+    let house = LoginHarness::new(300).await;
     let (person, page) = house.ada().await;
     assert!(page.answer.text().contains("app_up 1"), "{page:?}");
     assert!(person.cookie(SESSION).is_some());
@@ -79,8 +79,8 @@ async fn a_person_of_glewlwyd_logs_in_and_comes_back_to_the_page() {
 }
 
 #[tokio::test]
-async fn a_logout_at_the_gate_is_one_at_glewlwyd_too() {
-    let house = House::new(300).await;
+async fn a_logout_at_the_gate_is_a_logout_at_glewlwyd() {
+    let house = LoginHarness::new(300).await;
     let (mut person, _) = house.ada().await;
     let confirm = person.visit(&format!("{}/logout", house.url)).await;
     let page = person.submit(&confirm, &[]).await;
@@ -93,7 +93,7 @@ async fn a_logout_at_the_gate_is_one_at_glewlwyd_too() {
 
 #[tokio::test]
 async fn a_logout_token_without_an_end_is_refused() {
-    let house = House::new(300).await;
+    let house = LoginHarness::new(300).await;
     let (mut person, _) = house.ada().await;
     let session = person.cookies.iter().find(|((_, name), _)| name == "GLEWLWYD_SESSION").expect("no session there");
     let url = format!("{}/session/{}", house.provider.issuer, session.1.value);
@@ -107,8 +107,8 @@ async fn a_logout_token_without_an_end_is_refused() {
 }
 
 #[tokio::test]
-async fn a_session_ends_where_a_refresh_gives_no_id_token() {
-    let house = House::new(4).await;
+async fn a_session_ends_if_a_refresh_returns_no_id_token() {
+    let house = LoginHarness::new(4).await;
     let (person, _) = house.ada().await;
     // a session that went on with the claims of an old ID token would never come to the login
     let page = eventually("the session to end", || {
@@ -116,7 +116,7 @@ async fn a_session_ends_where_a_refresh_gives_no_id_token() {
         let house = &house;
         async move {
             let page = house.room(&mut person).await;
-            (page.url.as_str() != format!("{}{ROOM}", house.url)).then_some(page)
+            (page.url.as_str() != format!("{}{PROTECTED_PATH}", house.url)).then_some(page)
         }
     })
     .await;
