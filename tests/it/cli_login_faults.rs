@@ -45,7 +45,7 @@ async fn without_a_login_the_command_names_what_to_run() {
         ("login --issuer https://idp.test", "write `--client-id ID`"),
         ("login --issuer http://idp.test --client-id x", "`http://idp.test` is not an https URL"),
         ("login --gate http://gate.test --client-id x", "`http://gate.test` is not an https URL"),
-        ("login --issuer https://idp.test --client-id x --name ../x", "`../x` is no name for a login"),
+        ("login --issuer https://idp.test --client-id x --name ../x", "`../x` is not a valid name of a login"),
         ("login --issuer https://idp.test --client-id x --ca nowhere.pem", "cannot read the CA file"),
     ] {
         let said = shell.run(arguments).await;
@@ -83,7 +83,7 @@ async fn an_unused_device_code_expires() {
     let mut login = shell.begin(&format!("--device {}", at(&provider)));
     device_to_open(&mut login).await;
     let said = fails(&mut login).await;
-    assert!(said.starts_with("nobody logged in within 2s"), "{said}");
+    assert!(said.starts_with("the login was not completed within 2s"), "{said}");
     assert!(!shell.file("default").exists());
 }
 
@@ -95,7 +95,7 @@ async fn an_interrupted_login_leaves_nothing() {
         let mut login = shell.begin(&format!("{way} {}", at(&provider)));
         login.until("that it waits", |lines| lines.iter().any(|line| line.starts_with("Waiting")).then_some(())).await;
         login.signal("INT").await;
-        assert_eq!(fails(&mut login).await, "given up; nothing was kept", "{way}");
+        assert_eq!(fails(&mut login).await, "cancelled; nothing was stored", "{way}");
     }
     assert!(!shell.file("default").exists());
 }
@@ -127,7 +127,7 @@ async fn an_unreachable_provider_affects_expired_tokens_only() {
     // under a minute is left, which is not fresh, but valid
     let still = shell.run("token").await;
     assert_eq!((still.code, &still.out), (0, &token), "{still:?}");
-    assert!(still.err.contains("this token ends within a minute"), "{still:?}");
+    assert!(still.err.contains("this token expires within a minute"), "{still:?}");
 
     expire(&shell);
     let over = shell.run("token").await;

@@ -198,7 +198,7 @@ fn instruct(pending: &PendingLogin) {
                 Some(complete) => print_error(&format!("Open  {complete}\nand check that it shows this code:  {code}")),
                 None => print_error(&format!("Open  {}\nand enter this code:  {code}", device.verification_uri())),
             }
-            print_error(&format!("PendingLogin for at most {minutes} min; Ctrl-C cancels."));
+            print_error(&format!("Waiting for at most {minutes} min; Ctrl-C cancels."));
         }
         PendingLogin::Browser(browser) => {
             let opened = has_screen() && open(browser.url());
