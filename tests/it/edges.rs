@@ -72,7 +72,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("jsonwebtoken", &["demo", "gate::identity"]),
     ("maud", &["gate::proxy"]),
-    ("oauth2", &["cli", "client", "gate::identity"]),
+    ("openidconnect", &["cli", "client", "gate::identity"]),
     ("prost", &["demo", "gate::proxy", "protobuf"]),
     ("prost_types", &["demo"]),
     ("rcgen", &["demo"]),

@@ -42,6 +42,8 @@ impl Stage {
         let harness = Harness::new().await;
         let address = free_address();
         let answer = Arc::new(Mutex::new(json!({})));
+        let mut harness = harness;
+        harness.issuer.keys.push(Key::rsa_5120("rsa-5120"));
         let (at, keys, told) = (harness.issuer.url(), jwks(&harness.issuer), Arc::clone(&answer));
         harness.issuer.server.answer(move |seen| match seen.target.as_str() {
             "/.well-known/openid-configuration" => upstream::json(&json!({
@@ -189,6 +191,22 @@ async fn an_invalid_id_token_starts_no_session() {
     assert_eq!(stage.gate.app.requests(), 0);
     let session = stage.session("s").await;
     assert_eq!(stage.status(&session).await, 200, "the good one");
+}
+
+#[tokio::test]
+async fn a_login_works_with_a_key_that_only_this_programs_key_type_reads() {
+    let stage = Stage::new().await;
+    let attempt = stage.begin().await;
+    let key = stage.gate.issuer.key("rsa-5120");
+    let token = stage.good(&attempt.nonce).signed_by(key, "RS256").mint();
+    let answer = stage.end(&attempt, tokens(&token)).await;
+    assert_eq!(answer.status, 303, "{answer:?}");
+    let mut forged = token.into_bytes();
+    let last = forged.len() - 10;
+    forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
+    let attempt = stage.begin().await;
+    let answer = stage.end(&attempt, tokens(&String::from_utf8(forged).unwrap())).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (403, &json!("token_signature")), "{answer:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oauth2::{CsrfToken, PkceCodeChallenge, PkceCodeVerifier};
+use openidconnect::{CsrfToken, Nonce, PkceCodeChallenge, PkceCodeVerifier};
 
 use super::{
     error::LoginError,
@@ -42,10 +42,11 @@ impl BrowserLogin {
         let listener = LoopbackListener::open().await.map_err(LoginError::Listen)?;
         // RFC 7636 section 4.2: S256, the only method used
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let nonce = CsrfToken::new_random().into_secret();
-        let client = OAuthClient::new(&provider, &settings);
-        let (url, state) = client.authorization_url(&endpoint, listener.redirect_uri(), challenge, &nonce)?;
-        Ok(Self { listener, url: url.into(), state, nonce: Secret::new(nonce), verifier, provider, settings })
+        let state = Secret::new(CsrfToken::new_random().into_secret());
+        let nonce = Secret::new(Nonce::new_random().secret().clone());
+        let client = OAuthClient::new(&provider, &settings)?;
+        let url = client.authorization_url(&endpoint, listener.redirect_uri(), challenge, &state, &nonce)?;
+        Ok(Self { listener, url: url.into(), state, nonce, verifier, provider, settings })
     }
 
     /// The URL to open in a browser on this machine. Its secrets are of no use without this process.
@@ -70,8 +71,8 @@ impl BrowserLogin {
                 _ => LoginError::Refused(printable(&refusal)),
             })?,
         };
-        let tokens =
-            OAuthClient::new(&provider, &settings).exchange_code(code, &redirect_uri, verifier, nonce.expose()).await?;
+        let client = OAuthClient::new(&provider, &settings)?;
+        let tokens = client.exchange_code(code, &redirect_uri, verifier, nonce.expose()).await?;
         Ok(StoredLogin { settings, tokens })
     }
 }

@@ -2,24 +2,23 @@
 
 use std::time::Duration;
 
-use oauth2::{DeviceCodeErrorResponseType, RequestTokenError, StandardDeviceAuthorizationResponse};
+use openidconnect::{DeviceCodeErrorResponseType, RequestTokenError, core::CoreDeviceAuthorizationResponse};
 
 use super::{
     error::LoginError,
-    id_token::Expected,
     oauth_client::OAuthClient,
     printable::printable,
     provider::Provider,
     stored::{Settings, StoredLogin},
 };
-use crate::{client::oauth::Messenger, gate::identity::issuer::may_be_asked};
+use crate::gate::identity::{issuer::may_be_asked, openid::id_token::ExpectedNonce};
 
 /// A device authorization that waits for its person.
 #[derive(Debug)]
 pub(super) struct DeviceLogin {
     provider: Provider,
     settings: Settings,
-    details: StandardDeviceAuthorizationResponse,
+    details: CoreDeviceAuthorizationResponse,
 }
 
 impl DeviceLogin {
@@ -27,14 +26,13 @@ impl DeviceLogin {
         let Some(endpoint) = provider.device.clone() else {
             return Err(LoginError::Unsupported("device authorization endpoint", "`--browser`"));
         };
-        let client = OAuthClient::new(&provider, &settings);
+        let client = OAuthClient::new(&provider, &settings)?;
         let oauth = client.with_device(&endpoint);
         let mut request = oauth.exchange_device_code().add_scopes(client.scopes());
         for (name, value) in client.target() {
             request = request.add_extra_param(name, value);
         }
-        let details: Result<StandardDeviceAuthorizationResponse, _> =
-            request.request_async(&Messenger(&provider.client)).await;
+        let details: Result<CoreDeviceAuthorizationResponse, _> = request.request_async(&client.transport()).await;
         let details = details.map_err(|e| client.error(e))?;
         let addresses = [Some(details.verification_uri().as_str()), complete(&details)];
         if let Some(clear) = addresses.into_iter().flatten().find(|address| !may_be_asked(address)) {
@@ -72,15 +70,14 @@ impl DeviceLogin {
     pub(super) async fn finish(self) -> Result<StoredLogin, LoginError> {
         let Self { provider, settings, details } = self;
         let late = || LoginError::TooLate(details.expires_in());
-        let client = OAuthClient::new(&provider, &settings);
+        let client = OAuthClient::new(&provider, &settings)?;
         let Some(endpoint) = &provider.device else { return Err(late()) };
         let oauth = client.with_device(endpoint);
         let mut request = oauth.exchange_device_access_token(&details);
         for (name, value) in client.target() {
             request = request.add_extra_param(name, value);
         }
-        let messenger = Messenger(&provider.client);
-        let response = request.request_async(&messenger, tokio::time::sleep, None).await;
+        let response = request.request_async(&client.transport(), tokio::time::sleep, None).await;
         let response = response.map_err(|error| match &error {
             RequestTokenError::ServerResponse(body) => match body.error() {
                 DeviceCodeErrorResponseType::AccessDenied => LoginError::Denied,
@@ -89,11 +86,11 @@ impl DeviceLogin {
             },
             _ => client.error(error),
         })?;
-        let tokens = client.verify(response, Expected::default()).await?;
+        let tokens = client.verify(response, ExpectedNonce::Any, None).await?;
         Ok(StoredLogin { settings, tokens })
     }
 }
 
-fn complete(details: &StandardDeviceAuthorizationResponse) -> Option<&str> {
+fn complete(details: &CoreDeviceAuthorizationResponse) -> Option<&str> {
     details.verification_uri_complete().map(|address| address.secret().as_str())
 }

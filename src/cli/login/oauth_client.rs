@@ -3,75 +3,58 @@
 //! Promises: a token that is not a bearer token is refused, and so is a response whose ID token is not accepted. Never: a
 //! provider's response in an error, except its error code and description.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{
     Request,
     header::{ACCEPT, CONTENT_TYPE},
 };
-use oauth2::{
-    AuthType, AuthUrl, AuthorizationCode, ClientId, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, ErrorResponse,
-    ExtraTokenFields, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardRevocableToken,
-    StandardTokenResponse, TokenResponse as _, TokenUrl,
-    basic::{BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType},
+use openidconnect::{
+    AuthType, AuthorizationCode, DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, ErrorResponse,
+    OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope,
+    TokenUrl, core::CoreTokenType,
 };
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
     error::LoginError,
-    id_token::{Expected, verify},
+    id_token::verify,
     printable::printable,
     provider::Provider,
     stored::{Settings, StoredSecret, TokenSet},
 };
 use crate::{
-    client::{ClientError, oauth::Messenger},
+    client::{ClientError, oauth::OAuthTransport},
     clock,
+    gate::identity::openid::{
+        client::{self, AuthorizationRequest, Client, TokenResponse},
+        id_token::{Expected, ExpectedNonce},
+    },
     http::Body,
     secret::Secret,
 };
 
 /// Longest response to a revocation, which is not read.
 const REVOCATION_LIMIT: usize = 64 << 10;
-const REVOCATION_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
-/// A token response, with the ID token of OpenID Connect.
-pub(super) type TokenResponse = StandardTokenResponse<IdTokenMember, BasicTokenType>;
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct IdTokenMember {
-    id_token: Option<StoredSecret>,
-}
-
-impl ExtraTokenFields for IdTokenMember {}
-
-/// The client of `oauth2`, and which of its endpoints are set.
-pub(super) type OAuth<Device, Token> = oauth2::Client<
-    BasicErrorResponse,
-    TokenResponse,
-    BasicTokenIntrospectionResponse,
-    StandardRevocableToken,
-    BasicRevocationErrorResponse,
-    EndpointNotSet,
-    Device,
-    EndpointNotSet,
-    EndpointNotSet,
-    Token,
->;
+const REVOCATION_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A public client of one provider.
 pub(super) struct OAuthClient<'a> {
     provider: &'a Provider,
     settings: &'a Settings,
-    oauth: OAuth<EndpointNotSet, EndpointSet>,
+    client: Client<EndpointNotSet, EndpointNotSet, EndpointSet>,
 }
 
 impl<'a> OAuthClient<'a> {
-    pub(super) fn new(provider: &'a Provider, settings: &'a Settings) -> Self {
-        // RFC 6749 section 2.3.1: a client without a secret identifies itself in the body
-        let oauth = oauth2::Client::new(ClientId::new(settings.client_id.clone()))
+    pub(super) fn new(provider: &'a Provider, settings: &'a Settings) -> Result<Self, LoginError> {
+        let client = client::client(&provider.issuer, &settings.client_id);
+        let client = client
+            .map_err(|_| LoginError::Address(provider.issuer.clone()))?
+            // RFC 6749 section 2.3.1: a client without a secret identifies itself in the body
             .set_auth_type(AuthType::RequestBody)
             .set_token_uri(TokenUrl::from_url(provider.token.clone()));
-        Self { provider, settings, oauth }
+        Ok(Self { provider, settings, client })
     }
 
     pub(super) fn scopes(&self) -> impl Iterator<Item = Scope> {
@@ -79,81 +62,78 @@ impl<'a> OAuthClient<'a> {
     }
 
     /// The target of the token: `resource` (RFC 8707 sections 2 and 2.2), or `audience` as Auth0 and others have it.
-    pub(super) fn target(&self) -> impl Iterator<Item = (&'static str, String)> {
+    pub(super) fn target(&self) -> Vec<(&'static str, String)> {
         let Settings { resource, audience, .. } = self.settings;
-        [("resource", resource), ("audience", audience)].into_iter().filter_map(|(name, v)| Some((name, v.clone()?)))
+        let target = [("resource", resource), ("audience", audience)];
+        target.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
     }
 
-    /// The URL of an authorization request (RFC 6749 section 4.1.1), and its state.
+    pub(super) fn transport(&self) -> OAuthTransport<'_> {
+        OAuthTransport(&self.provider.client)
+    }
+
+    /// The URL of an authorization request (RFC 6749 section 4.1.1).
     pub(super) fn authorization_url(
         &self,
         endpoint: &Url,
-        redirect: &str,
-        challenge: oauth2::PkceCodeChallenge,
-        nonce: &str,
-    ) -> Result<(Url, Secret), LoginError> {
-        let oauth = self.oauth.clone().set_auth_uri(AuthUrl::from_url(endpoint.clone()));
-        let mut request = oauth
-            .authorize_url(oauth2::CsrfToken::new_random)
-            .set_redirect_uri(std::borrow::Cow::Owned(redirect_url(redirect)?))
-            .set_pkce_challenge(challenge)
-            .add_scopes(self.scopes());
-        if self.has_scope("openid") {
-            request = request.add_extra_param("nonce", nonce.to_owned());
-        }
-        // OpenID Connect Core 1.0 section 11: without it the scope is ignored
-        if self.has_scope("offline_access") {
-            request = request.add_extra_param("prompt", "consent");
-        }
-        for (name, value) in self.target() {
-            request = request.add_extra_param(name, value);
-        }
-        let (url, state) = request.url();
-        Ok((url, Secret::new(state.into_secret())))
-    }
-
-    fn has_scope(&self, scope: &str) -> bool {
-        self.settings.scopes.iter().any(|requested| requested == scope)
+        redirect_uri: &str,
+        challenge: PkceCodeChallenge,
+        state: &Secret,
+        nonce: &Secret,
+    ) -> Result<Url, LoginError> {
+        let request = AuthorizationRequest {
+            redirect_uri: redirect_uri.to_owned(),
+            state: state.expose().to_owned(),
+            nonce: nonce.expose().to_owned(),
+            challenge,
+            scopes: &self.settings.scopes,
+            target: &self.target(),
+        };
+        let client = client::client(&self.provider.issuer, &self.settings.client_id);
+        let url = client.and_then(|client| request.url(client, endpoint.clone()));
+        url.map_err(|_| LoginError::Address(redirect_uri.to_owned()))
     }
 
     /// Exchanges a code (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
     pub(super) async fn exchange_code(
         &self,
         code: Secret,
-        redirect: &str,
+        redirect_uri: &str,
         verifier: PkceCodeVerifier,
         nonce: &str,
     ) -> Result<TokenSet, LoginError> {
-        let redirect = redirect_url(redirect)?;
+        let redirect_url = RedirectUrl::new(redirect_uri.to_owned());
+        let redirect_url = redirect_url.map_err(|_| LoginError::Address(redirect_uri.to_owned()))?;
         let mut request = self
-            .oauth
+            .client
             .exchange_code(AuthorizationCode::new(code.expose().to_owned()))
-            .set_redirect_uri(std::borrow::Cow::Borrowed(&redirect))
+            .set_redirect_uri(std::borrow::Cow::Borrowed(&redirect_url))
             .set_pkce_verifier(verifier);
         for (name, value) in self.target() {
             request = request.add_extra_param(name, value);
         }
-        let response = request.request_async(&Messenger(&self.provider.client)).await;
+        let response = request.request_async(&self.transport()).await;
         let response = response.map_err(|e| self.error(e))?;
         // an ID token without the nonce could be that of another login
-        let nonce = self.has_scope("openid").then_some(nonce);
-        self.verify(response, Expected { nonce, subject: None }).await
+        let is_openid = self.settings.scopes.iter().any(|scope| scope == "openid");
+        let nonce = if is_openid { ExpectedNonce::Sent(nonce) } else { ExpectedNonce::SameOrAbsent(nonce) };
+        self.verify(response, nonce, None).await
     }
 
     /// The client with the provider's device authorization endpoint.
-    pub(super) fn with_device(&self, endpoint: &Url) -> OAuth<EndpointSet, EndpointSet> {
-        self.oauth.clone().set_device_authorization_url(DeviceAuthorizationUrl::from_url(endpoint.clone()))
+    pub(super) fn with_device(&self, endpoint: &Url) -> Client<EndpointNotSet, EndpointSet, EndpointSet> {
+        self.client.clone().set_device_authorization_url(DeviceAuthorizationUrl::from_url(endpoint.clone()))
     }
 
     /// Requests new tokens (RFC 6749 section 6). Nothing in the response is verified yet, but the refresh token may be
     /// used up.
     pub(super) async fn refresh(&self, old: &StoredSecret) -> Result<TokenResponse, LoginError> {
         let token = RefreshToken::new(old.0.expose().to_owned());
-        let mut request = self.oauth.exchange_refresh_token(&token);
+        let mut request = self.client.exchange_refresh_token(&token);
         for (name, value) in self.target() {
             request = request.add_extra_param(name, value);
         }
-        request.request_async(&Messenger(&self.provider.client)).await.map_err(|e| self.error(e))
+        request.request_async(&self.transport()).await.map_err(|e| self.error(e))
     }
 
     /// Revokes the refresh token, or else the access token (RFC 7009 section 2.1).
@@ -165,6 +145,7 @@ impl<'a> OAuthClient<'a> {
             Some(refresh) => (refresh, "refresh_token"),
             None => (&tokens.access, "access_token"),
         };
+        // not by the crate: it accepts https only, and a provider on this machine may have http
         let form = url::form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token.0.expose())
             .append_pair("token_type_hint", hint)
@@ -177,7 +158,7 @@ impl<'a> OAuthClient<'a> {
             .map_err(|_| LoginError::Address(url.to_string()))?;
         let response = self.provider.client.fetch(request, REVOCATION_LIMIT, REVOCATION_DEADLINE).await;
         let response = response.map_err(|e| LoginError::Unreachable(url.to_string(), e))?;
-        // RFC 7009 section 2.2: 200 also where the token was not valid any more
+        // RFC 7009 section 2.2: 200 also if the token was not valid any more
         if response.status().is_success() {
             Ok(())
         } else {
@@ -185,26 +166,34 @@ impl<'a> OAuthClient<'a> {
         }
     }
 
-    /// Verifies a token response.
-    pub(super) async fn verify(&self, response: TokenResponse, expected: Expected<'_>) -> Result<TokenSet, LoginError> {
+    /// Verifies a token response. `subject` is that of the login that is refreshed.
+    pub(super) async fn verify(
+        &self,
+        response: TokenResponse,
+        nonce: ExpectedNonce<'_>,
+        subject: Option<&str>,
+    ) -> Result<TokenSet, LoginError> {
         let now = clock::now();
-        // RFC 6749 section 7.1: a token of a type that is not understood must not be used
-        if *response.token_type() != BasicTokenType::Bearer {
+        // RFC 6749 section 7.1: a token of an unknown type must not be used
+        if *response.token_type() != CoreTokenType::Bearer {
             return Err(LoginError::Response("its token is not a bearer token".into()));
         }
-        if !is_bearer(response.access_token().secret()) {
+        let access_token = response.access_token().secret();
+        if !is_bearer(access_token) {
             return Err(LoginError::Response("its token has a byte that no header may have".into()));
         }
-        let id = match &response.extra_fields().id_token {
+        let id = match response.extra_fields().text() {
             None => None,
             Some(token) => {
-                let (issuer, client) = (&self.provider.issuer, &self.settings.client_id);
                 let jwks = self.provider.jwks().await?;
-                Some(verify(token, &jwks, issuer, client, expected, now).map_err(LoginError::IdToken)?)
+                let expected = Expected { nonce, access_token: Some(access_token), subject };
+                let client_id = &self.settings.client_id;
+                let verified = verify(token, &jwks, &self.provider.issuer, client_id, expected, now);
+                Some(verified.map_err(LoginError::IdToken)?)
             }
         };
         Ok(TokenSet {
-            access: stored(response.access_token().secret()),
+            access: stored(access_token),
             expires_at: response.expires_in().map(|span| clock::after(now, span)),
             refresh: refresh_token(&response),
             id,
@@ -232,10 +221,6 @@ pub(super) fn refresh_token(response: &TokenResponse) -> Option<StoredSecret> {
 
 fn stored(text: &str) -> StoredSecret {
     StoredSecret(Secret::new(text.to_owned()))
-}
-
-fn redirect_url(text: &str) -> Result<RedirectUrl, LoginError> {
-    RedirectUrl::new(text.to_owned()).map_err(|_| LoginError::Address(text.to_owned()))
 }
 
 /// RFC 6750 section 2.1: the characters of a bearer token.

@@ -7,17 +7,25 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::{error::LoginError, printable::printable};
-use crate::{client::Client, gate::identity::issuer::may_be_asked, http::Body};
+use crate::{
+    client::Client,
+    gate::identity::{
+        issuer::may_be_asked,
+        keys::MAX_JWKS_BYTES,
+        openid::metadata::{self, DiscoveryError, Endpoint, MetadataError, ProviderMetadata},
+    },
+    http::Body,
+};
 
-/// A discovery document has a few KiB.
+/// A metadata document has a few KiB.
 const LIMIT: usize = 256 << 10;
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A provider, as its discovery document describes it.
+/// A provider and its endpoints.
 #[derive(Debug)]
 pub(super) struct Provider {
     /// Its `issuer`.
@@ -32,60 +40,43 @@ pub(super) struct Provider {
     pub(super) iss_parameter_supported: bool,
 }
 
-#[derive(Deserialize)]
-struct Document {
-    issuer: String,
-    authorization_endpoint: Option<String>,
-    device_authorization_endpoint: Option<String>,
-    token_endpoint: String,
-    revocation_endpoint: Option<String>,
-    jwks_uri: Option<String>,
-    #[serde(default)]
-    authorization_response_iss_parameter_supported: bool,
-}
-
 impl Provider {
-    /// Asks `issuer` for its endpoints; `ca` is the file of roots to trust, the system's where there is none.
+    /// Fetches the metadata of `issuer`; `ca` is a file of trusted roots, `None` for the system's.
     ///
     /// # Errors
-    /// When it cannot be asked, or its document is another's or names addresses in clear.
+    /// If it cannot be fetched, is of another issuer, or names an address that is not https.
     pub(super) async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Self, LoginError> {
         if !may_be_asked(issuer) {
             return Err(LoginError::Address(issuer.to_owned()));
         }
         let client = Client::new(ca)?;
-        // OpenID Connect Discovery 1.0 section 4.1
-        let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-        let document = match get::<Document>(&client, &url).await {
+        let url = metadata::discovery_url(issuer);
+        let (url, metadata) = match metadata::fetch(&client, &url, issuer, None).await {
             // RFC 8414 section 3.1: the well-known part stands before the path
-            Err(LoginError::Status(url, StatusCode::NOT_FOUND)) => {
+            Err(DiscoveryError::Status(_, StatusCode::NOT_FOUND)) => {
                 let other = well_known(issuer, "oauth-authorization-server")?;
-                match get(&client, &other).await {
-                    Err(LoginError::Status(_, StatusCode::NOT_FOUND)) => {
+                match metadata::fetch(&client, &other, issuer, None).await {
+                    Err(DiscoveryError::Status(_, StatusCode::NOT_FOUND)) => {
                         return Err(LoginError::Document(url, format!("is not there, and neither is `{other}`")));
                     }
-                    document => document?,
+                    metadata => (other, metadata?),
                 }
             }
-            document => document?,
+            metadata => (url, metadata?),
         };
-        // RFC 8414 section 3.3
-        if document.issuer != issuer {
-            let named = printable(&document.issuer);
-            return Err(LoginError::Document(
-                url,
-                format!("is of the issuer `{named}`; if it is the same, write that"),
-            ));
-        }
-        let optional = |address: Option<String>| address.map(|address| endpoint(&url, &address)).transpose();
+        Self::read(client, metadata).map_err(|error| DiscoveryError::Document(url, error).into())
+    }
+
+    fn read(client: Client, metadata: ProviderMetadata) -> Result<Self, MetadataError> {
+        let url = |endpoint: &Option<Endpoint>| endpoint.as_ref().map(Endpoint::url).transpose();
         Ok(Self {
-            authorization: optional(document.authorization_endpoint)?,
-            device: optional(document.device_authorization_endpoint)?,
-            token: endpoint(&url, &document.token_endpoint)?,
-            revocation: optional(document.revocation_endpoint)?,
-            jwks: optional(document.jwks_uri)?,
-            iss_parameter_supported: document.authorization_response_iss_parameter_supported,
-            issuer: document.issuer,
+            authorization: url(&metadata.authorization_endpoint)?,
+            device: url(&metadata.device_authorization_endpoint)?,
+            token: url(&metadata.token_endpoint)?.ok_or(MetadataError::Missing("token_endpoint"))?,
+            revocation: url(&metadata.revocation_endpoint)?,
+            jwks: url(&metadata.jwks_uri)?,
+            iss_parameter_supported: metadata.authorization_response_iss_parameter_supported,
+            issuer: metadata.issuer,
             client,
         })
     }
@@ -102,12 +93,29 @@ impl Provider {
         self.authorization.is_some()
     }
 
-    /// The provider's keys, as they are now.
+    /// The provider's JWKS.
     pub(super) async fn jwks(&self) -> Result<Bytes, LoginError> {
         let Some(url) = &self.jwks else {
             return Err(LoginError::Unsupported("keys to verify an ID token with", "`--scope`"));
         };
-        fetch(&self.client, url.as_str(), crate::gate::identity::keys::MAX_JWKS_BYTES).await
+        fetch(&self.client, url.as_str(), MAX_JWKS_BYTES).await
+    }
+}
+
+impl From<DiscoveryError> for LoginError {
+    fn from(error: DiscoveryError) -> Self {
+        match error {
+            DiscoveryError::Url(url) => Self::Address(url),
+            DiscoveryError::Client(url, error) => Self::Unreachable(url, error),
+            DiscoveryError::Status(url, status) => Self::Status(url, status),
+            DiscoveryError::Document(url, error) => {
+                let remedy = match &error {
+                    MetadataError::OtherIssuer(_) => "; if it is the same, write that",
+                    _ => "",
+                };
+                Self::Document(url, format!("{}{remedy}", printable(&error.to_string())))
+            }
+        }
     }
 }
 
@@ -117,15 +125,6 @@ pub(super) fn well_known(of: &str, name: &str) -> Result<String, LoginError> {
     let path = format!("/.well-known/{name}{}", url.path().trim_end_matches('/'));
     url.set_path(&path);
     Ok(url.into())
-}
-
-fn endpoint(document: &str, address: &str) -> Result<Url, LoginError> {
-    let wrong =
-        || LoginError::Document(document.to_owned(), format!("names `{}`, which is not https", printable(address)));
-    if !may_be_asked(address) {
-        return Err(wrong());
-    }
-    Url::parse(address).map_err(|_| wrong())
 }
 
 pub(super) async fn get<T: DeserializeOwned>(client: &Client, url: &str) -> Result<T, LoginError> {

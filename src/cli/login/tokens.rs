@@ -8,12 +8,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     cache::{LoginCache, LoginLock},
     error::LoginError,
-    id_token::Expected,
     oauth_client::{self, OAuthClient},
     provider::Provider,
     stored::{StoredLogin, TokenKind, TokenSet},
 };
-use crate::{clock, secret::Secret, telemetry::chain};
+use crate::{clock, gate::identity::openid::id_token::ExpectedNonce, secret::Secret, telemetry::chain};
 
 /// A token that has not expired.
 #[derive(Debug)]
@@ -66,7 +65,7 @@ async fn refresh(lock: &LoginLock<'_>, login: &mut StoredLogin) -> Result<(), Lo
     };
     let settings = login.settings.clone();
     let provider = Provider::discover(&settings.issuer, settings.ca.as_deref()).await?;
-    let client = OAuthClient::new(&provider, &settings);
+    let client = OAuthClient::new(&provider, &settings)?;
     // RFC 9700 section 4.14.2: a refresh token that rotates can be used once. So disk space for the next one is reserved
     // first, signals are blocked, and it is on disk before anything else of the response is read
     let file = lock.reserve()?;
@@ -81,7 +80,7 @@ async fn refresh(lock: &LoginLock<'_>, login: &mut StoredLogin) -> Result<(), Lo
     login.tokens.refresh = oauth_client::refresh_token(&response).or(Some(refresh_token));
     file.fill(login)?;
     let subject = login.tokens.id.as_ref().map(|id| id.subject.as_str());
-    let new = client.verify(response, Expected { nonce: None, subject }).await?;
+    let new = client.verify(response, ExpectedNonce::Any, subject).await?;
     login.tokens = TokenSet {
         refresh: login.tokens.refresh.take(),
         // section 12.2 of OpenID Connect Core 1.0: a refresh need not give an ID token
@@ -138,5 +137,5 @@ pub(in crate::cli) async fn logout(cache: &LoginCache, name: &str) -> Result<Rev
 
 async fn revoke(login: &StoredLogin) -> Result<(), LoginError> {
     let provider = Provider::discover(&login.settings.issuer, login.settings.ca.as_deref()).await?;
-    OAuthClient::new(&provider, &login.settings).revoke(&login.tokens).await
+    OAuthClient::new(&provider, &login.settings)?.revoke(&login.tokens).await
 }

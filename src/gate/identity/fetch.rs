@@ -8,11 +8,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header::AUTHORIZATION};
+use http::{HeaderValue, Request, StatusCode, header::AUTHORIZATION};
 
 use super::{
     issuer::{KeySource, Settings},
     keys::{JwksError, Key, MAX_JWKS_BYTES, parse_jwks},
+    openid::metadata::{self, DiscoveryError, MetadataError},
 };
 use crate::{
     client::Client,
@@ -43,8 +44,8 @@ pub(super) enum FetchError {
     Client(String),
     #[error("`{0}` answered {1}")]
     Status(String, StatusCode),
-    #[error("the discovery document at `{0}` {1}")]
-    Discovery(String, String),
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     #[error("cannot read `{path}`: {problem}", path = .0.display(), problem = .1)]
     File(PathBuf, std::io::Error),
     #[error("the credential that it wants")]
@@ -70,32 +71,30 @@ pub(super) async fn fetch(settings: &Settings, client: &Client) -> Result<Fetche
     Ok(Fetched { keys: parse_jwks(&text)?, refresh, introspection })
 }
 
+/// The addresses of the JWKS and of the introspection endpoint.
 async fn discover(settings: &Settings, client: &Client) -> Result<(String, Option<String>), FetchError> {
-    #[derive(serde::Deserialize)]
-    struct Document {
-        issuer: String,
-        jwks_uri: String,
-        introspection_endpoint: Option<String>,
-    }
-    let url = format!("{}/.well-known/openid-configuration", settings.rules.issuer.trim_end_matches('/'));
-    let (text, _) = get(settings, client, &url).await?;
-    let wrong = |why: String| FetchError::Discovery(url.clone(), why);
-    let document: Document = serde_json::from_slice(&text).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-    if document.issuer != settings.rules.issuer {
-        return Err(wrong(format!("is of the issuer `{}`", document.issuer)));
-    }
-    for named in [Some(&document.jwks_uri), document.introspection_endpoint.as_ref()].into_iter().flatten() {
-        if !may_be_asked(named) {
-            return Err(wrong(format!("names `{named}`, which is not https")));
-        }
-    }
-    Ok((document.jwks_uri, document.introspection_endpoint))
+    let issuer = &settings.rules.issuer;
+    let url = metadata::discovery_url(issuer);
+    let credential = credential(settings, &url).await?;
+    let metadata = metadata::fetch(client, &url, issuer, credential).await?;
+    let invalid = |error| FetchError::Discovery(DiscoveryError::Document(url.clone(), error));
+    let jwks = metadata.jwks_uri.ok_or(MetadataError::Missing("jwks_uri")).and_then(|jwks| jwks.url());
+    let introspection = metadata.introspection_endpoint.map(|endpoint| endpoint.url()).transpose();
+    Ok((jwks.map_err(invalid)?.into(), introspection.map_err(invalid)?.map(String::from)))
+}
+
+/// The issuer's credential for a request to `url`; `None` if it has none, or if it must not be sent there.
+async fn credential(settings: &Settings, url: &str) -> Result<Option<HeaderValue>, FetchError> {
+    let Some(source) = settings.credential.as_ref().filter(|_| may_be_shown_to(settings, url)) else {
+        return Ok(None);
+    };
+    Ok(Some(authorization(&format!("Bearer {}", source.read().await?.expose()))?))
 }
 
 async fn get(settings: &Settings, client: &Client, url: &str) -> Result<(Bytes, Duration), FetchError> {
     let mut request = Request::get(url).header("accept", "application/json");
-    if let Some(source) = settings.credential.as_ref().filter(|_| may_be_shown_to(settings, url)) {
-        request = request.header(AUTHORIZATION, authorization(&format!("Bearer {}", source.read().await?.expose()))?);
+    if let Some(credential) = credential(settings, url).await? {
+        request = request.header(AUTHORIZATION, credential);
     }
     let request = request.body(Body::Empty).map_err(|e| FetchError::Client(format!("`{url}`: {e}")))?;
     let answer = client.fetch(request, MAX_JWKS_BYTES, FETCH_DEADLINE).await;
@@ -113,19 +112,6 @@ fn may_be_shown_to(settings: &Settings, url: &str) -> bool {
     let origin = |url: &str| url::Url::parse(url).ok().map(|url| url.origin());
     let named = matches!(&settings.keys, KeySource::Url(named) if named == url);
     named || origin(url).is_some() && origin(url) == origin(&settings.rules.issuer)
-}
-
-/// Whether `url` may be asked: https, or http to this machine itself.
-#[must_use]
-pub(crate) fn may_be_asked(url: &str) -> bool {
-    let Ok(url) = url::Url::parse(url) else { return false };
-    match (url.scheme(), url.host()) {
-        ("https", Some(_)) => true,
-        ("http", Some(url::Host::Ipv4(ip))) => ip.is_loopback(),
-        ("http", Some(url::Host::Ipv6(ip))) => ip.is_loopback(),
-        ("http", Some(url::Host::Domain(name))) => name == "localhost",
-        _ => false,
-    }
 }
 
 /// When to ask again: `max-age` of `Cache-Control` (RFC 9111 section 5.2.2.1) less `Age` (section 5.1), within bounds;
@@ -168,18 +154,6 @@ mod tests {
         check(&[("cache-control", "max-age=soon")], 300);
         check(&[("cache-control", "no-store, max-age=600")], 60);
         check(&[("cache-control", "no-cache")], 60);
-    }
-
-    #[test]
-    fn only_https_is_asked_or_this_machine_itself() {
-        for good in ["https://idp.example", "http://127.0.0.1:1/x", "http://[::1]/", "http://localhost:8080"] {
-            assert!(may_be_asked(good), "{good}");
-        }
-        for bad in
-            ["http://idp.example", "http://10.0.0.1", "http://localhost.evil.example", "file:///etc/passwd", "idp", ""]
-        {
-            assert!(!may_be_asked(bad), "{bad}");
-        }
     }
 
     #[test]

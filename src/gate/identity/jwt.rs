@@ -175,7 +175,7 @@ pub struct Unverified<'a> {
     message: &'a str,
     signature: &'a str,
     payload: String,
-    pub(super) algorithm: Algorithm,
+    pub(crate) algorithm: Algorithm,
     pub(super) kid: Option<String>,
     is_access_token: bool,
     claims: Claims,
@@ -326,9 +326,7 @@ impl<'a> Unverified<'a> {
         if !key.fits(self.algorithm) {
             return Err(TokenError::Algorithm);
         }
-        let genuine =
-            jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), key.decoding(), self.algorithm);
-        if !genuine.unwrap_or(false) {
+        if !key.verify(self.algorithm, self.message.as_bytes(), self.signature) {
             return Err(TokenError::Signature);
         }
         self.is_meant(rules)?;

@@ -59,7 +59,8 @@ pub fn parse_jwks(text: &[u8]) -> Result<Vec<Key>, JwksError> {
 }
 
 impl Key {
-    fn new(jwk: Jwk) -> Option<Self> {
+    /// The key of a JWK; `None` if it is not a usable signature key.
+    pub(super) fn new(jwk: Jwk) -> Option<Self> {
         if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature))
             || jwk.common.key_operations.as_ref().is_some_and(|ops| !ops.contains(&KeyOperations::Verify))
         {
@@ -99,8 +100,18 @@ impl Key {
         self.algorithms.contains(&algorithm)
     }
 
-    pub(super) fn decoding(&self) -> &DecodingKey {
-        &self.decoding
+    /// Whether `signature` (base64url) of `message` is this key's: the one place that verifies a signature of a JWT.
+    pub(super) fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
+        jsonwebtoken::crypto::verify(signature, message, &self.decoding, algorithm).unwrap_or(false)
+    }
+
+    /// The algorithms that it may verify.
+    pub(super) fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
+    }
+
+    pub(super) fn jwk(&self) -> &Jwk {
+        &self.jwk
     }
 
     pub(super) fn kid(&self) -> Option<&str> {

@@ -14,6 +14,7 @@ pub(crate) mod inspect;
 pub(crate) mod issuer;
 pub(crate) mod jwt;
 pub(crate) mod keys;
+pub(crate) mod openid;
 pub(crate) mod remote;
 pub(crate) mod self_issued;
 pub(crate) mod session;

@@ -39,7 +39,15 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) fn rsa(kid: &str) -> Self {
-        let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        Self::of_rsa(kid, RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
+    }
+
+    /// RSA of 5120 bits: more than the `rsa` crate reads.
+    pub(crate) fn rsa_5120(kid: &str) -> Self {
+        Self::of_rsa(kid, RsaKeyPair::from_pkcs8(include_bytes!("rsa-5120.pk8")).unwrap())
+    }
+
+    fn of_rsa(kid: &str, pair: RsaKeyPair) -> Self {
         let n = pair.public_key().modulus().big_endian_without_leading_zero().to_vec();
         let e = pair.public_key().exponent().big_endian_without_leading_zero().to_vec();
         let jwk = json!({"kty": "RSA", "use": "sig", "kid": kid, "n": text(n), "e": text(e)});

@@ -26,7 +26,7 @@ use jsonwebtoken::Algorithm;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use super::fetch::may_be_asked;
+pub(crate) use super::openid::metadata::is_https_or_loopback as may_be_asked;
 use super::{
     fetch::{FETCH_DEADLINE, Fetched, fetch},
     jwt::Rules,

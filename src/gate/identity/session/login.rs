@@ -8,21 +8,21 @@
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use oauth2::PkceCodeChallenge;
+use openidconnect::PkceCodeChallenge;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     cookie,
-    id_token::Expected,
     keys::{digest, random_text},
-    provider::{AuthorizationRequest, Provider, ProviderError, TokenGrant},
+    provider::{AttemptParameters, Provider, ProviderError, TokenGrant},
     revocations::SingleUse,
     sealed::Session,
     sessions::{Sessions, too_large},
 };
 use crate::{
     clock::{self, Timestamp},
+    gate::identity::openid::id_token::{Expected, ExpectedNonce},
     principal::Principal,
     refusal::Refusal,
 };
@@ -167,7 +167,7 @@ impl Sessions {
         self.make_room(headers, now, reply);
         cookie::put(reply, &name, &sealed, ATTEMPT_LIFETIME);
         let redirect_uri = self.callback_url();
-        let request = AuthorizationRequest { redirect_uri, state: attempt.state, nonce: attempt.nonce, challenge };
+        let request = AttemptParameters { redirect_uri, state: attempt.state, nonce: attempt.nonce, challenge };
         provider.authorization_url(&metadata, request).map_err(|e| e.unavailable())
     }
 
@@ -185,7 +185,7 @@ impl Sessions {
     ) -> Result<CompletedLogin, Refusal> {
         let (attempt, provider) = self.attempt(&callback, headers, now, reply)?;
         let metadata = provider.metadata(now).await.map_err(|e| e.unavailable())?;
-        check_response(&callback, provider, metadata.authorization_response_iss_parameter_supported)?;
+        check_response(&callback, provider, metadata.iss_parameter_supported)?;
         let Some(code) = callback.code else {
             return Err(Refusal::malformed("login_malformed", "the provider's answer has neither a code nor an error"));
         };
@@ -204,8 +204,11 @@ impl Sessions {
         let id_token = tokens.id_token.ok_or_else(|| refused("the identity provider gave no ID token"))?;
         // the provider's response took its time
         let now = clock::now().max(now);
-        let access_token = tokens.access_token.expose();
-        let expected = Expected { nonce: Some(&attempt.nonce), access_token, refreshed_subject: None };
+        let expected = Expected {
+            nonce: ExpectedNonce::Sent(&attempt.nonce),
+            access_token: Some(tokens.access_token.expose()),
+            subject: None,
+        };
         let verified = provider.id_token(id_token.expose(), expected, now).await?;
         let longest = clock::after(now, self.settings.max_lifetime);
         let session = Session {

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    gate::identity::jwt::{Kind, Unverified},
+    gate::identity::{
+        jwt::{Kind, Unverified},
+        openid::client::{self, Hint, IdToken},
+    },
     refusal::Refusal,
 };
 
@@ -62,7 +65,7 @@ impl Sessions {
         let provider = self.provider_of(&self.unsealed(headers)?)?;
         let end = match (&provider.settings.end_session, provider.cached_metadata()) {
             (Some(end), _) => end.clone(),
-            (None, Some(metadata)) => metadata.end_session_endpoint.clone()?,
+            (None, Some(metadata)) => metadata.end_session_endpoint.clone()?.into(),
             // as a rule the endpoint is on the issuer's own origin
             (None, None) => provider.rules.issuer.clone(),
         };
@@ -105,27 +108,24 @@ impl Sessions {
             return Some(end.clone());
         }
         let metadata = tokio::time::timeout(METADATA_DEADLINE, provider.metadata(now)).await;
-        metadata.map_or_else(|_| provider.cached_metadata(), Result::ok)?.end_session_endpoint.clone()
+        metadata.map_or_else(|_| provider.cached_metadata(), Result::ok)?.end_session_endpoint.clone().map(String::from)
     }
 
     /// The logout request (RP-Initiated Logout section 2), with the ID token as a hint if the URL stays short enough.
     fn logout_url(&self, provider: &Provider, end: &str, session: &Session) -> Result<Option<String>, Refusal> {
         let state = random_text()?;
-        let Ok(mut url) = url::Url::parse(end) else { return Ok(None) };
-        let back = format!("{}/", self.settings.url);
-        url.query_pairs_mut()
-            .append_pair("client_id", &provider.settings.client_id)
-            .append_pair("post_logout_redirect_uri", &back)
-            .append_pair("state", &state);
-        let mut hinted = url.clone();
-        hinted.query_pairs_mut().append_pair("id_token_hint", session.id_token.expose());
-        if hinted.as_str().len() <= MAX_URL {
+        let url = |hint: Hint<'_>| {
+            let redirect_uri = format!("{}/", self.settings.url);
+            client::logout_url(end, &provider.settings.client_id, redirect_uri, state.clone(), &hint).ok()
+        };
+        let id_token: Option<IdToken> = session.id_token.expose().parse().ok();
+        let hinted = id_token.and_then(|id_token| url(Hint::IdToken(&id_token)));
+        if let Some(hinted) = hinted.filter(|url| url.as_str().len() <= MAX_URL) {
             return Ok(Some(hinted.into()));
         }
-        if let Some(identifiers) = session.identifiers(provider.issuer.name.clone()) {
-            url.query_pairs_mut().append_pair("logout_hint", &identifiers.subject);
-        }
-        Ok(Some(url.into()))
+        let identifiers = session.identifiers(provider.issuer.name.clone());
+        let subject = identifiers.map(|identifiers| identifiers.subject).unwrap_or_default();
+        Ok(url(Hint::Subject(&subject)).map(String::from))
     }
 
     /// Revokes the sessions that a provider's logout token names (section 2.5): a form with `logout_token`.
@@ -142,7 +142,7 @@ impl Sessions {
         let provider = self.providers.iter().find(|provider| provider.rules.issuer == unverified.issuer());
         let provider =
             provider.ok_or_else(|| malformed("token_issuer", "its issuer is no login provider of this gate"))?;
-        let (_, subject, verified) = provider.verified(Kind::Logout, &token, now).await.map_err(as_bad_request)?;
+        let (subject, verified) = provider.logout_token(&token, now).await.map_err(as_bad_request)?;
         let claims: LogoutClaims =
             serde_json::from_str(&verified.claims).map_err(|_| malformed("token_claims", "its claims"))?;
         let targets = targets(&claims, subject, provider, now)?;

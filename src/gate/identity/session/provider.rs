@@ -10,29 +10,29 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use http::Request;
-use oauth2::{
-    AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, ExtraTokenFields, PkceCodeChallenge,
-    PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardRevocableToken,
-    StandardTokenResponse, TokenResponse, TokenUrl,
-    basic::{BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType},
+use openidconnect::{
+    AuthType, AuthorizationCode, ClientSecret, EndpointNotSet, OAuth2TokenResponse, PkceCodeChallenge,
+    PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, TokenUrl, core::CoreClientAuthMethod,
 };
-use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::single_flight::SingleFlight;
 use crate::{
-    client::oauth::Messenger,
+    client::oauth::OAuthTransport,
     clock::Timestamp,
-    gate::identity::{Issuer, issuer::may_be_asked, jwt::Rules},
-    http::Body,
+    gate::identity::{
+        Issuer,
+        jwt::Rules,
+        openid::{
+            client::{self, AuthorizationRequest, Client, TokenErrorResponse},
+            metadata::{self, MetadataError, ProviderMetadata},
+        },
+    },
     refusal::Refusal,
     secret::{Secret, SecretSource},
     telemetry::chain,
 };
 
-/// A discovery document is a few KiB.
-const MAX_DOCUMENT: usize = 256 * 1024;
-const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a discovery document is current.
 const CURRENT: Duration = Duration::from_secs(3600);
 /// Between two attempts at a document that cannot be fetched.
@@ -64,21 +64,18 @@ pub(super) struct Provider {
     /// Whether a reload has removed it.
     pub(super) retired: AtomicBool,
     /// The last metadata that was fetched.
-    cached: Arc<ArcSwapOption<ProviderMetadata>>,
-    fetches: SingleFlight<(), Result<Arc<ProviderMetadata>, ProviderError>>,
+    cached: Arc<ArcSwapOption<LoginMetadata>>,
+    fetches: SingleFlight<(), Result<Arc<LoginMetadata>, ProviderError>>,
 }
 
-/// The members of a discovery document that a login needs (OpenID Connect Discovery section 3, RP-Initiated Logout section 2.1, RFC 9207
-/// section 3).
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct ProviderMetadata {
-    issuer: String,
-    authorization_endpoint: String,
-    token_endpoint: String,
-    pub(super) end_session_endpoint: Option<String>,
-    #[serde(default)]
-    pub(super) authorization_response_iss_parameter_supported: bool,
-    token_endpoint_auth_methods_supported: Option<Vec<String>>,
+/// The provider metadata that a login needs, every endpoint checked.
+#[derive(Debug)]
+pub(super) struct LoginMetadata {
+    pub(super) authorization_endpoint: Url,
+    token_endpoint: Url,
+    pub(super) end_session_endpoint: Option<Url>,
+    pub(super) iss_parameter_supported: bool,
+    auth_type: AuthType,
 }
 
 /// The token response to a code or a refresh token.
@@ -119,31 +116,14 @@ impl ProviderError {
     }
 }
 
-/// The member that OpenID Connect adds to a token response (Core section 3.1.3.3).
-#[derive(Deserialize, Serialize)]
-struct IdTokenMember {
-    id_token: Option<String>,
-}
-
-// oauth2 asks for it, so the token has no Debug of its own
-impl std::fmt::Debug for IdTokenMember {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("IdTokenMember(..)")
+impl From<url::ParseError> for ProviderError {
+    fn from(error: url::ParseError) -> Self {
+        Self::Unavailable(error.to_string())
     }
 }
 
-impl ExtraTokenFields for IdTokenMember {}
-
-type OAuth = oauth2::Client<
-    BasicErrorResponse,
-    StandardTokenResponse<IdTokenMember, BasicTokenType>,
-    BasicTokenIntrospectionResponse,
-    StandardRevocableToken,
-    BasicRevocationErrorResponse,
->;
-
-/// The parameters of an authorization request (OpenID Connect Core section 3.1.2.1).
-pub(super) struct AuthorizationRequest {
+/// The parameters of an authorization request that belong to one attempt.
+pub(super) struct AttemptParameters {
     pub(super) redirect_uri: String,
     pub(super) state: String,
     pub(super) nonce: String,
@@ -159,7 +139,7 @@ impl Provider {
     }
 
     /// The provider's metadata; fetched if there is none or if it is older than an hour.
-    pub(super) async fn metadata(&self, now: Timestamp) -> Result<Arc<ProviderMetadata>, ProviderError> {
+    pub(super) async fn metadata(&self, now: Timestamp) -> Result<Arc<LoginMetadata>, ProviderError> {
         let fetch = self.fetches.join((), now, || {
             let issuer = self.issuer.clone();
             let cached = self.cached.clone();
@@ -181,31 +161,24 @@ impl Provider {
     }
 
     /// The metadata that was fetched last, however old.
-    pub(super) fn cached_metadata(&self) -> Option<Arc<ProviderMetadata>> {
+    pub(super) fn cached_metadata(&self) -> Option<Arc<LoginMetadata>> {
         self.cached.load_full()
+    }
+
+    fn client(&self) -> Result<Client, ProviderError> {
+        Ok(client::client(&self.rules.issuer, &self.settings.client_id)?)
     }
 
     /// The URL of an authorization request.
     pub(super) fn authorization_url(
         &self,
-        metadata: &ProviderMetadata,
-        request: AuthorizationRequest,
+        metadata: &LoginMetadata,
+        attempt: AttemptParameters,
     ) -> Result<String, ProviderError> {
-        let AuthorizationRequest { redirect_uri, state, nonce, challenge } = request;
-        let wrong = |e: url::ParseError| ProviderError::Unavailable(e.to_string());
-        let client = OAuth::new(ClientId::new(self.settings.client_id.clone()))
-            .set_auth_uri(AuthUrl::new(metadata.authorization_endpoint.clone()).map_err(wrong)?)
-            .set_redirect_uri(RedirectUrl::new(redirect_uri).map_err(wrong)?);
-        let mut request = client
-            .authorize_url(|| CsrfToken::new(state))
-            .add_scopes(self.settings.scopes.iter().cloned().map(Scope::new))
-            .set_pkce_challenge(challenge)
-            .add_extra_param("nonce", nonce);
-        if self.settings.scopes.iter().any(|scope| scope == "offline_access") {
-            // OpenID Connect Core section 11: without it the scope is ignored
-            request = request.add_extra_param("prompt", "consent");
-        }
-        Ok(request.url().0.into())
+        let AttemptParameters { redirect_uri, state, nonce, challenge } = attempt;
+        let scopes = &self.settings.scopes;
+        let request = AuthorizationRequest { redirect_uri, state, nonce, challenge, scopes, target: &[] };
+        Ok(request.url(self.client()?, metadata.authorization_endpoint.clone())?.into())
     }
 
     /// Sends a request to the token endpoint.
@@ -216,73 +189,68 @@ impl Provider {
         now: Timestamp,
     ) -> Result<ReceivedTokens, ProviderError> {
         let metadata = self.metadata(now).await?;
-        let wrong = |e: url::ParseError| ProviderError::Unavailable(e.to_string());
-        let mut client = OAuth::new(ClientId::new(self.settings.client_id.clone()))
-            .set_token_uri(TokenUrl::new(metadata.token_endpoint.clone()).map_err(wrong)?)
-            .set_redirect_uri(RedirectUrl::new(redirect_uri).map_err(wrong)?);
+        let client: Client<EndpointNotSet, EndpointNotSet, _> =
+            self.client()?.set_token_uri(TokenUrl::from_url(metadata.token_endpoint.clone()));
+        let mut client =
+            client.set_redirect_uri(RedirectUrl::new(redirect_uri)?).set_auth_type(metadata.auth_type.clone());
         if let Some(source) = &self.settings.client_secret {
             let secret = source.read().await.map_err(|e| ProviderError::Unavailable(chain(&e)))?;
             client = client.set_client_secret(ClientSecret::new(secret.expose().to_owned()));
         }
-        // RFC 8414 section 2: without the member it is `client_secret_basic`
-        let methods = metadata.token_endpoint_auth_methods_supported.as_deref().unwrap_or_default();
-        if !methods.is_empty() && !methods.iter().any(|method| method == "client_secret_basic") {
-            client = client.set_auth_type(AuthType::RequestBody);
-        }
-        let messenger = Messenger(self.issuer.client());
-        let answer = match grant {
+        let transport = OAuthTransport(self.issuer.client());
+        let response = match grant {
             TokenGrant::AuthorizationCode { code, verifier } => {
                 let request = client.exchange_code(AuthorizationCode::new(code.to_owned()));
                 let request = request.set_pkce_verifier(PkceCodeVerifier::new(verifier.to_owned()));
-                request.request_async(&messenger).await
+                request.request_async(&transport).await
             }
             TokenGrant::RefreshToken(token) => {
                 let token = RefreshToken::new(token.to_owned());
-                client.exchange_refresh_token(&token).request_async(&messenger).await
+                client.exchange_refresh_token(&token).request_async(&transport).await
             }
         };
-        let answer = answer.map_err(token_error)?;
+        let response = response.map_err(token_error)?;
         Ok(ReceivedTokens {
-            id_token: answer.extra_fields().id_token.clone().map(Secret::new),
-            access_token: Secret::new(answer.access_token().secret().clone()),
-            refresh_token: answer.refresh_token().map(|token| Secret::new(token.secret().clone())),
+            id_token: response.extra_fields().text().cloned(),
+            access_token: Secret::new(response.access_token().secret().clone()),
+            refresh_token: response.refresh_token().map(|token| Secret::new(token.secret().clone())),
         })
     }
 }
 
-async fn discover(issuer: &Issuer) -> Result<ProviderMetadata, ProviderError> {
+async fn discover(issuer: &Issuer) -> Result<LoginMetadata, ProviderError> {
     let expected = &issuer.settings.rules.issuer;
-    let url = format!("{}/.well-known/openid-configuration", expected.trim_end_matches('/'));
-    let invalid = |why: String| ProviderError::Unavailable(format!("`{url}` {why}"));
-    let request = Request::get(&url).header("accept", "application/json").body(Body::Empty);
-    let request = request.map_err(|e| invalid(e.to_string()))?;
-    let response = issuer.client().fetch(request, MAX_DOCUMENT, DEADLINE).await;
-    let response = response.map_err(|e| invalid(chain(&e)))?;
-    if response.status() != http::StatusCode::OK {
-        return Err(invalid(format!("answered {}", response.status())));
+    let url = metadata::discovery_url(expected);
+    let metadata = metadata::fetch(issuer.client(), &url, expected, None).await;
+    let metadata = metadata.map_err(|e| ProviderError::Unavailable(chain(&e)))?;
+    LoginMetadata::read(&metadata)
+        .map_err(|e| ProviderError::Unavailable(format!("the discovery document at `{url}` {e}")))
+}
+
+impl LoginMetadata {
+    fn read(metadata: &ProviderMetadata) -> Result<Self, MetadataError> {
+        let authorization = metadata.authorization_endpoint.as_ref();
+        let token = metadata.token_endpoint.as_ref();
+        // RFC 8414 section 2: without the member it is `client_secret_basic`
+        let methods = metadata.token_endpoint_auth_methods_supported.as_deref().unwrap_or_default();
+        let basic = methods.is_empty() || methods.contains(&CoreClientAuthMethod::ClientSecretBasic);
+        Ok(Self {
+            authorization_endpoint: authorization.ok_or(MetadataError::Missing("authorization_endpoint"))?.url()?,
+            token_endpoint: token.ok_or(MetadataError::Missing("token_endpoint"))?.url()?,
+            end_session_endpoint: metadata.end_session_endpoint.as_ref().map(|end| end.url()).transpose()?,
+            iss_parameter_supported: metadata.authorization_response_iss_parameter_supported,
+            auth_type: if basic { AuthType::BasicAuth } else { AuthType::RequestBody },
+        })
     }
-    let metadata: ProviderMetadata =
-        serde_json::from_slice(response.body()).map_err(|e| invalid(format!("is invalid: {e}")))?;
-    // OpenID Connect Discovery section 4.3
-    if metadata.issuer != *expected {
-        return Err(invalid("is of another issuer".into()));
-    }
-    let ends = metadata.end_session_endpoint.as_ref();
-    for endpoint in [&metadata.authorization_endpoint, &metadata.token_endpoint].into_iter().chain(ends) {
-        if !may_be_asked(endpoint) {
-            return Err(invalid("names an endpoint that is not https".into()));
-        }
-    }
-    Ok(metadata)
 }
 
 /// RFC 6749 section 5.2: `invalid_grant` is about the code or the refresh token. Other errors are about this client or
 /// the provider, and do not end a session.
-fn token_error<E: std::error::Error + 'static>(error: RequestTokenError<E, BasicErrorResponse>) -> ProviderError {
+fn token_error<E: std::error::Error + 'static>(error: RequestTokenError<E, TokenErrorResponse>) -> ProviderError {
     match error {
-        RequestTokenError::ServerResponse(answer) => {
-            let code = answer.error().as_ref().to_owned();
-            let text = answer.error_description().map_or_else(String::new, |text| format!(" ({text})"));
+        RequestTokenError::ServerResponse(body) => {
+            let code = body.error().as_ref().to_owned();
+            let text = body.error_description().map_or_else(String::new, |text| format!(" ({text})"));
             match code.as_str() {
                 "invalid_grant" => ProviderError::Refused(format!("{code}{text}")),
                 _ => ProviderError::Unavailable(format!("its token endpoint answered `{code}`{text}")),
@@ -299,7 +267,7 @@ fn token_error<E: std::error::Error + 'static>(error: RequestTokenError<E, Basic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{client::Client, clock, gate::identity::Settings};
+    use crate::{clock, gate::identity::Settings};
 
     fn provider(issuer: String) -> Provider {
         let mut settings = Settings::test();
@@ -312,7 +280,7 @@ mod tests {
             scopes: vec!["openid".into()],
             end_session: None,
         };
-        Provider::new(login, Arc::new(Issuer::new(settings, Arc::new(Client::new(None).unwrap()))))
+        Provider::new(login, Arc::new(Issuer::new(settings, Arc::new(crate::client::Client::new(None).unwrap()))))
     }
 
     #[tokio::test]
@@ -337,20 +305,19 @@ mod tests {
         // a listener that never answers
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let provider = provider(format!("http://{}", listener.local_addr().unwrap()));
-        let endpoint = |path: &str| format!("{}/{path}", provider.rules.issuer);
-        let metadata = ProviderMetadata {
-            issuer: provider.rules.issuer.clone(),
+        let endpoint = |path: &str| Url::parse(&format!("{}/{path}", provider.rules.issuer)).unwrap();
+        let metadata = LoginMetadata {
             authorization_endpoint: endpoint("auth"),
             token_endpoint: endpoint("token"),
             end_session_endpoint: Some(endpoint("end")),
-            authorization_response_iss_parameter_supported: true,
-            token_endpoint_auth_methods_supported: None,
+            iss_parameter_supported: true,
+            auth_type: AuthType::BasicAuth,
         };
         provider.cached.store(Some(Arc::new(metadata)));
         let first = provider.metadata(clock::now());
         let second = async {
             tokio::task::yield_now().await;
-            let metadata = tokio::time::timeout(DEADLINE / 2, provider.metadata(clock::now())).await;
+            let metadata = tokio::time::timeout(RETRY, provider.metadata(clock::now())).await;
             metadata.expect("it waits for the fetch").unwrap()
         };
         let metadata = tokio::select! {

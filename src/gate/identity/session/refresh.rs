@@ -12,7 +12,6 @@ use http::HeaderMap;
 use super::{
     active::{ActiveSession, RefreshOutcome, RefreshedSession},
     cookie,
-    id_token::Expected,
     provider::{ProviderError, TokenGrant},
     sealed::Session,
     sessions::{Sessions, ended, too_large},
@@ -20,7 +19,10 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    gate::identity::AuthContext,
+    gate::identity::{
+        AuthContext,
+        openid::id_token::{Expected, ExpectedNonce},
+    },
     refusal::Refusal,
 };
 
@@ -127,9 +129,9 @@ impl Sessions {
         };
         let nonce = session.nonce();
         let expected = Expected {
-            nonce: nonce.as_deref(),
-            access_token: tokens.access_token.expose(),
-            refreshed_subject: Some(&active.principal.subject),
+            nonce: nonce.as_deref().map_or(ExpectedNonce::Any, ExpectedNonce::SameOrAbsent),
+            access_token: Some(tokens.access_token.expose()),
+            subject: Some(&active.principal.subject),
         };
         // the provider's response took its time
         let now = clock::now().max(now);
