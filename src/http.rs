@@ -42,15 +42,15 @@ pub enum Body {
     /// headers that nobody has looked at.
     Counted(Incoming, Arc<AtomicU64>),
     /// Bytes that somebody looks at on their way.
-    Boxed(Watched),
+    Boxed(BoxedBody),
 }
 
 /// A body of any kind.
-pub(crate) type Watched = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
+pub(crate) type BoxedBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
 
 impl Body {
     /// A body that changes what it reads of another one.
-    pub(crate) fn changed(body: impl http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+    pub(crate) fn boxed(body: impl http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Self::Boxed(Box::pin(body))
     }
 }
@@ -82,7 +82,7 @@ impl http_body::Body for Body {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::Stream(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
-            Self::Boxed(watched) => watched.as_mut().poll_frame(cx),
+            Self::Boxed(boxed) => boxed.as_mut().poll_frame(cx),
             Self::Counted(incoming, count) => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx)).transpose()?;
                 let data = frame.and_then(|frame| frame.into_data().ok());
@@ -99,7 +99,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Stream(incoming) | Self::Counted(incoming, _) => incoming.is_end_stream(),
-            Self::Boxed(watched) => watched.is_end_stream(),
+            Self::Boxed(boxed) => boxed.is_end_stream(),
         }
     }
 
@@ -108,7 +108,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(incoming) | Self::Counted(incoming, _) => incoming.size_hint(),
-            Self::Boxed(watched) => watched.size_hint(),
+            Self::Boxed(boxed) => boxed.size_hint(),
         }
     }
 }

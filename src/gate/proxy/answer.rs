@@ -5,21 +5,21 @@ use std::sync::Arc;
 use http::Response;
 use http_body::Body as _;
 
-use super::{authorize::Permit, request_body::Foul, response_usage::Trail, stream_end::Bound};
+use super::{authorize::Permit, request_body::StreamViolation, response_usage::ResponseUsage, stream_end::Bound};
 use crate::{http::Body, peer::Peer};
 
 /// What a request is answered with, before its record takes hold of it.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
-    pub(super) trail: Trail,
+    pub(super) response_usage: ResponseUsage,
     pub(super) bound: Option<Bound>,
     /// What ends a gRPC call by its caller's own messages.
-    pub(super) foul: Option<Arc<Foul>>,
+    pub(super) violation: Option<Arc<StreamViolation>>,
 }
 
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
-        Self { response, trail: Trail::None, bound: None, foul: None }
+        Self { response, response_usage: ResponseUsage::None, bound: None, violation: None }
     }
 }
 
@@ -31,7 +31,7 @@ impl Answer {
         let endless = self.response.body().size_hint().exact().is_none();
         let proof = (endless && permit.route.options().end_streams).then_some((&permit.principal, peer));
         let grants = if endless { &*permit.held.grants } else { &[] };
-        self.bound = Bound::new(proof, grants, self.foul.take());
+        self.bound = Bound::new(proof, grants, self.violation.take());
         self
     }
 }

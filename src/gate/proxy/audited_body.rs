@@ -15,8 +15,8 @@ use http::{
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::{
-    answer::Answer, gate::Gate, grpc_status::grpc_status, guardrails::Cut, headers::for_client, metrics::Metrics,
-    response_usage::Trail, stream_end::End,
+    answer::Answer, gate::Gate, grpc_status::grpc_status, guardrails::FilterError, headers::for_client,
+    metrics::Metrics, response_usage::ResponseUsage, stream_end::End,
 };
 use crate::{
     clock::Timestamp,
@@ -47,7 +47,7 @@ pub(crate) struct AuditedBody {
     pub(super) spent: Spent,
     body: Body,
     bytes_out: u64,
-    trail: Trail,
+    response_usage: ResponseUsage,
     closed: bool,
     end: Option<End>,
     audit: Arc<Log>,
@@ -64,7 +64,7 @@ impl AuditedBody {
             spent,
             body: Body::Empty,
             bytes_out: 0,
-            trail: Trail::None,
+            response_usage: ResponseUsage::None,
             closed: false,
             end: None,
             audit,
@@ -74,9 +74,9 @@ impl AuditedBody {
 
     /// Takes the answer's body along.
     pub(super) fn answer(mut self, answer: Answer, now: Timestamp) -> Response<Self> {
-        let Answer { response, trail, bound, .. } = answer;
+        let Answer { response, response_usage, bound, .. } = answer;
         self.record.status = Some(response.status());
-        self.trail = trail;
+        self.response_usage = response_usage;
         let grpc = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         self.record.grpc_status = grpc_status(response.headers());
         self.end = bound.map(|bound| bound.end(grpc, now));
@@ -90,7 +90,7 @@ impl AuditedBody {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        self.trail.name(&mut self.record);
+        self.response_usage.record(&mut self.record);
         self.settle();
         self.audit.close(&self.record, self.bytes_out);
         self.metrics.request(&self.record, self.bytes_out);
@@ -108,7 +108,7 @@ impl AuditedBody {
         let spent = std::mem::take(&mut self.spent);
         spent.asked(self.asked());
         // what a model did not tell, since it was broken off or speaks a language of its own, it has counted all the same
-        let untold = matches!(self.trail, Trail::None) || self.record.reason.is_some();
+        let untold = matches!(self.response_usage, ResponseUsage::None) || self.record.reason.is_some();
         // of a question that was not refused upstream, so far as is known
         let taken = self.record.status.is_none_or(|status| status.is_success());
         let question = if taken { self.asked() } else { 0 };
@@ -146,14 +146,14 @@ impl http_body::Body for AuditedBody {
                 if let Some(data) = frame.data_ref() {
                     self.bytes_out += data.len() as u64;
                     self.spent.answered(data.len() as u64);
-                    self.trail.look(data);
+                    self.response_usage.read(data);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     for_client(trailers);
                     self.record.grpc_status = grpc_status(trailers);
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                self.record.reason = Some(if error.is::<Cut>() { "guardrail" } else { "upstream_broke_off" });
+                self.record.reason = Some(if error.is::<FilterError>() { "guardrail" } else { "upstream_broke_off" });
                 self.record.keep_detail(&error.to_string());
                 self.close();
             }

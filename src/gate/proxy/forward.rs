@@ -10,10 +10,10 @@ use http::{
 use super::{
     answer::Answer,
     authorize::Permit,
-    guardrails::Guard,
+    guardrails::Guardrails,
     headers::{for_client, sandbox},
-    request_body::{Foul, grpc_timeout},
-    response_usage::Trail,
+    request_body::{StreamViolation, grpc_timeout},
+    response_usage::ResponseUsage,
 };
 use crate::{
     client::{ClientError, Upstream, Worker},
@@ -43,12 +43,12 @@ pub(super) struct Errand<'a> {
     pub(super) headers: HeaderMap,
     pub(super) body: Body,
     pub(super) now: Timestamp,
-    pub(super) foul: Option<Arc<Foul>>,
+    pub(super) violation: Option<Arc<StreamViolation>>,
 }
 
 /// Sends the request to the permit's upstream with the route's credential, and streams the answer back.
 pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mut Record) -> Result<Answer, Refusal> {
-    let Errand { worker, method, path_and_query, headers: mut to, body, now, foul } = errand;
+    let Errand { worker, method, path_and_query, headers: mut to, body, now, violation } = errand;
     let mut rpc = false;
     let (upstream, path, timeout): (&Upstream, _, _) = match &permit.route {
         Route::Exporter { exporter, path } => {
@@ -85,7 +85,7 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
     };
     let answer = tokio::select! {
         biased;
-        why = fouled(foul.as_deref()) => return Err(why),
+        why = violated(violation.as_deref()) => return Err(why),
         answer = sent => answer,
     };
     let mut response = answer.map_err(|e| unreachable_upstream(&e))?.map(Body::Stream);
@@ -94,9 +94,11 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
         let text = "the upstream wants to speak another protocol";
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_switched", text));
     }
-    let trail = match &permit.route {
-        Route::Vertex { group: Group::Infer, payload, .. } => Trail::of(&permit.action, *payload, response.headers()),
-        _ => Trail::None,
+    let response_usage = match &permit.route {
+        Route::Vertex { group: Group::Infer, payload, .. } => {
+            ResponseUsage::for_response(&permit.action, *payload, response.headers())
+        }
+        _ => ResponseUsage::None,
     };
     for_client(response.headers_mut());
     if let Route::Exporter { exporter, .. } = &permit.route
@@ -109,13 +111,13 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
     {
         record.model = Some(crate::gate::audit::cut(model));
     }
-    Ok(Answer { trail, foul, ..Answer::from(response) })
+    Ok(Answer { response_usage, violation, ..Answer::from(response) })
 }
 
 /// Hands the request to the part of the gate that answers it.
 pub(super) async fn deliver(
     permit: &Permit<'_>,
-    guard: &Guard,
+    guardrails: &Guardrails,
     method: Method,
     uri: &Uri,
     headers: HeaderMap,
@@ -127,7 +129,7 @@ pub(super) async fn deliver(
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers;
     let (principal, roles) = (permit.principal.name.clone(), permit.roles.clone());
-    let caller = Caller { principal, roles, write_rules: guard.write_rules() };
+    let caller = Caller { principal, roles, write_rules: guardrails.write_rules() };
     service.serve(caller, request).await
 }
 
@@ -146,9 +148,9 @@ fn show(
 }
 
 /// Waits for a message of the caller's that it must not send; for ever where it may send what it wants.
-async fn fouled(foul: Option<&Foul>) -> Refusal {
-    match foul {
-        Some(foul) => foul.heard().await,
+async fn violated(violation: Option<&StreamViolation>) -> Refusal {
+    match violation {
+        Some(violation) => violation.wait().await,
         None => std::future::pending().await,
     }
 }

@@ -12,13 +12,13 @@ use super::{
     error_response::{ErrorFormat, error_response},
     forward::{Errand, deliver, forward},
     gate::Gate,
-    guardrails::{Asked, Guard},
+    guardrails::{Guardrails, RequestFacts},
     headers::{active_role, bounded, for_upstream, set_request_id},
     identity_headers::add_identity_headers,
     limit::{self, Known},
     local::{grants, home, sd},
     open::OpenPage,
-    request_body::{Content, Head},
+    request_body::{RequestBody, RequestHead},
     target::{Target, authority},
 };
 use crate::{
@@ -105,15 +105,16 @@ async fn story(
     bound(&principal, route.options())?;
 
     limit::look(gate, &principal, &route, &body, reply)?;
-    let head = Head { version, headers: context.headers, query: target.query(), caller: &principal.name };
-    let Content { found, body, size, named, instances, message, foul } = Content::read(route, head, body).await?;
+    let head = RequestHead { version, headers: context.headers, query: target.query(), caller: &principal.name };
+    let RequestBody { found, body, size, named, instances, message, violation } =
+        RequestBody::read(route, head, body).await?;
     let (found, body) = grants::about(gate, found, &principal, context, body, record).await?;
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
     let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
     let permit = authorize(gate, principal, active_role(&headers)?, found, circumstances, record)?;
-    let asked = Asked { size, instances, message: message.as_ref(), query: target.query() };
-    let guard = Guard::hold(&permit, &asked).inspect_err(|_| record.decision = Decision::Deny)?;
+    let facts = RequestFacts { size, instances, message: message.as_ref(), query: target.query() };
+    let guardrails = Guardrails::apply(&permit, &facts).inspect_err(|_| record.decision = Decision::Deny)?;
     drop(message);
     *spent = limit::spend(gate, &permit, &Known { size, instances }, record, reply)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
@@ -121,14 +122,15 @@ async fn story(
     let answer = match &permit.route {
         Route::Exporter { .. } | Route::Vertex { .. } => {
             for_upstream(&mut headers, record.id);
-            guard.ask(&mut headers);
+            guardrails.rewrite_request(&mut headers);
             add_identity_headers(gate.token_issuer.as_ref(), &permit, &mut headers, now)?;
-            let errand = Errand { worker, method, path_and_query: target.path_and_query, headers, body, now, foul };
-            guard.show(forward(&permit, errand, record).await?)?
+            let errand =
+                Errand { worker, method, path_and_query: target.path_and_query, headers, body, now, violation };
+            guardrails.filter_response(forward(&permit, errand, record).await?)?
         }
         Route::Service { .. } => {
-            guard.ask(&mut headers);
-            guard.show(deliver(&permit, &guard, method, &uri, headers, body).await?.into())?
+            guardrails.rewrite_request(&mut headers);
+            guardrails.filter_response(deliver(&permit, &guardrails, method, &uri, headers, body).await?.into())?
         }
         Route::Discover { .. } => sd::list(gate, &permit, context, authority(&uri, context.headers)?).into(),
         Route::Home => home::page(gate, &permit, context).into(),

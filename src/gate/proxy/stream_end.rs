@@ -15,7 +15,7 @@ use http::StatusCode;
 use http_body::Frame;
 use tokio_util::sync::CancellationToken;
 
-use super::{grpc_status::trailers, request_body::Foul};
+use super::{grpc_status::trailers, request_body::StreamViolation};
 use crate::{
     clock::Timestamp,
     gate::grants::Active,
@@ -33,7 +33,7 @@ pub(super) struct Bound {
     /// Those that it was permitted with.
     grants: Box<[Arc<Active>]>,
     /// Where the caller's later messages are looked at.
-    foul: Option<Arc<Foul>>,
+    violation: Option<Arc<StreamViolation>>,
 }
 
 /// Waits for the end of it.
@@ -43,23 +43,23 @@ pub(super) struct End {
 }
 
 impl Bound {
-    /// `proof` where the stream shall end with it; `foul` where its caller may end it itself. Nothing where there is
+    /// `proof` where the stream shall end with it; `violation` where its caller may end it itself. Nothing where there is
     /// nothing to end with.
     pub(super) fn new(
         proof: Option<(&Arc<Principal>, &Peer)>,
         grants: &[Arc<Active>],
-        foul: Option<Arc<Foul>>,
+        violation: Option<Arc<StreamViolation>>,
     ) -> Option<Self> {
         let proof = proof.map(|(principal, peer)| (principal.clone(), peer.invalidated.clone()));
-        let ends = proof.is_some() || !grants.is_empty() || foul.is_some();
-        ends.then(|| Self { proof, grants: grants.into(), foul })
+        let ends = proof.is_some() || !grants.is_empty() || violation.is_some();
+        ends.then(|| Self { proof, grants: grants.into(), violation })
     }
 
     pub(super) fn end(self, grpc: bool, now: Timestamp) -> End {
-        let Self { proof, grants, foul } = self;
-        let fouled = async move {
-            match foul {
-                Some(foul) => foul.heard().await,
+        let Self { proof, grants, violation } = self;
+        let violated = async move {
+            match violation {
+                Some(violation) => violation.wait().await,
                 None => pending().await,
             }
         };
@@ -68,7 +68,7 @@ impl Bound {
                 biased;
                 why = proof_ends(proof, now) => why,
                 why = grant_ends(&grants, now) => why,
-                why = fouled => why,
+                why = violated => why,
             }
         };
         End { over: Box::pin(over), grpc }

@@ -12,7 +12,7 @@ use crate::gate::policy::{Pointer, PredictDuty};
 
 /// Why a body does not pass.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(super) enum RuleViolation {
     /// It is no JSON object that has one reading.
     Unreadable(String),
     /// The field must not be there.
@@ -26,10 +26,10 @@ pub(super) enum Broken {
 }
 
 /// Members whose elements are instances.
-const COUNTED: [&str; 2] = ["instances", "inputs"];
+const INSTANCE_MEMBERS: [&str; 2] = ["instances", "inputs"];
 
 /// Holds a body to a guardrail.
-pub(super) fn check(duty: &PredictDuty, body: &[u8]) -> Result<(), Broken> {
+pub(super) fn check(duty: &PredictDuty, body: &[u8]) -> Result<(), RuleViolation> {
     let rules = duty
         .forbid
         .iter()
@@ -37,19 +37,20 @@ pub(super) fn check(duty: &PredictDuty, body: &[u8]) -> Result<(), Broken> {
         .chain(duty.max.iter().map(|(pointer, most)| (pointer, Rule::Max(most.as_f64().unwrap_or_default()))))
         .chain(duty.require.iter().map(|pointer| (pointer, Rule::Require)))
         .collect::<Vec<_>>();
-    let mut look = Look { met: vec![false; rules.len()], rules, instances: 0, broken: None };
-    let active = (0..look.rules.len()).map(|rule| (rule, 0)).collect();
+    let mut check = RuleCheck { met: vec![false; rules.len()], rules, instances: 0, violation: None };
+    let active = (0..check.rules.len()).map(|rule| (rule, 0)).collect();
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let read = Value { look: &mut look, active, place: Place::Top }.deserialize(&mut reader).and_then(|_| reader.end());
-    read.map_err(|error| Broken::Unreadable(error.to_string()))?;
-    if let Some(broken) = look.broken {
-        return Err(broken);
+    let read =
+        Value { check: &mut check, active, place: Place::Top }.deserialize(&mut reader).and_then(|_| reader.end());
+    read.map_err(|error| RuleViolation::Unreadable(error.to_string()))?;
+    if let Some(violation) = check.violation {
+        return Err(violation);
     }
-    if duty.max_instances.is_some_and(|most| look.instances > most) {
-        return Err(Broken::Instances(look.instances));
+    if duty.max_instances.is_some_and(|most| check.instances > most) {
+        return Err(RuleViolation::Instances(check.instances));
     }
-    let missing = look.rules.iter().zip(&look.met).find(|((_, rule), met)| *rule == Rule::Require && !**met);
-    missing.map_or(Ok(()), |((pointer, _), _)| Err(Broken::Missing(pointer.text.clone())))
+    let missing = check.rules.iter().zip(&check.met).find(|((_, rule), met)| *rule == Rule::Require && !**met);
+    missing.map_or(Ok(()), |((pointer, _), _)| Err(RuleViolation::Missing(pointer.text.clone())))
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -59,13 +60,13 @@ enum Rule {
     Require,
 }
 
-struct Look<'a> {
+struct RuleCheck<'a> {
     rules: Vec<(&'a Pointer, Rule)>,
     /// Which fields were there.
     met: Vec<bool>,
     instances: u64,
     /// The first rule that does not hold.
-    broken: Option<Broken>,
+    violation: Option<RuleViolation>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,7 @@ enum Place {
 
 /// One value, and the rules that lead to it or further: each with how many of its segments lie behind.
 struct Value<'l, 'a> {
-    look: &'l mut Look<'a>,
+    check: &'l mut RuleCheck<'a>,
     active: Vec<(usize, usize)>,
     place: Place,
 }
@@ -95,7 +96,7 @@ impl Value<'_, '_> {
     /// The rules that lead into the member or element of this name.
     fn towards(&self, name: &str) -> Vec<(usize, usize)> {
         let leads = |&(rule, depth): &(usize, usize)| {
-            let (pointer, kind) = self.look.rules.get(rule)?;
+            let (pointer, kind) = self.check.rules.get(rule)?;
             let fits = match pointer.segments.get(depth)? {
                 None => true,
                 Some(segment) if *kind == Rule::Require => camel(segment) == camel(name),
@@ -108,7 +109,7 @@ impl Value<'_, '_> {
 
     /// Whether one member, and no other, leads to what must be there: of two the reader may take the other one.
     fn is_required(&self, &(rule, depth): &(usize, usize)) -> bool {
-        let Some((pointer, kind)) = self.look.rules.get(rule) else { return false };
+        let Some((pointer, kind)) = self.check.rules.get(rule) else { return false };
         let segment = depth.checked_sub(1).and_then(|before| pointer.segments.get(before));
         *kind == Rule::Require && segment.is_some_and(Option::is_some)
     }
@@ -116,12 +117,12 @@ impl Value<'_, '_> {
     /// Holds this value to the rules that end here.
     fn arrive(&mut self, scalar: &Scalar<'_>) {
         for &(rule, depth) in &self.active {
-            let Some((pointer, kind)) = self.look.rules.get(rule).copied() else { continue };
+            let Some((pointer, kind)) = self.check.rules.get(rule).copied() else { continue };
             if pointer.segments.len() != depth {
                 continue;
             }
-            let broken = match (kind, scalar) {
-                (Rule::Forbid, _) => Some(Broken::Forbidden(pointer.text.clone())),
+            let violation = match (kind, scalar) {
+                (Rule::Forbid, _) => Some(RuleViolation::Forbidden(pointer.text.clone())),
                 // null is the same as not there
                 (Rule::Max(_) | Rule::Require, Scalar::Null) => None,
                 (Rule::Max(most), scalar) => {
@@ -132,17 +133,17 @@ impl Value<'_, '_> {
                         _ => None,
                     };
                     let fits = number.is_some_and(|number| (0.0..=most).contains(&number));
-                    (!fits).then(|| Broken::TooMuch(pointer.text.clone(), most.to_string()))
+                    (!fits).then(|| RuleViolation::TooMuch(pointer.text.clone(), most.to_string()))
                 }
                 (Rule::Require, _) => {
-                    if let Some(met) = self.look.met.get_mut(rule) {
+                    if let Some(met) = self.check.met.get_mut(rule) {
                         *met = true;
                     }
                     None
                 }
             };
-            if self.look.broken.is_none() {
-                self.look.broken = broken;
+            if self.check.violation.is_none() {
+                self.check.violation = violation;
             }
         }
     }
@@ -180,7 +181,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         let mut count: u64 = 0;
         loop {
             let active = if self.active.is_empty() { Vec::new() } else { self.towards(&count.to_string()) };
-            let element = Value { look: self.look, active, place: Place::Elsewhere };
+            let element = Value { check: self.check, active, place: Place::Elsewhere };
             if sequence.next_element_seed(element)?.is_none() {
                 return Ok(count);
             }
@@ -193,7 +194,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         let mut names: HashSet<Box<str>> = HashSet::new();
         let mut led: Vec<(usize, usize)> = Vec::new();
         while let Some(name) = map.next_key::<Box<str>>()? {
-            let counted = self.place == Place::Top && COUNTED.contains(&&*name);
+            let counted = self.place == Place::Top && INSTANCE_MEMBERS.contains(&&*name);
             let place = if counted { Place::Counted } else { Place::Elsewhere };
             let active = self.towards(&name);
             for way in active.iter().filter(|way| self.is_required(way)) {
@@ -202,9 +203,9 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
                 }
                 led.push(*way);
             }
-            let count = map.next_value_seed(Value { look: self.look, active, place })?;
+            let count = map.next_value_seed(Value { check: self.check, active, place })?;
             if counted {
-                self.look.instances = self.look.instances.saturating_add(count);
+                self.check.instances = self.check.instances.saturating_add(count);
             }
             if !names.insert(name) {
                 return Err(A::Error::custom("a member stands twice in one object"));
@@ -272,24 +273,24 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(duty: &PredictDuty, body: &str, expected: Result<(), Broken>) {
+    fn check(duty: &PredictDuty, body: &str, expected: Result<(), RuleViolation>) {
         assert_eq!(super::check(duty, body.as_bytes()), expected, "{body}");
     }
 
     #[test]
     fn a_forbidden_field_is_found_in_every_spelling_and_place() {
         let tools = duty(&[], &["/tools"], &[], None);
-        let broken = || Err(Broken::Forbidden("/tools".into()));
+        let violation = || Err(RuleViolation::Forbidden("/tools".into()));
         check(&tools, r#"{"contents":[{"tools":1}],"other":{"tools":1}}"#, Ok(()));
         for body in
             [r#"{"tools":[]}"#, r#"{"tools":null}"#, r#"{"t\u006fols":1}"#, r#"{"to_ols":1}"#, r#"{"a":1,"Tools":1}"#]
         {
-            check(&tools, body, broken());
+            check(&tools, body, violation());
         }
         let deep = duty(&[], &["/contents/*/parts/*/fileData"], &[], None);
         check(&deep, r#"{"contents":[{"parts":[{"text":"x"}]}]}"#, Ok(()));
-        let broken = Err(Broken::Forbidden("/contents/*/parts/*/fileData".into()));
-        check(&deep, r#"{"contents":[{"parts":[{}]},{"parts":[{"text":"x"},{"file_data":{}}]}]}"#, broken);
+        let violation = Err(RuleViolation::Forbidden("/contents/*/parts/*/fileData".into()));
+        check(&deep, r#"{"contents":[{"parts":[{}]},{"parts":[{"text":"x"},{"file_data":{}}]}]}"#, violation);
     }
 
     #[test]
@@ -300,18 +301,18 @@ mod tests {
             check(&tokens, &body(fits), Ok(()));
         }
         check(&tokens, "{}", Ok(()));
-        let broken = || Err(Broken::TooMuch("/generationConfig/maxOutputTokens".into(), "100".into()));
+        let violation = || Err(RuleViolation::TooMuch("/generationConfig/maxOutputTokens".into(), "100".into()));
         for not in ["101", "-1", "1e99", "\"101\"", "\"many\"", "[]", "{}", "true", "\"NaN\"", "\"inf\""] {
-            check(&tokens, &body(not), broken());
+            check(&tokens, &body(not), violation());
         }
-        check(&tokens, r#"{"generation_config":{"max_output_tokens":101}}"#, broken());
-        check(&tokens, r#"{"generationConfig":{"maxOutputTokens":1,"max_output_tokens":101}}"#, broken());
+        check(&tokens, r#"{"generation_config":{"max_output_tokens":101}}"#, violation());
+        check(&tokens, r#"{"generationConfig":{"maxOutputTokens":1,"max_output_tokens":101}}"#, violation());
     }
 
     #[test]
     fn a_required_field_is_there_with_a_value() {
         let seed = duty(&["/parameters/seedValue"], &[], &[], None);
-        let missing = || Err(Broken::Missing("/parameters/seedValue".into()));
+        let missing = || Err(RuleViolation::Missing("/parameters/seedValue".into()));
         check(&seed, r#"{"parameters":{"seedValue":0}}"#, Ok(()));
         check(&seed, r#"{"parameters":{"seed_value":{}}}"#, Ok(()));
         for body in
@@ -326,9 +327,9 @@ mod tests {
         let two = duty(&[], &[], &[], Some(2));
         check(&two, r#"{"instances":[{"instances":[1,2,3]},2]}"#, Ok(()));
         check(&two, r#"{"contents":[1,2,3]}"#, Ok(()));
-        check(&two, r#"{"instances":[1,2,3]}"#, Err(Broken::Instances(3)));
-        check(&two, r#"{"instances":[1],"inputs":[1,2]}"#, Err(Broken::Instances(3)));
-        check(&duty(&[], &[], &[], Some(0)), r#"{"instances":"x"}"#, Err(Broken::Instances(1)));
+        check(&two, r#"{"instances":[1,2,3]}"#, Err(RuleViolation::Instances(3)));
+        check(&two, r#"{"instances":[1],"inputs":[1,2]}"#, Err(RuleViolation::Instances(3)));
+        check(&duty(&[], &[], &[], Some(0)), r#"{"instances":"x"}"#, Err(RuleViolation::Instances(1)));
     }
 
     #[test]
@@ -345,13 +346,13 @@ mod tests {
             "{\"a\":\"\u{0}\"}",
         ] {
             let found = super::check(&tools, body.as_bytes());
-            assert!(matches!(found, Err(Broken::Unreadable(_))), "{body}: {found:?}");
+            assert!(matches!(found, Err(RuleViolation::Unreadable(_))), "{body}: {found:?}");
         }
-        assert!(matches!(super::check(&tools, b"{\"a\":\"\xff\"}"), Err(Broken::Unreadable(_))));
+        assert!(matches!(super::check(&tools, b"{\"a\":\"\xff\"}"), Err(RuleViolation::Unreadable(_))));
         let tokens = duty(&["/generationConfig/maxOutputTokens"], &[], &[], None);
         let twice = r#"{"generationConfig":{"maxOutputTokens":1},"generation_config":{}}"#;
         let found = super::check(&tokens, twice.as_bytes());
-        assert!(matches!(found, Err(Broken::Unreadable(_))), "{found:?}");
+        assert!(matches!(found, Err(RuleViolation::Unreadable(_))), "{found:?}");
         check(&tokens, r#"{"generationConfig":{"maxOutputTokens":1,"a_b":1,"aB":2},"x":{},"X":{}}"#, Ok(()));
     }
 }

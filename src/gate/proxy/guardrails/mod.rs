@@ -1,7 +1,7 @@
 //! Guardrails: what policy obliges the gate to when it lets a request pass, held to what passes.
 //!
 //! Promises: every obligation of the permit holds, or the request is refused; one that cannot be held to a request
-//! refuses it. A [`Guard`] is made from the permit before anything is forwarded, and what it finds in a request is a
+//! refuses it. A [`Guardrails`] is made from the permit before anything is forwarded, and what it finds in a request is a
 //! denial in the audit log.
 
 mod exposition_filter;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-pub(super) use self::exposition_filter::Cut;
-use self::scrape::Scrape;
+pub(super) use self::exposition_filter::FilterError;
+use self::scrape::ScrapeGuardrails;
 use super::{answer::Answer, authorize::Permit, request_body::Message};
 use crate::{
     gate::{
@@ -28,7 +28,7 @@ use crate::{
 
 /// What is known of a request's content.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct RequestFacts<'a> {
     /// Its length in bytes; `None` where it goes on.
     pub(super) size: Option<u64>,
     /// How many instances are in it, where that was counted.
@@ -39,14 +39,14 @@ pub(super) struct Asked<'a> {
 }
 
 /// The obligations that are still to be held once the request goes on.
-pub(super) struct Guard {
-    scrape: Option<Scrape>,
+pub(super) struct Guardrails {
+    scrape: Option<ScrapeGuardrails>,
     write_rules: Option<Arc<WriteRules>>,
 }
 
-impl Guard {
+impl Guardrails {
     /// Holds a request to its permit's obligations, or refuses it.
-    pub(super) fn hold(permit: &Permit<'_>, asked: &Asked<'_>) -> Result<Self, Refusal> {
+    pub(super) fn apply(permit: &Permit<'_>, facts: &RequestFacts<'_>) -> Result<Self, Refusal> {
         let (mut scrapes, mut names, mut writes) = (Vec::new(), Vec::new(), Vec::new());
         for obligation in permit.obligations.iter() {
             match &obligation.duty {
@@ -55,10 +55,11 @@ impl Guard {
                     names.push(format!("`{}`", obligation.name));
                 }
                 Duty::Write(duty) => writes.push((&*obligation.name, duty)),
-                Duty::Predict(duty) => predict::hold(&obligation.name, duty, asked)?,
+                Duty::Predict(duty) => predict::check(&obligation.name, duty, facts)?,
             }
         }
-        let scrape = (!scrapes.is_empty()).then(|| Scrape { duties: scrapes.into(), names: names.join(", ") });
+        let scrape =
+            (!scrapes.is_empty()).then(|| ScrapeGuardrails { duties: scrapes.into(), names: names.join(", ") });
         if let (Some(scrape), Route::Exporter { exporter, path }) = (&scrape, &permit.route) {
             let path = path.split_once('?').map_or(*path, |(path, _)| path);
             let metrics = exporter.metrics_path.split_once('?').map_or(&*exporter.metrics_path, |(path, _)| path);
@@ -72,16 +73,16 @@ impl Guard {
     }
 
     /// Asks for what can be held to the obligations.
-    pub(super) fn ask(&self, headers: &mut HeaderMap) {
+    pub(super) fn rewrite_request(&self, headers: &mut HeaderMap) {
         if let Some(scrape) = &self.scrape {
-            scrape.ask(headers);
+            scrape.rewrite_request(headers);
         }
     }
 
     /// What of an answer the caller may see.
-    pub(super) fn show(&self, answer: Answer) -> Result<Answer, Refusal> {
+    pub(super) fn filter_response(&self, answer: Answer) -> Result<Answer, Refusal> {
         match &self.scrape {
-            Some(scrape) => scrape.show(answer),
+            Some(scrape) => scrape.filter_response(answer),
             None => Ok(answer),
         }
     }

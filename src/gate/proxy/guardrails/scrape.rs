@@ -1,4 +1,4 @@
-//! A scrape under guardrails: what the exporter is asked for, and what of its answer goes on.
+//! A scrape under guardrails: what the exporter is accepted for, and what of its answer goes on.
 //!
 //! Promises: an answer that is not in a text format that the gate can read is refused, and so is every page of an
 //! exporter but its metrics; the caller does not choose how names are spelled. Headers of the answer pass by an
@@ -21,7 +21,7 @@ use http::{
 };
 use http_body::{Body as _, Frame};
 
-use super::{super::answer::Answer, exposition_filter::Page};
+use super::{super::answer::Answer, exposition_filter::ExpositionFilter};
 use crate::{
     gate::policy::ScrapeDuty,
     http::{Body, BodyError},
@@ -29,24 +29,25 @@ use crate::{
 };
 
 /// The scrape's guardrails.
-pub(super) struct Scrape {
+pub(super) struct ScrapeGuardrails {
     pub(super) duties: Arc<[ScrapeDuty]>,
     /// Their names, for whoever is refused.
     pub(super) names: String,
 }
 
 /// Headers that ask for a part of a page, or for one only if it is another: the page is not the caller's.
-const ABOUT_THE_PAGE: [HeaderName; 7] =
+const PARTIAL_OR_CONDITIONAL: [HeaderName; 7] =
     [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE];
 
 /// Headers of an answer that go on.
-const PASSED: [HeaderName; 5] = [CONTENT_TYPE, DATE, RETRY_AFTER, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS];
+const ALLOWED_HEADERS: [HeaderName; 5] =
+    [CONTENT_TYPE, DATE, RETRY_AFTER, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS];
 
-impl Scrape {
+impl ScrapeGuardrails {
     /// Asks for text that the gate can read, uncompressed, with names in a spelling that guardrails know.
-    pub(super) fn ask(&self, headers: &mut HeaderMap) {
-        let asked = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let (open, quoted) = asked.fold((false, false), |(open, quoted), value| {
+    pub(super) fn rewrite_request(&self, headers: &mut HeaderMap) {
+        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let (open, quoted) = accepted.fold((false, false), |(open, quoted), value| {
             let value = value.to_ascii_lowercase();
             (open || value.contains("application/openmetrics-text"), quoted || value.contains("escaping=allow-utf-8"))
         });
@@ -66,22 +67,22 @@ impl Scrape {
             }),
         );
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        for name in ABOUT_THE_PAGE {
+        for name in PARTIAL_OR_CONDITIONAL {
             headers.remove(name);
         }
     }
 
     /// What of the answer the caller may see.
-    pub(super) fn show(&self, mut answer: Answer) -> Result<Answer, Refusal> {
+    pub(super) fn filter_response(&self, mut answer: Answer) -> Result<Answer, Refusal> {
         let ok = answer.response.status() == StatusCode::OK;
         if ok {
-            readable(answer.response.headers()).map_err(|what| {
+            check_format(answer.response.headers()).map_err(|what| {
                 let text = format!("the guardrail {} cannot be held to this answer", self.names);
                 Refusal::new(StatusCode::BAD_GATEWAY, "guardrail", text).with_detail(what)
             })?;
         }
         let headers = answer.response.headers_mut();
-        let gone: Vec<HeaderName> = headers.keys().filter(|name| !PASSED.contains(name)).cloned().collect();
+        let gone: Vec<HeaderName> = headers.keys().filter(|name| !ALLOWED_HEADERS.contains(name)).cloned().collect();
         for name in gone {
             headers.remove(name);
         }
@@ -90,10 +91,10 @@ impl Scrape {
             // an error's own words could be anything
             headers.remove(CONTENT_TYPE);
         }
-        let page = Page::new(self.duties.clone());
+        let filter = ExpositionFilter::new(self.duties.clone());
         // the answer to HEAD has no body
         answer.response = answer.response.map(|body| match ok && !body.is_end_stream() {
-            true => Body::changed(Guarded { body, page: Some(page) }),
+            true => Body::boxed(FilteredBody { body, filter: Some(filter) }),
             false => Body::Empty,
         });
         Ok(answer)
@@ -101,7 +102,7 @@ impl Scrape {
 }
 
 /// Whether an answer is in a format that the gate reads; else what it is.
-fn readable(headers: &HeaderMap) -> Result<(), String> {
+fn check_format(headers: &HeaderMap) -> Result<(), String> {
     let mut kinds = headers.get_all(CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or_default());
     let (kind, second) = (kinds.next().unwrap_or_default(), kinds.next());
     if second.is_some() {
@@ -133,35 +134,35 @@ fn readable(headers: &HeaderMap) -> Result<(), String> {
 }
 
 /// A page's body, without what the caller may not see. Trailers are left out.
-struct Guarded {
+struct FilteredBody {
     body: Body,
     /// `None` behind its end.
-    page: Option<Page>,
+    filter: Option<ExpositionFilter>,
 }
 
-impl http_body::Body for Guarded {
+impl http_body::Body for FilteredBody {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { body, page: slot } = &mut *self;
-        while let Some(page) = slot {
+        let Self { body, filter: slot } = &mut *self;
+        while let Some(filter) = slot {
             let mut out = Vec::new();
             let read = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                Some(Ok(frame)) => frame.data_ref().map_or(Ok(()), |data| page.feed(data, &mut out)),
+                Some(Ok(frame)) => frame.data_ref().map_or(Ok(()), |data| filter.push(data, &mut out)),
                 Some(Err(error)) => {
                     *slot = None;
                     return Poll::Ready(Some(Err(error)));
                 }
                 None => {
-                    let last = page.end(&mut out);
+                    let last = filter.finish(&mut out);
                     *slot = None;
                     last
                 }
             };
-            if let Err(cut) = read {
+            if let Err(error) = read {
                 (*slot, *body) = (None, Body::Empty);
-                return Poll::Ready(Some(Err(cut.into())));
+                return Poll::Ready(Some(Err(error.into())));
             }
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out.into()))));
@@ -171,7 +172,7 @@ impl http_body::Body for Guarded {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.page.is_none()
+        self.filter.is_none()
     }
 }
 
@@ -183,7 +184,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, kind.parse().unwrap());
         headers.extend(encoding.map(|encoding| (CONTENT_ENCODING, HeaderValue::from_static(encoding))));
-        assert_eq!(readable(&headers).is_ok(), expected, "{kind} {encoding:?}");
+        assert_eq!(check_format(&headers).is_ok(), expected, "{kind} {encoding:?}");
     }
 
     #[test]
@@ -212,6 +213,6 @@ mod tests {
         ] {
             check(kind, None, false);
         }
-        assert!(readable(&HeaderMap::new()).is_err());
+        assert!(check_format(&HeaderMap::new()).is_err());
     }
 }

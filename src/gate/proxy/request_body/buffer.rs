@@ -1,8 +1,8 @@
-//! Bodies that are held in memory before they are forwarded.
+//! Memory budget for buffered request bodies.
 //!
-//! Promises: one body within its limit and its deadline, all of them together within 256 MiB; what the budget has no
-//! room for is refused with 503, and the room comes back when the last holder of the bytes is done with them. No caller
-//! takes more than half of it, so that none can keep all others waiting.
+//! Promises: one body stays within its size limit and its deadline. All buffered bodies together stay within 256 MiB, and
+//! those of one caller within half of that, so that no caller can keep all others waiting. A body for which the budget has
+//! no room is refused with 503. Memory returns to the budget when the last reference to the bytes is dropped.
 
 use std::{
     collections::HashMap,
@@ -21,102 +21,103 @@ use crate::{
     refusal::Refusal,
 };
 
-/// How long a body, or a stream's first message, may take to arrive.
+/// Time limit for a buffered body, and for the first message of a stream.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
-/// Room for the bodies that are held at once, in units of [`UNIT`]: 256 MiB.
-const ROOM: usize = (256 << 20) / UNIT;
+/// Granularity of the budget, in bytes.
 const UNIT: usize = 1024;
+/// Budget for all buffered bodies: 256 MiB, in units.
+const BUDGET_UNITS: usize = (256 << 20) / UNIT;
+/// Budget for the bodies of one caller, in units.
+const CALLER_UNITS: usize = BUDGET_UNITS / 2;
 
-static BUDGET: Semaphore = Semaphore::const_new(ROOM);
-
-/// What one caller's bodies may take of it.
-const SHARE: usize = ROOM / 2;
-/// The shares that are in use, by caller.
-static SHARES: LazyLock<Mutex<HashMap<Arc<str>, Weak<Share>>>> = LazyLock::new(Mutex::default);
+static BUDGET: Semaphore = Semaphore::const_new(BUDGET_UNITS);
+/// The budgets of callers that have buffered bodies now.
+static CALLER_BUDGETS: LazyLock<Mutex<HashMap<Arc<str>, Weak<CallerBudget>>>> = LazyLock::new(Mutex::default);
 
 /// One caller's part of the budget.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct CallerBudget {
     caller: Arc<str>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl Share {
-    /// This caller's, the same for all of its requests at a time.
+impl CallerBudget {
+    /// The budget of `caller`, shared by all its concurrent requests.
     pub(super) fn of(caller: &Arc<str>) -> Arc<Self> {
-        let mut shares = shares();
-        if let Some(known) = shares.get(caller).and_then(Weak::upgrade) {
+        let mut budgets = budgets();
+        if let Some(known) = budgets.get(caller).and_then(Weak::upgrade) {
             return known;
         }
-        let made = Arc::new(Self { caller: caller.clone(), room: Arc::new(Semaphore::new(SHARE)) });
-        shares.insert(caller.clone(), Arc::downgrade(&made));
-        made
+        let created = Arc::new(Self { caller: caller.clone(), permits: Arc::new(Semaphore::new(CALLER_UNITS)) });
+        budgets.insert(caller.clone(), Arc::downgrade(&created));
+        created
     }
 }
 
-impl Drop for Share {
+impl Drop for CallerBudget {
     fn drop(&mut self) {
-        let mut shares = shares();
-        // another request of the caller's may have made a new one by now
-        if shares.get(&self.caller).is_some_and(|known| known.strong_count() == 0) {
-            shares.remove(&self.caller);
+        let mut budgets = budgets();
+        // another request of the same caller may have inserted a new budget by now
+        if budgets.get(&self.caller).is_some_and(|known| known.strong_count() == 0) {
+            budgets.remove(&self.caller);
         }
     }
 }
 
-fn shares() -> MutexGuard<'static, HashMap<Arc<str>, Weak<Share>>> {
-    SHARES.lock().unwrap_or_else(PoisonError::into_inner)
+fn budgets() -> MutexGuard<'static, HashMap<Arc<str>, Weak<CallerBudget>>> {
+    CALLER_BUDGETS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes that take room in the budget.
+/// Bytes that are charged to the budget while they are in memory.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Buffer {
     bytes: BytesMut,
-    room: Option<Room>,
-    share: Arc<Share>,
+    permits: Option<BudgetPermits>,
+    budget: Arc<CallerBudget>,
 }
 
-/// Room in the budget, and as much of the caller's share.
+/// Units taken from the global budget, and the same number from the caller's budget.
 #[derive(Debug)]
-struct Room {
-    all: SemaphorePermit<'static>,
-    own: OwnedSemaphorePermit,
+struct BudgetPermits {
+    global: SemaphorePermit<'static>,
+    caller: OwnedSemaphorePermit,
 }
 
-impl Held {
-    /// Nothing yet, of this share.
-    pub(super) fn of(share: Arc<Share>) -> Self {
-        Self { bytes: BytesMut::new(), room: None, share }
+impl Buffer {
+    /// An empty buffer of this caller.
+    pub(super) fn new(budget: Arc<CallerBudget>) -> Self {
+        Self { bytes: BytesMut::new(), permits: None, budget }
     }
 
-    /// Whose bytes they are.
-    pub(super) fn share(&self) -> &Arc<Share> {
-        &self.share
+    /// The budget of the caller whose bytes these are.
+    pub(super) fn budget(&self) -> &Arc<CallerBudget> {
+        &self.budget
     }
 
-    /// Takes these bytes too.
+    /// Appends `data`.
     ///
     /// # Errors
-    /// 503 where the budget, or the caller's share, has no room for them.
+    /// 503 if the global budget or the caller's budget is used up.
     pub(super) fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        let taken = self.room.as_ref().map_or(0, |room| room.all.num_permits());
+        let taken = self.permits.as_ref().map_or(0, |permits| permits.global.num_permits());
         let more = (self.bytes.len() + data.len()).div_ceil(UNIT).saturating_sub(taken);
         if more > 0 {
             let more = u32::try_from(more).unwrap_or(u32::MAX);
-            let own = self.share.room.clone().try_acquire_many_owned(more).map_err(|_| {
-                let text = "your requests hold as much as one caller's bodies may take; send fewer at a time";
+            let caller = self.budget.permits.clone().try_acquire_many_owned(more).map_err(|_| {
+                let text =
+                    "your requests use all the memory that one caller's request bodies may use; send fewer at a time";
                 Refusal::unavailable("bodies_full", text)
             })?;
-            let all = BUDGET.try_acquire_many(more).map_err(|_| {
-                let text = "the gate holds as many bodies as it has room for; try again later";
+            let global = BUDGET.try_acquire_many(more).map_err(|_| {
+                let text = "the gate's memory for request bodies is used up; try again later";
                 Refusal::unavailable("bodies_full", text)
             })?;
-            match &mut self.room {
-                Some(room) => {
-                    room.all.merge(all);
-                    room.own.merge(own);
+            match &mut self.permits {
+                Some(permits) => {
+                    permits.global.merge(global);
+                    permits.caller.merge(caller);
                 }
-                room => *room = Some(Room { all, own }),
+                permits => *permits = Some(BudgetPermits { global, caller }),
             }
         }
         self.bytes.extend_from_slice(data);
@@ -127,53 +128,54 @@ impl Held {
         &self.bytes
     }
 
-    /// The first `length` bytes, with as much room as is left for the rest.
-    pub(super) fn take(&mut self, length: usize) -> Bytes {
+    /// Splits off the first `length` bytes, with the units that the rest does not need.
+    pub(super) fn split_to(&mut self, length: usize) -> Bytes {
         let first = self.bytes.split_to(length.min(self.bytes.len()));
         let units = first.len().div_ceil(UNIT);
-        let left = self.bytes.len().div_ceil(UNIT);
-        let room = self.room.as_mut().and_then(|room| {
-            let spare = room.all.num_permits().saturating_sub(left).min(units);
-            Some(Room { all: room.all.split(spare)?, own: room.own.split(spare)? })
+        let rest = self.bytes.len().div_ceil(UNIT);
+        let permits = self.permits.as_mut().and_then(|permits| {
+            let spare = permits.global.num_permits().saturating_sub(rest).min(units);
+            Some(BudgetPermits { global: permits.global.split(spare)?, caller: permits.caller.split(spare)? })
         });
-        Bytes::from_owner(Self { bytes: first, room, share: self.share.clone() })
+        Bytes::from_owner(Self { bytes: first, permits, budget: self.budget.clone() })
     }
 
-    /// All of them.
-    pub(super) fn all(self) -> Bytes {
+    /// All bytes; they stay charged until the last clone is dropped.
+    pub(super) fn into_bytes(self) -> Bytes {
         if self.bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(self) }
     }
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Reads a body of at most `limit` bytes into its caller's share.
+/// Reads a body of at most `limit` bytes into the budget of `caller`.
 ///
 /// # Errors
-/// 413, 408 or 400 where it is larger, slower or breaks off; 503 where the budget has no room for it.
-pub(super) async fn whole(mut body: Body, limit: usize, caller: &Arc<str>) -> Result<Bytes, Refusal> {
+/// 413 if it is larger, 408 if it is slower than [`DEADLINE`], 400 if the connection breaks off, 503 if the budget is used
+/// up.
+pub(super) async fn read_whole(mut body: Body, limit: usize, caller: &Arc<str>) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > limit as u64 {
         return Err(ReadError::TooLarge(limit).into());
     }
     let reading = async {
-        let mut held = Held::of(Share::of(caller));
-        while let Some(data) = next(&mut body).await? {
-            if held.bytes.len() + data.len() > limit {
+        let mut buffer = Buffer::new(CallerBudget::of(caller));
+        while let Some(data) = next_data(&mut body).await? {
+            if buffer.bytes.len() + data.len() > limit {
                 return Err(ReadError::TooLarge(limit).into());
             }
-            held.push(&data)?;
+            buffer.push(&data)?;
         }
-        Ok(held.all())
+        Ok(buffer.into_bytes())
     };
     tokio::time::timeout(DEADLINE, reading).await.map_err(|_| too_slow())?
 }
 
-/// The body's next bytes.
-pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
+/// The next bytes of a body; `None` at its end.
+pub(super) async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
     match body.frame().await.transpose().map_err(ReadError::Broken)? {
         Some(frame) => Ok(Some(frame.into_data().unwrap_or_default())),
         None => Ok(None),
@@ -184,55 +186,58 @@ pub(super) fn too_slow() -> Refusal {
     Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive within 30s")
 }
 
-/// For tests that take room: the budget is one for all of the process.
+/// Serializes the tests that measure the budget: it is one for the whole process.
 #[cfg(test)]
-pub(super) static ALONE: Mutex<()> = Mutex::new(());
+pub(super) static BUDGET_TEST_LOCK: Mutex<()> = Mutex::new(());
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Nothing yet, of somebody who has nothing else.
-    fn of(caller: &str) -> Held {
-        Held::of(Share::of(&caller.into()))
+    /// An empty buffer of a caller without other requests.
+    fn buffer_of(caller: &str) -> Buffer {
+        Buffer::new(CallerBudget::of(&caller.into()))
     }
 
     #[test]
-    fn what_is_held_takes_room_until_its_last_holder_is_done() {
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut held = of("a");
-        held.push(&[1; 5000]).unwrap();
-        assert_eq!(BUDGET.available_permits(), ROOM - 5);
-        let first = held.take(3000);
-        assert_eq!((first.len(), held.bytes().len(), BUDGET.available_permits()), (3000, 2000, ROOM - 5));
+    fn buffered_bytes_are_charged_until_their_last_reference_is_dropped() {
+        let _guard = BUDGET_TEST_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = buffer_of("a");
+        buffer.push(&[1; 5000]).unwrap();
+        assert_eq!(BUDGET.available_permits(), BUDGET_UNITS - 5);
+        let first = buffer.split_to(3000);
+        assert_eq!((first.len(), buffer.bytes().len(), BUDGET.available_permits()), (3000, 2000, BUDGET_UNITS - 5));
         let copy = first.clone();
         drop(first);
-        held.push(&[1; 100]).unwrap();
-        assert_eq!(BUDGET.available_permits(), ROOM - 6, "3 for what was taken, 3 for 2,100 bytes");
+        buffer.push(&[1; 100]).unwrap();
+        assert_eq!(BUDGET.available_permits(), BUDGET_UNITS - 6, "3 for what was split off, 3 for 2,100 bytes");
         drop(copy);
-        assert_eq!(BUDGET.available_permits(), ROOM - 3);
-        let all = held.all();
-        let rest = BUDGET.try_acquire_many(u32::try_from(ROOM - 3).unwrap()).unwrap();
-        let refusal = of("b").push(&[1]).unwrap_err();
+        assert_eq!(BUDGET.available_permits(), BUDGET_UNITS - 3);
+        let all = buffer.into_bytes();
+        let rest = BUDGET.try_acquire_many(u32::try_from(BUDGET_UNITS - 3).unwrap()).unwrap();
+        let refusal = buffer_of("b").push(&[1]).unwrap_err();
         assert_eq!((refusal.status.as_u16(), refusal.reason), (503, "bodies_full"));
         drop((all, rest));
-        assert_eq!(BUDGET.available_permits(), ROOM);
+        assert_eq!(BUDGET.available_permits(), BUDGET_UNITS);
+    }
 
-        // however many bodies it sends at once, nobody takes more than half
+    #[test]
+    fn one_caller_gets_half_of_the_budget_however_many_bodies_it_sends() {
+        let _guard = BUDGET_TEST_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
         let part = vec![1; 1 << 20];
-        let mut greedy: Vec<Held> = (0..128).map(|_| of("greedy")).collect();
-        for held in &mut greedy {
-            held.push(&part).unwrap();
+        let mut greedy: Vec<Buffer> = (0..128).map(|_| buffer_of("greedy")).collect();
+        for buffer in &mut greedy {
+            buffer.push(&part).unwrap();
         }
-        let refusal = of("greedy").push(&[1]).unwrap_err();
+        let refusal = buffer_of("greedy").push(&[1]).unwrap_err();
         assert_eq!((refusal.status.as_u16(), refusal.reason), (503, "bodies_full"));
-        of("other").push(&part).unwrap();
-        let kept = greedy.pop().unwrap().all();
-        assert!(of("greedy").push(&[1]).is_err(), "its bytes are still held");
-        drop(kept);
-        of("greedy").push(&part).unwrap();
+        buffer_of("other").push(&part).unwrap();
+        let forwarded = greedy.pop().unwrap().into_bytes();
+        assert!(buffer_of("greedy").push(&[1]).is_err(), "its bytes are still in memory");
+        drop(forwarded);
+        buffer_of("greedy").push(&part).unwrap();
         drop(greedy);
-        assert_eq!(BUDGET.available_permits(), ROOM);
-        assert!(shares().is_empty());
+        assert_eq!(BUDGET.available_permits(), BUDGET_UNITS);
+        assert!(budgets().is_empty());
     }
 }

@@ -19,9 +19,9 @@ use http_body::Frame;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Content, Head, LIMIT, Message,
-    buffer::{self, Held, Share},
-    references::Names,
+    MAX_BODY, Message, RequestBody, RequestHead,
+    buffer::{self, Buffer, CallerBudget},
+    references::NameFinder,
     wire,
 };
 use crate::{
@@ -37,46 +37,46 @@ const INSTANCES: u32 = 2;
 
 /// What ends a call whose messages are not what it was permitted for.
 #[derive(Debug, Default)]
-pub(in crate::gate::proxy) struct Foul {
+pub(in crate::gate::proxy) struct StreamViolation {
     token: CancellationToken,
     why: OnceLock<Refusal>,
 }
 
-impl Foul {
-    fn cry(&self, why: Refusal) {
+impl StreamViolation {
+    fn report(&self, why: Refusal) {
         let _ = self.why.set(why);
         self.token.cancel();
     }
 
     /// Waits for one.
-    pub(in crate::gate::proxy) async fn heard(&self) -> Refusal {
+    pub(in crate::gate::proxy) async fn wait(&self) -> Refusal {
         self.token.cancelled().await;
         self.why.get().cloned().unwrap_or_else(|| Refusal::malformed("rpc_malformed", "the stream cannot be read"))
     }
 }
 
 /// Reads as much of a call as says what it is on.
-pub(super) async fn read<'r>(rpc: Rpc<'r>, head: Head<'_>, mut body: Body) -> Result<Content<'r>, Refusal> {
-    may_be_grpc(head)?;
-    let coding = Coding::of(head.headers)?;
+pub(super) async fn read<'r>(rpc: Rpc<'r>, head: RequestHead<'_>, mut body: Body) -> Result<RequestBody<'r>, Refusal> {
+    check_grpc_head(head)?;
+    let encoding = GrpcEncoding::of(head.headers)?;
     if rpc.streaming() == Streaming::Bidi {
         let first = tokio::time::timeout(buffer::DEADLINE, first_frame(&mut body, head.caller));
-        let (frame, held) = first.await.map_err(|_| buffer::too_slow())??;
-        let (found, values, mut content) = opened(rpc, coding, &frame, held.share())?;
-        let foul = Arc::new(Foul::default());
-        let watched = Watched {
+        let (frame, buffer) = first.await.map_err(|_| buffer::too_slow())??;
+        let (found, values, mut content) = read_first_message(rpc, encoding, &frame, buffer.budget())?;
+        let violation = Arc::new(StreamViolation::default());
+        let checked = CheckedStream {
             first: Some(frame),
-            held,
+            buffer,
             body,
             fields: rpc.fields(),
             values: values.into(),
-            coding,
-            foul: foul.clone(),
+            encoding,
+            violation: violation.clone(),
         };
-        content.foul = Some(foul);
-        return Ok(content.with(found, Body::Boxed(Box::pin(watched)), None));
+        content.violation = Some(violation);
+        return Ok(content.with(found, Body::Boxed(Box::pin(checked)), None));
     }
-    let bytes = buffer::whole(body, LIMIT + PREFIX, head.caller).await?;
+    let bytes = buffer::read_whole(body, MAX_BODY + PREFIX, head.caller).await?;
     match length(&bytes)? {
         Some(length) if length == bytes.len() => {}
         Some(length) if length < bytes.len() => {
@@ -84,48 +84,52 @@ pub(super) async fn read<'r>(rpc: Rpc<'r>, head: Head<'_>, mut body: Body) -> Re
         }
         _ => return Err(no_message()),
     }
-    let (found, _, content) = opened(rpc, coding, &bytes, &Share::of(head.caller))?;
+    let (found, _, content) = read_first_message(rpc, encoding, &bytes, &CallerBudget::of(head.caller))?;
     let size = Some(bytes.len() as u64);
     Ok(content.with(found, bytes.into(), size))
 }
 
 /// What is known of a call by its first message.
 #[derive(Default)]
-struct Opened {
+struct FirstMessage {
     named: Option<crate::gate::policy::Named>,
     instances: Option<u64>,
     message: Option<Message>,
-    foul: Option<Arc<Foul>>,
+    violation: Option<Arc<StreamViolation>>,
 }
 
-impl Opened {
-    fn with(self, found: Matched<'_>, body: Body, size: Option<u64>) -> Content<'_> {
-        let Self { named, instances, message, foul } = self;
-        Content { found, body, size, named, instances, message, foul }
+impl FirstMessage {
+    fn with(self, found: Matched<'_>, body: Body, size: Option<u64>) -> RequestBody<'_> {
+        let Self { named, instances, message, violation } = self;
+        RequestBody { found, body, size, named, instances, message, violation }
     }
 }
 
-fn opened<'r>(
+fn read_first_message<'r>(
     rpc: Rpc<'r>,
-    coding: Coding,
+    encoding: GrpcEncoding,
     frame: &Bytes,
-    share: &Arc<Share>,
-) -> Result<(Matched<'r>, Vec<String>, Opened), Refusal> {
-    let message = coding.message(frame, share)?;
+    budget: &Arc<CallerBudget>,
+) -> Result<(Matched<'r>, Vec<String>, FirstMessage), Refusal> {
+    let message = encoding.message(frame, budget)?;
     let values = rpc.fields().iter().map(|field| wire::text_at(&message, &field.tags).map(str::to_owned));
     let values = values.collect::<Result<Vec<_>, _>>()?;
     let found = rpc.matched(&values)?;
-    let mut names = Names::default();
+    let mut names = NameFinder::default();
     wire::scan(&message, &mut names)?;
     let counted = matches!(found.route, Route::Vertex { payload: Payload::Counted(_), .. });
     let instances = counted.then(|| wire::count(&message, INSTANCES));
-    let opened =
-        Opened { named: Some(names.found()?), instances, message: Some(Message::Grpc(message)), ..Opened::default() };
+    let opened = FirstMessage {
+        named: Some(names.found()?),
+        instances,
+        message: Some(Message::Grpc(message)),
+        ..FirstMessage::default()
+    };
     Ok((found, values, opened))
 }
 
 /// Whether the call is what gRPC over HTTP/2 is.
-fn may_be_grpc(head: Head<'_>) -> Result<(), Refusal> {
+fn check_grpc_head(head: RequestHead<'_>) -> Result<(), Refusal> {
     if head.version != Version::HTTP_2 {
         let text = "gRPC needs HTTP/2; ask the gate for it by ALPN on a TLS listener";
         return Err(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "rpc_needs_http2", text));
@@ -165,12 +169,12 @@ pub(in crate::gate::proxy) fn grpc_timeout(headers: &HeaderMap) -> Result<Durati
 
 /// How messages whose flag says so are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub(super) enum GrpcEncoding {
     Identity,
     Gzip,
 }
 
-impl Coding {
+impl GrpcEncoding {
     fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
         let mut codings = headers.get_all("grpc-encoding").iter().map(|value| value.as_bytes());
         match (codings.next(), codings.next()) {
@@ -184,12 +188,12 @@ impl Coding {
     }
 
     /// The message of a whole frame.
-    pub(super) fn message(self, frame: &Bytes, share: &Arc<Share>) -> Result<Bytes, Refusal> {
+    pub(super) fn message(self, frame: &Bytes, budget: &Arc<CallerBudget>) -> Result<Bytes, Refusal> {
         let payload = frame.slice(PREFIX.min(frame.len())..);
         match (frame.first(), self) {
             (Some(0), _) => Ok(payload),
             (Some(1), Self::Gzip) => {
-                let mut plain = Held::of(share.clone());
+                let mut plain = Buffer::new(budget.clone());
                 let mut decoder = GzDecoder::new(&*payload);
                 let mut chunk = vec![0; 16 << 10];
                 loop {
@@ -199,9 +203,9 @@ impl Coding {
                     if read == 0 {
                         // RFC 1952 section 2.2: another member may follow, and readers differ in whether they read it
                         let more = !decoder.get_ref().is_empty();
-                        return if more { Err(more_behind()) } else { Ok(plain.all()) };
+                        return if more { Err(more_behind()) } else { Ok(plain.into_bytes()) };
                     }
-                    if plain.bytes().len() + read > LIMIT {
+                    if plain.bytes().len() + read > MAX_BODY {
                         return Err(too_large());
                     }
                     plain.push(chunk.get(..read).unwrap_or_default())?;
@@ -216,7 +220,7 @@ impl Coding {
 fn length(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
     let Some(&[_, a, b, c, d]) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-    if length > LIMIT { Err(too_large()) } else { Ok(Some(PREFIX + length)) }
+    if length > MAX_BODY { Err(too_large()) } else { Ok(Some(PREFIX + length)) }
 }
 
 fn too_large() -> Refusal {
@@ -232,39 +236,39 @@ fn no_message() -> Refusal {
 }
 
 /// The first frame of a stream, and what came behind it.
-async fn first_frame(body: &mut Body, caller: &Arc<str>) -> Result<(Bytes, Held), Refusal> {
-    let mut held = Held::of(Share::of(caller));
+async fn first_frame(body: &mut Body, caller: &Arc<str>) -> Result<(Bytes, Buffer), Refusal> {
+    let mut buffer = Buffer::new(CallerBudget::of(caller));
     loop {
-        if let Some(length) = length(held.bytes())?
-            && held.bytes().len() >= length
+        if let Some(length) = length(buffer.bytes())?
+            && buffer.bytes().len() >= length
         {
-            return Ok((held.take(length), held));
+            return Ok((buffer.split_to(length), buffer));
         }
-        let data = buffer::next(body).await?.ok_or_else(no_message)?;
-        held.push(&data)?;
+        let data = buffer::next_data(body).await?.ok_or_else(no_message)?;
+        buffer.push(&data)?;
     }
 }
 
 /// The messages of a stream, each looked at before it goes on.
-struct Watched {
+struct CheckedStream {
     first: Option<Bytes>,
-    held: Held,
+    buffer: Buffer,
     body: Body,
     fields: &'static [Field],
     values: Box<[String]>,
-    coding: Coding,
-    foul: Arc<Foul>,
+    encoding: GrpcEncoding,
+    violation: Arc<StreamViolation>,
 }
 
-impl Watched {
+impl CheckedStream {
     /// The next whole message that came, if it may go on.
     fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
-        let Some(length) = length(self.held.bytes())? else { return Ok(None) };
-        if self.held.bytes().len() < length {
+        let Some(length) = length(self.buffer.bytes())? else { return Ok(None) };
+        if self.buffer.bytes().len() < length {
             return Ok(None);
         }
-        let frame = self.held.take(length);
-        let message = self.coding.message(&frame, self.held.share())?;
+        let frame = self.buffer.split_to(length);
+        let message = self.encoding.message(&frame, self.buffer.budget())?;
         for (field, permitted) in self.fields.iter().zip(&self.values) {
             let named = wire::text_at(&message, &field.tags)?;
             if !named.is_empty() && named != permitted {
@@ -278,13 +282,13 @@ impl Watched {
     fn break_off(&mut self, why: Refusal) -> BodyError {
         let text = why.text.clone().into_owned();
         self.body = Body::Empty;
-        self.held = Held::of(self.held.share().clone());
-        self.foul.cry(why);
+        self.buffer = Buffer::new(self.buffer.budget().clone());
+        self.violation.report(why);
         text.into()
     }
 }
 
-impl http_body::Body for Watched {
+impl http_body::Body for CheckedStream {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -305,12 +309,12 @@ impl http_body::Body for Watched {
             };
             match came {
                 Some(Ok(frame)) => {
-                    if let Err(why) = this.held.push(&frame.into_data().unwrap_or_default()) {
+                    if let Err(why) = this.buffer.push(&frame.into_data().unwrap_or_default()) {
                         return Poll::Ready(Some(Err(this.break_off(why))));
                     }
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None if this.held.bytes().is_empty() => return Poll::Ready(None),
+                None if this.buffer.bytes().is_empty() => return Poll::Ready(None),
                 None => {
                     let why = Refusal::malformed("rpc_malformed", "the stream ends within a message");
                     return Poll::Ready(Some(Err(this.break_off(why))));

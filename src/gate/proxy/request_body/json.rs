@@ -7,16 +7,16 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::references::Names;
+use super::references::NameFinder;
 
 /// Members of a body whose elements are instances.
-const COUNTED: [&str; 2] = ["instances", "inputs"];
+const INSTANCE_MEMBERS: [&str; 2] = ["instances", "inputs"];
 
 /// Shows every string of `bytes` to `names`. Gives the number of instances, where there is such a member.
 ///
 /// # Errors
 /// When `bytes` is not one JSON text.
-pub(super) fn scan(bytes: &[u8], names: &mut Names) -> Result<Option<u64>, serde_json::Error> {
+pub(super) fn scan(bytes: &[u8], names: &mut NameFinder) -> Result<Option<u64>, serde_json::Error> {
     let mut counted = None;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     Value { names, counted: Some(&mut counted), elements: None }.deserialize(&mut reader)?;
@@ -26,7 +26,7 @@ pub(super) fn scan(bytes: &[u8], names: &mut Names) -> Result<Option<u64>, serde
 
 /// One value, wherever it stands.
 struct Value<'a> {
-    names: &'a mut Names,
+    names: &'a mut NameFinder,
     /// Where the counts go, in the outermost object only.
     counted: Option<&'a mut Option<u64>>,
     /// Where this value's elements are counted.
@@ -72,7 +72,7 @@ impl<'de> Visitor<'de> for Value<'_> {
             let mut elements = 1;
             map.next_value_seed(Value { names: self.names, counted: None, elements: Some(&mut elements) })?;
             if let Some(counted) = counted.as_deref_mut()
-                && COUNTED.contains(&&*key)
+                && INSTANCE_MEMBERS.contains(&&*key)
             {
                 *counted = Some(counted.unwrap_or(0).saturating_add(elements));
             }

@@ -1,7 +1,7 @@
 //! What is read of a request's body before the decision. Never more than the decision needs, and never without a bound.
 //!
-//! Promises: the caller is known before a byte is read; a body of Vertex's is held whole, within 10 MiB, 30 s and a
-//! budget that all requests share and no caller uses up, and looked at for what else it names; a gRPC call's resource comes from its message,
+//! Promises: the caller is known before a byte is read; a body of Vertex's is buffer whole, within 10 MiB, 30 s and a
+//! budget that all requests budget and no caller uses up, and looked at for what else it names; a gRPC call's resource comes from its message,
 //! and no later message of the same call has another. What cannot be looked at is refused, except the bodies that are
 //! for a model's own server.
 
@@ -22,8 +22,8 @@ use http::{
 };
 use http_body::Body as _;
 
-pub(super) use self::grpc::{Foul, grpc_timeout, is_grpc};
-use self::{buffer::whole, references::Names};
+pub(super) use self::grpc::{StreamViolation, grpc_timeout, is_grpc};
+use self::{buffer::read_whole, references::NameFinder};
 use crate::{
     gate::{
         policy::Named,
@@ -34,10 +34,10 @@ use crate::{
 };
 
 /// Largest body, and largest gRPC message, in bytes: what Google's dedicated endpoints take.
-const LIMIT: usize = 10 << 20;
+const MAX_BODY: usize = 10 << 20;
 
 /// A request's body, as far as it was read, and what is known of it.
-pub(super) struct Content<'r> {
+pub(super) struct RequestBody<'r> {
     /// Where the request goes: known now, whatever had to be read for it.
     pub(super) found: Matched<'r>,
     /// What is forwarded: all of the body, what was read of it included.
@@ -51,7 +51,7 @@ pub(super) struct Content<'r> {
     /// What was read, for whoever looks further.
     pub(super) message: Option<Message>,
     /// What ends a gRPC call whose later messages are not what its first one was permitted for.
-    pub(super) foul: Option<Arc<Foul>>,
+    pub(super) violation: Option<Arc<StreamViolation>>,
 }
 
 /// A body, or the first message of one, as it was read.
@@ -65,42 +65,42 @@ pub(super) enum Message {
 
 /// What of a request's head says how to read its body.
 #[derive(Clone, Copy)]
-pub(super) struct Head<'a> {
+pub(super) struct RequestHead<'a> {
     pub(super) version: Version,
     pub(super) headers: &'a HeaderMap,
     /// Google binds what the body leaves out to the query, so that counts as body here.
     pub(super) query: &'a str,
-    /// Whose request it is: each has a share of the room for bodies.
+    /// Whose request it is: each has a budget of the permits for bodies.
     pub(super) caller: &'a Arc<str>,
 }
 
-impl<'r> Content<'r> {
+impl<'r> RequestBody<'r> {
     /// Reads what the decision about this way depends on. The caller is known by now.
-    pub(super) async fn read(route: RouteMatch<'r>, head: Head<'_>, body: Body) -> Result<Self, Refusal> {
+    pub(super) async fn read(route: RouteMatch<'r>, head: RequestHead<'_>, body: Body) -> Result<Self, Refusal> {
         let found = match route {
             RouteMatch::Rpc(rpc) => return grpc::read(rpc, head, body).await,
             RouteMatch::Matched(found) => found,
         };
         let Route::Vertex { payload, group, .. } = &found.route else {
             let size = body.size_hint().exact();
-            return Ok(Self { found, body, size, named: None, instances: None, message: None, foul: None });
+            return Ok(Self { found, body, size, named: None, instances: None, message: None, violation: None });
         };
         let payload = *payload;
         if *group == Group::Infer {
-            whole_answer(head.query)?;
+            check_response_parameters(head.query)?;
         }
-        let bytes = whole(body, LIMIT, head.caller).await?;
-        let looked = look(payload, head, &bytes)?;
+        let bytes = read_whole(body, MAX_BODY, head.caller).await?;
+        let looked = inspect(payload, head, &bytes)?;
         let (named, instances) = looked.map_or((None, None), |(named, instances)| (Some(named), instances));
         let message = (named.is_some() && !bytes.is_empty()).then(|| Message::Json(bytes.clone()));
         let size = Some(bytes.len() as u64);
-        Ok(Self { found, body: bytes.into(), size, named, instances, message, foul: None })
+        Ok(Self { found, body: bytes.into(), size, named, instances, message, violation: None })
     }
 }
 
 /// Whether a model's answer is asked for whole and in a form that the gate reads: whoever leaves out the tokens and the
 /// model's version from it would be charged for nothing, and nobody could say what answered.
-fn whole_answer(query: &str) -> Result<(), Refusal> {
+fn check_response_parameters(query: &str) -> Result<(), Refusal> {
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         let form = value.split(';').next().unwrap_or_default();
         let whole = match name.to_ascii_lowercase().trim_start_matches('$') {
@@ -120,15 +120,15 @@ fn whole_answer(query: &str) -> Result<(), Refusal> {
 
 /// What a REST body and its query name, and how many instances there are; `None` where a model's own server is to
 /// understand it and it is no JSON.
-fn look(payload: Payload, head: Head<'_>, bytes: &Bytes) -> Result<Option<(Named, Option<u64>)>, Refusal> {
-    let mut names = Names::default();
+fn inspect(payload: Payload, head: RequestHead<'_>, bytes: &Bytes) -> Result<Option<(Named, Option<u64>)>, Refusal> {
+    let mut names = NameFinder::default();
     for (_, value) in url::form_urlencoded::parse(head.query.as_bytes()) {
         names.text(&value);
     }
     if bytes.is_empty() {
         return Ok(Some((names.found()?, None)));
     }
-    let read = match plain_json(head.headers) {
+    let read = match check_json_type(head.headers) {
         Ok(()) => json::scan(bytes, &mut names),
         Err(refusal) if payload != Payload::Opaque => return Err(refusal),
         Err(_) => return Ok(None),
@@ -145,7 +145,7 @@ fn look(payload: Payload, head: Head<'_>, bytes: &Bytes) -> Result<Option<(Named
 
 /// Whether the head calls the body JSON that is not compressed. Google's front ends read protobuf, forms and compressed
 /// bodies too, so that one that was looked at as JSON could be taken for something else.
-fn plain_json(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_json_type(headers: &HeaderMap) -> Result<(), Refusal> {
     let kinds = headers.get_all(CONTENT_TYPE);
     let is_json = |kind: &str| {
         let kind = kind.split(';').next().unwrap_or_default().trim();

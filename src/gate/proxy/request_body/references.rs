@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Different names in one body. Google's own bounds on lists in messages are below it.
-const LIMIT: usize = 1000;
+const MAX_NAMES: usize = 1000;
 /// Longest name that is kept, in bytes; no resource of Google's has a longer one.
 const NAME_LIMIT: usize = 1024;
 
@@ -50,14 +50,14 @@ const HOSTED: &str = ".storage.googleapis.com";
 /// Longest name of a bucket, in bytes (Cloud Storage, "Bucket names").
 const BUCKET_LIMIT: usize = 222;
 
-/// Names as they are found.
+/// NameFinder as they are found.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct NameFinder {
     named: Named,
     too_many: bool,
 }
 
-impl Names {
+impl NameFinder {
     /// Looks at one text.
     pub(super) fn text(&mut self, text: &str) {
         // nothing that names anything is shorter than `gs://b`; most texts in a prediction are
@@ -162,7 +162,7 @@ impl Names {
 
     fn has_room(&mut self) -> bool {
         let Named { resources, buckets, service_accounts } = &self.named;
-        self.too_many |= resources.len() + buckets.len() + service_accounts.len() >= LIMIT;
+        self.too_many |= resources.len() + buckets.len() + service_accounts.len() >= MAX_NAMES;
         !self.too_many
     }
 }

@@ -14,9 +14,9 @@ use proptest::prelude::*;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::{
-    buffer::{ALONE, Share},
+    buffer::{BUDGET_TEST_LOCK, CallerBudget},
     grpc, json,
-    references::Names,
+    references::NameFinder,
     wire,
 };
 use crate::gate::policy::Named;
@@ -36,7 +36,7 @@ fn listed(named: &Named) -> String {
 }
 
 fn check(text: &str, expected: &str) {
-    let mut names = Names::default();
+    let mut names = NameFinder::default();
     names.text(text);
     assert_eq!(listed(&names.found().unwrap()), expected, "{text}");
 }
@@ -77,7 +77,7 @@ fn every_form_of_a_name_is_found() {
 }
 
 fn check_json(text: &str, expected: Option<(&str, Option<u64>)>) {
-    let mut names = Names::default();
+    let mut names = NameFinder::default();
     let counted = json::scan(text.as_bytes(), &mut names).ok();
     let found = counted.map(|counted| (listed(&names.found().unwrap()), counted));
     assert_eq!(found.as_ref().map(|(names, counted)| (names.as_str(), *counted)), expected, "{text}");
@@ -101,7 +101,7 @@ fn a_json_body_is_looked_through() {
 fn no_body_names_more_than_anything_honest() {
     let many: Vec<String> = (0..=1000).map(|n| format!("gs://bucket-{n}/")).collect();
     for (count, fits) in [(1000, true), (1001, false)] {
-        let mut names = Names::default();
+        let mut names = NameFinder::default();
         names.text(&many[..count].join(" "));
         assert_eq!(names.found().is_ok(), fits, "{count} names");
     }
@@ -122,7 +122,7 @@ fn no_text_costs_more_than_its_length() {
     ] {
         let text = part.repeat((10 << 20) / part.len());
         let start = Instant::now();
-        let mut names = Names::default();
+        let mut names = NameFinder::default();
         names.text(&text);
         drop(names.found());
         assert!(start.elapsed() < Duration::from_secs(20), "{part}: {:?}", start.elapsed());
@@ -139,11 +139,11 @@ fn gzipped(plain: &[u8]) -> Vec<u8> {
 /// the first one and an upstream would take all of them together.
 #[test]
 fn a_compressed_message_is_one_member_and_nothing_behind_it() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _guard = BUDGET_TEST_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     let (one, other) = (field(1, b"endpoint one"), field(1, b"endpoint two"));
     let check = |payload: Vec<u8>, expected: Result<&[u8], &str>| {
         let frame = Bytes::from([&[1, 0, 0, 0, 0][..], &payload].concat());
-        let found = grpc::Coding::Gzip.message(&frame, &Share::of(&"a".into()));
+        let found = grpc::GrpcEncoding::Gzip.message(&frame, &CallerBudget::of(&"a".into()));
         assert_eq!(found.as_deref().map_err(|refusal| refusal.reason), expected);
     };
     check(gzipped(&one), Ok(&one));
@@ -162,7 +162,7 @@ fn field(tag: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 fn check_wire(message: &[u8], expected: &str) {
-    let mut names = Names::default();
+    let mut names = NameFinder::default();
     wire::scan(message, &mut names).unwrap();
     assert_eq!(listed(&names.found().unwrap()), expected, "{message:?}");
 }
@@ -190,7 +190,7 @@ fn a_message_that_costs_too_much_to_look_at_is_refused() {
     for _ in 0..100 {
         deep = field(1, &deep);
     }
-    let refusal = wire::scan(&deep, &mut Names::default()).unwrap_err();
+    let refusal = wire::scan(&deep, &mut NameFinder::default()).unwrap_err();
     assert_eq!(refusal.reason, "rpc_too_nested");
 }
 
@@ -212,7 +212,7 @@ fn a_message_that_is_a_text_at_every_depth_costs_no_more() {
     }
     assert!(deep.len() < 10 << 20, "{}", deep.len());
     let start = Instant::now();
-    let looked = wire::scan(&deep, &mut Names::default());
+    let looked = wire::scan(&deep, &mut NameFinder::default());
     assert_eq!(looked.unwrap_err().reason, "rpc_too_nested");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
@@ -243,7 +243,7 @@ proptest! {
     /// Whatever bytes come, nothing panics, and what is no message is refused as a whole.
     #[test]
     fn no_bytes_are_read_twice(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let mut names = Names::default();
+        let mut names = NameFinder::default();
         let scanned = wire::scan(&bytes, &mut names);
         let text = wire::text_at(&bytes, &[1]);
         if scanned.is_err() {
@@ -258,7 +258,7 @@ proptest! {
         for tag in tags {
             message = [field(tag, &message), field(tag, other.as_bytes())].concat();
         }
-        let mut names = Names::default();
+        let mut names = NameFinder::default();
         wire::scan(&message, &mut names).unwrap();
         let found = names.found().unwrap();
         prop_assert!(found.resources.iter().any(|name| &*name.name == "projects/p/locations/l/endpoints/1"));

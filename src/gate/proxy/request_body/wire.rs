@@ -6,7 +6,7 @@
 use bytes::Buf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::references::Names;
+use super::references::NameFinder;
 use crate::refusal::Refusal;
 
 /// How deep messages are looked into: what Google's parsers for C++ and Java refuse beyond.
@@ -46,17 +46,17 @@ pub(super) fn count(message: &[u8], tag: u32) -> u64 {
 ///
 /// # Errors
 /// 400 for a message that cannot be read, or that is nested so that looking at it costs more than it may.
-pub(super) fn scan(message: &[u8], names: &mut Names) -> Result<(), Refusal> {
+pub(super) fn scan(message: &[u8], names: &mut NameFinder) -> Result<(), Refusal> {
     walk(message, |_, _| ()).map_err(unreadable)?;
     let mut work = message.len().saturating_mul(WORK).max(LEAST_WORK);
-    if look(message, names, DEPTH, &mut work) {
+    if inspect(message, names, DEPTH, &mut work) {
         return Ok(());
     }
     Err(Refusal::malformed("rpc_too_nested", "the message is nested too deeply to be looked at"))
 }
 
 /// Whether there was enough work left.
-fn look(message: &[u8], names: &mut Names, depth: usize, work: &mut usize) -> bool {
+fn inspect(message: &[u8], names: &mut NameFinder, depth: usize, work: &mut usize) -> bool {
     let Some(left) = work.checked_sub(message.len()) else { return false };
     *work = left;
     let mut enough = true;
@@ -74,14 +74,14 @@ fn look(message: &[u8], names: &mut Names, depth: usize, work: &mut usize) -> bo
         }
         // a message of one field has two bytes at least
         if depth > 0 && payload.len() >= 2 {
-            enough = look(payload, names, depth - 1, work);
+            enough = inspect(payload, names, depth - 1, work);
         }
     });
     enough
 }
 
 /// The payloads in the field that `tags` lead to, `None` for those of another type.
-fn collect<'m>(message: &'m [u8], tags: &[u32], found: &mut Vec<Option<&'m [u8]>>) -> Result<(), NoMessage> {
+fn collect<'m>(message: &'m [u8], tags: &[u32], found: &mut Vec<Option<&'m [u8]>>) -> Result<(), NotProtobuf> {
     let Some((first, others)) = tags.split_first() else { return Ok(()) };
     let mut nested = Ok(());
     walk(message, |tag, payload| {
@@ -97,13 +97,13 @@ fn collect<'m>(message: &'m [u8], tags: &[u32], found: &mut Vec<Option<&'m [u8]>
 }
 
 /// Goes through the fields of a message: tag and, where it is delimited by its length, payload.
-fn walk<'m>(mut message: &'m [u8], mut each: impl FnMut(u32, Option<&'m [u8]>)) -> Result<(), NoMessage> {
+fn walk<'m>(mut message: &'m [u8], mut each: impl FnMut(u32, Option<&'m [u8]>)) -> Result<(), NotProtobuf> {
     while message.has_remaining() {
         let (tag, wire) = decode_key(&mut message)?;
         if wire == WireType::LengthDelimited {
             let length = decode_varint(&mut message)?;
             let split = usize::try_from(length).ok().and_then(|length| message.split_at_checked(length));
-            let Some((payload, rest)) = split else { return Err(NoMessage) };
+            let Some((payload, rest)) = split else { return Err(NotProtobuf) };
             message = rest;
             each(tag, Some(payload));
         } else {
@@ -117,14 +117,14 @@ fn walk<'m>(mut message: &'m [u8], mut each: impl FnMut(u32, Option<&'m [u8]>)) 
 /// The bytes are no protobuf message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no protobuf message")]
-pub(super) struct NoMessage;
+pub(super) struct NotProtobuf;
 
-impl From<prost::DecodeError> for NoMessage {
+impl From<prost::DecodeError> for NotProtobuf {
     fn from(_: prost::DecodeError) -> Self {
         Self
     }
 }
 
-fn unreadable(_: NoMessage) -> Refusal {
+fn unreadable(_: NotProtobuf) -> Refusal {
     Refusal::malformed("rpc_malformed", "the message is no protobuf message")
 }

@@ -1,15 +1,15 @@
 //! The outermost fields of gRPC messages, byte by byte.
 
-use super::{Answered, LIMIT, Said};
+use super::{LIMIT, ModelInfo, UsageField};
 
 /// Messages of one method whose outermost fields are looked at.
 #[derive(Debug)]
 pub(crate) struct Fields {
-    tags: &'static [(u64, Said)],
+    tags: &'static [(u64, UsageField)],
     /// Bytes of the message that are still to come.
     left: usize,
     place: Place,
-    pub(super) answered: Answered,
+    pub(super) info: ModelInfo,
 }
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ enum Place {
     Length(u64, Varint),
     /// So many bytes that are of no interest.
     Skip(usize),
-    Text(Said, usize, Vec<u8>),
+    Text(UsageField, usize, Vec<u8>),
     /// What is left of a message that is compressed, or none that can be read.
     Pass,
 }
@@ -47,20 +47,22 @@ impl Varint {
 }
 
 impl Fields {
-    /// Those of the method that this action is; `None` where its answers do not say who answered.
+    /// Those of the method that this action is; `None` where its answers do not say who info.
     pub(super) fn of(action: &str) -> Option<Self> {
         let tags: &[_] = match action {
-            "PredictionService.Predict" => &[(2, Said::DeployedModel), (3, Said::Model), (5, Said::Version)],
-            "PredictionService.Explain" => &[(2, Said::DeployedModel)],
+            "PredictionService.Predict" => {
+                &[(2, UsageField::DeployedModel), (3, UsageField::Model), (5, UsageField::Version)]
+            }
+            "PredictionService.Explain" => &[(2, UsageField::DeployedModel)],
             "PredictionService.GenerateContent" | "PredictionService.StreamGenerateContent" => {
-                &[(4, Said::Usage), (11, Said::Version)]
+                &[(4, UsageField::Usage), (11, UsageField::Version)]
             }
             _ => return None,
         };
-        Some(Self { tags, left: 0, place: Place::Prefix(Vec::new()), answered: Answered::default() })
+        Some(Self { tags, left: 0, place: Place::Prefix(Vec::new()), info: ModelInfo::default() })
     }
 
-    pub(super) fn look(&mut self, mut data: &[u8]) {
+    pub(super) fn read(&mut self, mut data: &[u8]) {
         while let Some((&byte, rest)) = data.split_first() {
             // what is of no interest is passed over at once
             let passed = match &self.place {
@@ -115,10 +117,10 @@ impl Fields {
                 if text.len() < length {
                     Place::Text(said, length, text)
                 } else {
-                    if said == Said::Usage {
-                        self.answered.tokens = total(&text).or(self.answered.tokens);
+                    if said == UsageField::Usage {
+                        self.info.tokens = total(&text).or(self.info.tokens);
                     } else if let Ok(text) = String::from_utf8(text) {
-                        self.answered.keep(said, text);
+                        self.info.keep(said, text);
                     }
                     Place::Key(Varint::default())
                 }

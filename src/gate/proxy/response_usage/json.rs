@@ -1,10 +1,10 @@
 //! The outermost members of JSON texts, byte by byte.
 
-use super::{Answered, LIMIT, Said};
+use super::{LIMIT, ModelInfo, UsageField};
 
 /// A JSON text whose outermost object, or the objects of whose outermost array, are looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Members {
+pub(crate) struct JsonReader {
     /// How many objects and arrays are open.
     depth: usize,
     /// The depth at which members are looked at: 1 in an object, 2 in an array of them; 0 until the text begins.
@@ -15,7 +15,7 @@ pub(crate) struct Members {
     /// Where in `usageMetadata` it is, at the depth below.
     usage: Usage,
     string: Option<Text>,
-    pub(super) answered: Answered,
+    pub(super) info: ModelInfo,
 }
 
 /// Where in a member the reader is.
@@ -24,7 +24,7 @@ enum Place {
     #[default]
     Key,
     /// Behind the key: what its value says, if that is of interest.
-    Value(Option<Said>),
+    Value(Option<UsageField>),
 }
 
 /// Where in an object of usage the reader is.
@@ -46,8 +46,8 @@ struct Text {
     escaped: bool,
 }
 
-impl Members {
-    pub(super) fn look(&mut self, data: &[u8]) {
+impl JsonReader {
+    pub(super) fn read(&mut self, data: &[u8]) {
         for &byte in data {
             match self.string.as_mut() {
                 Some(string) => {
@@ -62,7 +62,7 @@ impl Members {
 
     /// Begins another text.
     fn restart(&mut self) {
-        *self = Self { answered: std::mem::take(&mut self.answered), ..Self::default() };
+        *self = Self { info: std::mem::take(&mut self.info), ..Self::default() };
     }
 
     fn here(&self) -> bool {
@@ -87,7 +87,7 @@ impl Members {
                 if self.level == 0 {
                     self.level = if byte == b'{' { 1 } else { 2 };
                 }
-                if byte == b'{' && self.here() && self.place == Place::Value(Some(Said::Usage)) {
+                if byte == b'{' && self.here() && self.place == Place::Value(Some(UsageField::Usage)) {
                     self.usage = Usage::Key;
                 }
                 self.depth += 1;
@@ -112,7 +112,7 @@ impl Members {
                 longer.map_or(Usage::Other, |longer| Usage::Total(Some(longer)))
             }
             (Usage::Total(Some(total)), b',' | b'}' | b' ' | b'\t' | b'\r' | b'\n', _) => {
-                self.answered.tokens = Some(total);
+                self.info.tokens = Some(total);
                 if byte == b',' { Usage::Key } else { Usage::Other }
             }
             (Usage::Key, _, _) => Usage::Key,
@@ -138,7 +138,7 @@ impl Members {
             Place::Value(said) => {
                 let quoted = [b"\"", &*kept, b"\""].concat();
                 if let (Some(said), Ok(text)) = (said, serde_json::from_slice(&quoted)) {
-                    self.answered.keep(said, text);
+                    self.info.keep(said, text);
                 }
                 self.place = Place::Value(None);
             }
@@ -146,12 +146,12 @@ impl Members {
     }
 }
 
-fn said(key: &[u8]) -> Option<Said> {
+fn said(key: &[u8]) -> Option<UsageField> {
     match key {
-        b"model" => Some(Said::Model),
-        b"deployedModelId" => Some(Said::DeployedModel),
-        b"modelVersionId" | b"modelVersion" => Some(Said::Version),
-        b"usageMetadata" => Some(Said::Usage),
+        b"model" => Some(UsageField::Model),
+        b"deployedModelId" => Some(UsageField::DeployedModel),
+        b"modelVersionId" | b"modelVersion" => Some(UsageField::Version),
+        b"usageMetadata" => Some(UsageField::Usage),
         _ => None,
     }
 }
@@ -178,7 +178,7 @@ impl Text {
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     line: Line,
-    pub(super) members: Members,
+    pub(super) members: JsonReader,
 }
 
 #[derive(Debug, Default)]
@@ -194,7 +194,7 @@ enum Line {
 const DATA: &[u8] = b"data:";
 
 impl Events {
-    pub(super) fn look(&mut self, data: &[u8]) {
+    pub(super) fn read(&mut self, data: &[u8]) {
         for &byte in data {
             self.line = match (&self.line, byte) {
                 // an empty line ends the event
@@ -213,7 +213,7 @@ impl Events {
                     }
                 }
                 (Line::Data, _) => {
-                    self.members.look(&[byte]);
+                    self.members.read(&[byte]);
                     Line::Data
                 }
                 _ => Line::Other,

@@ -1,4 +1,4 @@
-//! Who answered, in every form of an answer, however it is cut into pieces.
+//! Who info, in every form of an answer, however it is cut into pieces.
 
 use http::HeaderValue;
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -8,12 +8,12 @@ use super::*;
 fn check(action: &str, kind: &'static str, answer: &[u8], expected: (Option<&str>, Option<&str>)) {
     for size in [1, 2, 3, 7, answer.len().max(1)] {
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
-        let mut trail = Trail::of(action, Payload::Typed, &headers);
-        answer.chunks(size).for_each(|piece| trail.look(piece));
+        let mut response_usage = ResponseUsage::for_response(action, Payload::Typed, &headers);
+        answer.chunks(size).for_each(|piece| response_usage.read(piece));
         let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let (now, started) = (crate::clock::now(), crate::clock::monotonic());
         let mut record = Record::open(now, started, peer, http::Method::POST, "/");
-        trail.name(&mut record);
+        response_usage.record(&mut record);
         let found = (record.model.as_deref(), record.model_version.as_deref());
         assert_eq!(found, expected, "{} in pieces of {size}", String::from_utf8_lossy(answer));
     }
@@ -22,13 +22,13 @@ fn check(action: &str, kind: &'static str, answer: &[u8], expected: (Option<&str
 fn check_tokens(action: &str, kind: &'static str, answer: &[u8], expected: Option<u64>) {
     for size in [1, 2, 3, 7, answer.len().max(1)] {
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
-        let mut trail = Trail::of(action, Payload::Typed, &headers);
-        answer.chunks(size).for_each(|piece| trail.look(piece));
-        let found = match &trail {
-            Trail::Json(members) => members.answered.tokens,
-            Trail::Events(events) => events.members.answered.tokens,
-            Trail::Grpc(fields) => fields.answered.tokens,
-            Trail::None => None,
+        let mut response_usage = ResponseUsage::for_response(action, Payload::Typed, &headers);
+        answer.chunks(size).for_each(|piece| response_usage.read(piece));
+        let found = match &response_usage {
+            ResponseUsage::Json(members) => members.info.tokens,
+            ResponseUsage::Events(events) => events.members.info.tokens,
+            ResponseUsage::Grpc(fields) => fields.info.tokens,
+            ResponseUsage::None => None,
         };
         assert_eq!(found, expected, "{} in pieces of {size}", String::from_utf8_lossy(answer));
     }
@@ -152,5 +152,8 @@ fn only_the_outermost_fields_of_messages_are_believed() {
 #[test]
 fn a_model_servers_own_words_are_not_googles() {
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-    assert!(matches!(Trail::of("PredictionService.RawPredict", Payload::Opaque, &headers), Trail::None));
+    assert!(matches!(
+        ResponseUsage::for_response("PredictionService.RawPredict", Payload::Opaque, &headers),
+        ResponseUsage::None
+    ));
 }

@@ -22,21 +22,21 @@ const SUFFIXES: [&str; 8] = ["_total", "_created", "_bucket", "_count", "_sum", 
 
 /// Why a page ends before its end.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::gate::proxy) enum Cut {
+pub(in crate::gate::proxy) enum FilterError {
     #[error("a line of the page is longer than {MAX_LINE} bytes")]
-    Long,
+    LineTooLong,
     #[error("a line of the page is not UTF-8")]
-    NotText,
+    NotUtf8,
     #[error("line {0} of the page cannot be read: {1}")]
-    Wrong(usize, &'static str),
+    Malformed(usize, &'static str),
     #[error("line {0} of the page would be a second sample of one series without its labels: mask them instead")]
-    Twice(usize),
+    DuplicateSeries(usize),
     #[error("the page has more than {MAX_SERIES} series, too many to take labels away from")]
-    Series,
+    TooManySeries,
 }
 
 /// One page, read as it comes.
-pub(super) struct Page {
+pub(super) struct ExpositionFilter {
     duties: Arc<[ScrapeDuty]>,
     /// The beginning of a line whose end has not come.
     pending: Vec<u8>,
@@ -49,53 +49,53 @@ pub(super) struct Page {
 }
 
 /// What becomes of a label.
-enum Fate<'k> {
+enum LabelAction<'k> {
     Keep,
     Drop,
     Mask(&'k MaskKey),
 }
 
-impl Page {
+impl ExpositionFilter {
     pub(super) fn new(duties: Arc<[ScrapeDuty]>) -> Self {
         let (seen, hasher) = (HashSet::new(), RandomState::new());
         Self { duties, pending: Vec::new(), line: 0, family: None, seen, hasher }
     }
 
     /// Reads on; what the caller may see is put behind `out`.
-    pub(super) fn feed(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), Cut> {
+    pub(super) fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), FilterError> {
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
             if self.pending.len() + piece.len() > MAX_LINE {
-                return Err(Cut::Long);
+                return Err(FilterError::LineTooLong);
             }
             if !piece.ends_with(b"\n") {
                 self.pending.extend_from_slice(piece);
             } else if self.pending.is_empty() {
-                self.pass(piece, out)?;
+                self.filter_line(piece, out)?;
             } else {
                 let mut line = std::mem::take(&mut self.pending);
                 line.extend_from_slice(piece);
-                self.pass(&line, out)?;
+                self.filter_line(&line, out)?;
             }
         }
         Ok(())
     }
 
     /// The page is at its end.
-    pub(super) fn end(&mut self, out: &mut Vec<u8>) -> Result<(), Cut> {
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), FilterError> {
         let line = std::mem::take(&mut self.pending);
-        if line.is_empty() { Ok(()) } else { self.pass(&line, out) }
+        if line.is_empty() { Ok(()) } else { self.filter_line(&line, out) }
     }
 
-    fn pass(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), Cut> {
+    fn filter_line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), FilterError> {
         self.line += 1;
-        let text = std::str::from_utf8(line).map_err(|_| Cut::NotText)?;
+        let text = std::str::from_utf8(line).map_err(|_| FilterError::NotUtf8)?;
         let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
-        match Line::parse(text).map_err(|wrong| Cut::Wrong(self.line, wrong))? {
+        match Line::parse(text).map_err(|wrong| FilterError::Malformed(self.line, wrong))? {
             Line::Blank | Line::Eof => out.extend_from_slice(line),
             // what is said there could be anything, a hidden sample among it
             Line::Comment => {}
             Line::Meta { keyword, family, said } => {
-                if self.duties.iter().all(|duty| tells(duty, &family)) {
+                if self.duties.iter().all(|duty| shows_metadata(duty, &family)) {
                     out.extend_from_slice(line);
                 }
                 if keyword == "TYPE" {
@@ -113,8 +113,8 @@ impl Page {
     }
 
     /// The sample as the caller may see it; `None` where it may not.
-    fn sample<'a>(&mut self, sample: &Sample<'a>, text: &'a str) -> Result<Option<Shown<'a>>, Cut> {
-        let family = self.family.as_ref().and_then(|(family, kind)| belongs(&sample.name, family, kind));
+    fn sample<'a>(&mut self, sample: &Sample<'a>, text: &'a str) -> Result<Option<FilteredSample<'a>>, FilterError> {
+        let family = self.family.as_ref().and_then(|(family, kind)| family_of(&sample.name, family, kind));
         let shown = self.duties.iter().all(|duty| {
             shows(duty, &sample.name, family)
                 && !hides(duty, &sample.name)
@@ -124,35 +124,36 @@ impl Page {
         if !shown {
             return Ok(None);
         }
-        if self.duties.iter().any(|duty| !duty.drop_labels.is_empty()) && self.is_seen(sample)? {
-            return Err(Cut::Twice(self.line));
+        if self.duties.iter().any(|duty| !duty.drop_labels.is_empty()) && self.is_duplicate(sample)? {
+            return Err(FilterError::DuplicateSeries(self.line));
         }
-        let touched = |labels: &[Label<'_>]| labels.iter().any(|label| !matches!(self.fate(label), Fate::Keep));
+        let touched =
+            |labels: &[Label<'_>]| labels.iter().any(|label| !matches!(self.label_action(label), LabelAction::Keep));
         let exemplar = sample.exemplar.as_ref();
-        let exemplar_goes = exemplar.is_some_and(|exemplar| {
+        let drop_exemplar = exemplar.is_some_and(|exemplar| {
             touched(&exemplar.labels) || self.duties.iter().any(|duty| hides_series(duty, &exemplar.labels))
         });
-        Ok(Some(match (touched(&sample.labels), exemplar_goes) {
-            (false, false) => Shown::AsItIs(text),
-            (true, _) => Shown::Changed(self.changed(sample, exemplar_goes)),
+        Ok(Some(match (touched(&sample.labels), drop_exemplar) {
+            (false, false) => FilteredSample::Unchanged(text),
+            (true, _) => FilteredSample::Changed(self.rewrite(sample, drop_exemplar)),
             (false, true) => {
                 let before = exemplar.map_or(0, |exemplar| exemplar.written.len());
-                Shown::AsItIs(text.get(..text.len().saturating_sub(before)).unwrap_or_default().trim_end())
+                FilteredSample::Unchanged(text.get(..text.len().saturating_sub(before)).unwrap_or_default().trim_end())
             }
         }))
     }
 
     /// Written anew, without the labels that go and with masks for those that are masked.
-    fn changed(&self, sample: &Sample<'_>, exemplar_goes: bool) -> String {
+    fn rewrite(&self, sample: &Sample<'_>, drop_exemplar: bool) -> String {
         let mut inside: Vec<String> = Vec::new();
         if sample.inside {
             inside.push(sample.written.to_owned());
         }
         for label in &sample.labels {
-            match self.fate(label) {
-                Fate::Keep => inside.push(label.written.to_owned()),
-                Fate::Drop => {}
-                Fate::Mask(key) => {
+            match self.label_action(label) {
+                LabelAction::Keep => inside.push(label.written.to_owned()),
+                LabelAction::Drop => {}
+                LabelAction::Mask(key) => {
                     let mask = key.mask(&plain_name(&label.name), &label.value);
                     inside.push(format!("{}=\"{mask}\"", label.written_name));
                 }
@@ -160,61 +161,61 @@ impl Page {
         }
         let name = if sample.inside { "" } else { sample.written };
         let braces = if inside.is_empty() { String::new() } else { format!("{{{}}}", inside.join(",")) };
-        let exemplar = sample.exemplar.as_ref().filter(|_| !exemplar_goes).map_or("", |exemplar| exemplar.written);
+        let exemplar = sample.exemplar.as_ref().filter(|_| !drop_exemplar).map_or("", |exemplar| exemplar.written);
         let value = sample.value.trim_start_matches([' ', '\t']);
         let line = format!("{name}{braces} {value}{exemplar}");
         line.trim_end().to_owned()
     }
 
-    fn fate(&self, label: &Label<'_>) -> Fate<'_> {
+    fn label_action(&self, label: &Label<'_>) -> LabelAction<'_> {
         let name = plain_name(&label.name);
         let listed = |names: &[Box<str>]| names.iter().any(|listed| **listed == *name);
         if self.duties.iter().any(|duty| listed(&duty.drop_labels)) {
-            return Fate::Drop;
+            return LabelAction::Drop;
         }
         let masked = self.duties.iter().find(|duty| listed(&duty.mask_labels));
         match masked {
             // without a value there is no such label
-            _ if label.value.is_empty() => Fate::Keep,
-            None => Fate::Keep,
-            Some(duty) => duty.mask.as_ref().map_or(Fate::Drop, Fate::Mask),
+            _ if label.value.is_empty() => LabelAction::Keep,
+            None => LabelAction::Keep,
+            Some(duty) => duty.mask.as_ref().map_or(LabelAction::Drop, LabelAction::Mask),
         }
     }
 
     /// Whether a sample of the same series, as the caller sees it, was there before.
-    fn is_seen(&mut self, sample: &Sample<'_>) -> Result<bool, Cut> {
+    fn is_duplicate(&mut self, sample: &Sample<'_>) -> Result<bool, FilterError> {
         let mut labels: Vec<(&str, &str)> = sample
             .labels
             .iter()
-            .filter(|label| !label.value.is_empty() && !matches!(self.fate(label), Fate::Drop))
+            .filter(|label| !label.value.is_empty() && !matches!(self.label_action(label), LabelAction::Drop))
             .map(|label| (&*label.name, &*label.value))
             .collect();
         labels.sort_unstable();
         let identity = self.hasher.hash_one((&*sample.name, labels));
         if self.seen.len() >= MAX_SERIES {
-            return Err(Cut::Series);
+            return Err(FilterError::TooManySeries);
         }
         Ok(!self.seen.insert(identity))
     }
 }
 
 /// A sample's line.
-enum Shown<'a> {
-    AsItIs(&'a str),
+enum FilteredSample<'a> {
+    Unchanged(&'a str),
     Changed(String),
 }
 
-impl AsRef<[u8]> for Shown<'_> {
+impl AsRef<[u8]> for FilteredSample<'_> {
     fn as_ref(&self) -> &[u8] {
         match self {
-            Self::AsItIs(text) => text.as_bytes(),
+            Self::Unchanged(text) => text.as_bytes(),
             Self::Changed(text) => text.as_bytes(),
         }
     }
 }
 
 /// The declared family and its name without `_total` where it is a counter's, if a sample of this name is one of its.
-fn belongs<'f>(sample: &str, family: &'f str, kind: &str) -> Option<(&'f str, &'f str)> {
+fn family_of<'f>(sample: &str, family: &'f str, kind: &str) -> Option<(&'f str, &'f str)> {
     let suffixes: &[&str] = match kind {
         "counter" => &["_total", "_created"],
         "histogram" => &["_bucket", "_count", "_sum", "_created"],
@@ -251,7 +252,7 @@ fn hides(duty: &ScrapeDuty, sample: &str) -> bool {
 }
 
 /// Whether the caller may know what is said of this family.
-fn tells(duty: &ScrapeDuty, family: &str) -> bool {
+fn shows_metadata(duty: &ScrapeDuty, family: &str) -> bool {
     let total = format!("{family}_total");
     let counter = Some((family, family.strip_suffix("_total").unwrap_or(family)));
     let shown = shows(duty, family, counter) || shows(duty, &total, None);

@@ -28,19 +28,19 @@ fn dropping(texts: &[&str]) -> ScrapeDuty {
 }
 
 /// What is left of a page that comes in chunks of this size.
-fn guarded(duties: &[ScrapeDuty], page: &[u8], chunk: usize) -> Result<String, Cut> {
-    let mut guarded = Page::new(duties.into());
+fn filtered(duties: &[ScrapeDuty], page: &[u8], chunk: usize) -> Result<String, FilterError> {
+    let mut filter = ExpositionFilter::new(duties.into());
     let mut out = Vec::new();
     for chunk in page.chunks(chunk) {
-        guarded.feed(chunk, &mut out)?;
+        filter.push(chunk, &mut out)?;
     }
-    guarded.end(&mut out)?;
+    filter.finish(&mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }
 
-fn check(duties: &[ScrapeDuty], page: &str, expected: Result<&str, Cut>) {
+fn check(duties: &[ScrapeDuty], page: &str, expected: Result<&str, FilterError>) {
     for chunk in [1, 2, 7, 1 << 16] {
-        let found = guarded(duties, page.as_bytes(), chunk);
+        let found = filtered(duties, page.as_bytes(), chunk);
         assert_eq!(found.as_deref(), expected.as_ref().map(|text| *text), "{duties:?} in chunks of {chunk}:\n{page}");
     }
 }
@@ -125,8 +125,12 @@ fn labels_are_taken_away_or_masked() {
 
 #[test]
 fn two_series_that_a_missing_label_would_make_one_end_the_page() {
-    check(&[dropping(&["user"])], "a{user=\"ada\"} 1\na{user=\"bob\"} 2\n", Err(Cut::Twice(2)));
-    check(&[dropping(&["user"])], "a{x=\"1\",y=\"2\"} 1\na{y=\"2\",x=\"1\",user=\"bob\"} 2\n", Err(Cut::Twice(2)));
+    check(&[dropping(&["user"])], "a{user=\"ada\"} 1\na{user=\"bob\"} 2\n", Err(FilterError::DuplicateSeries(2)));
+    check(
+        &[dropping(&["user"])],
+        "a{x=\"1\",y=\"2\"} 1\na{y=\"2\",x=\"1\",user=\"bob\"} 2\n",
+        Err(FilterError::DuplicateSeries(2)),
+    );
     check(&[dropping(&["user"])], "a 1\nb{user=\"bob\"} 2\n", Ok("a 1\nb 2\n"));
     // what is hidden is no series
     check(&[dropping(&["user"]), hiding(&["a"])], "a{user=\"ada\"} 1\na{user=\"bob\"} 2\n", Ok(""));
@@ -151,11 +155,15 @@ fn series_are_hidden_by_label_and_value() {
 
 #[test]
 fn what_cannot_be_read_ends_the_page() {
-    check(&[hiding(&["b"])], "a 1\n<html>\n", Err(Cut::Wrong(2, "there is neither a label nor a space behind a name")));
-    assert_eq!(guarded(&[hiding(&["b"])], b"a 1\n\xff 1\n", 3), Err(Cut::NotText));
+    check(
+        &[hiding(&["b"])],
+        "a 1\n<html>\n",
+        Err(FilterError::Malformed(2, "there is neither a label nor a space behind a name")),
+    );
+    assert_eq!(filtered(&[hiding(&["b"])], b"a 1\n\xff 1\n", 3), Err(FilterError::NotUtf8));
     let long = format!("a{{x=\"{}\"}} 1\n", "y".repeat(MAX_LINE));
     for chunk in [1000, 1 << 22] {
-        assert_eq!(guarded(&[hiding(&["b"])], long.as_bytes(), chunk), Err(Cut::Long));
+        assert_eq!(filtered(&[hiding(&["b"])], long.as_bytes(), chunk), Err(FilterError::LineTooLong));
     }
     check(&[hiding(&["b"])], "a 1", Ok("a 1"));
 }
@@ -183,7 +191,7 @@ proptest! {
         chunk in 1..64usize,
     ) {
         let page: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        let found = guarded(&[hiding(&["hidden"])], page.as_bytes(), chunk).unwrap();
+        let found = filtered(&[hiding(&["hidden"])], page.as_bytes(), chunk).unwrap();
         let is_hidden = |line: &&String| {
             ["hidden", "hidden_total"].iter().any(|name| {
                 [format!("# TYPE {name} "), format!("{{\"{name}\""), format!("{name}{{")].iter().any(|start| line.starts_with(start))
@@ -200,7 +208,7 @@ proptest! {
     ) {
         let page: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let duties = [hiding(&["other"]), showing(&["*"]), masking(&["user"])];
-        prop_assert_eq!(guarded(&duties, page.as_bytes(), chunk).unwrap(), page);
+        prop_assert_eq!(filtered(&duties, page.as_bytes(), chunk).unwrap(), page);
     }
 
     #[test]
@@ -209,6 +217,6 @@ proptest! {
         chunk in 1..32usize,
     ) {
         let duties = [hiding(&["a"]), dropping(&["user"])];
-        prop_assert_eq!(guarded(&duties, &page, chunk), guarded(&duties, &page, 1 << 20));
+        prop_assert_eq!(filtered(&duties, &page, chunk), filtered(&duties, &page, 1 << 20));
     }
 }
