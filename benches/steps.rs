@@ -72,7 +72,8 @@ fn steps(c: &mut Criterion) {
     let at = Peer::without_certificate(([127, 0, 0, 1], 4242).into(), true);
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
-    let (kept, telemetry) = (keys.clone(), Telemetry::new());
+    let kept = keys.clone();
+    let telemetry = Telemetry::new();
     runtime.spawn(async move { kept.keep(&telemetry).await });
     let identity = Identity::new(Authenticators { issuers: vec![keys], ..Authenticators::default() });
     headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());

@@ -121,10 +121,12 @@ fn measure(thread: &str, address: SocketAddr, path: &str, tokens: &[String], tim
 async fn client(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, first: usize, end: Instant) -> u64 {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let (mut buffer, mut count) = (vec![0; 16 * 1024], 0);
+    let mut buffer = vec![0; 16 * 1024];
+    let mut count = 0;
     for request in requests.iter().cycle().skip(first) {
         stream.write_all(request).await.unwrap();
-        let (mut length, mut wanted) = (0, usize::MAX);
+        let mut length = 0;
+        let mut wanted = usize::MAX;
         while length < wanted {
             length += stream.read(&mut buffer[length..]).await.unwrap();
             if let Some(head) = buffer[..length].windows(4).position(|w| w == b"\r\n\r\n") {
@@ -197,7 +199,8 @@ where
 async fn bare_proxy(listener: TcpListener, upstream: SocketAddr, log: Arc<Mutex<std::io::BufWriter<fs::File>>>) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Incoming>();
     serve(listener, move |mut request| {
-        let (client, log) = (client.clone(), log.clone());
+        let client = client.clone();
+        let log = log.clone();
         async move {
             let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
             *request.uri_mut() = format!("http://{upstream}{path}").parse::<Uri>().unwrap();

@@ -58,7 +58,8 @@ fn measure(issuer: &common::Issuer, many: &[HeaderMap], threads: usize, rounds: 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
-    let (kept, telemetry) = (keys.clone(), Telemetry::new());
+    let kept = keys.clone();
+    let telemetry = Telemetry::new();
     runtime.spawn(async move { kept.keep(&telemetry).await });
 
     let count = many.len();
@@ -66,7 +67,8 @@ fn measure(issuer: &common::Issuer, many: &[HeaderMap], threads: usize, rounds: 
     // each thread asks for its share of them
     let share =
         |tokens: &[HeaderMap]| tokens.chunks(tokens.len().div_ceil(threads)).map(<[_]>::to_vec).collect::<Vec<_>>();
-    let (many, one) = (share(many), share(&one));
+    let many = share(many);
+    let one = share(&one);
     let mut figures: [Vec<Duration>; 3] = Default::default();
     for _ in 0..rounds {
         // nothing is remembered yet
@@ -78,7 +80,8 @@ fn measure(issuer: &common::Issuer, many: &[HeaderMap], threads: usize, rounds: 
     for (name, mut times) in ["cold", "rotation", "one"].into_iter().zip(figures) {
         times.sort();
         let median = times[times.len() / 2].as_secs_f64();
-        let (micros, rate) = (median * 1e6 * threads as f64 / count as f64, count as f64 / median);
+        let micros = median * 1e6 * threads as f64 / count as f64;
+        let rate = count as f64 / median;
         println!("{:8} {threads:8} {name:10} {micros:12.2} {rate:14.0}", issuer.algorithm());
     }
 }
@@ -105,7 +108,8 @@ fn pass(identity: &Identity, shares: &[Vec<HeaderMap>], fresh: bool) -> Duration
 async fn ask(identity: &Identity, tokens: &[HeaderMap], fresh: bool) {
     let peer = Peer::without_certificate(([127, 0, 0, 1], 4242).into(), true);
     for headers in tokens {
-        let (now, path) = (clock::now(), "/exporters/bench/metrics");
+        let now = clock::now();
+        let path = "/exporters/bench/metrics";
         let context = AuthContext { peer: &peer, method: &Method::GET, path, headers, now };
         let known = identity.authenticate(context, &mut HeaderMap::new()).await;
         assert_eq!(known.map(|known| known.fresh).ok(), Some(fresh), "a token was not taken as expected");

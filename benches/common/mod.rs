@@ -59,7 +59,8 @@ impl Issuer {
             Key::Ec(key) => {
                 // an uncompressed point: 04, x, y
                 let point = key.public_key().as_ref();
-                let (x, y) = (B64.encode(&point[1..33]), B64.encode(&point[33..65]));
+                let x = B64.encode(&point[1..33]);
+                let y = B64.encode(&point[33..65]);
                 format!(r#""kty":"EC","crv":"P-256","x":"{x}","y":"{y}""#)
             }
             Key::Rsa(key) => {

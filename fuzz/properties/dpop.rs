@@ -23,7 +23,8 @@ pub(super) fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     assert!(verify(&text, &expected).is_err(), "{text:?}");
     let mut parts = data.splitn(2, |byte| *byte == 0).map(|part| URL_SAFE_NO_PAD.encode(part));
-    let (header, claims) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let header = parts.next().unwrap_or_default();
+    let claims = parts.next().unwrap_or_default();
     for signature in [String::new(), URL_SAFE_NO_PAD.encode([1; 64])] {
         let proof = format!("{header}.{claims}.{signature}");
         assert!(verify(&proof, &expected).is_err(), "{text:?}");

@@ -73,7 +73,8 @@ fn holds(verified: &Verified) {
     let is_ours = |aud: &Value| aud == "wicketgate";
     assert!(is_ours(&claims["aud"]) || claims["aud"].as_array().is_some_and(|all| all.iter().any(is_ours)), "{claims}");
     #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let (now, leeway) = (NOW as f64, LEEWAY as f64);
+    let now = NOW as f64;
+    let leeway = LEEWAY as f64;
     assert!(claims["exp"].as_f64().is_some_and(|exp| exp + leeway > now), "{claims}");
     for name in ["nbf", "iat"] {
         // to the second, as dates are compared

@@ -144,7 +144,8 @@ async fn a_request_that_is_cut_when_the_gate_stops_leaves_a_record() {
     let exporter = format!("[[exporter]]\nname = \"silent\"\nurl = \"http://{}\"", silent.local_addr().unwrap());
     let harness = Harness::new().await.section("gate", "[gate]\nworkers = 2\ndrain = \"100ms\"");
     let mut gate = harness.more("exporter", exporter).start().await;
-    let (door, token) = (gate.door(0, b"http/1.1"), gate.token("scrape"));
+    let door = gate.door(0, b"http/1.1");
+    let token = gate.token("scrape");
     let head =
         format!("GET /exporters/silent/metrics HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
     let stopped = async {

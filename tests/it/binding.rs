@@ -41,8 +41,10 @@ fn challenges(answer: &Answer) -> Vec<&str> {
 #[tokio::test]
 async fn a_token_bound_to_a_certificate_is_accepted_on_its_connections_only() {
     let authority = CertificateAuthority::new();
-    let (own, other) = (authority.issue(Draft::new()), authority.issue(Draft::new()));
-    let (alone, stranger) = (Draft::new().self_signed(), Draft::new().self_signed());
+    let own = authority.issue(Draft::new());
+    let other = authority.issue(Draft::new());
+    let alone = Draft::new().self_signed();
+    let stranger = Draft::new().self_signed();
     let verified = "client_certificates = \"optional\", client_ca = \"clients.pem\"";
     for (clients, own, other) in [(verified, &own, &other), ("client_certificates = \"any\"", &alone, &stranger)] {
         let harness = Harness::new().await.section("listen", listen(clients));
@@ -117,7 +119,8 @@ async fn a_dpop_bound_token_needs_a_proof_for_each_request() {
 #[tokio::test]
 async fn an_invalid_proof_is_refused() {
     let gate = harness("").await.start().await;
-    let (prover, other) = (Prover::ec(), Prover::ec());
+    let prover = Prover::ec();
+    let other = Prover::ec();
     let token = prover.token(&gate, "scrape");
     let good = || prover.proof(PROTECTED_PATH, &token);
     let now = wicketgate::internals::clock::now().as_second();
@@ -188,7 +191,8 @@ async fn an_invalid_proof_is_refused() {
 async fn a_token_is_accepted_in_its_own_scheme_only() {
     let gate = harness("").await.start().await;
     let prover = Prover::ec();
-    let (bound, plain) = (prover.token(&gate, "scrape"), gate.token("scrape"));
+    let bound = prover.token(&gate, "scrape");
+    let plain = gate.token("scrape");
     let proof = prover.proof(PROTECTED_PATH, &bound).sign();
     let (answer, _) = refused(&gate, gate.get(PROTECTED_PATH).bearer(&bound), 401, "token_binding").await;
     assert!(challenges(&answer)[1].contains("error=\"invalid_token\""), "{answer:?}");
@@ -209,7 +213,8 @@ async fn a_token_bound_twice_needs_both() {
     let authority = CertificateAuthority::new();
     let harness = harness("").await.section("listen", listen("client_certificates = \"any\""));
     let gate = harness.start().await;
-    let (own, prover) = (authority.issue(Draft::new()), Prover::ec());
+    let own = authority.issue(Draft::new());
+    let prover = Prover::ec();
     let cnf = json!({"jkt": prover.thumbprint(), "x5t#S256": own.thumbprint()});
     let token = gate.token_builder("scrape").claim("cnf", cnf).mint();
     let call = |door, proved: bool| {
@@ -408,7 +413,8 @@ async fn one_proof_sent_in_parallel_is_accepted_once() {
 #[tokio::test]
 async fn bound_tokens_of_oidc_provider_need_their_key() {
     let harness = harness("").await.section("listen", listen("client_certificates = \"any\""));
-    let (certificate, key) = (harness.directory.join("gate.pem"), harness.directory.join("gate.key"));
+    let certificate = harness.directory.join("gate.pem");
+    let key = harness.directory.join("gate.key");
     let provider = OidcSettings::new()
         .set("tls", json!({"certificate": certificate, "key": key}))
         .machine(&Client { id: "prover", secret: "a-secret-of-prover", role: "scrape" })
@@ -428,7 +434,8 @@ async fn bound_tokens_of_oidc_provider_need_their_key() {
     );
     harness.directory.write("gate.secret", "a-secret-of-gate");
     let gate = harness.section("issuer", issuer).start().await;
-    let (own, prover) = (Draft::new().self_signed(), Prover::ec());
+    let own = Draft::new().self_signed();
+    let prover = Prover::ec();
     let port: u16 = provider.issuer.rsplit(':').next().unwrap().parse().unwrap();
     let at_provider = |door: Connector, client: &str, resource: &str, proof: Option<String>| {
         let login = STANDARD.encode(format!("{client}:a-secret-of-{client}"));

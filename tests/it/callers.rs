@@ -36,7 +36,8 @@ fn subjects(exchanges: &[Value]) -> Vec<&str> {
 async fn each_caller_is_a_subject_at_google_with_one_exchange() {
     let gate = harness().await.start().await;
     assert!(gate.google.exchanges().is_empty(), "somebody was asked for before anybody called");
-    let (alice, bob) = (caller(&gate, "alice"), caller(&gate, "bob"));
+    let alice = caller(&gate, "alice");
+    let bob = caller(&gate, "bob");
     let mut calls = tokio::task::JoinSet::new();
     for token in [&alice, &bob] {
         for _ in 0..20 {
@@ -105,7 +106,8 @@ async fn a_caller_that_google_refuses_affects_no_other_caller() {
         })
     });
     let gate = harness.start().await;
-    let (mallory, alice) = (caller(&gate, "mallory"), caller(&gate, "alice"));
+    let mallory = caller(&gate, "mallory");
+    let alice = caller(&gate, "alice");
     for _ in 0..3 {
         let answer = gate.post(PREDICT).bearer(&mallory).body("{}").send().await;
         assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"no_credential".into()), "{answer:?}");

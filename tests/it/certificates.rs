@@ -115,7 +115,8 @@ async fn a_certificate_without_a_matching_section_is_refused() {
 
 #[tokio::test]
 async fn an_unverifiable_certificate_fails_the_handshake() {
-    let (authority, other) = (CertificateAuthority::new(), CertificateAuthority::new());
+    let authority = CertificateAuthority::new();
+    let other = CertificateAuthority::new();
     let revoked = authority.issue(Draft::spiffe(NODE));
     let bad = [
         ("of another CA", other.issue(Draft::spiffe(NODE))),
@@ -149,7 +150,8 @@ async fn a_required_certificate_cannot_be_left_out() {
 
 #[tokio::test]
 async fn an_expired_or_uncovering_crl_refuses() {
-    let (authority, other) = (CertificateAuthority::new(), CertificateAuthority::new());
+    let authority = CertificateAuthority::new();
+    let other = CertificateAuthority::new();
     let node = authority.issue(Draft::spiffe(NODE));
     // past its nextUpdate; of another CA
     for list in [(&authority, -10), (&other, 3600)] {
@@ -204,7 +206,8 @@ async fn is_refused_now(gate: &Gate, line: &mut Line, headers: &[(&str, &str)], 
 async fn a_revoked_certificate_is_refused_on_open_connections() {
     let authority = CertificateAuthority::new();
     let gate = harness(&authority, WITH_CRL).await.start().await;
-    let (node, other) = (authority.issue(Draft::spiffe(NODE)), authority.issue(Draft::spiffe(NODE)));
+    let node = authority.issue(Draft::spiffe(NODE));
+    let other = authority.issue(Draft::spiffe(NODE));
     let mut lines = Vec::new();
     for alpn in [&b"http/1.1"[..], b"h2"] {
         let mut line = Line::open(&node.door(&gate, alpn)).await.unwrap();
@@ -225,7 +228,8 @@ async fn a_revoked_certificate_is_refused_on_open_connections() {
 
 #[tokio::test]
 async fn a_removed_ca_is_refused_on_open_connections() {
-    let (authority, next) = (CertificateAuthority::new(), CertificateAuthority::new());
+    let authority = CertificateAuthority::new();
+    let next = CertificateAuthority::new();
     let gate = harness(&authority, OPTIONAL).await.start().await;
     let node = authority.issue(Draft::spiffe(NODE));
     let mut line = Line::open(&node.door(&gate, b"http/1.1")).await.unwrap();

@@ -47,7 +47,8 @@ async fn renews(provider: &OidcProvider, token: &str) -> bool {
 #[tokio::test]
 async fn a_device_login_serves_curl_and_promtool() {
     let provider = settings().start(None).await;
-    let (gate, shell) = (gate(&provider.issuer).await, Shell::new());
+    let gate = gate(&provider.issuer).await;
+    let shell = Shell::new();
     // no screen, so no browser: the device is the default
     let mut login = shell.begin(&at(&provider));
     let (url, code) = device_to_open(&mut login).await;
@@ -116,7 +117,8 @@ fn discoveries(gate: &Gate) -> usize {
 #[tokio::test]
 async fn a_browser_login_returns_by_loopback() {
     let provider = settings().start(None).await;
-    let (gate, shell) = (gate(&provider.issuer).await, Shell::new());
+    let gate = gate(&provider.issuer).await;
+    let shell = Shell::new();
     let mut login = shell.begin(&format!("--browser {}", at(&provider)));
     let url = url_to_open(&mut login).await;
     let parameters: Vec<(String, String)> =
@@ -198,7 +200,8 @@ async fn a_token_is_refreshed_only_near_its_end() {
     let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
-    let (first, used) = (shell.secrets("default"), shell.refresh_token("default"));
+    let first = shell.secrets("default");
+    let used = shell.refresh_token("default");
     let renewed = shell.run("token").await;
     assert_eq!((renewed.code, renewed.err.as_str()), (0, ""), "{renewed:?}");
     assert!(!first.contains(&renewed.out), "the same token again");
@@ -237,7 +240,8 @@ async fn a_logout_revokes_and_removes() {
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
     shell.log_in(&format!("{} --name work", at(&provider))).await;
-    let (refresh, work) = (shell.refresh_token("default"), shell.refresh_token("work"));
+    let refresh = shell.refresh_token("default");
+    let work = shell.refresh_token("work");
     let out = shell.run("logout").await;
     assert_eq!(out.code, 0, "{out:?}");
     assert!(out.out.contains("revoked at its provider, and removed"), "{out:?}");
@@ -262,7 +266,8 @@ async fn a_login_is_repeated_as_it_was() {
     let provider = settings().start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
-    let (settings, tokens) = (shell.kept("default")["settings"].clone(), shell.secrets("default"));
+    let settings = shell.kept("default")["settings"].clone();
+    let tokens = shell.secrets("default");
     shell.log_in("").await;
     assert_eq!(shell.kept("default")["settings"], settings);
     assert!(shell.secrets("default").iter().all(|secret| !tokens.contains(secret)), "nothing new came of it");
@@ -278,7 +283,8 @@ async fn a_login_is_repeated_as_it_was() {
 async fn a_browser_opens_if_there_is_a_display() {
     let provider = settings().start(None).await;
     let shell = Shell::new();
-    let (bin, opened) = (shell.directory.join("bin"), shell.directory.join("opened"));
+    let bin = shell.directory.join("bin");
+    let opened = shell.directory.join("opened");
     std::fs::create_dir(&bin).unwrap();
     let opener = bin.join("xdg-open");
     std::fs::write(&opener, "#!/bin/sh\nprintf '%s' \"$1\" > \"$XDG_STATE_HOME/opened\"\n").unwrap();

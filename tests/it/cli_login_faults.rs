@@ -162,7 +162,8 @@ async fn a_cache_file_with_unsafe_permissions_is_not_used() {
     let provider = settings().start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
-    let (file, refresh) = (shell.file("default"), shell.refresh_token("default"));
+    let file = shell.file("default");
+    let refresh = shell.refresh_token("default");
     let chmod = |mode| std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
     chmod(0o644);
     hands_out_nothing(&shell.run("token").await, "is open to other users");
@@ -190,7 +191,8 @@ async fn a_full_disk_loses_no_login() {
     let provider = settings().set("ttl", json!({"AccessToken": 50})).start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
-    let (token, refresh) = (shell.secrets("default")[0].clone(), shell.refresh_token("default"));
+    let token = shell.secrets("default")[0].clone();
+    let refresh = shell.refresh_token("default");
     // no file may grow beyond 16 KiB: what was kept would fit, the room that is made sure of does not
     let full = "trap '' XFSZ; ulimit -f 32; exec \"$WICKETGATE\" token";
     let said = shell.sh(full, &[]).await;
@@ -213,7 +215,8 @@ async fn with_id_token(bend: impl for<'a> Fn(Token<'a>, &str) -> String) -> (i32
     });
     let jwks = json!({"keys": issuer.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>()});
     let pages = move |token: String| {
-        let (document, jwks) = (document.clone(), jwks.clone());
+        let document = document.clone();
+        let jwks = jwks.clone();
         move |seen: &upstream::Seen| match seen.target.as_str() {
             "/.well-known/openid-configuration" => upstream::json(&document),
             "/jwks" => upstream::json(&jwks),

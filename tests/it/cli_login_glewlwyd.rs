@@ -67,7 +67,9 @@ impl LoginHarness {
 async fn a_login_at_glewlwyd_is_refreshed_until_a_logout() {
     // never more than a minute left, so that each token is asked for anew, with the refresh token of the last
     let house = LoginHarness::new(30).await;
-    let (one, two, three) = (house.token().await, house.token().await, house.token().await);
+    let one = house.token().await;
+    let two = house.token().await;
+    let three = house.token().await;
     assert!(one != two && two != three, "a token was printed twice");
 
     // glewlwyd lets no client without a secret revoke, which RFC 7009 section 2.1 would: so it is said, and forgotten

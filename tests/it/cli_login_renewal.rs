@@ -48,7 +48,8 @@ fn tokens(number: u32, seconds: u32) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_in_the_middle_of_a_renewal_does_not_cost_the_login() {
-    let (issuer, shell) = (Issuer::start().await, Shell::new());
+    let issuer = Issuer::start().await;
+    let shell = Shell::new();
     let (release, released) = mpsc::channel();
     answers(&issuer, tokens(1, 30), move || {
         tokio::task::block_in_place(|| released.recv_timeout(DEADLINE).expect("nobody lets it answer"));
@@ -73,13 +74,15 @@ async fn ctrl_c_in_the_middle_of_a_renewal_does_not_cost_the_login() {
 
 #[tokio::test]
 async fn a_rejected_refresh_response_keeps_the_refresh_token() {
-    let (issuer, shell) = (Issuer::start().await, Shell::new());
+    let issuer = Issuer::start().await;
+    let shell = Shell::new();
     let id_token = |subject: &str| issuer.token(subject, &[]).header("typ", "JWT").claim("aud", "terminal").mint();
     let with = |mut tokens: Value, id_token: String| {
         tokens["id_token"] = id_token.into();
         tokens
     };
-    let (first, other) = (with(tokens(1, 0), id_token("alice")), with(tokens(2, 300), id_token("mallory")));
+    let first = with(tokens(1, 0), id_token("alice"));
+    let other = with(tokens(2, 300), id_token("mallory"));
     answers(&issuer, first.clone(), move || other.clone());
     log_in(&issuer, &shell).await;
     let said = shell.run("token").await;
@@ -98,7 +101,8 @@ async fn a_rejected_refresh_response_keeps_the_refresh_token() {
 
 #[tokio::test]
 async fn a_response_without_a_usable_token_is_refused() {
-    let (issuer, shell) = (Issuer::start().await, Shell::new());
+    let issuer = Issuer::start().await;
+    let shell = Shell::new();
     answers(&issuer, tokens(1, 0), || tokens(2, 300));
     log_in(&issuer, &shell).await;
     for (member, value, why) in [

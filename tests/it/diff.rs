@@ -35,7 +35,8 @@ async fn diff_json(arguments: &[&str]) -> (i32, Value) {
 
 /// A copy of the gate's policies under this name, with `replace` done to its `wicketgate.cedar`.
 fn policies(directory: &Directory, name: &str, replace: &[(&str, &str)]) -> String {
-    let (from, to) = (directory.join("policies"), directory.join(name));
+    let from = directory.join("policies");
+    let to = directory.join(name);
     std::fs::create_dir_all(&to).unwrap();
     for file in ["roles.toml", "wicketgate.cedar", "wicketgate.cedarschema"] {
         std::fs::copy(from.join(file), to.join(file)).unwrap();
@@ -51,7 +52,8 @@ fn policies(directory: &Directory, name: &str, replace: &[(&str, &str)]) -> Stri
 
 /// Requests of every kind; waits until all are in the log.
 async fn traffic(gate: &Gate) {
-    let (scrape, infer) = (gate.token("scrape"), gate.token("infer"));
+    let scrape = gate.token("scrape");
+    let infer = gate.token("infer");
     let both = gate.issuer.token("both", &["scrape", "observe"]).mint();
     for (call, status) in [
         (gate.get("/exporters/app/metrics").bearer(&scrape), 200),
@@ -89,7 +91,8 @@ async fn exactly_the_changed_decisions_of_real_traffic_are_listed() {
     let (code, told) = diff_json(&[&old, &new, "--against", log]).await;
     assert_eq!(code, 1, "{told}");
     let told_of = |change: &Value| {
-        let (change, seen) = (&change["change"], &change["seen"]);
+        let seen = &change["seen"];
+        let change = &change["change"];
         let of = |key: &str| change[key].as_str().unwrap().to_owned();
         let side = |side: &Value| (side["allowed"].as_bool().unwrap(), side["policies"].clone());
         (
@@ -105,7 +108,8 @@ async fn exactly_the_changed_decisions_of_real_traffic_are_listed() {
     let expected = |who: &str, action: &str, on: &str, old: (bool, Value), new: (bool, Value), count: i32| {
         (who.to_owned(), action.to_owned(), on.to_owned(), old, new, json!(count))
     };
-    let (endpoint, read) = ("projects/p/locations/us-central1/endpoints/1", "Exporter.Scrape");
+    let endpoint = "projects/p/locations/us-central1/endpoints/1";
+    let read = "Exporter.Scrape";
     assert_eq!(
         changes,
         [
@@ -290,8 +294,11 @@ async fn a_shadow_folder_is_a_new_set_by_itself() {
     traffic(&gate).await;
     std::fs::create_dir(gate.directory.join("policies/shadow")).unwrap();
     gate.directory.write("policies/shadow/a.cedar", "@id(\"none\") forbid (principal, action, resource);\n");
-    let (old, new) = (gate.directory.join("policies"), gate.directory.join("policies/shadow"));
-    let (log, old, new) = (gate.audit_file(), old.to_str().unwrap().to_owned(), new.to_str().unwrap().to_owned());
+    let old = gate.directory.join("policies");
+    let new = gate.directory.join("policies/shadow");
+    let log = gate.audit_file();
+    let old = old.to_str().unwrap().to_owned();
+    let new = new.to_str().unwrap().to_owned();
     let (code, told) = diff_json(&[&old, &new, "--against", log.to_str().unwrap()]).await;
     assert_eq!(code, 1, "{told}");
     let count: i64 = told["changes"].as_array().unwrap().iter().map(|c| c["seen"]["count"].as_i64().unwrap()).sum();

@@ -35,7 +35,8 @@ fn every_file_that_a_page_names_exists() {
 #[test]
 fn every_test_that_a_page_names_exists() {
     let files = files();
-    let (mut missing, mut seen) = (Vec::new(), 0);
+    let mut missing = Vec::new();
+    let mut seen = 0;
     for page in files.iter().filter(|file| file.ends_with(".md")) {
         let text = fs::read_to_string(root().join(page)).unwrap();
         let text = prose(&text);

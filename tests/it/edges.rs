@@ -93,8 +93,10 @@ fn a_module_imports_only_what_its_entry_lists() {
     let mut wrong = Vec::new();
     let mut used: BTreeSet<(String, String)> = BTreeSet::new();
     for (from, to) in tree.imports() {
-        let (importer, imported) = (&tree.files[from], &tree.files[to]);
-        let (a, b) = (importer.area(), imported.area());
+        let importer = &tree.files[from];
+        let imported = &tree.files[to];
+        let a = importer.area();
+        let b = imported.area();
         if a == b || LEAVES.contains(&b.as_str()) {
             continue;
         }

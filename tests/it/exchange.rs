@@ -125,7 +125,8 @@ async fn no_subject_becomes_a_principal_of_another_issuer() {
 #[tokio::test]
 async fn the_confirmation_of_a_token_survives_its_exchange() {
     let gate = harness().await.start().await;
-    let (prover, thief) = (Prover::ec(), Prover::ec());
+    let prover = Prover::ec();
+    let thief = Prover::ec();
     let bound = prover.token(&gate, "scrape");
     let proof = |by: &Prover| by.proof("/oauth2/token", &bound).claim("htm", "POST").claim("ath", Value::Null).sign();
     let ask = |proof: Option<&str>| {
@@ -421,7 +422,8 @@ async fn an_opaque_token_is_exchanged_for_a_jwt() {
 #[tokio::test]
 async fn a_standard_client_gets_its_token() {
     let gate = harness().await.start().await;
-    let (at, ca) = (format!("https://localhost:{}/oauth2/token", gate.address().port()), gate.directory.join("ca.pem"));
+    let at = format!("https://localhost:{}/oauth2/token", gate.address().port());
+    let ca = gate.directory.join("ca.pem");
     let given = vertex_sdk("exchange.py", &ca, &[&at, &gate.token("scrape"), URL]).await;
     let token = given["access_token"].as_str().unwrap_or_else(|| panic!("{given}"));
     assert_eq!(gate.get(PROTECTED_PATH).bearer(token).send().await.status, 200);

@@ -27,7 +27,8 @@ async fn explain_json(arguments: &[&str]) -> (i32, Value) {
 async fn configured(harness: Harness) -> (Harness, String, String) {
     harness.directory.write("wicketgate.toml", harness.config());
     let path = |name: &str| harness.directory.join(name).to_str().unwrap().to_owned();
-    let (config, policies) = (path("wicketgate.toml"), path("policies"));
+    let config = path("wicketgate.toml");
+    let policies = path("policies");
     (harness, config, policies)
 }
 

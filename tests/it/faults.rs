@@ -188,12 +188,14 @@ async fn a_rotation_under_load_refuses_no_good_request() {
     let gate = Harness::new().await.start().await;
     let fetches = || gate.issuer.server.seen().iter().filter(|seen| seen.target == "/jwks").count();
     let before = fetches();
-    let (old, next) = (gate.issuer.key("rsa"), Key::ec("next"));
+    let old = gate.issuer.key("rsa");
+    let next = Key::ec("next");
     let mint = |key: &Key, algorithm: &str, count: usize| -> Vec<String> {
         (0..count).map(|_| gate.token_builder("scrape").signed_by(key, algorithm).mint()).collect()
     };
     // the old key is still published: its tokens are good. The new one signs at once, which no issuer should do
-    let (first, then) = (mint(old, "RS256", 100), mint(&next, "ES256", 100));
+    let first = mint(old, "RS256", 100);
+    let then = mint(&next, "ES256", 100);
     let rotation = async {
         gate.issuer.publish(&[old, &next]);
         at_once(&gate, then.into_iter().chain(mint(old, "RS256", 50))).await

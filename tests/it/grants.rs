@@ -79,7 +79,8 @@ pub(crate) async fn listed(gate: &Gate, token: &str) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_role_is_requested_approved_used_and_revoked() {
     let gate = harness().await.start().await;
-    let (tester, lead) = (gate.token("observe"), lead(&gate));
+    let tester = gate.token("observe");
+    let lead = lead(&gate);
     refused(&gate, gate.get(PROTECTED_PATH).bearer(&tester), 403, "not_permitted").await;
     let (answer, id) = asked(&gate, &tester, &wish("scrape", "exporter/app", "2h")).await;
     let record = gate.record(&answer.id()).await;
@@ -163,7 +164,8 @@ async fn policy_decides_on_requests_and_approvals() {
                  when { resource.role == \"administer\" };\n";
     harness.directory.write("policies/wicketgate.cedar", format!("{shipped}{leads}"));
     let gate = harness.start().await;
-    let (tester, train) = (gate.token("observe"), gate.issuer.token("trainer", &["train"]).mint());
+    let tester = gate.token("observe");
+    let train = gate.issuer.token("trainer", &["train"]).mint();
     let ask = |wish: Value| json_call(&gate, "/grants", &tester, &wish);
     refused(&gate, ask(wish("administer", "exporter/app", "1h")), 403, "forbidden").await;
     let nobody = gate.issuer.token("nobody", &[]).mint();
@@ -241,7 +243,8 @@ async fn an_invalid_request_is_refused_with_what_to_write() {
 #[tokio::test]
 async fn a_granted_role_is_separated_like_any_other() {
     let gate = harness().await.start().await;
-    let (ingest, observe) = (gate.token("ingest"), gate.token("observe"));
+    let ingest = gate.token("ingest");
+    let observe = gate.token("observe");
     let endpoint = "projects/p/locations/us-central1/endpoints/1";
     let infer = wish("infer", endpoint, "1h");
     let (answer, _) = refused(&gate, json_call(&gate, "/grants", &ingest, &infer), 403, "separation_of_duty").await;
@@ -378,8 +381,10 @@ async fn grant(gate: &Gate, shell: &Shell, token: &str, arguments: &[&str]) -> C
 
 #[tokio::test]
 async fn the_whole_life_of_a_grant_works_from_the_command_line() {
-    let (gate, shell) = (harness().await.start().await, Shell::new());
-    let (tester, lead) = (gate.token("observe"), lead(&gate));
+    let gate = harness().await.start().await;
+    let shell = Shell::new();
+    let tester = gate.token("observe");
+    let lead = lead(&gate);
     let request =
         ["request", "--role", "scrape", "--resource", "exporter/app", "--for", "2h", "--reason", "an incident"];
     let said = grant(&gate, &shell, &tester, &request).await;

@@ -67,7 +67,8 @@ async fn a_stream_ends_with_its_grant_even_if_end_streams_is_false() {
 async fn a_stream_ends_when_its_grant_is_revoked_and_one_that_needs_none_goes_on() {
     let stream = Stream::start("text/event-stream").await;
     let gate = before(&stream, "").await;
-    let (tester, scraper) = (gate.token("observe"), gate.issuer.token("scraper", &["scrape"]).mint());
+    let tester = gate.token("observe");
+    let scraper = gate.issuer.token("scraper", &["scrape"]).mint();
     let id = granted(&gate, &tester, &wish("scrape", "exporter/stream", "1h")).await;
     let lead = lead(&gate);
     let ended = async {
@@ -138,7 +139,8 @@ async fn what_was_answered_outlives_kill_9() {
 #[tokio::test]
 async fn changes_that_run_into_kill_9_are_answered_or_not_there() {
     let mut gate = harness().await.start().await;
-    let (tester, lead) = (gate.token("observe"), lead(&gate));
+    let tester = gate.token("observe");
+    let lead = lead(&gate);
     let mut answered = Vec::new();
     for round in 0..3 {
         let (_, id) = asked(&gate, &tester, &wish("scrape", "exporter/app", "1h")).await;

@@ -11,7 +11,8 @@ use crate::{
 
 /// A gate that keeps its grants in NATS, and shows it this password.
 async fn harness(nats: &Nats, stale: &str, password: &str) -> Harness {
-    let (address, user) = (nats.address, Nats::USER);
+    let address = nats.address;
+    let user = Nats::USER;
     let harness = Harness::new().await.section(
         "grants",
         format!(
@@ -64,10 +65,12 @@ async fn knows(gate: &Gate, token: &str, expected: &[(String, String)]) {
 
 #[tokio::test]
 async fn grants_and_revocations_apply_at_every_gate() {
-    let (nats, stream) = (Nats::start().await, Stream::start("text/event-stream").await);
+    let nats = Nats::start().await;
+    let stream = Stream::start("text/event-stream").await;
     let one = start(&nats, "60s").await;
     let two = beside(&one, &nats, &stream).await;
-    let (tester, lead) = (one.token("observe"), lead(&one));
+    let tester = one.token("observe");
+    let lead = lead(&one);
     let (_, id) = asked(&one, &tester, &wish("scrape", "exporter/*", "1h")).await;
     knows(&two, &tester, &[(id.clone(), "pending".into())]).await;
     done(&two, &lead, &id, "approve").await;
@@ -91,10 +94,12 @@ async fn grants_and_revocations_apply_at_every_gate() {
 
 #[tokio::test]
 async fn concurrent_changes_at_two_gates_have_one_winner() {
-    let (nats, stream) = (Nats::start().await, Stream::start("text/event-stream").await);
+    let nats = Nats::start().await;
+    let stream = Stream::start("text/event-stream").await;
     let one = start(&nats, "60s").await;
     let two = beside(&one, &nats, &stream).await;
-    let (tester, lead) = (one.token("observe"), lead(&one));
+    let tester = one.token("observe");
+    let lead = lead(&one);
     for verbs in [["approve", "approve"], ["approve", "deny"], ["deny", "approve"], ["approve", "approve"]] {
         let (_, id) = asked(&one, &tester, &wish("scrape", "exporter/app", "1h")).await;
         eventually("the other gate to know", || async {
@@ -120,11 +125,13 @@ async fn concurrent_changes_at_two_gates_have_one_winner() {
 
 #[tokio::test]
 async fn no_grant_applies_while_the_store_is_out_of_reach() {
-    let (mut nats, stream) = (Nats::start().await, Stream::start("text/event-stream").await);
+    let mut nats = Nats::start().await;
+    let stream = Stream::start("text/event-stream").await;
     let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"", stream.address);
     let gate = harness(&nats, "4s", Nats::PASSWORD).await.more("exporter", exporter).start().await;
     in_sight(&gate).await;
-    let (tester, lead) = (gate.token("observe"), lead(&gate));
+    let tester = gate.token("observe");
+    let lead = lead(&gate);
     let id = granted(&gate, &tester, &wish("scrape", "exporter/*", "1h")).await;
     let stopped = async {
         eventually("the stream to be open", || async { (stream.open() > 0).then_some(()) }).await;
@@ -149,7 +156,8 @@ async fn no_grant_applies_while_the_store_is_out_of_reach() {
 
 #[tokio::test]
 async fn a_restarted_gate_has_the_current_grants() {
-    let (mut nats, stream) = (Nats::start().await, Stream::start("text/event-stream").await);
+    let mut nats = Nats::start().await;
+    let stream = Stream::start("text/event-stream").await;
     let one = start(&nats, "60s").await;
     let mut two = beside(&one, &nats, &stream).await;
     two.program.signal("KILL").await;

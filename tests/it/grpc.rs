@@ -29,7 +29,8 @@ fn predict(endpoint: &str) -> Vec<u8> {
 #[tokio::test]
 async fn a_call_reaches_vertex_by_its_message_and_its_trailers_come_back() {
     let (talker, gate) = start("").await;
-    let (mut line, token) = (Line::open(&gate).await, gate.token("infer"));
+    let mut line = Line::open(&gate).await;
+    let token = gate.token("infer");
     let path = format!("{SERVICE}/Predict");
     let mut open = line.call(
         &path,
@@ -83,7 +84,8 @@ async fn a_call_reaches_vertex_by_its_message_and_its_trailers_come_back() {
 async fn policy_decides_on_the_resource_in_the_message_not_in_the_header() {
     let forbid = format!("@id(\"not-two\") forbid (principal, action, resource == Endpoint::\"{OTHER}\");");
     let (talker, gate) = start(&forbid).await;
-    let (mut line, token) = (Line::open(&gate).await, gate.token("infer"));
+    let mut line = Line::open(&gate).await;
+    let token = gate.token("infer");
     for (path, message) in [
         (format!("{SERVICE}/Predict"), predict(OTHER)),
         ("/google.cloud.aiplatform.v1beta1.PredictionService/Predict".into(), predict(OTHER)),
@@ -114,8 +116,10 @@ async fn refused(gate: &Gate, path: &str, token: &str, more: &[(&str, &str)], fr
 #[tokio::test]
 async fn every_refusal_is_a_status_that_grpc_clients_know() {
     let (talker, gate) = start("").await;
-    let (token, path) = (gate.token("infer"), format!("{SERVICE}/Predict"));
-    let (path, token) = (path.as_str(), token.as_str());
+    let token = gate.token("infer");
+    let path = format!("{SERVICE}/Predict");
+    let path = path.as_str();
+    let token = token.as_str();
     let good = frame(&predict(ENDPOINT));
     refused(&gate, path, "", &[], &good, (16, "no_token")).await;
     refused(&gate, path, &gate.token("ingest"), &[], &good, (7, "not_permitted")).await;
@@ -139,7 +143,8 @@ async fn every_refusal_is_a_status_that_grpc_clients_know() {
 #[tokio::test]
 async fn an_ambiguous_resource_in_a_message_is_refused() {
     let (talker, gate) = start("").await;
-    let (token, path) = (gate.token("infer"), format!("{SERVICE}/Predict"));
+    let token = gate.token("infer");
+    let path = format!("{SERVICE}/Predict");
     for endpoint in [
         "",
         "endpoints/1",
@@ -171,7 +176,8 @@ async fn an_ambiguous_resource_in_a_message_is_refused() {
 #[tokio::test]
 async fn what_is_not_grpc_over_http2_is_no_call() {
     let (talker, gate) = start("").await;
-    let (token, path) = (gate.token("infer"), format!("{SERVICE}/Predict"));
+    let token = gate.token("infer");
+    let path = format!("{SERVICE}/Predict");
     let body = frame(&predict(ENDPOINT));
     let call = gate.post(&path).bearer(&token).header("content-type", "application/grpc").body(body.clone());
     let answer = call.send().await;
@@ -196,7 +202,9 @@ async fn a_compressed_message_is_read_and_forwarded_as_it_came() {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&predict(ENDPOINT)).unwrap();
     let sent = framed(1, &encoder.finish().unwrap());
-    let (mut line, path, token) = (Line::open(&gate).await, format!("{SERVICE}/Predict"), gate.token("infer"));
+    let mut line = Line::open(&gate).await;
+    let path = format!("{SERVICE}/Predict");
+    let token = gate.token("infer");
     let mut open = line.call(&path, &token, &[("grpc-encoding", "gzip")]);
     open.write(sent.clone()).await;
     open.pen = None;
@@ -225,7 +233,8 @@ async fn a_compressed_message_is_read_and_forwarded_as_it_came() {
 #[tokio::test]
 async fn a_stream_goes_both_ways_message_by_message() {
     let (talker, gate) = start("").await;
-    let (mut line, token) = (Line::open(&gate).await, gate.token("infer"));
+    let mut line = Line::open(&gate).await;
+    let token = gate.token("infer");
     let mut open = line.call(&format!("{SERVICE}/StreamDirectPredict"), &token, &[]);
     let first = frame(&message(&[(1, ENDPOINT.as_bytes())]));
     open.write(first[..3].to_vec()).await;
@@ -324,7 +333,8 @@ async fn responses_stream_as_they_arrive() {
 #[tokio::test]
 async fn grpc_timeout_bounds_a_call() {
     let (talker, gate) = start("").await;
-    let (mut line, path) = (Line::open(&gate).await, format!("{SERVICE}/Predict"));
+    let mut line = Line::open(&gate).await;
+    let path = format!("{SERVICE}/Predict");
     let mut open = line.call(&path, &gate.token("infer"), &[("grpc-timeout", "200m")]);
     open.write(frame(&predict(ENDPOINT))).await;
     open.pen = None;
@@ -424,7 +434,8 @@ async fn rest_and_grpc_are_the_same_action_on_the_same_resource() {
             pen.write("{}").await;
         };
         let (answer, ()) = tokio::join!(call.send(), answered);
-        let (one, two) = (gate.record(&said.id()).await, gate.record(&answer.id()).await);
+        let one = gate.record(&said.id()).await;
+        let two = gate.record(&answer.id()).await;
         for field in ["action", "resource", "policies", "credential"] {
             assert_eq!(one[field], two[field], "{rpc} and {verb} {path}: {field}");
         }

@@ -70,7 +70,8 @@ async fn hidden_families_are_removed_from_a_real_exporters_page() {
         };
         // the gate's own scrapes change what the exporter counts: names are compared
         let whole = open.get("/exporters/node/metrics").bearer(&open.token("scrape")).header("accept", accept).send();
-        let (whole, answer) = (whole.await, ask(&gate).await);
+        let whole = whole.await;
+        let answer = ask(&gate).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         let hidden = |name: &String| {
             name.starts_with("go_")

@@ -146,7 +146,8 @@ impl Forge<'_> {
     }
 
     fn brought_keys(&mut self) {
-        let (evil, jwk) = (self.evil.clone(), self.attacker.jwk.clone());
+        let evil = self.evil.clone();
+        let jwk = self.attacker.jwk.clone();
         for (name, value) in [
             ("jku", json!(format!("{evil}/jwks"))),
             ("x5u", json!(format!("{evil}/x5u"))),

@@ -30,8 +30,10 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let (says, down) = (Arc::new(Mutex::new(active(&json!({})))), Arc::new(AtomicBool::new(false)));
-        let (said, is_down) = (says.clone(), down.clone());
+        let says = Arc::new(Mutex::new(active(&json!({}))));
+        let down = Arc::new(AtomicBool::new(false));
+        let said = says.clone();
+        let is_down = down.clone();
         let upstream = Upstream::start(move |_| {
             if is_down.load(Ordering::SeqCst) {
                 return upstream::reply(StatusCode::BAD_GATEWAY, "text/plain", "down");
@@ -235,7 +237,8 @@ async fn an_open_stream_ends_if_its_issuer_is_unreachable_for_too_long() {
 
 #[tokio::test]
 async fn issuers_introspect_in_configured_order_until_one_knows_the_token() {
-    let (first, second) = (Server::start().await, Server::start().await);
+    let first = Server::start().await;
+    let second = Server::start().await;
     first.say(json!({"active": false}));
     let harness = Harness::new().await;
     harness.directory.write("introspection.secret", SECRET);
@@ -362,7 +365,8 @@ async fn api_server(good: Arc<Mutex<String>>, asked: Arc<AtomicUsize>) -> Upstre
 
 #[tokio::test]
 async fn a_kubernetes_service_account_is_what_token_review_returns() {
-    let (good, asked) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
+    let good = Arc::new(Mutex::new(String::new()));
+    let asked = Arc::new(AtomicUsize::new(0));
     let server = api_server(good.clone(), asked.clone()).await;
     let harness = Harness::new().await;
     harness.directory.write("account.token", "the-gates-own-account\n");

@@ -96,7 +96,8 @@ async fn metrics_show_the_state_of_an_issuers_keys() {
     assert_eq!(gate.metric(&of("failing")).await, 0.0);
     let fetches = |result: &str| format!("wicketgate_issuer_fetches_total{{issuer=\"corp\",result=\"{result}\"}}");
     assert_eq!((gate.metric(&fetches("success")).await, gate.metric(&fetches("failure")).await), (1.0, 0.0));
-    let (age, left) = (gate.metric(&of("keys_age_seconds")).await, gate.metric(&of("grace_left_seconds")).await);
+    let age = gate.metric(&of("keys_age_seconds")).await;
+    let left = gate.metric(&of("grace_left_seconds")).await;
     assert!(age > 0.0 && age < 60.0 && (age + left - 86400.0).abs() < 1.0, "{age} {left}");
 
     gate.issuer.set_down(true);
@@ -178,7 +179,8 @@ async fn the_credential_for_keys_reaches_only_their_issuer() {
     })
     .await;
     let locked = Upstream::start(|_| upstream::reply(StatusCode::NOT_FOUND, "text/plain", "")).await;
-    let (own, other) = (locked.url(), elsewhere.url());
+    let own = locked.url();
+    let other = elsewhere.url();
     locked.answer(move |seen| {
         if seen.header("authorization") != "Bearer the-gates-own-account" {
             return upstream::reply(StatusCode::UNAUTHORIZED, "text/plain", "");

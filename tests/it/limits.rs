@@ -278,7 +278,8 @@ async fn a_grpc_caller_gets_a_grpc_status() {
     let talker = ScriptedUpstream::start().await;
     let limit = "[[limit]]\nname = \"points\"\nper = \"principal\"\ninstances = \"3/h\"";
     let gate = Harness::new().await.section("vertex", talker.section()).section("limit", limit).start().await;
-    let (path, token) = ("/google.cloud.aiplatform.v1.PredictionService/Predict", gate.token("infer"));
+    let path = "/google.cloud.aiplatform.v1.PredictionService/Predict";
+    let token = gate.token("infer");
     let endpoint = b"projects/p/locations/us-central1/endpoints/1";
     let sent = frame(&message(&[(1, endpoint), (2, b"\x11\0\0\0\0\0\0\0\0"), (2, b"\x11\0\0\0\0\0\0\0\0")]));
     let mut line = Line::open(&gate).await;

@@ -31,7 +31,8 @@ async fn a_limited_sender_loses_no_sample() {
             // 429 would make Prometheus drop the batch
             is_refusal(&gate, &answer, 503, "limit_requests").await;
             told_to_wait += 1;
-            let (said, wait) = (clock::monotonic(), Duration::from_secs(retry_after(&answer)));
+            let said = clock::monotonic();
+            let wait = Duration::from_secs(retry_after(&answer));
             eventually("as long as was said", || async { (said.elapsed() >= wait).then_some(()) }).await;
         }
     }
@@ -46,7 +47,9 @@ async fn a_real_prometheus_at_a_limit_loses_nothing() {
     let gate = Harness::new().await.keeping("up").section("limit", limit).start().await;
     let directory = gate.directory.join("peer");
     std::fs::create_dir_all(&directory).unwrap();
-    let (at, app, ca) = (gate.address().port(), gate.app.address, gate.directory.join("ca.pem"));
+    let at = gate.address().port();
+    let app = gate.app.address;
+    let ca = gate.directory.join("ca.pem");
     let config = format!(
         "global: {{scrape_interval: 1s}}\n\
          scrape_configs:\n- {{job_name: app, static_configs: [{{targets: ['{app}']}}]}}\n\

@@ -28,7 +28,8 @@ impl LoginHarness {
     /// With ID tokens that last so many seconds.
     async fn new(lifetime: u32) -> Self {
         let harness = Harness::new().await;
-        let (address, clear) = (free_address(), free_address());
+        let address = free_address();
+        let clear = free_address();
         let url = format!("https://localhost:{}", address.port());
         let mut provider = Glewlwyd::start(harness.directory.path()).await;
         provider.set_lifetime(lifetime).await;

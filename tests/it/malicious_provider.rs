@@ -44,7 +44,9 @@ impl Stage {
         let answer = Arc::new(Mutex::new(json!({})));
         let mut harness = harness;
         harness.issuer.keys.push(Key::rsa_5120("rsa-5120"));
-        let (at, keys, told) = (harness.issuer.url(), jwks(&harness.issuer), Arc::clone(&answer));
+        let at = harness.issuer.url();
+        let keys = jwks(&harness.issuer);
+        let told = Arc::clone(&answer);
         harness.issuer.server.answer(move |seen| match seen.target.as_str() {
             "/.well-known/openid-configuration" => upstream::json(&json!({
                 "issuer": at, "jwks_uri": format!("{at}/jwks"), "token_endpoint": format!("{at}/token"),
@@ -141,7 +143,8 @@ fn tokens(id_token: &str) -> Value {
 async fn an_invalid_id_token_starts_no_session() {
     let stage = Stage::new().await;
     let now = wicketgate::internals::clock::now().as_second();
-    let (stranger, impostor) = (Key::rsa("stranger"), Key::rsa("rsa"));
+    let stranger = Key::rsa("stranger");
+    let impostor = Key::rsa("rsa");
     let secret = stage.gate.issuer.key("rsa").public_pem();
     type Bend<'a> = Box<dyn Fn(Token<'a>) -> String + 'a>;
     let rows: Vec<(&str, Bend<'_>)> = vec![
@@ -232,7 +235,8 @@ async fn an_invalid_logout_token_ends_no_session() {
     let stage = Stage::new().await;
     let session = stage.session("s").await;
     let now = wicketgate::internals::clock::now().as_second();
-    let (stranger, impostor) = (Key::rsa("stranger"), Key::rsa("rsa"));
+    let stranger = Key::rsa("stranger");
+    let impostor = Key::rsa("rsa");
     let good = || stage.logout("s");
     let an_id_token = stage.good("n").claim("sid", "s").mint();
     for (reason, token) in [
@@ -282,7 +286,8 @@ async fn an_invalid_logout_token_ends_no_session() {
     let again = stage.log_out(&token).await;
     assert_eq!((again.status.as_u16(), &again.json()["reason"]), (400, &json!("logout_replayed")), "{again:?}");
     // by subject: every session that had begun, and none that begins after
-    let (one, two) = (stage.session("u").await, stage.session("v").await);
+    let one = stage.session("u").await;
+    let two = stage.session("v").await;
     assert_eq!(stage.log_out(&stage.logout("").claim("sid", Value::Null).mint()).await.status, 200);
     assert_eq!((stage.status(&one).await, stage.status(&two).await), (401, 401));
     let next = stage.session("w").await;
@@ -363,7 +368,8 @@ async fn a_session_ends_when_its_issuers_settings_change() {
 
 #[tokio::test]
 async fn a_provider_receives_nothing_of_its_namesake() {
-    let (stage, other) = (Stage::new().await, Issuer::start().await);
+    let stage = Stage::new().await;
+    let other = Issuer::start().await;
     let config = std::fs::read_to_string(stage.gate.directory.join("wicketgate.toml")).unwrap();
     let soon = wicketgate::internals::clock::now().as_second() + 6;
     // it is renewed from the third second on

@@ -150,7 +150,8 @@ fn request() -> impl Strategy<Value = (Method, String)> {
     let rows: Vec<_> = ROWS.iter().filter(|row| row.verb.is_some()).collect();
     (select(rows), vec(noise(), 0..4), select(QUERIES)).prop_map(|(row, noise, query)| {
         let target = row.concrete().target;
-        let (mut verb, mut segments) = (row.verb.clone().unwrap(), Vec::new());
+        let mut verb = row.verb.clone().unwrap();
+        let mut segments = Vec::new();
         segments.extend(target.split('/').skip(1).map(str::to_owned));
         let mut end = "";
         for noise in noise {

@@ -94,7 +94,8 @@ context = {{ peer = "{peer}", method = "POST", tls = false, time = "{time}", siz
 "#
         )
     };
-    let (time, later) = ("2026-11-24T02:00:00Z", "2027-01-01T00:00:00Z");
+    let time = "2026-11-24T02:00:00Z";
+    let later = "2027-01-01T00:00:00Z";
     let allowed = "decision = \"allow\"\npolicies = [\"exact\"]\n";
     let denied = "decision = \"deny\"\ndenial = \"not_permitted\"\n";
     let cases = [

@@ -22,7 +22,9 @@ fn config(gate: &Gate, ca: &Path, provider: &OidcProvider) -> String {
             OidcProvider::RESOURCE
         )
     };
-    let (scraper, writer, tls) = (login(&SCRAPER), login(&WRITER), format!("{{ca_file: {}}}", ca.display()));
+    let scraper = login(&SCRAPER);
+    let writer = login(&WRITER);
+    let tls = format!("{{ca_file: {}}}", ca.display());
     format!(
         "global: {{scrape_interval: 1s}}\n\
          scrape_configs:\n\

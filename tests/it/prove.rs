@@ -189,7 +189,8 @@ async fn an_unknown_solver_result_is_no_proof() {
 #[tokio::test]
 async fn inconsistent_statements_are_reported_with_their_line() {
     let directory = shipped();
-    let (mut proofs, mut expected) = (String::new(), Vec::new());
+    let mut proofs = String::new();
+    let mut expected = Vec::new();
     for (statement, line, key, remedy) in [
         ("[[never]]\nname = \"a\"\n", 1, "when", "missing"),
         ("[[never]]\nname = \"a\"\nwhen = 'principal is'\n", 3, "when", "no Cedar expression"),

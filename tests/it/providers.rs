@@ -364,7 +364,8 @@ async fn a_device_grant_at_glewlwyd_gives_an_accepted_token() {
 
 #[tokio::test]
 async fn a_logout_token_of_glewlwyd_is_no_access_token() {
-    let (harness, listener) = (Harness::new().await, listener().await);
+    let harness = Harness::new().await;
+    let listener = listener().await;
     let provider = debian(&harness, &listener.url()).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = trusting(harness, &provider.issuer).start().await;
@@ -386,7 +387,8 @@ async fn a_logout_token_of_glewlwyd_is_no_access_token() {
 #[tokio::test]
 async fn two_providers_do_not_affect_each_other() {
     let harness = Harness::new().await;
-    let (npm, mut debian) = (npm().start(None).await, debian(&harness, NOBODY).await);
+    let npm = npm().start(None).await;
+    let mut debian = debian(&harness, NOBODY).await;
     let harness = trusting_as("debian", trusting_as("npm", harness, &npm.issuer), &debian.issuer);
     let gate = harness.start().await;
     let principal = |token: String| {

@@ -93,7 +93,8 @@ pub(crate) async fn is_refusal(gate: &Gate, answer: &Answer, status: u16, reason
 async fn head_is_refused_without_content() {
     let gate = Harness::new().await.start().await;
     for alpn in [&b"http/1.1"[..], b"h2"] {
-        let (door, http2) = (gate.door(0, alpn), alpn == b"h2");
+        let door = gate.door(0, alpn);
+        let http2 = alpn == b"h2";
         let target = if http2 {
             format!("https://localhost:{}{PROTECTED_PATH}", gate.address().port())
         } else {
@@ -248,7 +249,8 @@ async fn a_claimed_size_of_four_gib_is_refused_before_allocation() {
 async fn an_oversized_request_head_is_refused() {
     let gate = Harness::new().await.start().await;
     let before = seen(&gate);
-    let (token, padding) = (gate.token("scrape"), "x".repeat(1 << 20));
+    let token = gate.token("scrape");
+    let padding = "x".repeat(1 << 20);
     let head = format!(
         "GET {PROTECTED_PATH} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
          x-padding: {padding}\r\n\r\n"

@@ -73,7 +73,8 @@ async fn gates_that_share_a_directory_share_keys() {
     let first = harness().await.start().await;
     let second = harness().await;
     // the two trust the same issuer and share the keys
-    let (keys, issuer) = (first.directory.join("keys"), first.issuer.url());
+    let keys = first.directory.join("keys");
+    let issuer = first.issuer.url();
     let trusted = format!("[[issuer]]\nname = \"corp\"\nissuer = \"{issuer}\"\naudiences = [\"wicketgate\"]");
     let shared = format!("[token_issuer]\nkeys = \"{}\"", keys.display());
     let second = second.section("token_issuer", shared).section("issuer", trusted);
@@ -94,7 +95,8 @@ async fn gates_that_share_a_directory_share_keys() {
     }
     // one more, or two where both gates look at the same moment
     let both = crate::support::eventually("both gates to publish a new key", || async {
-        let (found, other) = (jwks(&second).send().await.json(), jwks(&first).send().await.json());
+        let found = jwks(&second).send().await.json();
+        let other = jwks(&first).send().await.json();
         (found == other && found["keys"].as_array().unwrap().len() >= 2).then_some(found)
     })
     .await;

@@ -11,7 +11,8 @@ use crate::support::{
 const MODEL: &str = "projects/p/locations/us-central1/publishers/google/models/gemini-2";
 
 async fn ask(gate: &Gate, way: &str, role: &str) -> Value {
-    let (address, ca) = (format!("https://localhost:{}", gate.address().port()), gate.directory.join("ca.pem"));
+    let address = format!("https://localhost:{}", gate.address().port());
+    let ca = gate.directory.join("ca.pem");
     genai("generate.py", &ca, &[way, &address, &gate.token(role), "p", "us-central1"]).await
 }
 

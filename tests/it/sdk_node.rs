@@ -13,7 +13,8 @@ const ENDPOINT: &str = "projects/p/locations/us-central1/endpoints/1";
 const REFUSED: [(&str, u64); 3] = [("grpc", 7), ("stream", 7), ("rest", 403)];
 
 async fn ask(gate: &Gate, way: &str, role: &str) -> Value {
-    let (port, ca) = (gate.address().port().to_string(), gate.directory.join("ca.pem"));
+    let port = gate.address().port().to_string();
+    let ca = gate.directory.join("ca.pem");
     let instances = json!([{"input": [1, 2, 3, 4], "horizon": 2}]).to_string();
     vertex_node("predict.mjs", &ca, &[way, &port, &gate.token(role), ENDPOINT, &instances]).await
 }

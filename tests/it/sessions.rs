@@ -120,7 +120,8 @@ async fn a_logout_ends_the_session_here_and_at_the_provider() {
 async fn a_logout_at_the_provider_ends_the_session_at_once() {
     let house = LoginHarness::new().await;
     let mut ada = house.logged_in("ada").await;
-    let (mut phone, bob) = (house.logged_in("ada").await, house.logged_in("bob").await);
+    let mut phone = house.logged_in("ada").await;
+    let bob = house.logged_in("bob").await;
     let confirm = ada.visit(&format!("{}/session/end", house.provider.issuer)).await;
     ada.submit(&confirm, &[("logout", "yes")]).await;
     // the provider calls before it answers
@@ -154,7 +155,8 @@ async fn a_stream_ends_with_a_logout() {
 #[tokio::test]
 async fn rotated_keys_end_no_session() {
     let house = LoginHarness::new().await;
-    let (ada, directory) = (house.logged_in("ada").await, &house.gate.directory);
+    let ada = house.logged_in("ada").await;
+    let directory = &house.gate.directory;
     let config = std::fs::read_to_string(directory.join("wicketgate.toml")).unwrap();
     directory.write("next.key", "n".repeat(32));
     directory.write("wicketgate.toml", config.replace("[\"session.key\"]", "[\"next.key\", \"session.key\"]"));
@@ -174,7 +176,8 @@ async fn rotated_keys_end_no_session() {
 #[tokio::test]
 async fn an_ended_session_stays_ended_over_a_reload() {
     let mut house = LoginHarness::new().await;
-    let (mut ada, other) = (house.logged_in("ada").await, house.logged_in("ada").await);
+    let mut ada = house.logged_in("ada").await;
+    let other = house.logged_in("ada").await;
     let gone = jar(&ada);
     let page = house.visit(&mut ada, "/logout").await;
     ada.submit_until(&page, &[], Some(&house.provider.issuer)).await;

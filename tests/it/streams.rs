@@ -72,7 +72,8 @@ impl Stream {
     pub(crate) async fn start(media: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (open, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let open = Arc::new(AtomicUsize::new(0));
+        let sent = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         let counted = (open.clone(), sent.clone());
         tasks.spawn(async move {
@@ -82,7 +83,8 @@ impl Stream {
                 let (open, sent) = counted.clone();
                 let answer = service_fn(move |_| {
                     open.fetch_add(1, Ordering::SeqCst);
-                    let (open, sent) = (open.clone(), sent.clone());
+                    let open = open.clone();
+                    let sent = sent.clone();
                     let body = Endless { ticks: interval(Duration::from_millis(20)), open, sent };
                     let answer = Response::builder().header("content-type", media).body(body);
                     std::future::ready(answer)
@@ -194,13 +196,15 @@ async fn a_stream_ends_when_its_clients_certificate_is_revoked() {
 
 #[tokio::test]
 async fn a_stream_ends_when_its_issuer_is_removed() {
-    let (stream, other) = (Stream::start("text/event-stream").await, Issuer::start().await);
+    let stream = Stream::start("text/event-stream").await;
+    let other = Issuer::start().await;
     let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"", stream.address);
     let section = |name: &str, url: &str| {
         format!("[[issuer]]\nname = \"{name}\"\nissuer = \"{url}\"\naudiences = [\"wicketgate\"]\n")
     };
     let harness = exchange::harness().await.section("exporter", exporter);
-    let (corp, stays) = (section("corp", &harness.issuer.url()), section("other", &other.url()));
+    let corp = section("corp", &harness.issuer.url());
+    let stays = section("other", &other.url());
     let gate = harness.section("issuer", format!("{corp}{stays}")).start().await;
     let token = gate.token("scrape");
     let (_, given) = exchange::exchanged(&gate, &token, exchange::URL).await;

@@ -86,7 +86,9 @@ async fn no_role_reaches_another_roles_methods() {
 async fn operations_belong_to_the_class_of_their_resource() {
     let gate = Harness::new().await.start().await;
     let location = "projects/p/locations/us-central1";
-    let (data, job, endpoint) = ("datasets/1", "customJobs/1", "endpoints/1");
+    let data = "datasets/1";
+    let job = "customJobs/1";
+    let endpoint = "endpoints/1";
     for (role, method, path, custom, account) in [
         ("ingest", Method::GET, data, "", Some("ingest")),
         ("ingest", Method::POST, data, ":wait", Some("ingest")),

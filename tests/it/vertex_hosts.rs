@@ -18,7 +18,8 @@ fn with(regional: &ScriptedUpstream, own: &ScriptedUpstream) -> String {
 
 #[tokio::test]
 async fn a_dedicated_endpoint_is_reached_at_its_own_host() {
-    let (regional, own) = (ScriptedUpstream::start().await, ScriptedUpstream::start().await);
+    let regional = ScriptedUpstream::start().await;
+    let own = ScriptedUpstream::start().await;
     let gate = Harness::new().await.section("vertex", with(&regional, &own)).start().await;
     let token = gate.token("infer");
     let mut line = Line::open(&gate).await;
@@ -60,7 +61,8 @@ async fn a_dedicated_endpoint_is_reached_at_its_own_host() {
 async fn a_project_that_is_not_listed_is_refused_by_rest_and_by_grpc() {
     let talker = ScriptedUpstream::start().await;
     let gate = Harness::new().await.section("vertex", talker.section() + "\nprojects = [\"p\"]").start().await;
-    let (token, mut line) = (gate.token("infer"), Line::open(&gate).await);
+    let token = gate.token("infer");
+    let mut line = Line::open(&gate).await;
     let other = "projects/123456/locations/us-central1/endpoints/1";
     let answer = gate.post(&format!("/v1/{other}:predict")).bearer(&token).body("{}").send().await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (404, &"unknown_project".into()));

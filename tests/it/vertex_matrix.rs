@@ -155,10 +155,12 @@ async fn walk(gate: &Gate, steps: Vec<Step>) -> (Vec<(Step, String)>, Vec<String
     }
     let mut walkers = JoinSet::new();
     for share in shares {
-        let (door, tokens) = (gate.door(0, b"h2"), tokens.clone());
+        let door = gate.door(0, b"h2");
+        let tokens = tokens.clone();
         walkers.spawn(async move {
             let mut connection = Connection::open(&door).await;
-            let (mut taken, mut wrong) = (Vec::new(), Vec::new());
+            let mut taken = Vec::new();
+            let mut wrong = Vec::new();
             for step in share {
                 let outcome = step.take(&mut connection, &tokens).await;
                 wrong.extend(step.judge(&outcome));
@@ -167,7 +169,8 @@ async fn walk(gate: &Gate, steps: Vec<Step>) -> (Vec<(Step, String)>, Vec<String
             (taken, wrong)
         });
     }
-    let (mut taken, mut wrong) = (Vec::new(), Vec::new());
+    let mut taken = Vec::new();
+    let mut wrong = Vec::new();
     while let Some(walked) = walkers.join_next().await {
         let (more, worse) = walked.unwrap();
         taken.extend(more);
@@ -197,7 +200,8 @@ async fn check(location: &str, by_rpc: bool) {
         let of = audit.iter().filter(|line| line["event"] == event);
         of.map(|line| (line["id"].as_str().unwrap().to_owned(), line)).collect()
     };
-    let (records, permits) = (lines("request"), lines("permit"));
+    let records = lines("request");
+    let permits = lines("permit");
     for (step, id) in &taken {
         wrong.extend(step.judge_forwarded(seen.get(id.as_str()).copied()));
         wrong.extend(step.judge_record(records.get(id).copied(), permits.contains_key(id)));

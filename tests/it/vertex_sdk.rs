@@ -18,7 +18,8 @@ use crate::support::{
 const REFUSED: [(&str, &str); 2] = [("rest", "Forbidden"), ("grpc", "PermissionDenied")];
 
 async fn ask(gate: &Gate, way: &str, transport: &str, role: &str) -> Value {
-    let (port, ca) = (gate.address().port(), gate.directory.join("ca.pem"));
+    let port = gate.address().port();
+    let ca = gate.directory.join("ca.pem");
     let scheme = if transport == "rest" { "https://" } else { "" };
     let address = format!("{scheme}localhost:{port}");
     let instances = json!([{"input": [1.0, 2.0, 3.0, 4.0], "horizon": 2}]).to_string();
@@ -144,7 +145,8 @@ async fn the_demo_model_forecasts_over_grpc() {
     })
     .await;
 
-    let (address, ca) = (format!("localhost:{}", at.port()), environment.directory.join("ca.pem"));
+    let address = format!("localhost:{}", at.port());
+    let ca = environment.directory.join("ca.pem");
     let instances = json!([{"input": [4, 4, 4, 4], "horizon": 2}]).to_string();
     for (role, expected) in [("infer", json!([4.0, 4.0])), ("ingest", Value::Null)] {
         let token = environment.token(role).unwrap();

@@ -81,7 +81,9 @@ pub(crate) struct Concrete {
 
 impl Row {
     pub(crate) fn concrete(&self) -> Concrete {
-        let (mut path, mut variables, mut rest) = (String::new(), Vec::new(), self.pattern);
+        let mut path = String::new();
+        let mut variables = Vec::new();
+        let mut rest = self.pattern;
         while let Some((before, variable)) = rest.split_once('{') {
             let (variable, behind) = variable.split_once('}').unwrap();
             let (name, form) = variable.split_once('=').unwrap();

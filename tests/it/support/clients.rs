@@ -127,7 +127,8 @@ impl Draft {
 impl ClientCertificate {
     fn new(params: CertificateParams, certificate: rcgen::Certificate, key: KeyPair) -> Self {
         let chain = vec![certificate.der().clone()];
-        let (pem, key_pem) = (certificate.pem(), key.serialize_pem());
+        let pem = certificate.pem();
+        let key_pem = key.serialize_pem();
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         Self { pem, key_pem, chain, key, serial: params.serial_number.unwrap() }
     }

@@ -186,7 +186,8 @@ fn listening(line: &str) -> Option<(String, SocketAddr, bool)> {
     if field("message")? != "listening" {
         return None;
     }
-    let (listener, address) = (field("listener")?, field("address")?);
+    let listener = field("listener")?;
+    let address = field("address")?;
     let tls = field("tls").and_then(|tls| tls.as_bool()).unwrap_or(false);
     Some((listener.as_str()?.to_owned(), address.as_str()?.parse().ok()?, tls))
 }

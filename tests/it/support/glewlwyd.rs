@@ -51,7 +51,8 @@ impl Glewlwyd {
     /// Starts it with its files in `directory`.
     pub(crate) async fn start(directory: &Path) -> Self {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (database, config) = (directory.join("glewlwyd.db"), directory.join("glewlwyd.conf"));
+        let database = directory.join("glewlwyd.db");
+        let config = directory.join("glewlwyd.conf");
         let schema = File::open(SCHEMA).unwrap_or_else(|e| panic!("glewlwyd is not installed ({e}): {HINT}"));
         let made = Command::new("sqlite3").arg(&database).stdin(schema).status().await;
         assert!(made.expect("sqlite3 is not installed").success(), "the schema cannot be read");
@@ -217,7 +218,9 @@ fn whole_key() -> KeyPair {
 }
 
 fn configuration(address: SocketAddr, database: &Path) -> String {
-    let (ip, port, database) = (address.ip(), address.port(), database.display());
+    let ip = address.ip();
+    let port = address.port();
+    let database = database.display();
     format!(
         "port={port}\nbind_address=\"{ip}\"\nexternal_url=\"http://{address}\"\nlogin_url=\"login.html\"\n\
          api_prefix=\"api\"\nstatic_files_path=\"/usr/share/glewlwyd/webapp/\"\n\

@@ -150,7 +150,8 @@ impl Connection {
 
 /// All data and the trailers.
 async fn whole(mut body: Incoming) -> (Bytes, HeaderMap) {
-    let (mut data, mut trailers) = (BytesMut::new(), HeaderMap::new());
+    let mut data = BytesMut::new();
+    let mut trailers = HeaderMap::new();
     while let Some(frame) = body.frame().await {
         match frame.expect("the answer breaks off").into_data() {
             Ok(more) => data.extend_from_slice(&more),

@@ -134,7 +134,8 @@ fn exporter_page() -> upstream::Reply {
 }
 
 fn sections(issuer: &Issuer, app: &Upstream, google: &Google) -> Vec<(&'static str, String)> {
-    let (app, google) = (app.url(), google.url());
+    let app = app.url();
+    let google = google.url();
     vec![
         ("gate", "[gate]\nworkers = 2\ndrain = \"5s\"".into()),
         (

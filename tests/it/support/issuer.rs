@@ -127,7 +127,9 @@ impl Issuer {
         let published = Arc::new(Mutex::new(key_set(&keys)));
         let down = Arc::new(AtomicBool::new(false));
         let server = Upstream::start(|_| upstream::reply(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "")).await;
-        let (at, keys_now, is_down) = (server.url(), Arc::clone(&published), Arc::clone(&down));
+        let at = server.url();
+        let keys_now = Arc::clone(&published);
+        let is_down = Arc::clone(&down);
         server.answer(move |seen| match seen.target.as_str() {
             _ if is_down.load(Ordering::SeqCst) => upstream::reply(StatusCode::BAD_GATEWAY, "text/plain", "down"),
             "/.well-known/openid-configuration" => upstream::json(&json!({

@@ -304,7 +304,8 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// Starts it in `directory` with this configuration.
     pub(crate) async fn start(directory: &Path, config: &str) -> Self {
-        let (file, data) = (directory.join("prometheus.yml"), directory.join("prometheus"));
+        let file = directory.join("prometheus.yml");
+        let data = directory.join("prometheus");
         std::fs::write(&file, config).unwrap();
         let address = free_address();
         let mut command = Command::new("prometheus");

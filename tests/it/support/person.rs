@@ -126,7 +126,8 @@ impl Person {
         let mut site =
             from.map_or("none", |from| if same_origin(from, &first.url) { "same-origin" } else { "cross-site" });
         let origin = from.map(|from| from.origin().ascii_serialization());
-        let (mut step, mut way) = (first, Vec::new());
+        let mut step = first;
+        let mut way = Vec::new();
         for _ in 0..REDIRECTS {
             way.push(step.url.clone());
             let answer = self.send(&step, site, origin.as_deref()).await;

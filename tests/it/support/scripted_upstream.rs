@@ -163,7 +163,9 @@ impl ScriptedUpstream {
             let mut open = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (asked, counted, tls) = (asked.clone(), counted.clone(), tls.clone());
+                let asked = asked.clone();
+                let counted = counted.clone();
+                let tls = tls.clone();
                 open.spawn(async move {
                     let Some(tls) = tls else { return serve(stream, asked, counted).await };
                     if let Ok(stream) = tls.accept(stream).await {

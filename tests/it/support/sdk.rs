@@ -51,7 +51,8 @@ async fn run(home: &str, mut program: Command, script: &str, ca: &Path, argument
     }
     program.env_remove("GOOGLE_APPLICATION_CREDENTIALS");
     let output = tokio::time::timeout(3 * DEADLINE, program.output()).await.expect("the client does not end").unwrap();
-    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "`{home}/{script}` fails: {said}{complained}");
     serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {said}{complained}"))
 }

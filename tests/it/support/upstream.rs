@@ -62,10 +62,12 @@ impl Upstream {
     pub(crate) async fn start(answer: impl Fn(&Seen) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (seen, connections) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::default();
+        let connections = Arc::new(AtomicUsize::new(0));
         let answers: Answers = Arc::new(Mutex::new(Box::new(answer)));
         let intercepts: Intercepts = Arc::new(Mutex::new(Box::new(|_| None)));
-        let (first, then) = (Arc::clone(&intercepts), Arc::clone(&answers));
+        let first = Arc::clone(&intercepts);
+        let then = Arc::clone(&answers);
         let both: Answers = Arc::new(Mutex::new(Box::new(move |seen| {
             let intercepted = first.lock().unwrap()(seen);
             intercepted.unwrap_or_else(|| then.lock().unwrap()(seen))
@@ -112,10 +114,12 @@ async fn accept(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, connections:
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         connections.fetch_add(1, Ordering::SeqCst);
-        let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+        let seen = Arc::clone(&seen);
+        let answers = Arc::clone(&answers);
         open.spawn(async move {
             let service = service_fn(move |request| {
-                let (seen, answers) = (Arc::clone(&seen), Arc::clone(&answers));
+                let seen = Arc::clone(&seen);
+                let answers = Arc::clone(&answers);
                 async move { serve(request, &seen, &answers).await }
             });
             // a connection that the gate drops is no failure of the upstream
