@@ -24,7 +24,7 @@ use wicketgate::{
     internals::{
         AuthContext, Authenticators, Circumstances, Clients, Identity, Issuer, Log, Peer, Policy, Question, Record,
         Resource, Target, Telemetry, clock,
-        limits::{self, Fields, Limits, Per, Quantity, Rate, Unit, Use},
+        limits::{self, Limits, Per, Quantity, Rate, RateLimitHeaders, RequestUsage, Unit},
     },
 };
 
@@ -144,7 +144,7 @@ fn steps(c: &mut Criterion) {
     );
     let roles: [Arc<str>; 1] = ["scrape".into()];
     let exporter = "bench".into();
-    let usage = Use {
+    let usage = RequestUsage {
         principal: &principal.name,
         roles: &roles,
         route: "exporter",
@@ -154,7 +154,7 @@ fn steps(c: &mut Criterion) {
         instances: None,
     };
     c.bench_function("limits, three that match", |b| {
-        b.iter(|| limits.spend(black_box(&usage), &mut Fields::default()).is_ok());
+        b.iter(|| limits.reserve(black_box(&usage), &mut RateLimitHeaders::default()).is_ok());
     });
 
     let log = Log::open(&folder.0.join("audit.jsonl")).unwrap();
@@ -170,7 +170,7 @@ fn steps(c: &mut Criterion) {
 
 /// One that is never reached.
 fn limit((name, per): (&str, Per)) -> limits::Settings {
-    let rate = Rate::read("1000000/s", None, Unit::Things).unwrap();
+    let rate = Rate::read("1000000/s", None, Unit::Count).unwrap();
     let rates = vec![(Quantity::Requests, Rate { burst: u64::from(u32::MAX), ..rate })];
     limits::Settings { name: name.into(), per, roles: None, routes: None, actions: None, rates, streams: Some(16) }
 }

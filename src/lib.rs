@@ -65,6 +65,6 @@ pub mod internals {
         pub use crate::gate::identity::keys::{Key, MAX_JWKS_KEYS, parse_jwks};
     }
     pub mod limits {
-        pub use crate::gate::limits::{Fields, Limits, Per, Quantity, Rate, Settings, Unit, Use};
+        pub use crate::gate::limits::{Limits, Per, Quantity, Rate, RateLimitHeaders, RequestUsage, Settings, Unit};
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{reader::Section, settings::ExporterSettings};
 use crate::gate::{
-    limits::{Per, Place, Quantity, Rate, Settings, Unit},
+    limits::{Per, Quantity, Rate, RouteFilter, Settings, Unit},
     policy::Policy,
     routes::Group,
 };
@@ -84,7 +84,7 @@ fn roles(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<Arc<str>
     Some(listed.into_iter().map(Into::into).collect())
 }
 
-fn routes(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<Place>> {
+fn routes(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<RouteFilter>> {
     let listed = section.strings("routes")?;
     for route in &listed {
         let missing = match route.as_str() {
@@ -108,8 +108,8 @@ fn routes(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<Place>>
         }
     }
     let place = |route: String| match route.split_once('/') {
-        Some((route, name)) => Place { route: route.into(), exporter: Some(name.into()) },
-        None => Place { route: route.into(), exporter: None },
+        Some((route, name)) => RouteFilter { route: route.into(), exporter: Some(name.into()) },
+        None => RouteFilter { route: route.into(), exporter: None },
     };
     Some(listed.into_iter().map(place).collect())
 }
@@ -132,7 +132,7 @@ fn actions(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<BTreeSet<B
 /// `requests = "600/m"`, or with a burst of its own `requests = { rate = "600/m", burst = "50" }`.
 fn rate(section: &Section<'_>, quantity: Quantity) -> Option<Rate> {
     let key = quantity.name();
-    let unit = if quantity == Quantity::Bytes { Unit::Bytes } else { Unit::Things };
+    let unit = if quantity == Quantity::Bytes { Unit::Bytes } else { Unit::Count };
     let Some(table) = section.table(key) else {
         let rate = section.string(key)?;
         return section.ok_or_problem(key, Rate::read(&rate, None, unit));

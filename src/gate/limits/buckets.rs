@@ -1,8 +1,8 @@
-//! Who has used how much.
+//! Buckets of a limit: what each principal, role or route has used.
 //!
-//! Promises: an account is forgotten only when it is as good as a new one: it owes nothing and nobody stands on it. So
-//! nobody gets a fresh budget by having others come. Memory is bounded all the same: when it is full of accounts that are
-//! in use, whoever comes new shares one account with all others that came new.
+//! Promises: a bucket is evicted only if it is full again, has no open request, and no reservation refers to it. So a
+//! caller cannot get a new budget by filling the cache. Memory is bounded all the same: if the cache is full of buckets in
+//! use, all new keys share one bucket.
 
 use std::{
     convert::Infallible,
@@ -19,16 +19,16 @@ use governor::{
 };
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
 
-use super::{Quantity, limiter::Ticks};
+use super::{settings::Quantity, ticks::Ticks};
 
-/// Accounts of one limit from which on those are forgotten that owe nothing.
-const USUAL: usize = 32_768;
-/// Accounts of one limit that there are at most: some 20 MB.
-const MOST: usize = 65_536;
+/// Buckets of one limit from which on full ones are evicted.
+const SOFT_LIMIT: usize = 32_768;
+/// Most buckets of one limit: some 20 MB.
+const HARD_LIMIT: usize = 65_536;
 
-/// Whose an account is.
+/// What a bucket belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Key {
+pub(super) enum BucketKey {
     Principal(Arc<str>),
     Role(Arc<str>),
     Exporter(Arc<str>),
@@ -36,10 +36,10 @@ pub(super) enum Key {
     Gate,
 }
 
-/// What one of them has used of one limit.
+/// What one key has used of a limit.
 #[derive(Debug)]
-pub(super) struct Account {
-    key: Key,
+pub(super) struct Bucket {
+    key: BucketKey,
     requests: InMemoryState,
     bytes: InMemoryState,
     instances: InMemoryState,
@@ -48,13 +48,13 @@ pub(super) struct Account {
     open: AtomicU32,
 }
 
-impl Account {
-    pub(super) fn new(key: Key) -> Self {
+impl Bucket {
+    pub(super) fn new(key: BucketKey) -> Self {
         let [requests, bytes, instances, tokens] = Default::default();
         Self { key, requests, bytes, instances, tokens, open: AtomicU32::new(0) }
     }
 
-    pub(super) fn column(&self, quantity: Quantity) -> &InMemoryState {
+    pub(super) fn counter(&self, quantity: Quantity) -> &InMemoryState {
         match quantity {
             Quantity::Requests => &self.requests,
             Quantity::Bytes => &self.bytes,
@@ -63,95 +63,101 @@ impl Account {
         }
     }
 
-    /// Until when it has used this up, by the limit's clock.
-    pub(super) fn until(&self, quantity: Quantity) -> Nanos {
-        // an error changes nothing
-        let look = |until: Option<Nanos>| Err::<((), Nanos), Nanos>(until.unwrap_or_default());
-        self.column(quantity).measure_and_replace(&NotKeyed::NonKey, look).err().unwrap_or_default()
+    /// GCRA's theoretical arrival time of a quantity, by the limit's clock.
+    pub(super) fn arrival_time(&self, quantity: Quantity) -> Nanos {
+        // an error leaves the counter as it is
+        let read = |time: Option<Nanos>| Err::<((), Nanos), Nanos>(time.unwrap_or_default());
+        self.counter(quantity).measure_and_replace(&NotKeyed::NonKey, read).err().unwrap_or_default()
     }
 
-    /// Opens a request where fewer than `most` are open; says how many more can be.
+    /// Opens a request if fewer than `most` are open. Returns how many more can be opened.
     pub(super) fn open(&self, most: u32) -> Option<u32> {
         let one_more = |open: u32| (open < most).then(|| open + 1);
         let before = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         before.ok().map(|before| most - before - 1)
     }
 
-    /// A request that was opened is over.
+    /// Closes a request.
     pub(super) fn close(&self) {
         self.open.fetch_sub(1, Ordering::AcqRel);
     }
 
-    pub(super) fn is_open(&self, most: u32) -> bool {
+    pub(super) fn can_open(&self, most: u32) -> bool {
         self.open.load(Ordering::Acquire) < most
     }
 
-    fn is_as_new(&self, now: Nanos) -> bool {
-        self.open.load(Ordering::Acquire) == 0 && Quantity::ALL.into_iter().all(|of| self.until(of) <= now)
+    fn is_full(&self, now: Nanos) -> bool {
+        self.open.load(Ordering::Acquire) == 0 && Quantity::ALL.into_iter().all(|of| self.arrival_time(of) <= now)
     }
 }
 
-impl PartialEq for Account {
+impl PartialEq for Bucket {
     fn eq(&self, other: &Self) -> bool {
         self.key == other.key
     }
 }
 
-impl Eq for Account {}
+impl Eq for Bucket {}
 
-impl std::hash::Hash for Account {
+impl std::hash::Hash for Bucket {
     fn hash<H: std::hash::Hasher>(&self, to: &mut H) {
         self.key.hash(to);
     }
 }
 
-/// All accounts of a limit.
-pub(super) struct Accounts {
-    accounts: Cache<Key, Arc<Account>, UnitWeighter, DefaultHashBuilder, InUse>,
-    most: usize,
-    /// Whose it is who came when there was no room.
-    crowd: Arc<Account>,
+/// All buckets of a limit.
+pub(super) struct Buckets {
+    cache: Cache<BucketKey, Arc<Bucket>, UnitWeighter, DefaultHashBuilder, InUse>,
+    hard_limit: usize,
+    /// The bucket of all keys that the cache has no room for.
+    overflow: Arc<Bucket>,
 }
 
-/// Keeps what is in use from being forgotten.
+/// Pins buckets that are in use.
 #[derive(Clone)]
 struct InUse(Ticks);
 
-impl Lifecycle<Key, Arc<Account>> for InUse {
+impl Lifecycle<BucketKey, Arc<Bucket>> for InUse {
     type RequestState = ();
 
-    fn is_pinned(&self, _: &Key, account: &Arc<Account>) -> bool {
-        // whoever holds it may yet charge it
-        Arc::strong_count(account) > 1 || !account.is_as_new(self.0.now())
+    fn is_pinned(&self, _: &BucketKey, bucket: &Arc<Bucket>) -> bool {
+        // a reservation that refers to it may yet charge it
+        Arc::strong_count(bucket) > 1 || !bucket.is_full(self.0.now())
     }
 }
 
-impl Accounts {
+impl Buckets {
     pub(super) fn new(ticks: Ticks) -> Self {
-        Self::with(USUAL, MOST, ticks)
+        Self::with(SOFT_LIMIT, HARD_LIMIT, ticks)
     }
 
-    fn with(usual: usize, most: usize, ticks: Ticks) -> Self {
-        let accounts = Cache::with(usual, usual as u64, UnitWeighter, DefaultHashBuilder::default(), InUse(ticks));
-        Self { accounts, most, crowd: Arc::new(Account::new(Key::Gate)) }
+    pub(super) fn with(soft_limit: usize, hard_limit: usize, ticks: Ticks) -> Self {
+        let cache =
+            Cache::with(soft_limit, soft_limit as u64, UnitWeighter, DefaultHashBuilder::default(), InUse(ticks));
+        Self { cache, hard_limit, overflow: Arc::new(Bucket::new(BucketKey::Gate)) }
     }
 
-    /// The account with this key, made where there is none.
-    pub(super) fn of(&self, key: &Key) -> Arc<Account> {
-        if let Some(account) = self.accounts.get(key) {
-            return account;
+    /// The bucket of this key, made if there is none.
+    pub(super) fn of(&self, key: &BucketKey) -> Arc<Bucket> {
+        if let Some(bucket) = self.cache.get(key) {
+            return bucket;
         }
-        if self.accounts.len() >= self.most {
-            return self.crowd.clone();
+        if self.cache.len() >= self.hard_limit {
+            return self.overflow.clone();
         }
-        let made = self.accounts.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::new(Account::new(key.clone()))));
-        let Ok(account) = made;
-        account
+        let made = self.cache.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::new(Bucket::new(key.clone()))));
+        let Ok(bucket) = made;
+        bucket
     }
 
-    /// The account with this key, where there is one.
-    pub(super) fn known(&self, key: &Key) -> Option<Arc<Account>> {
-        self.accounts.get(key)
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// The bucket of this key, if there is one.
+    pub(super) fn get(&self, key: &BucketKey) -> Option<Arc<Bucket>> {
+        self.cache.get(key)
     }
 }
 
@@ -163,66 +169,69 @@ mod tests {
 
     use super::*;
     use crate::gate::limits::{
-        Rate, Unit,
-        limiter::{Meter, Outcome},
+        limiter::{Limiter, TakeOutcome},
+        rate::{Rate, Unit},
     };
 
-    fn key(number: usize) -> Key {
-        Key::Principal(format!("corp:{number}").into())
+    fn key(number: usize) -> BucketKey {
+        BucketKey::Principal(format!("corp:{number}").into())
     }
 
-    fn meter(ticks: Ticks) -> Meter {
-        Meter::new(Quantity::Requests, Rate::read("1/m", None, Unit::Things).unwrap(), ticks)
+    fn limiter(ticks: Ticks) -> Limiter {
+        Limiter::new(Quantity::Requests, Rate::read("1/m", None, Unit::Count).unwrap(), ticks)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_used_something_is_remembered_however_many_come() {
+    async fn a_used_bucket_is_not_evicted_however_many_keys_come() {
         let ticks = Ticks::new();
-        let (accounts, meter) = (Accounts::with(64, 512, ticks), meter(ticks));
-        let take = |number: usize| meter.take(&accounts.of(&key(number)), 1).outcome;
-        // twice as many as there is usual room for
+        let buckets = Buckets::with(64, 512, ticks);
+        let limiter = limiter(ticks);
+        let take = |number: usize| limiter.take(&buckets.of(&key(number)), 1).outcome;
+        // twice the soft limit
         for number in 0..128 {
-            assert_eq!(take(number), Outcome::Taken, "{number}");
+            assert_eq!(take(number), TakeOutcome::Taken, "{number}");
         }
         for number in 0..128 {
-            assert!(matches!(take(number), Outcome::Wait(_)), "{number} has a fresh budget");
+            assert!(matches!(take(number), TakeOutcome::Wait(_)), "{number} has a new budget");
         }
-        // others that come and use nothing are forgotten, not those
-        (1000..1400).for_each(|number| drop(accounts.of(&key(number))));
+        // full buckets are evicted instead
+        (1000..1400).for_each(|number| drop(buckets.of(&key(number))));
         for number in 0..128 {
-            assert!(matches!(take(number), Outcome::Wait(_)), "{number} has a fresh budget");
+            assert!(matches!(take(number), TakeOutcome::Wait(_)), "{number} has a new budget");
         }
-        // what is as good as new makes room
+        // refilled buckets are evicted
         advance(Duration::from_secs(61)).await;
-        (2000..2200).for_each(|number| drop(accounts.of(&key(number))));
-        assert!(accounts.accounts.len() <= 64 + 32, "{} are kept", accounts.accounts.len());
+        (2000..2200).for_each(|number| drop(buckets.of(&key(number))));
+        assert!(buckets.len() <= 64 + 32, "{} are cached", buckets.len());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_there_is_no_room_those_who_come_new_share_one_budget() {
+    async fn beyond_the_hard_limit_new_keys_share_one_bucket() {
         let ticks = Ticks::new();
-        let (accounts, meter) = (Accounts::with(32, 48, ticks), meter(ticks));
-        let outcomes: Vec<_> = (0..200).map(|number| meter.take(&accounts.of(&key(number)), 1).outcome).collect();
-        let taken = outcomes.iter().filter(|outcome| **outcome == Outcome::Taken).count();
+        let buckets = Buckets::with(32, 48, ticks);
+        let limiter = limiter(ticks);
+        let outcomes: Vec<_> = (0..200).map(|number| limiter.take(&buckets.of(&key(number)), 1).outcome).collect();
+        let taken = outcomes.iter().filter(|outcome| **outcome == TakeOutcome::Taken).count();
         assert_eq!(taken, 48 + 1, "{outcomes:?}");
-        assert!(accounts.accounts.len() <= 48);
-        // who was there before has its own
-        assert!(matches!(meter.take(&accounts.of(&key(0)), 1).outcome, Outcome::Wait(_)));
+        assert!(buckets.len() <= 48);
+        // a cached key has its own
+        assert!(matches!(limiter.take(&buckets.of(&key(0)), 1).outcome, TakeOutcome::Wait(_)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_account_that_somebody_stands_on_is_not_forgotten() {
+    async fn a_referenced_or_open_bucket_is_not_evicted() {
         let ticks = Ticks::new();
-        let (accounts, meter) = (Accounts::with(32, 512, ticks), meter(ticks));
-        let held = accounts.of(&key(0));
-        assert_eq!(accounts.of(&key(1)).open(1), Some(0));
-        (100..400).for_each(|number| drop(accounts.of(&key(number))));
-        // what it used is only known now
-        meter.owe(&held, 5);
-        drop(held);
-        assert!(matches!(meter.take(&accounts.of(&key(0)), 1).outcome, Outcome::Wait(_)));
-        assert_eq!(accounts.of(&key(1)).open(1), None, "an open request is forgotten");
-        accounts.of(&key(1)).close();
-        assert_eq!(accounts.of(&key(1)).open(1), Some(0));
+        let buckets = Buckets::with(32, 512, ticks);
+        let limiter = limiter(ticks);
+        let reserved = buckets.of(&key(0));
+        assert_eq!(buckets.of(&key(1)).open(1), Some(0));
+        (100..400).for_each(|number| drop(buckets.of(&key(number))));
+        // the usage is only known now
+        limiter.charge_later(&reserved, 5);
+        drop(reserved);
+        assert!(matches!(limiter.take(&buckets.of(&key(0)), 1).outcome, TakeOutcome::Wait(_)));
+        assert_eq!(buckets.of(&key(1)).open(1), None, "an open request is not counted");
+        buckets.of(&key(1)).close();
+        assert_eq!(buckets.of(&key(1)).open(1), Some(0));
     }
 }

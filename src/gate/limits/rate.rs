@@ -1,53 +1,53 @@
-//! How much of something in how long. Pure.
+//! Rates of limits: an amount in a window, and a burst. Pure.
 //!
-//! Promises: a rate that is written down is held to within 0.1%, never above it; what cannot be held so is refused when
-//! it is read.
+//! Promises: the limiter enforces a configured rate to within 0.1%, never above it. A rate that it cannot enforce so is
+//! refused when it is read.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use governor::Quota;
 
-/// The largest integer of structured fields (RFC 9651 section 3.3.1), in which a rate is told to clients.
+/// The largest integer of structured fields (RFC 9651 section 3.3.1): clients read the amount in `RateLimit-Policy`.
 const MOST: u64 = 999_999_999_999_999;
-/// Requests are counted one by one, and cells come at most every microsecond: closer ones would be held less exactly.
+/// Requests are counted one by one, and cells come at most every microsecond: closer ones would be enforced less exactly.
 const MOST_A_SECOND: u64 = 1_000_000;
 const SHORTEST_CELL: u64 = 1_000;
-/// Longest time in which a spent burst is there again.
+/// Longest time in which an empty bucket is full again.
 const LONGEST_BURST: Duration = Duration::from_secs(24 * 3600);
 
 const SIZES: [(&str, u64); 6] =
     [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
 
-/// So many units in a window, and so many at once.
+/// An amount of units in a window, and a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Units that come back in a window.
+    /// Units that are refilled in a window.
     pub amount: u64,
     /// The window: a second, a minute or an hour.
     pub window: Duration,
-    /// Units that may be used at once after a pause.
+    /// Size of the bucket: units that may be used at once after a pause.
     pub burst: u64,
 }
 
-/// Why a text is no rate.
+/// A text is not a rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
 pub enum RateError {
-    #[error("`{0}` is no rate; write an amount and `/s`, `/m` or `/h`, such as `\"{1}\"`")]
+    #[error("`{0}` is not a rate; write an amount and `/s`, `/m` or `/h`, such as `\"{1}\"`")]
     Form(String, &'static str),
-    #[error("`{0}` is no amount; write a whole number from 1, such as `\"{1}\"`")]
+    #[error("`{0}` is not an amount; write a whole number from 1, such as `\"{1}\"`")]
     Amount(String, &'static str),
-    #[error("more than a million a second cannot be told from no limit at all; write a smaller rate")]
+    #[error("more than a million a second cannot be enforced; write a smaller rate")]
     TooFast,
-    #[error("a burst of more than a day's worth is no limit for a day; write at most {0}")]
+    #[error("a burst of more than a day's worth would limit nothing for a day; write at most {0}")]
     Burst(u64),
 }
 
-/// What a rate counts, as far as reading it goes.
+/// The unit of a rate's amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Things: `600/m`.
-    Things,
+    /// A number of requests, instances or tokens: `600/m`.
+    Count,
     /// Bytes: `100MiB/m`.
     Bytes,
 }
@@ -55,14 +55,14 @@ pub enum Unit {
 impl Unit {
     const fn rate(self) -> &'static str {
         match self {
-            Self::Things => "600/m",
+            Self::Count => "600/m",
             Self::Bytes => "100MiB/m",
         }
     }
 
     const fn amount(self) -> &'static str {
         match self {
-            Self::Things => "600",
+            Self::Count => "600",
             Self::Bytes => "100MiB",
         }
     }
@@ -70,7 +70,7 @@ impl Unit {
     /// Reads an amount.
     ///
     /// # Errors
-    /// When it is none.
+    /// If the text is not an amount.
     pub fn read(self, text: &str) -> Result<u64, RateError> {
         let text = text.trim();
         let (digits, unit) = SIZES
@@ -85,11 +85,10 @@ impl Unit {
 }
 
 impl Rate {
-    /// Reads a rate such as `600/m` or `100MiB/s`. At once, a whole window's worth may be used unless `burst` says
-    /// otherwise.
+    /// Reads a rate such as `600/m` or `100MiB/s`. Without `burst`, the burst is the amount.
     ///
     /// # Errors
-    /// When it is none, or one that cannot be held.
+    /// If the text is not a rate, or the limiter cannot enforce it.
     pub fn read(text: &str, burst: Option<&str>, unit: Unit) -> Result<Self, RateError> {
         let form = || RateError::Form(text.to_owned(), unit.rate());
         let (amount, window) = text.split_once('/').ok_or_else(form)?;
@@ -100,7 +99,7 @@ impl Rate {
             _ => return Err(form()),
         };
         let amount = unit.read(amount)?;
-        if unit == Unit::Things && amount > MOST_A_SECOND * window {
+        if unit == Unit::Count && amount > MOST_A_SECOND * window {
             return Err(RateError::TooFast);
         }
         let burst = burst.map(|burst| unit.read(burst)).transpose()?.unwrap_or(amount);
@@ -111,8 +110,8 @@ impl Rate {
         Ok(Self { amount, window: Duration::from_secs(window), burst })
     }
 
-    /// Units of one cell, which is what the limiter counts: one, or a power of two where units come faster than its clock
-    /// can tell.
+    /// Units of one cell, which is what the limiter counts: one, or a power of two if units come faster than its clock
+    /// resolves.
     pub(super) fn grain(self) -> u64 {
         let mut grain: u64 = 1;
         while self.cell(grain) < SHORTEST_CELL || self.burst / grain >= u64::from(u32::MAX) {
@@ -121,7 +120,7 @@ impl Rate {
         grain
     }
 
-    /// What the limiter holds to.
+    /// The quota of `governor`.
     pub(super) fn quota(self) -> Quota {
         let grain = self.grain();
         let burst = u32::try_from(self.burst / grain).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
@@ -159,37 +158,38 @@ mod tests {
 
     #[test]
     fn rates_are_read() {
-        check("600/m", None, Unit::Things, Some((600, 60, 600)));
-        check("6_000/h", Some("10"), Unit::Things, Some((6000, 3600, 10)));
-        check("1/s", None, Unit::Things, Some((1, 1, 1)));
+        check("600/m", None, Unit::Count, Some((600, 60, 600)));
+        check("6_000/h", Some("10"), Unit::Count, Some((6000, 3600, 10)));
+        check("1/s", None, Unit::Count, Some((1, 1, 1)));
         check("100MiB/m", Some("1 GiB"), Unit::Bytes, Some((100 << 20, 60, 1 << 30)));
         check("5kB / s", None, Unit::Bytes, Some((5000, 1, 5000)));
         check("4096/s", None, Unit::Bytes, Some((4096, 1, 4096)));
         for bad in ["600", "600/d", "/m", "0/m", "-1/m", "1.5/m", "600/m/m", "many/m", "10MiB/m", "60000001/m"] {
-            check(bad, None, Unit::Things, None);
+            check(bad, None, Unit::Count, None);
         }
         for bad in ["10 TiB/m", "MiB/m", "1000000000000000/s"] {
             check(bad, None, Unit::Bytes, None);
         }
         // an hour's worth of burst takes an hour; more than a day's is none
-        check("1/s", Some("86400"), Unit::Things, Some((1, 1, 86400)));
-        check("1/s", Some("86401"), Unit::Things, None);
+        check("1/s", Some("86400"), Unit::Count, Some((1, 1, 86400)));
+        check("1/s", Some("86401"), Unit::Count, None);
     }
 
     proptest! {
         #[test]
-        fn a_rate_is_held_to_within_a_thousandth_and_never_above(
+        fn a_rate_is_enforced_to_within_a_thousandth_and_never_above(
             amount in 1..=MOST, window in prop::sample::select(vec![1u64, 60, 3600]), share in 1u64..=24 * 3600,
         ) {
             let window = Duration::from_secs(window);
             let burst = (u128::from(amount) * u128::from(share) / u128::from(window.as_secs())).max(1);
             let rate = Rate { amount, window, burst: u64::try_from(burst).unwrap_or(u64::MAX).min(MOST) };
-            let (grain, quota) = (rate.grain(), rate.quota());
-            let held = grain as f64 / quota.replenish_interval().as_secs_f64();
-            let wanted = amount as f64 / window.as_secs_f64();
-            prop_assert!(held <= wanted * (1.0 + 1e-9), "{held} of {wanted}: {rate:?}");
+            let grain = rate.grain();
+            let quota = rate.quota();
+            let enforced = grain as f64 / quota.replenish_interval().as_secs_f64();
+            let configured = amount as f64 / window.as_secs_f64();
+            prop_assert!(enforced <= configured * (1.0 + 1e-9), "{enforced} of {configured}: {rate:?}");
             // what is slower than a cell in an hour is exact; the rest is rounded by less than its last microsecond
-            prop_assert!(held >= wanted * 0.999, "{held} of {wanted}: {rate:?}");
+            prop_assert!(enforced >= configured * 0.999, "{enforced} of {configured}: {rate:?}");
             let at_once = u128::from(quota.burst_size().get()) * u128::from(grain);
             prop_assert!(at_once <= u128::from(rate.burst.max(grain)));
         }

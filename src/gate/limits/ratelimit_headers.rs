@@ -1,143 +1,179 @@
-//! How limits are told to clients: the fields `RateLimit-Policy` and `RateLimit` of
-//! draft-ietf-httpapi-ratelimit-headers-11, which are lists of structured fields (RFC 9651).
+//! The `RateLimit-Policy` and `RateLimit` header fields of draft-ietf-httpapi-ratelimit-headers-11, which are lists of
+//! structured fields (RFC 9651).
 //!
-//! Promises: a policy's name is the limit's, with `/` and the quantity behind it unless that is requests. A client that
-//! uses no more than `r` in `t` seconds goes on for ever; one that finds `r=0` finds something after `t`.
+//! Promises: a policy's name is the limit's, followed by `/` and the quantity unless that is requests. A client that uses
+//! no more than `r` in `t` seconds is never refused; one that reads `r=0` finds units after `t`.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{Integer, ItemSerializer, KeyRef, key_ref};
 
 use super::{
-    Quantity, Rate,
-    limiter::{Outcome, Standing},
-    whole_seconds,
+    limiter::{BucketState, TakeOutcome},
+    rate::Rate,
+    settings::Quantity,
 };
 
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const STANDING: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+/// The shortest time that a client is asked to wait.
+pub(super) const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
-/// The fields of one answer.
+/// Both fields of one response.
 #[derive(Debug, Default)]
-pub struct Fields {
+pub struct RateLimitHeaders {
     policies: String,
-    standings: String,
+    states: String,
 }
 
-impl Fields {
-    /// Sets the fields, where there are any. An upstream's own stay beside them.
+impl RateLimitHeaders {
+    /// Appends the fields that are not empty. Those that the upstream sent stay.
     pub fn append_to(&self, headers: &mut HeaderMap) {
-        for (name, value) in [(POLICY, &self.policies), (STANDING, &self.standings)] {
+        for (name, value) in [(RATELIMIT_POLICY, &self.policies), (RATELIMIT, &self.states)] {
             if let Some(value) = HeaderValue::from_str(value).ok().filter(|value| !value.is_empty()) {
                 headers.append(name, value);
             }
         }
     }
 
-    pub(super) fn rate(&mut self, policy: &Policy, rate: Rate, standing: Standing) {
-        let left = standing.left;
-        self.tell(policy, left);
-        let within = match standing.outcome {
-            Outcome::Wait(wait) => Some(whole_seconds(wait).as_secs()),
-            Outcome::Taken => Some(steady(rate, left)),
-            Outcome::Never => None,
+    pub(super) fn push_rate(&mut self, policy: &LimitPolicy, rate: Rate, state: BucketState) {
+        let remaining = state.remaining;
+        let seconds = match state.outcome {
+            TakeOutcome::Wait(wait) => Some(whole_seconds(wait).as_secs()),
+            TakeOutcome::Taken => Some(refill_seconds(rate, remaining)),
+            TakeOutcome::Never => None,
         };
-        if let Some(within) = within {
-            let _ = write!(self.standings, ";t={within}");
-        }
+        self.push(policy, remaining, seconds);
     }
 
-    pub(super) fn streams(&mut self, policy: &Policy, left: u32) {
-        self.tell(policy, left.into());
+    pub(super) fn push_streams(&mut self, policy: &LimitPolicy, remaining: u32) {
+        self.push(policy, remaining.into(), None);
     }
 
-    fn tell(&mut self, policy: &Policy, left: u64) {
-        for list in [&mut self.policies, &mut self.standings] {
+    fn push(&mut self, policy: &LimitPolicy, remaining: u64, seconds: Option<u64>) {
+        for list in [&mut self.policies, &mut self.states] {
             if !list.is_empty() {
                 list.push_str(", ");
             }
         }
-        self.policies.push_str(&policy.text);
-        let _ = write!(self.standings, "\"{}\";r={left}", policy.name);
-    }
-}
-
-/// A policy as the fields have it: what never changes of it, written once.
-pub(super) struct Policy {
-    /// What it is called. Names hold nothing that would have to be escaped.
-    pub(super) name: Box<str>,
-    text: Box<str>,
-}
-
-impl Policy {
-    /// Of a limit's rate of this quantity.
-    pub(super) fn of_rate(limit: &str, quantity: Quantity, rate: Rate) -> Self {
-        // section 3.1.2 registers these; instances and tokens are units of this gate
-        let (name, unit) = match quantity {
-            Quantity::Requests => (limit.to_owned(), ""),
-            Quantity::Bytes => (format!("{limit}/{}", quantity.name()), ";qu=\"content-bytes\""),
-            Quantity::Instances => (format!("{limit}/{}", quantity.name()), ";qu=\"instances\""),
-            Quantity::Tokens => (format!("{limit}/{}", quantity.name()), ";qu=\"tokens\""),
+        self.policies.push_str(&policy.item);
+        let item = ItemSerializer::with_buffer(&mut self.states).bare_item(&*policy.name);
+        let item = item.parameter(key_ref("r"), integer(remaining));
+        match seconds {
+            Some(seconds) => item.parameter(key_ref("t"), integer(seconds)).finish(),
+            None => item.finish(),
         };
-        let mut text = format!("\"{name}\";q={}{unit};w={}", rate.amount, rate.window.as_secs());
-        if rate.burst != rate.amount {
-            let _ = write!(text, ";wicketgate-burst={}", rate.burst);
-        }
-        Self { name: name.into(), text: text.into() }
-    }
-
-    /// Of a limit's open requests.
-    pub(super) fn of_streams(limit: &str, most: u32) -> Self {
-        let name = format!("{limit}/streams");
-        let text = format!("\"{name}\";q={most};qu=\"concurrent-requests\"");
-        Self { name: name.into(), text: text.into() }
     }
 }
 
-/// Seconds in which `left` units, or one where none is left, come back. Section 8.5: a client that divides `r` by `t` must
-/// not find more than the rate.
-fn steady(rate: Rate, left: u64) -> u64 {
-    let nanos = rate.window.as_nanos() * u128::from(left.max(1)) / u128::from(rate.amount.max(1));
+/// A limit's item in `RateLimit-Policy`, serialized once.
+pub(super) struct LimitPolicy {
+    name: sfv::String,
+    item: Box<str>,
+}
+
+impl LimitPolicy {
+    /// The policy of a limit's rate.
+    pub(super) fn of_rate(limit: &str, quantity: Quantity, rate: Rate) -> Self {
+        // section 3.1.2 of the draft registers content-bytes; instances and tokens are units of this gate
+        let unit = match quantity {
+            Quantity::Requests => None,
+            Quantity::Bytes => Some("content-bytes"),
+            Quantity::Instances => Some("instances"),
+            Quantity::Tokens => Some("tokens"),
+        };
+        let name = if unit.is_none() { limit.to_owned() } else { format!("{limit}/{}", quantity.name()) };
+        let burst = (rate.burst != rate.amount).then_some(rate.burst);
+        Self::new(
+            &name,
+            rate.amount,
+            unit,
+            &[(key_ref("w"), Some(rate.window.as_secs())), (key_ref("wicketgate-burst"), burst)],
+        )
+    }
+
+    /// The policy of a limit's open requests.
+    pub(super) fn of_streams(limit: &str, most: u32) -> Self {
+        Self::new(&format!("{limit}/streams"), most.into(), Some("concurrent-requests"), &[])
+    }
+
+    fn new(name: &str, quota: u64, unit: Option<&str>, others: &[(&KeyRef, Option<u64>)]) -> Self {
+        // the configuration allows letters, digits, `-`, `_` and `.` in names: all of them are allowed in a string
+        let name = sfv::String::from_string(name.to_owned()).unwrap_or_default();
+        let mut item = ItemSerializer::new().bare_item(&*name).parameter(key_ref("q"), integer(quota));
+        if let Some(unit) = unit.and_then(|unit| sfv::StringRef::from_str(unit).ok()) {
+            item = item.parameter(key_ref("qu"), unit);
+        }
+        for (key, value) in others {
+            if let Some(value) = value {
+                item = item.parameter(key, integer(*value));
+            }
+        }
+        let item = item.finish().into();
+        Self { name, item }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.name.as_str()
+    }
+}
+
+/// Amounts are bounded by the largest integer of structured fields when they are read.
+fn integer(number: u64) -> Integer {
+    Integer::try_from(number).unwrap_or(Integer::MAX)
+}
+
+/// Seconds in which `remaining` units, or one if none is left, are refilled. Section 8.5: a client that divides `r` by `t`
+/// must not find more than the rate.
+fn refill_seconds(rate: Rate, remaining: u64) -> u64 {
+    let nanos = rate.window.as_nanos() * u128::from(remaining.max(1)) / u128::from(rate.amount.max(1));
     whole_seconds(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))).as_secs()
+}
+
+/// Rounded up, so that a client that waits so long does not come too early.
+pub(super) fn whole_seconds(wait: Duration) -> Duration {
+    Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(SHORTEST_WAIT)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::limits::Unit;
+    use crate::gate::limits::rate::Unit;
 
-    fn check(quantity: Quantity, rate: Rate, standing: (Outcome, u64), policy: &str, told: &str) {
-        let mut fields = Fields::default();
-        let of_rate = Policy::of_rate("infer", quantity, rate);
-        fields.rate(&of_rate, rate, Standing { outcome: standing.0, left: standing.1 });
-        assert_eq!((fields.policies.as_str(), fields.standings.as_str()), (policy, told));
-        fields.streams(&Policy::of_streams("infer", 16), 3);
+    fn check(quantity: Quantity, rate: Rate, state: (TakeOutcome, u64), policies: &str, states: &str) {
+        let mut fields = RateLimitHeaders::default();
+        let policy = LimitPolicy::of_rate("infer", quantity, rate);
+        fields.push_rate(&policy, rate, BucketState { outcome: state.0, remaining: state.1 });
+        assert_eq!((fields.policies.as_str(), fields.states.as_str()), (policies, states));
+        fields.push_streams(&LimitPolicy::of_streams("infer", 16), 3);
         let mut headers = HeaderMap::new();
         fields.append_to(&mut headers);
-        assert_eq!(headers[POLICY], format!("{policy}, \"infer/streams\";q=16;qu=\"concurrent-requests\""));
-        assert_eq!(headers[STANDING], format!("{told}, \"infer/streams\";r=3"));
+        assert_eq!(headers[RATELIMIT_POLICY], format!("{policies}, \"infer/streams\";q=16;qu=\"concurrent-requests\""));
+        assert_eq!(headers[RATELIMIT], format!("{states}, \"infer/streams\";r=3"));
     }
 
     #[test]
-    fn limits_are_told_as_the_draft_wants() {
-        let things = |text, burst| Rate::read(text, burst, Unit::Things).unwrap();
+    fn both_fields_have_the_form_of_the_draft() {
+        let count = |text, burst| Rate::read(text, burst, Unit::Count).unwrap();
         let bytes = Rate::read("1MiB/s", None, Unit::Bytes).unwrap();
-        let wait = Outcome::Wait(Duration::from_millis(4001));
-        let (policy, taken) = ("\"infer\";q=600;w=60", Outcome::Taken);
-        check(Quantity::Requests, things("600/m", None), (taken, 10), policy, "\"infer\";r=10;t=1");
-        check(Quantity::Requests, things("600/m", None), (taken, 599), policy, "\"infer\";r=599;t=60");
-        check(Quantity::Requests, things("600/m", None), (taken, 0), policy, "\"infer\";r=0;t=1");
-        check(Quantity::Requests, things("600/m", None), (wait, 0), policy, "\"infer\";r=0;t=5");
+        let wait = TakeOutcome::Wait(Duration::from_millis(4001));
+        let taken = TakeOutcome::Taken;
+        let policy = "\"infer\";q=600;w=60";
+        check(Quantity::Requests, count("600/m", None), (taken, 10), policy, "\"infer\";r=10;t=1");
+        check(Quantity::Requests, count("600/m", None), (taken, 599), policy, "\"infer\";r=599;t=60");
+        check(Quantity::Requests, count("600/m", None), (taken, 0), policy, "\"infer\";r=0;t=1");
+        check(Quantity::Requests, count("600/m", None), (wait, 0), policy, "\"infer\";r=0;t=5");
         let policy = "\"infer/bytes\";q=1048576;qu=\"content-bytes\";w=1";
-        check(Quantity::Bytes, bytes, (Outcome::Never, 9), policy, "\"infer/bytes\";r=9");
+        check(Quantity::Bytes, bytes, (TakeOutcome::Never, 9), policy, "\"infer/bytes\";r=9");
         let policy = "\"infer/tokens\";q=1;qu=\"tokens\";w=3600;wicketgate-burst=5";
-        check(Quantity::Tokens, things("1/h", Some("5")), (taken, 0), policy, "\"infer/tokens\";r=0;t=3600");
+        check(Quantity::Tokens, count("1/h", Some("5")), (taken, 0), policy, "\"infer/tokens\";r=0;t=3600");
     }
 
     #[test]
-    fn nothing_is_told_where_there_is_no_limit() {
+    fn without_a_limit_there_is_no_field() {
         let mut headers = HeaderMap::new();
-        Fields::default().append_to(&mut headers);
+        RateLimitHeaders::default().append_to(&mut headers);
         assert!(headers.is_empty());
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     clock::Timestamp,
     gate::{
         audit::{Log, Record},
-        limits::Spent,
+        limits::Reservation,
     },
     http::{Body, BodyError},
 };
@@ -44,7 +44,7 @@ fn without_content(response: Response<Body>) -> Response<Body> {
 pub(crate) struct AuditedBody {
     pub(super) record: Box<Record>,
     /// What the request has taken of its limits; empty once it is over.
-    pub(super) spent: Spent,
+    pub(super) spent: Reservation,
     body: Body,
     bytes_out: u64,
     response_usage: ResponseUsage,
@@ -58,7 +58,7 @@ impl AuditedBody {
     /// Holds the record of a request whose story begins. hyper drops the story where it stands when the client leaves.
     pub(super) fn open(record: Record, gate: &Gate) -> Self {
         let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
-        let (record, spent) = (Box::new(record), Spent::default());
+        let (record, spent) = (Box::new(record), Reservation::default());
         Self {
             record,
             spent,
@@ -100,20 +100,20 @@ impl AuditedBody {
 impl AuditedBody {
     /// Settles what a request has taken that is refused after all: no model has counted anything.
     pub(super) fn refused(&mut self) {
-        std::mem::take(&mut self.spent).asked(self.asked());
+        std::mem::take(&mut self.spent).charge_request_bytes(self.asked());
     }
 
     /// Charges what is known only now, and lets go of the request's place among the open ones.
     fn settle(&mut self) {
         let spent = std::mem::take(&mut self.spent);
-        spent.asked(self.asked());
+        spent.charge_request_bytes(self.asked());
         // what a model did not tell, since it was broken off or speaks a language of its own, it has counted all the same
         let untold = matches!(self.response_usage, ResponseUsage::None) || self.record.reason.is_some();
         // of a question that was not refused upstream, so far as is known
         let taken = self.record.status.is_none_or(|status| status.is_success());
         let question = if taken { self.asked() } else { 0 };
         let guessed = untold.then_some(self.bytes_out.saturating_add(question) / BYTES_A_TOKEN);
-        spent.counted(self.record.tokens.or(guessed).unwrap_or_default());
+        spent.charge_tokens(self.record.tokens.or(guessed).unwrap_or_default());
     }
 
     /// Bytes of the request's body that were read.
@@ -145,7 +145,7 @@ impl http_body::Body for AuditedBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes_out += data.len() as u64;
-                    self.spent.answered(data.len() as u64);
+                    self.spent.charge_response_bytes(data.len() as u64);
                     self.response_usage.read(data);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     for_client(trailers);

@@ -11,7 +11,7 @@ use super::{authorize::Permit, gate::Gate};
 use crate::{
     gate::{
         audit::{Decision, Record},
-        limits::{Exceeded, Fields, Spent, Use},
+        limits::{Exceeded, RateLimitHeaders, RequestUsage, Reservation},
         routes::{Group, Route, RouteMatch},
     },
     http::Body,
@@ -46,9 +46,9 @@ pub(super) fn look(
     };
     let (route, instances) = (matched.kind(), asks.then_some(1));
     let (principal, action) = (&principal.name, matched.action());
-    let usage = Use { principal, roles: &[], route, exporter, action, bytes: None, instances };
-    let mut fields = Fields::default();
-    let looked = gate.limits.look(&usage, &mut fields);
+    let usage = RequestUsage { principal, roles: &[], route, exporter, action, bytes: None, instances };
+    let mut fields = RateLimitHeaders::default();
+    let looked = gate.limits.check_principal(&usage, &mut fields);
     fields.append_to(reply);
     looked.map_err(|exceeded| refusal(exceeded, route))
 }
@@ -61,14 +61,15 @@ pub(super) fn spend(
     known: &Known,
     record: &mut Record,
     reply: &mut HeaderMap,
-) -> Result<Spent, Refusal> {
+) -> Result<Reservation, Refusal> {
     let Permit { principal, roles, action, route, .. } = permit;
     // what asks a model without instances that can be counted is one
     let instances = asks(route).then(|| known.instances.unwrap_or(1));
     let (kind, exporter) = (route.kind(), exporter(route));
-    let usage = Use { principal: &principal.name, roles, route: kind, exporter, action, bytes: known.size, instances };
-    let mut fields = Fields::default();
-    let spent = gate.limits.spend(&usage, &mut fields);
+    let usage =
+        RequestUsage { principal: &principal.name, roles, route: kind, exporter, action, bytes: known.size, instances };
+    let mut fields = RateLimitHeaders::default();
+    let spent = gate.limits.reserve(&usage, &mut fields);
     fields.append_to(reply);
     spent.map_err(|exceeded| {
         record.decision = Decision::Deny;
