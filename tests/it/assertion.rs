@@ -1,4 +1,4 @@
-//! What an upstream is told of who is asking: the gate's word, and nobody else's.
+//! Identity headers and assertions for upstreams: the gate's statements, never the client's.
 
 use serde_json::json;
 

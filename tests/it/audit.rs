@@ -1,4 +1,4 @@
-//! The audit log: a record for every request, in a chain that anybody can recompute.
+//! The audit log: a record of every request, in a chain that can be recomputed.
 
 use http::StatusCode;
 use serde_json::Value;

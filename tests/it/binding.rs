@@ -1,4 +1,4 @@
-//! Tokens that are bound to their sender: to a client certificate (RFC 8705) or to a DPoP key (RFC 9449).
+//! Sender-constrained tokens: bound to a client certificate (RFC 8705) or to a DPoP key (RFC 9449).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Method, StatusCode};

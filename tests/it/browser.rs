@@ -1,4 +1,4 @@
-//! What people see: the gate in a real browser. Pictures of each page are left in `target/screenshots`.
+//! The gate's pages in a real browser. Screenshots are written to `target/screenshots`.
 
 use serde_json::json;
 

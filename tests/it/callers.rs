@@ -1,4 +1,4 @@
-//! Google asked as each caller: its own audit log names who called, and nobody is asked for twice.
+//! Google credentials for each caller: Google's audit log names the caller, and one exchange serves a caller.
 
 use http::StatusCode;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Client certificates: whose names are principals, who is turned away, and that nothing outlives what it stood on.
+//! Client certificates: which names are principals, which handshakes fail, and when an open connection is refused.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};

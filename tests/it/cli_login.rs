@@ -1,5 +1,4 @@
-//! People at a shell: they log in at a real provider, and `curl` and `promtool` get through a real gate with what
-//! `wicketgate token` prints.
+//! Logins at a shell: with a real provider; `curl` and `promtool` then use the printed token at a real gate.
 
 use http::StatusCode;
 use serde_json::{Value, json};

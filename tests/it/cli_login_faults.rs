@@ -1,4 +1,4 @@
-//! What goes wrong with a login at a shell: each failure is said, ends the command with 1, and hands out nothing.
+//! Failures of `wicketgate login` and `token`: each is reported, exits with 1 and prints no token.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 

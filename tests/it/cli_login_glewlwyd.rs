@@ -1,6 +1,6 @@
-//! People at a shell who log in at the second real provider, Debian's `glewlwyd`.
+//! Logins at a shell at the second real provider, Debian's `glewlwyd`.
 //!
-//! Its refresh gives an access token without an ID token, and each of its refresh tokens is good once.
+//! Its refresh returns an access token without an ID token, and each of its refresh tokens is valid once.
 
 use http::StatusCode;
 

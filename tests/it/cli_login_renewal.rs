@@ -1,4 +1,4 @@
-//! A refresh token that rotates can be used once: whatever happens in that moment, the login goes on.
+//! Rotating refresh tokens at a shell: each can be used once, and the login survives any failure at that moment.
 
 use std::sync::mpsc;
 

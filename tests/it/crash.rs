@@ -1,4 +1,4 @@
-//! What was acknowledged reaches Vertex, whatever happens to the gate in between.
+//! Durability: an acknowledged sample reaches Vertex over any crash of the gate.
 
 use serde_json::Value;
 use wicketgate::internals::clock;

@@ -1,4 +1,4 @@
-//! Downstream credentials: got from Google, used while they last, and never replaced by nothing.
+//! Downstream credentials: obtained from Google, used until they expire, never left out.
 
 use http::StatusCode;
 use serde_json::json;

@@ -1,5 +1,4 @@
-//! What policies can speak of, through the real program: an exporter's labels, a model's version, and what becomes of a
-//! policy that fails.
+//! Policies through the real program: labels of exporters, versions of models, and policies that fail.
 
 use serde_json::json;
 

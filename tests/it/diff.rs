@@ -1,5 +1,5 @@
-//! `wicketgate policy diff`: what a real gate wrote down is put to two sets of policies, and precisely the decisions that
-//! come out otherwise are told.
+//! `wicketgate policy diff`: the audit log of a real gate is replayed against two policy sets, and exactly the changed
+//! decisions are listed.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! The gate as an issuer: any token that it takes for a short one of its own, and that one taken again.
+//! Token exchange and the gate as an issuer: an accepted token becomes a short-lived token of the gate, which is
+//! accepted in turn.
 
 use http::Method;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! `wicketgate policy explain`: the gate's own answer, and where it comes from.
+//! `wicketgate policy explain`: the gate's own decision, with the rules and policies that made it.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! An exporter behind the gate is the exporter: its page, its negotiation, its errors; and it learns nothing of its
-//! caller but what the gate knows.
+//! Exporters behind the gate: the exporter's own page, negotiation and errors; it learns about its caller only what the
+//! gate asserts.
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};

@@ -1,6 +1,6 @@
-//! An issuer that misbehaves costs its own tokens an answer, and nobody else anything.
+//! A misbehaving issuer affects its own tokens only.
 //!
-//! What takes hours (an outage, its grace, fifty rotations) is told on a paused clock in `identity/issuer/tests.rs`.
+//! What takes hours (an outage, its grace, fifty rotations) runs on a paused clock in `identity/issuer/tests.rs`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The fuzz targets' properties, held on their seeds and on what becomes of those by small changes: `fuzz/` has the
-//! targets for a fuzzer that learns, this runs wherever the suite does.
+//! The fuzz targets' properties on their seeds and on small mutations of them. `fuzz/` has the targets for a
+//! coverage-guided fuzzer; these run with the suite.
 
 use std::path::Path;
 

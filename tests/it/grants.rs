@@ -1,5 +1,5 @@
-//! Grants: asked for by one, approved by another, counting there and nowhere else; each refusal with its status, its
-//! reason and its record.
+//! Grants: requested by one principal, approved by another, valid on their resource only. Each refusal has its status,
+//! reason and record.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,4 @@
-//! Grants end: by their own time, by somebody, with whatever stands open on them; and only so, whatever happens to the
-//! gate in between.
+//! The end of grants: expiry, revocation, and the streams that depend on them, over a restart of the gate too.
 
 use std::time::Duration;
 

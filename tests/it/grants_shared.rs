@@ -1,4 +1,4 @@
-//! Grants that gates share over NATS: one truth, whoever changes it, and none while it is out of sight.
+//! Grants shared over NATS: every gate sees the same grants, and none if the store is out of reach.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! gRPC through the gate: authorized on what the message says, refused as gRPC refuses, streamed both ways.
+//! gRPC through the gate: authorized by the message, refused with gRPC statuses, streamed both ways.
 
 use std::io::Write as _;
 

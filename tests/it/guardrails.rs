@@ -1,4 +1,4 @@
-//! Guardrails: what policy obliges the gate to is held to the content of what passes, or it does not pass.
+//! Guardrails: the obligations of a permit apply to the content of requests and responses.
 
 use std::collections::BTreeSet;
 

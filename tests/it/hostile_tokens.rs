@@ -1,5 +1,5 @@
-//! Hostile tokens: each is refused for its own reason, in the answer and in the audit record, and nothing of it reaches
-//! an upstream, nor any place that the token itself names.
+//! Hostile tokens: each is refused with its own reason in response and audit record, and reaches neither an upstream
+//! nor a URL that the token names.
 
 use std::process::Stdio;
 

@@ -1,4 +1,4 @@
-//! Tokens that only their issuer can judge: opaque ones by introspection (RFC 7662), Kubernetes' by TokenReview.
+//! Remote token validation: opaque tokens by introspection (RFC 7662), Kubernetes' by TokenReview.
 
 use std::sync::{
     Arc, Mutex,

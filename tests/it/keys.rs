@@ -1,4 +1,4 @@
-//! An issuer's keys: found by discovery, by URL or in a file; rotated and withdrawn; missing at the start.
+//! Keys of an issuer: by discovery, by URL or from a file; rotated, withdrawn, and missing at start.
 
 use http::StatusCode;
 

@@ -1,5 +1,4 @@
-//! Nobody uses more than a limit lets them: each refusal says which limit and when to come again, is true, is written
-//! down, and reaches no upstream.
+//! Limits: each refusal names the limit and a sufficient wait, is recorded, and reaches no upstream.
 
 use std::time::Duration;
 

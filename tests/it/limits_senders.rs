@@ -1,4 +1,4 @@
-//! Senders of metrics at a limit lose nothing: they are told to come again as long as their data waits.
+//! Limits on metric senders: a limited sender retries while its data waits, and loses nothing.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Listeners: several on the gate, in clear where one says so, HTTP/1.1 and HTTP/2 on one port; and the admin's pages.
+//! Listeners: several at once, clear ones if configured, HTTP/1.1 and HTTP/2 on one port; and the admin listener.
 
 use std::{
     io::{Read, Write},

@@ -1,6 +1,6 @@
-//! People come in by their provider, stay as long as it says so, and go when they or it want them to go.
+//! Browser logins: a person logs in at the provider, keeps the session while the provider allows it, and logs out.
 //!
-//! The provider is npm's `oidc-provider`; where it would have to lie, the suite's own issuer does (`lies.rs`).
+//! The provider is npm's `oidc-provider`; for a provider that lies there is `malicious_provider.rs`.
 
 use http::Method;
 use serde_json::json;

@@ -1,7 +1,7 @@
-//! People at the second real provider: Debian's `glewlwyd` where `people.rs` has npm's `oidc-provider`.
+//! Browser logins at the second real provider, Debian's `glewlwyd`; `login.rs` has npm's `oidc-provider`.
 //!
-//! It differs where providers do: a person is a number there, a refresh gives no ID token, a logout goes by a page of
-//! its own, and its logout tokens are those of a draft.
+//! Glewlwyd differs: `sub` is a number, a refresh returns no ID token, logout has a page of its own, and its logout
+//! tokens follow a draft.
 
 use http::StatusCode;
 

@@ -1,6 +1,7 @@
-//! The suite: a module for each promise, each kept by the real program between real sockets.
+//! The suite: a module for each promise, kept by the real program between real sockets.
 //!
-//! Nothing is mocked except Google. A peer that is not installed fails its test: `tests/run` installs them.
+//! Nothing is mocked except Google. A test whose peer is not installed fails and says so: `tests/run` installs the
+//! peers.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,4 @@
-//! A provider that lies, or somebody who speaks in its name: no ID token and no logout token that breaks a rule does
-//! anything.
+//! A malicious identity provider: no invalid ID token starts a session, and no invalid logout token ends one.
 
 use std::{
     sync::{Arc, Mutex},

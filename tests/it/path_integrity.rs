@@ -1,5 +1,5 @@
-//! What was matched is what is forwarded: whatever of a Vertex path the gate lets through reaches Google byte for byte,
-//! and means there what it was authorized as, in whichever order its reader splits and unescapes it.
+//! Path integrity: a Vertex path that the gate forwards reaches Google byte for byte, and means there what was
+//! authorized, in whichever order a reader splits and unescapes it.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -1,5 +1,5 @@
-//! `wicketgate policy test`: the shipped tables hold, a case that fails says what was expected and what came, and a case
-//! that tests nothing is refused.
+//! `wicketgate policy test`: the shipped tables pass, a failing case shows expected and actual, a case without effect
+//! is refused.
 
 use crate::support::{Harness, program::run};
 

@@ -1,4 +1,4 @@
-//! A real Prometheus uses the gate as it is: login, discovery, scrape, remote write, and the predictions back.
+//! A real Prometheus with the gate: OAuth, discovery, scrape, remote write, and the forecasts back.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! `wicketgate policy prove`: what ships is proved; a leaky set is caught, each with a request that shows the leak; and
-//! nothing that is not proved is called so.
+//! `wicketgate policy prove`: the shipped policies are proved; each leaky set is refuted with a request that shows the
+//! leak.
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Output, time::Duration};
 

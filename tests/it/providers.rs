@@ -1,6 +1,6 @@
-//! The gate between real providers: npm's `oidc-provider` and Debian's `glewlwyd`, each as it is published.
+//! Real identity providers: npm's `oidc-provider` and Debian's `glewlwyd` as published.
 //!
-//! What a token looks like is the provider's to say here; that the gate holds it to the same rules is what this shows.
+//! The providers decide what their tokens look like; the gate holds them to the same rules.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;

@@ -1,5 +1,4 @@
-//! Who may not pass does not: each refusal has its status, its reason, its audit record, and an upstream that saw
-//! nothing of it.
+//! Refusals: each has its status, reason and audit record, and nothing of the request reaches the upstream.
 
 use http::Method;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! A reload swaps a whole new gate or none: by SIGHUP and by a change of the files.
+//! Reload: a whole new configuration or none, by SIGHUP and by changed files.
 
 use http::StatusCode;
 

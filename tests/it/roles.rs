@@ -1,5 +1,4 @@
-//! Which roles a request is decided with: earned by claims, kept apart, activated one at a time; and what is said of
-//! rules that do nothing.
+//! Roles of a request: assigned by claims, separated, activated one at a time; and warnings about rules without effect.
 
 use serde_json::{Value, json};
 

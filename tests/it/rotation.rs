@@ -1,4 +1,4 @@
-//! The gate's own keys: made, rotated, shared and removed, with what they signed held against each turn.
+//! The gate's signing keys: created, rotated, shared between gates and deleted.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,4 +1,4 @@
-//! google-genai as published uses the gate with nothing but an OIDC token; it speaks v1beta1 and streams.
+//! The published google-genai client with an OIDC token and no Google credential; it speaks v1beta1 and streams.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Google's Vertex client for Node as published uses the gate with nothing but an OIDC token, over gRPC and over REST.
+//! Google's published Vertex client for Node with an OIDC token and no Google credential, over gRPC and REST.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! A session goes on while its provider says so, and ends everywhere at once.
+//! Session lifetime: a session lasts while its provider refreshes it, and ends everywhere at once.
 
 use serde_json::json;
 

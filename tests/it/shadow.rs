@@ -1,4 +1,4 @@
-//! Shadow policies: asked with every request, written down and counted, and without any say.
+//! Shadow policies: evaluated with every request, recorded and counted, without effect on the response.
 
 use serde_json::{Value, json};
 

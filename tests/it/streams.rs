@@ -1,4 +1,4 @@
-//! An open stream ends with the proof that it stands on: expired, or withdrawn before its time.
+//! The end of open streams: with the credential that authorized them, expired or revoked.
 
 use std::{
     convert::Infallible,

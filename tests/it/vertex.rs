@@ -1,4 +1,4 @@
-//! Vertex behind the gate: each class of method with a service account of its own, and nothing the table does not know.
+//! Vertex methods: each class has a service account of its own, and a method outside the table is refused.
 
 use http::Method;
 

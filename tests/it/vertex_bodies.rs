@@ -1,4 +1,4 @@
-//! What a request's body names is put before policy, and a body that cannot be looked at is not let through.
+//! Names in Vertex request bodies: policy decides on them, and an unreadable body is refused.
 
 use serde_json::Value;
 

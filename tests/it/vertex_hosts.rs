@@ -1,4 +1,4 @@
-//! Where a Vertex call goes: the location's host, or an endpoint's own.
+//! Vertex hosts: the location's shared host, or a dedicated endpoint's own.
 
 use crate::support::{
     Harness,

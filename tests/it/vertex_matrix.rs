@@ -1,5 +1,5 @@
-//! Every row of the Vertex table, asked for by every role, over REST and over gRPC: the right one comes through with its
-//! class's service account, all others are refused and reach nobody, and the audit log says so by the method's name.
+//! Every row of the Vertex table with every role, over REST and gRPC: the permitted role reaches Google with its
+//! class's service account; the others reach no upstream, and the audit record names the method.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,4 +1,4 @@
-//! The Vertex SDK as published uses the gate with nothing but an OIDC token, over REST and over gRPC.
+//! The published Vertex SDK for Python with an OIDC token and no Google credential, over REST and gRPC.
 
 use http::Method;
 use serde_json::{Value, json};

@@ -1,7 +1,6 @@
-//! The Vertex method table as the suite reads it: apart from the gate, from the same file.
+//! The Vertex method table as the suite reads it, independently of the gate, from the same file.
 //!
-//! Nothing here knows how the gate matches. A row becomes a concrete request; a path that reached Google becomes the
-//! rows that it can mean.
+//! A row becomes a concrete request; a path that reached Google becomes the rows that it can mean.
 
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 

@@ -1,4 +1,4 @@
-//! One HTTP exchange on a connection of its own, so that nothing of an earlier one can help it.
+//! One HTTP exchange on a connection of its own, so that no earlier exchange affects it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

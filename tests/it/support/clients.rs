@@ -1,4 +1,4 @@
-//! Client certificates: an authority that issues, bends and revokes them, and connections that stay open.
+//! Client certificates (an authority that issues, corrupts and revokes them) and connections that stay open.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The running program and everything a test asks of it.
+//! The running program and what a test reads from it.
 
 use std::{net::SocketAddr, path::PathBuf};
 

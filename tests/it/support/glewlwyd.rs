@@ -1,9 +1,7 @@
-//! The second real provider: Debian's `glewlwyd` with a database of its own, set up as an administrator would, by its
-//! API.
+//! Debian's `glewlwyd` with a database of its own, configured through its API.
 //!
-//! It knows the scope `metrics`, which needs a password, and gives tokens for [`AUDIENCE`]. A person's `roles` are in
-//! the access token and in the ID token; a client of its own right has none, but its `scope`. A person's `sub` is a
-//! number that glewlwyd chooses.
+//! It has the scope `metrics`, which needs a password, and issues tokens for [`AUDIENCE`]. A person's `roles` are in
+//! the access token and the ID token; a client has its `scope` instead. `sub` is a number that glewlwyd chooses.
 
 use std::{fs::File, net::SocketAddr, path::Path};
 

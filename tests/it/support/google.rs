@@ -1,8 +1,8 @@
-//! Google as far as a test looks at it: STS, IAM Credentials and a Vertex that echoes which account asked, by REST here
-//! and by gRPC in `google_rpc`.
+//! Google for the suite: STS, IAM Credentials, and a Vertex that echoes the service account, by REST here and by gRPC
+//! in `google_rpc`.
 //!
-//! It promises nothing about forecasts (the demo's emulator does); it remembers every request, so that a test can say
-//! which service account, and which bytes, reached Vertex.
+//! It remembers every request, so that a test can assert which service account and which bytes reached Vertex. It
+//! forecasts nothing; the demo's emulator does.
 
 use std::sync::{
     Arc,

@@ -1,6 +1,6 @@
-//! Vertex over gRPC as far as a test looks at it: predictions in all their forms, and `OK` for whatever else is asked.
+//! Vertex over gRPC for the suite: predictions in all their forms, and `OK` for every other method.
 //!
-//! Requests are remembered with their first message, before anything is answered.
+//! Requests are remembered with their first message, before the response begins.
 
 use std::sync::Mutex;
 

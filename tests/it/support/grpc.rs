@@ -1,6 +1,6 @@
-//! gRPC as bytes: frames, what a call ended with, and a connection on which a test says exactly what it wants to say.
+//! gRPC as bytes: frames, the result of a call, and a connection on which a test sends exactly what it wants.
 //!
-//! Nothing of the gate's own reading of gRPC is used here: what it forwards is judged by another reader.
+//! It shares no code with the gate's gRPC reader.
 
 use std::{
     convert::Infallible,

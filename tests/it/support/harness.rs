@@ -1,4 +1,4 @@
-//! The one builder: a gate between peers of its own, in a directory of its own.
+//! The builder of a gate between its own peers, in a directory of its own.
 
 use std::{
     fmt::Write as _,

@@ -1,6 +1,6 @@
-//! An identity provider whose every token can be bent out of shape.
+//! An identity provider whose tokens a test can corrupt.
 //!
-//! It signs with aws-lc-rs directly: what the gate verifies with is not what made the token.
+//! It signs with aws-lc-rs directly, not with the library that the gate verifies with.
 
 use std::sync::{
     Arc, Mutex,

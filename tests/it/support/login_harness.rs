@@ -1,6 +1,5 @@
-//! A gate that people log in at, with a real provider: npm's `oidc-provider`.
-//!
-//! It promises that each house has a gate, a provider and an exporter of its own.
+//! A gate with browser logins at a real provider, npm's `oidc-provider`; each has a gate, a provider and an exporter of
+//! its own.
 
 use http::StatusCode;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! What the promises are tested with: one [`Harness`] that starts the real program between real sockets.
+//! Shared parts of the suite: one [`Harness`] that starts the real program between real sockets.
 
 pub(crate) mod browser;
 pub(crate) mod call;

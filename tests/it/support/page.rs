@@ -1,4 +1,4 @@
-//! The forms of an HTML page, read as far as the suite's pages need it.
+//! The forms of an HTML page, as far as the suite's pages need them.
 
 use http::Method;
 

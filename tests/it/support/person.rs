@@ -1,9 +1,8 @@
-//! A person at a browser without a screen: keeps cookies, follows redirects, fills in forms.
+//! A person with a browser without a screen: keeps cookies, follows redirects, fills in forms.
 //!
-//! It does what a browser does as far as a login depends on it: cookies go back to the host that set them, to `Path`
-//! and below, `Secure` ones over TLS alone and no `SameSite` one with another site's POST; `Sec-Fetch-*` and `Origin`
-//! are said as a navigation says them. It runs no script, except that it posts a page which does nothing but post
-//! itself.
+//! It does what a login depends on: cookies go back to the host that set them, to `Path` and below, `Secure` ones over
+//! TLS only and no `SameSite` one with a cross-site POST; `Sec-Fetch-*` and `Origin` are those of a navigation. It runs
+//! no script, except that it submits a page which only submits itself.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 

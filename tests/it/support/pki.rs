@@ -1,4 +1,4 @@
-//! A certificate authority made for one test, and what trusts only it.
+//! A certificate authority for one test, and a client that trusts only it.
 
 use std::{path::Path, sync::Arc};
 

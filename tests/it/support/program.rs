@@ -1,4 +1,4 @@
-//! A child process: what it prints is kept line by line, and it ends with the test.
+//! A child process: its output is kept line by line, and it ends with the test.
 
 use std::{
     process::{ExitStatus, Output, Stdio},

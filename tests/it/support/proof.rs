@@ -1,4 +1,4 @@
-//! DPoP as a client speaks it: a key, tokens that are bound to it, and proofs that can be bent.
+//! DPoP of a client: a key, tokens bound to it, and proofs that a test can corrupt.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -1,5 +1,5 @@
-//! A conversation on both sides of the gate, frame by frame: a client that says something when the test says so, and an
-//! upstream that answers when the test says so. HTTP/2 with gRPC's framing, and plain streams.
+//! Both sides of a stream, frame by frame: a client and an upstream that send what the test says, when it says so.
+//! HTTP/2 with gRPC framing, and plain streams.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,4 @@
-//! Google's own client libraries, as `tests/run` installs them, with nothing but an OIDC token and the gate's address.
+//! Google's client libraries as `tests/run` installs them, with an OIDC token and the gate's address only.
 
 use std::{path::Path, process::Stdio};
 

@@ -1,4 +1,4 @@
-//! Somebody at a shell: the program's `login`, `token` and `logout` with a state directory of their own.
+//! A user at a shell: `login`, `token` and `logout` with a state directory of their own.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,6 +1,6 @@
-//! A server that answers what it is told and remembers everything it was asked.
+//! An HTTP server that answers as instructed and remembers every request.
 //!
-//! It counts connections as well as requests, so that a test can say "the upstream saw nothing".
+//! It counts connections as well as requests, so that a test can assert that nothing arrived.
 
 use std::{
     convert::Infallible,
