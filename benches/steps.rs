@@ -74,7 +74,7 @@ fn steps(c: &mut Criterion) {
     let keys = Arc::new(Issuer::new(settings, client));
     let kept = keys.clone();
     let telemetry = Telemetry::new();
-    runtime.spawn(async move { kept.keep(&telemetry).await });
+    runtime.spawn(async move { kept.run(&telemetry).await });
     let identity = Identity::new(Authenticators { issuers: vec![keys], ..Authenticators::default() });
     headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());
     let principal =

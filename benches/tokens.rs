@@ -60,7 +60,7 @@ fn measure(issuer: &common::Issuer, many: &[HeaderMap], threads: usize, rounds: 
     let keys = Arc::new(Issuer::new(settings, client));
     let kept = keys.clone();
     let telemetry = Telemetry::new();
-    runtime.spawn(async move { kept.keep(&telemetry).await });
+    runtime.spawn(async move { kept.run(&telemetry).await });
 
     let count = many.len();
     let one = vec![many[0].clone(); count];

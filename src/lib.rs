@@ -56,7 +56,7 @@ pub mod internals {
         pub use crate::gate::identity::session::cookie::{PREFIX, SessionCookie, is_ours, session};
     }
     pub mod dpop {
-        pub use crate::gate::identity::dpop::proof::{Expected, normal, verify};
+        pub use crate::gate::identity::dpop::proof::{ExpectedProof, normalize_url, verify};
     }
     pub mod jwt {
         pub use crate::gate::identity::jwt::{Rules, TokenError, Unverified, Verified};

@@ -6,12 +6,12 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use wicketgate::internals::{
     clock::Timestamp,
-    dpop::{Expected, normal, verify},
+    dpop::{ExpectedProof, normalize_url, verify},
 };
 
 /// Takes `data` as a proof; as header and claims of one, with a zero between them; and as a URL.
 pub(super) fn check(data: &[u8]) {
-    let expected = Expected {
+    let expected = ExpectedProof {
         method: "GET",
         url: "https://gate.example:443/",
         token: Some("token"),
@@ -29,8 +29,8 @@ pub(super) fn check(data: &[u8]) {
         let proof = format!("{header}.{claims}.{signature}");
         assert!(verify(&proof, &expected).is_err(), "{text:?}");
     }
-    if let Some(once) = normal(&text) {
-        assert_eq!(normal(&once).as_deref(), Some(&*once), "{text:?}");
+    if let Some(once) = normalize_url(&text) {
+        assert_eq!(normalize_url(&once).as_deref(), Some(&*once), "{text:?}");
         let authority = once.strip_prefix("https://").and_then(|rest| rest.split('/').next()).unwrap_or_default();
         assert!(!authority.is_empty() && !authority.contains('@'), "{text:?}");
         assert!(!once.contains(['?', '#', '\\', ' ']), "{text:?}");

@@ -106,8 +106,8 @@ pub(super) struct Ages {
     issuer_failing: Family<IssuerLabels, Gauge>,
     issuer_grace: Seconds<IssuerLabels>,
     issuer_fetches: Family<FetchLabels, Counter>,
-    issuer_wanted: Family<IssuerLabels, Counter>,
-    issuer_questions: Family<FetchLabels, Counter>,
+    issuer_unknown_key_fetches: Family<IssuerLabels, Counter>,
+    issuer_token_validations: Family<FetchLabels, Counter>,
     credential_age: Seconds<CredentialLabels>,
     credential_expiry: Seconds<CredentialLabels>,
     credential_generation: Family<CredentialLabels, Gauge>,
@@ -128,10 +128,10 @@ impl Ages {
         let grace = "How long an issuer's last keys would serve if it could not be reached from now on";
         registry.register("issuer_grace_left_seconds", grace, ages.issuer_grace.clone());
         registry.register("issuer_fetches", "Fetches of an issuer's keys, by result", ages.issuer_fetches.clone());
-        let wanted = "Fetches of an issuer's keys that tokens with unknown keys caused";
-        registry.register("issuer_unknown_key_fetches", wanted, ages.issuer_wanted.clone());
-        let questions = "Questions to an issuer about single tokens, by result";
-        registry.register("issuer_questions", questions, ages.issuer_questions.clone());
+        let unknown = "Fetches of an issuer's keys that tokens with unknown keys caused";
+        registry.register("issuer_unknown_key_fetches", unknown, ages.issuer_unknown_key_fetches.clone());
+        let validations = "Validations of single tokens by their issuer (introspection, TokenReview), by result";
+        registry.register("issuer_token_validations", validations, ages.issuer_token_validations.clone());
         registry.register(
             "credential_age_seconds",
             "Time since a downstream credential was obtained",
@@ -207,13 +207,14 @@ impl Ages {
         for (result, count) in [("success", &counts.fetched), ("failure", &counts.failed)] {
             self.issuer_fetches.get_or_create(&of(result)).inc_by(count.load(Relaxed));
         }
-        if let Some(answers) = issuer.answers() {
-            let results = [("active", &answers.active), ("refused", &answers.refused), ("failure", &answers.failed)];
+        if let Some(validations) = issuer.validation_counts() {
+            let results =
+                [("active", &validations.active), ("refused", &validations.refused), ("failure", &validations.failed)];
             for (result, count) in results {
-                self.issuer_questions.get_or_create(&of(result)).inc_by(count.load(Relaxed));
+                self.issuer_token_validations.get_or_create(&of(result)).inc_by(count.load(Relaxed));
             }
         }
-        self.issuer_wanted.get_or_create(&labels).inc_by(counts.wanted.load(Relaxed));
+        self.issuer_unknown_key_fetches.get_or_create(&labels).inc_by(counts.unknown_key.load(Relaxed));
     }
 
     fn clear(&self) {
@@ -222,8 +223,8 @@ impl Ages {
         self.issuer_failing.clear();
         self.issuer_grace.clear();
         self.issuer_fetches.clear();
-        self.issuer_wanted.clear();
-        self.issuer_questions.clear();
+        self.issuer_unknown_key_fetches.clear();
+        self.issuer_token_validations.clear();
         self.credential_age.clear();
         self.credential_expiry.clear();
         self.credential_generation.clear();

@@ -75,7 +75,7 @@ impl Parts {
         if let Some(issuing) = &self.issuing
             && !Issuing::same_belief(Some(issuing), next.issuing.as_ref())
         {
-            issuing.own.value.close();
+            issuing.self_issued.value.close();
         }
         if let Some(sessions) = self.identity.sessions() {
             sessions.retire(next.identity.sessions().map(|next| &**next));
@@ -139,7 +139,7 @@ pub(super) fn build(
                 pending.set_unhealthy(&issuer.component(), starts, "its keys are being fetched");
                 issuer
             };
-            keep(known, Asked(settings, client), make, |issuer| async move { issuer.keep(&telemetry).await })
+            keep(known, Asked(settings, client), make, |issuer| async move { issuer.run(&telemetry).await })
         })
         .collect();
     // tokens and opened cookies stay remembered as long as the issuers and the settings of every way in are the same
@@ -159,9 +159,15 @@ pub(super) fn build(
         let issuers: Vec<Arc<Issuer>> = issuers.iter().map(|kept| kept.value.clone()).collect();
         let before = before.and_then(|parts| parts.session_state.clone());
         let (sessions, session_state) = sessions(config.sessions, &issuers, before, telemetry).unzip();
-        let own = issuing.as_ref().map(|issuing| issuing.own.value.clone());
+        let self_issued = issuing.as_ref().map(|issuing| issuing.self_issued.value.clone());
         (
-            Arc::new(Identity::new(Authenticators { issuers, certificates: config.certificates, dpop, own, sessions })),
+            Arc::new(Identity::new(Authenticators {
+                issuers,
+                certificates: config.certificates,
+                dpop,
+                self_issued,
+                sessions,
+            })),
             session_state,
         )
     });
@@ -177,7 +183,7 @@ pub(super) fn build(
     );
     let gate = Gate {
         bindings: TokenBindings {
-            dpop: identity.dpop().is_possible(),
+            dpop: identity.dpop().is_configured(),
             certificates,
             required: config.gate.token_binding == TokenBinding::Required,
         },

@@ -7,7 +7,7 @@ use crate::{
     config::IssueSettings,
     gate::{
         credentials::SubjectTokenSigner,
-        identity::Own,
+        identity::SelfIssued,
         proxy::TokenIssuer,
         signing::{self, Signing},
     },
@@ -18,12 +18,12 @@ use crate::{
 pub(super) struct Issuing {
     settings: IssueSettings,
     pub(super) signing: Arc<Kept<signing::Settings, Signing>>,
-    pub(super) own: Arc<Kept<OwnSettings, Own>>,
+    pub(super) self_issued: Arc<Kept<SelfIssuedSettings, SelfIssued>>,
 }
 
 /// What the gate's own tokens are believed by.
 #[derive(PartialEq)]
-pub(super) struct OwnSettings {
+pub(super) struct SelfIssuedSettings {
     url: String,
     audience: String,
     issuers: Vec<Arc<str>>,
@@ -42,19 +42,21 @@ impl Issuing {
         let telemetry = telemetry.clone();
         let make = |settings: &signing::Settings| Signing::open(settings.clone());
         let known: Vec<_> = before.map(|before| before.signing.clone()).into_iter().collect();
-        let task = |signing: Arc<Signing>| async move { signing.keep(&telemetry).await };
+        let task = |signing: Arc<Signing>| async move { signing.run(&telemetry).await };
         let signing = keep(&known, settings.keys.clone(), make, task);
 
-        let wanted = OwnSettings {
+        let wanted = SelfIssuedSettings {
             url: settings.url.clone(),
             audience: settings.audiences.first().cloned().unwrap_or_default(),
             issuers,
             keys: settings.keys.clone(),
         };
-        let make = |own: &OwnSettings| Own::new(&own.url, &own.audience, own.issuers.clone(), signing.value.clone());
-        let known: Vec<_> = before.map(|before| before.own.clone()).into_iter().collect();
-        let own = keep(&known, wanted, make, |own| async move { own.follow().await });
-        Self { settings, signing, own }
+        let make = |own: &SelfIssuedSettings| {
+            SelfIssued::new(&own.url, &own.audience, own.issuers.clone(), signing.value.clone())
+        };
+        let known: Vec<_> = before.map(|before| before.self_issued.clone()).into_iter().collect();
+        let self_issued = keep(&known, wanted, make, |issued| async move { issued.follow_key_changes().await });
+        Self { settings, signing, self_issued }
     }
 
     /// What a request sees of it.
@@ -70,6 +72,6 @@ impl Issuing {
 
     /// Whether both believe the gate's own tokens in the same way.
     pub(super) fn same_belief(now: Option<&Self>, before: Option<&Self>) -> bool {
-        now.map(|now| Arc::as_ptr(&now.own)) == before.map(|before| Arc::as_ptr(&before.own))
+        now.map(|now| Arc::as_ptr(&now.self_issued)) == before.map(|before| Arc::as_ptr(&before.self_issued))
     }
 }

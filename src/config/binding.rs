@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{reader::Section, settings::GateSettings, token_issuer::OWN_NAME};
 use crate::gate::{
     identity::{
-        certificate::{Names, Rule},
+        certificate::{CertificateRule, SanPattern},
         dpop,
     },
     listen::{self, ClientCertificates},
@@ -79,8 +79,12 @@ pub(super) fn client_certificates(tls: &Section<'_>) -> Option<ClientCertificate
 }
 
 /// The `[[certificate]]` sections.
-pub(super) fn certificates(top: &Section<'_>, issuers: &[&str], listeners: &[listen::Settings]) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = Vec::new();
+pub(super) fn certificates(
+    top: &Section<'_>,
+    issuers: &[&str],
+    listeners: &[listen::Settings],
+) -> Vec<CertificateRule> {
+    let mut rules: Vec<CertificateRule> = Vec::new();
     for section in top.sections("certificate") {
         let name = section.required("name", "mesh");
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
@@ -97,8 +101,8 @@ pub(super) fn certificates(top: &Section<'_>, issuers: &[&str], listeners: &[lis
             section.problem("name", format!("`{OWN_NAME}` is what the gate calls itself; give it another name"));
         }
         let names = match (section.string("spiffe"), section.string("dns")) {
-            (Some(pattern), None) => section.ok_or_problem("spiffe", Names::spiffe(&pattern)),
-            (None, Some(pattern)) => section.ok_or_problem("dns", Names::dns(&pattern)),
+            (Some(pattern), None) => section.ok_or_problem("spiffe", SanPattern::spiffe(&pattern)),
+            (None, Some(pattern)) => section.ok_or_problem("dns", SanPattern::dns(&pattern)),
             (Some(_), Some(_)) => {
                 section
                     .problem("dns", "write `spiffe` or `dns`, not both; another `[[certificate]]` may have the other");
@@ -110,7 +114,7 @@ pub(super) fn certificates(top: &Section<'_>, issuers: &[&str], listeners: &[lis
                 None
             }
         };
-        rules.extend(names.map(|names| Rule { name: name.into(), names }));
+        rules.extend(names.map(|names| CertificateRule { name: name.into(), names }));
         section.finish();
     }
     if !rules.is_empty() && !listeners.iter().any(|l| l.tls.as_ref().is_some_and(listen::Tls::verifies)) {

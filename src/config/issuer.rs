@@ -13,7 +13,7 @@ use crate::{
     client::{Client, Clients},
     gate::identity::{
         self, Algorithm, KeySource,
-        issuer::may_be_asked,
+        issuer::is_https_or_loopback,
         jwt::{ASYMMETRIC, Rules},
         keys::parse_jwks,
         remote::{self, introspection, token_review},
@@ -72,8 +72,8 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
     if leeway > MOST_LEEWAY {
         section.problem("leeway", "at most five minutes: a longer one keeps expired tokens alive");
     }
-    let live = live(section);
-    let keys = keys(section, live.as_ref(), &issuer);
+    let remote = remote(section);
+    let keys = keys(section, remote.as_ref(), &issuer);
     let grace = section.duration("grace", Duration::from_secs(24 * 3600));
     let algorithms = algorithms(section);
     let rules = Rules {
@@ -88,17 +88,17 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
     if credential.is_some() && matches!(keys, KeySource::File(_) | KeySource::None) {
         section.problem("credential", "it is shown when keys are fetched, and this issuer's are not; leave it out");
     }
-    identity::Settings { name, rules, keys, grace, ca: section.file("ca"), credential, live }
+    identity::Settings { name, rules, keys, grace, ca: section.file("ca"), credential, remote }
 }
 
 /// Where the keys come from; nowhere, where the issuer is asked about each token.
-fn keys(section: &Section<'_>, live: Option<&remote::Settings>, issuer: &str) -> KeySource {
-    let reviewed = matches!(live, Some(remote::Settings { judge: remote::Judge::TokenReview(_), .. }));
+fn keys(section: &Section<'_>, remote: Option<&remote::Settings>, issuer: &str) -> KeySource {
+    let reviewed = matches!(remote, Some(remote::Settings { validator: remote::Validator::TokenReview(_), .. }));
     let none = section.is_false("jwks");
     if section.has("jwks") && !none {
         section.problem("jwks", "write `jwks = false`, or leave it out: keys are found by discovery");
     }
-    if none && live.is_none() {
+    if none && remote.is_none() {
         section
             .problem("jwks", "without keys an issuer has to be asked about its tokens: write `introspection = …` too");
     }
@@ -119,20 +119,20 @@ fn keys(section: &Section<'_>, live: Option<&remote::Settings>, issuer: &str) ->
         (None, None) => KeySource::Discovery,
     };
     match &keys {
-        KeySource::Url(url) if !may_be_asked(url) => {
+        KeySource::Url(url) if !is_https_or_loopback(url) => {
             section.problem("jwks_url", "write an https URL (http is allowed to loopback addresses only)");
         }
         KeySource::Url(_) | KeySource::File(_) if none || reviewed => {
             let key = if matches!(keys, KeySource::Url(_)) { "jwks_url" } else { "jwks_file" };
             section.problem(key, "this issuer is asked about each of its tokens, so its keys would have no effect");
         }
-        KeySource::Discovery if !issuer.is_empty() && !may_be_asked(issuer) => {
+        KeySource::Discovery if !issuer.is_empty() && !is_https_or_loopback(issuer) => {
             section
                 .problem("issuer", "discovery needs an https URL; with another `iss` write `jwks_url` or `jwks_file`");
         }
         _ => {}
     }
-    if let Some(remote::Settings { judge: remote::Judge::Introspection(introspection), .. }) = live
+    if let Some(remote::Settings { validator: remote::Validator::Introspection(introspection), .. }) = remote
         && introspection.url.is_none()
         && keys != KeySource::Discovery
     {
@@ -163,7 +163,7 @@ fn required_claims(section: &Section<'_>) -> Vec<(String, Option<Value>)> {
 }
 
 /// How the issuer is asked about its tokens, where it is.
-fn live(section: &Section<'_>) -> Option<remote::Settings> {
+fn remote(section: &Section<'_>) -> Option<remote::Settings> {
     let (introspection, review) = (section.section("introspection"), section.section("token_review"));
     if introspection.is_some() && review.is_some() {
         section.problem(
@@ -173,7 +173,7 @@ fn live(section: &Section<'_>) -> Option<remote::Settings> {
     }
     if let Some(table) = introspection {
         let url = table.string("url");
-        if url.as_deref().is_some_and(|url| !may_be_asked(url)) {
+        if url.as_deref().is_some_and(|url| !is_https_or_loopback(url)) {
             table.problem("url", "write an https URL (http is allowed to loopback addresses only)");
         }
         let client_id = table.required("client_id", "wicketgate");
@@ -184,18 +184,18 @@ fn live(section: &Section<'_>) -> Option<remote::Settings> {
         table.finish();
         let client_secret = client_secret?;
         let asked = introspection::Settings { url, client_id, client_secret, audience_optional, subject_claim };
-        return Some(remote::Settings { judge: remote::Judge::Introspection(asked), cache });
+        return Some(remote::Settings { validator: remote::Validator::Introspection(asked), cache });
     }
     let table = review?;
     let url = table.required("url", "https://kubernetes.default.svc");
-    if !url.is_empty() && !may_be_asked(&url) {
+    if !url.is_empty() && !is_https_or_loopback(&url) {
         table.problem("url", "write an https URL (http is allowed to loopback addresses only)");
     }
     let credential = source(&table, "credential");
     let cache = cache(&table);
     table.finish();
     let asked = token_review::Settings { url, credential: credential? };
-    Some(remote::Settings { judge: remote::Judge::TokenReview(asked), cache })
+    Some(remote::Settings { validator: remote::Validator::TokenReview(asked), cache })
 }
 
 fn cache(table: &Section<'_>) -> Duration {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{reader::Section, settings::GateSettings, upstreams::source};
 use crate::gate::identity::{
     self, KeySource,
-    issuer::may_be_asked,
+    issuer::is_https_or_loopback,
     session::{
         LoginSettings, MAX_LIFETIME, Settings,
         keys::{MAX_KEYS, SealingKey},
@@ -40,10 +40,10 @@ pub(super) fn login(issuer: &Section<'_>, of: &identity::Settings) -> Option<Log
     }
     let title = section.string("title").unwrap_or_else(|| name.to_owned());
     let end_session = section.string("end_session");
-    if end_session.as_deref().is_some_and(|url| !may_be_asked(url)) {
+    if end_session.as_deref().is_some_and(|url| !is_https_or_loopback(url)) {
         section.problem("end_session", "write an https URL (http is allowed to loopback addresses only)");
     }
-    if !iss.is_empty() && !may_be_asked(iss) {
+    if !iss.is_empty() && !is_https_or_loopback(iss) {
         issuer.problem("issuer", "a login finds its pages by discovery, which needs an https URL");
     }
     section.finish();

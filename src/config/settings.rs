@@ -33,7 +33,7 @@ pub struct Config {
     /// The issuers and the clients that ask them.
     pub issuers: Vec<(identity::Settings, Arc<Client>)>,
     /// Whose client certificates are principals.
-    pub(crate) certificates: Vec<identity::certificate::Rule>,
+    pub(crate) certificates: Vec<identity::certificate::CertificateRule>,
     /// How DPoP proofs are taken.
     pub(crate) dpop: identity::dpop::Settings,
     /// The gate as an issuer, where it is one.

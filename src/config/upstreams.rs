@@ -13,7 +13,7 @@ use crate::{
     client::{BuildError, Clients, Upstream},
     gate::{
         credentials::{CredentialOrigin, Google, GoogleSettings, GoogleSubject},
-        identity::issuer::may_be_asked,
+        identity::issuer::is_https_or_loopback,
         routes::{DedicatedEndpoint, Group, LocalRouteOptions, RouteOptions},
     },
     secret::SecretSource,
@@ -246,7 +246,7 @@ fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, CredentialOri
     let token_url = section.string("token_url").unwrap_or_else(|| STS.into());
     let iam_url = section.string("iam_url").unwrap_or_else(|| IAM.into());
     for (key, url) in [("token_url", &token_url), ("iam_url", &iam_url)] {
-        if !may_be_asked(url) {
+        if !is_https_or_loopback(url) {
             section.problem(key, "write an https URL (http is allowed to loopback addresses only)");
         }
     }

@@ -184,7 +184,8 @@ async fn an_issuer_that_cannot_say_is_503_and_never_yes() {
     assert_eq!(gate.get(PROTECTED_PATH).bearer(OPAQUE).send().await.status, StatusCode::OK);
     let well = || async { (gate.admin("/readyz").await.text() == "ready\n").then_some(()) };
     eventually("readiness to say that it is over", well).await;
-    let of = |result: &str| format!("wicketgate_issuer_questions_total{{issuer=\"opaque\",result=\"{result}\"}}");
+    let of =
+        |result: &str| format!("wicketgate_issuer_token_validations_total{{issuer=\"opaque\",result=\"{result}\"}}");
     assert_eq!((gate.metric(&of("failure")).await, gate.metric(&of("active")).await), (6.0, 1.0));
 }
 

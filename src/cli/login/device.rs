@@ -11,7 +11,7 @@ use super::{
     provider::Provider,
     stored::{Settings, StoredLogin},
 };
-use crate::gate::identity::{issuer::may_be_asked, openid::id_token::ExpectedNonce};
+use crate::gate::identity::{issuer::is_https_or_loopback, openid::id_token::ExpectedNonce};
 
 /// A device authorization that waits for its person.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl DeviceLogin {
         let details: Result<CoreDeviceAuthorizationResponse, _> = request.request_async(&client.transport()).await;
         let details = details.map_err(|e| client.error(e))?;
         let addresses = [Some(details.verification_uri().as_str()), complete(&details)];
-        if let Some(clear) = addresses.into_iter().flatten().find(|address| !may_be_asked(address)) {
+        if let Some(clear) = addresses.into_iter().flatten().find(|address| !is_https_or_loopback(address)) {
             let text = format!("leads to `{}`, which is not https", printable(clear));
             return Err(LoginError::Document(endpoint.into(), text));
         }

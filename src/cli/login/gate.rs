@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{error::LoginError, printable::printable};
 use crate::{
     client::Client,
-    gate::identity::issuer::may_be_asked,
+    gate::identity::issuer::is_https_or_loopback,
     http::Body,
     secret::{Secret, authorization},
 };
@@ -34,7 +34,7 @@ impl GateClient {
     /// # Errors
     /// If the URL is not https (or http to loopback), or the file cannot be used.
     pub(in crate::cli) fn new(url: &str, ca: Option<&Path>, token: Secret) -> Result<Self, LoginError> {
-        if !may_be_asked(url) {
+        if !is_https_or_loopback(url) {
             return Err(LoginError::Address(url.to_owned()));
         }
         Ok(Self { client: Client::new(ca)?, url: url.trim_end_matches('/').to_owned(), token })

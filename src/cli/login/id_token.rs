@@ -8,7 +8,7 @@ use super::stored::{StoredIdToken, StoredSecret};
 use crate::{
     clock::Timestamp,
     gate::identity::{
-        jwt::{ASYMMETRIC, Kind, Rules, TokenError, Unverified},
+        jwt::{ASYMMETRIC, Rules, TokenError, TokenKind, Unverified},
         keys::parse_jwks,
         openid::id_token::{self, Expected, IdTokenError},
     },
@@ -39,8 +39,8 @@ pub(super) fn verify(
     let mut error = IdTokenError::from(TokenError::UnknownKey);
     // any key of the issuer that fits: its JWKS need not have a `kid`
     for key in keys.into_iter().map(Arc::new) {
-        let unverified = Unverified::parse_as(Kind::Id, token.expose()).map_err(|e| e.to_string())?;
-        if !key.fits(unverified.algorithm) {
+        let unverified = Unverified::parse_as(TokenKind::Id, token.expose()).map_err(|e| e.to_string())?;
+        if !key.supports(unverified.algorithm) {
             if error == TokenError::UnknownKey.into() {
                 error = TokenError::Algorithm.into();
             }

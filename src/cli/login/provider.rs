@@ -14,7 +14,7 @@ use super::{error::LoginError, printable::printable};
 use crate::{
     client::Client,
     gate::identity::{
-        issuer::may_be_asked,
+        issuer::is_https_or_loopback,
         keys::MAX_JWKS_BYTES,
         openid::metadata::{self, DiscoveryError, Endpoint, MetadataError, ProviderMetadata},
     },
@@ -46,7 +46,7 @@ impl Provider {
     /// # Errors
     /// If it cannot be fetched, is of another issuer, or names an address that is not https.
     pub(super) async fn discover(issuer: &str, ca: Option<&Path>) -> Result<Self, LoginError> {
-        if !may_be_asked(issuer) {
+        if !is_https_or_loopback(issuer) {
             return Err(LoginError::Address(issuer.to_owned()));
         }
         let client = Client::new(ca)?;

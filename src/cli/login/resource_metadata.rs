@@ -12,7 +12,7 @@ use super::{
     printable::printable,
     provider::{get, well_known},
 };
-use crate::{client::Client, gate::identity::issuer::may_be_asked};
+use crate::{client::Client, gate::identity::issuer::is_https_or_loopback};
 
 /// The metadata of a protected resource.
 #[derive(Debug, Deserialize)]
@@ -30,7 +30,7 @@ impl ResourceMetadata {
     /// # Errors
     /// If it cannot be fetched, or is of another resource.
     pub(super) async fn fetch(gate: &str, ca: Option<&Path>) -> Result<Self, LoginError> {
-        if !may_be_asked(gate) {
+        if !is_https_or_loopback(gate) {
             return Err(LoginError::Address(gate.to_owned()));
         }
         let url = well_known(gate, "oauth-protected-resource")?;
@@ -45,7 +45,7 @@ impl ResourceMetadata {
                 format!("is of `{resource}`; write `--gate` as the gate's `url` is"),
             ));
         }
-        if let Some(clear) = metadata.authorization_servers.iter().find(|issuer| !may_be_asked(issuer)) {
+        if let Some(clear) = metadata.authorization_servers.iter().find(|issuer| !is_https_or_loopback(issuer)) {
             return Err(LoginError::Document(
                 url,
                 format!("names the issuer `{}`, which is not https", printable(clear)),

@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config},
     gate::{
         identity::{
-            inspect::{Inspected, Known, inspect},
+            inspect::{Inspected, TrustedIssuers, inspect},
             jwt::TokenError,
         },
         policy::{Circumstances, Named, Policy, Question, Resource, VertexResource, is_role},
@@ -239,9 +239,9 @@ impl Who {
         let settings: Vec<_> = config.iter().flat_map(|config| &config.issuers).map(|(settings, _)| settings).collect();
         let own = config.and_then(|config| config.issue.as_ref()).map(|issue| issue.url.as_str());
         let known = match (config, self.issuer.as_deref()) {
-            (Some(_), None) => Known::Issuers(&settings, own),
-            (Some(config), Some(name)) => Known::Named(known(config, name)?),
-            (None, Some(name)) => Known::Named(name),
+            (Some(_), None) => TrustedIssuers::Issuers(&settings, own),
+            (Some(config), Some(name)) => TrustedIssuers::Named(known(config, name)?),
+            (None, Some(name)) => TrustedIssuers::Named(name),
             (None, None) => {
                 return Err("a policy directory knows no issuers: name the token's with `--issuer NAME`, or give \
                             `--config FILE` instead of `--policies DIR`"

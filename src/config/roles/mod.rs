@@ -35,19 +35,19 @@ struct IssuerClaims {
 /// What the issuers and the certificates of a configuration say.
 pub(super) fn known_claims<'a>(
     issuers: impl Iterator<Item = &'a identity::Settings>,
-    certificates: &[certificate::Rule],
+    certificates: &[certificate::CertificateRule],
 ) -> KnownClaims {
     let of_issuer = |settings: &identity::Settings| {
         let required = settings.rules.required.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
         let fixed = required.chain([("iss".to_owned(), settings.rules.issuer.as_str().into())]).collect();
         IssuerClaims { name: settings.name.clone(), fixed: Value::Object(fixed), only: None }
     };
-    let of_certificate = |rule: &certificate::Rule| IssuerClaims {
+    let of_certificate = |rule: &certificate::CertificateRule| IssuerClaims {
         name: (*rule.name).to_owned(),
         fixed: Value::Null,
         only: Some(match rule.names {
-            certificate::Names::Spiffe { .. } => ["spiffe_id", "x5t#S256"],
-            certificate::Names::Dns { .. } => ["dns_names", "x5t#S256"],
+            certificate::SanPattern::Spiffe { .. } => ["spiffe_id", "x5t#S256"],
+            certificate::SanPattern::Dns { .. } => ["dns_names", "x5t#S256"],
         }),
     };
     KnownClaims(issuers.map(of_issuer).chain(certificates.iter().map(of_certificate)).collect())

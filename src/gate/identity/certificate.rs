@@ -24,16 +24,16 @@ const MAX_SPIFFE_ID: usize = 2048;
 
 /// One `[[certificate]]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct CertificateRule {
     /// What stands before the colon in its principals' names.
     pub name: Arc<str>,
     /// The names it takes.
-    pub names: Names,
+    pub names: SanPattern,
 }
 
 /// Which subject alternative names are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Names {
+pub enum SanPattern {
     /// This SPIFFE id, or where `below` all that begin with it and have more segments.
     Spiffe {
         /// The id, or what stands before the `*`, its slash included.
@@ -62,7 +62,7 @@ pub enum PatternError {
     Dns(String),
 }
 
-impl Names {
+impl SanPattern {
     /// `spiffe://example.org/a/b`, or `spiffe://example.org/a/*` for everything below.
     ///
     /// # Errors
@@ -150,9 +150,9 @@ pub(super) fn stands(peer: &Peer) -> Result<(), Refusal> {
 
 /// The principals that certificates are, by thumbprint: a certificate's names never change, so one is made for each. What
 /// may change is looked at with every request: whether the listener trusts it.
-pub(super) struct Holders(Cache<[u8; 32], Arc<Principal>>);
+pub(super) struct PrincipalCache(Cache<[u8; 32], Arc<Principal>>);
 
-impl Holders {
+impl PrincipalCache {
     /// None yet. What is remembered holds for one list of rules.
     pub(super) fn new() -> Self {
         Self(Cache::new(REMEMBERED))
@@ -162,7 +162,7 @@ impl Holders {
     ///
     /// # Errors
     /// 401 where there is no certificate that could name anybody, or none that does.
-    pub(super) fn principal(&self, rules: &[Rule], peer: &Peer) -> Result<Arc<Principal>, Refusal> {
+    pub(super) fn principal(&self, rules: &[CertificateRule], peer: &Peer) -> Result<Arc<Principal>, Refusal> {
         let certificate = trusted(rules, peer)?;
         if let Some(known) = self.0.get(&certificate.thumbprint) {
             return Ok(known);
@@ -174,7 +174,7 @@ impl Holders {
 }
 
 /// The certificate of this connection, where it proves who is at its other end.
-fn trusted<'p>(rules: &[Rule], peer: &'p Peer) -> Result<&'p Certificate, Refusal> {
+fn trusted<'p>(rules: &[CertificateRule], peer: &'p Peer) -> Result<&'p Certificate, Refusal> {
     peer.certificate.as_deref().filter(|certificate| certificate.trusted).ok_or_else(|| {
         let text = if rules.is_empty() {
             "this needs a bearer token in the Authorization header"
@@ -185,7 +185,7 @@ fn trusted<'p>(rules: &[Rule], peer: &'p Peer) -> Result<&'p Certificate, Refusa
     })
 }
 
-fn principal(rules: &[Rule], certificate: &Certificate) -> Result<Principal, Refusal> {
+fn principal(rules: &[CertificateRule], certificate: &Certificate) -> Result<Principal, Refusal> {
     let found = rules.iter().find_map(|rule| rule.names.subject(certificate).map(|found| (rule, found)));
     let Some((rule, (subject, mut claims))) = found else {
         let text = "your client certificate's names are nobody's here, and there is no token; bring a token, or have a \
@@ -253,14 +253,17 @@ mod tests {
     }
 
     fn check(uris: &[&str], dns_names: &[&str], expected: &str) {
-        let rule = |name: &str, names: Result<Names, PatternError>| Rule { name: name.into(), names: names.unwrap() };
+        let rule = |name: &str, names: Result<SanPattern, PatternError>| CertificateRule {
+            name: name.into(),
+            names: names.unwrap(),
+        };
         let rules = [
-            rule("one", Names::spiffe("spiffe://example.org/one")),
-            rule("prod", Names::spiffe("spiffe://example.org/ns/prod/*")),
-            rule("node", Names::dns("node.example.org")),
-            rule("many", Names::dns("*.exporters.example.org")),
+            rule("one", SanPattern::spiffe("spiffe://example.org/one")),
+            rule("prod", SanPattern::spiffe("spiffe://example.org/ns/prod/*")),
+            rule("node", SanPattern::dns("node.example.org")),
+            rule("many", SanPattern::dns("*.exporters.example.org")),
         ];
-        let holders = Holders::new();
+        let holders = PrincipalCache::new();
         let found = holders.principal(&rules, &shown(uris, dns_names, true)).map(|p| p.name.to_string());
         assert_eq!(found.unwrap_or_else(|refusal| refusal.reason.into()), expected, "{uris:?} {dns_names:?}");
         // what is remembered of a certificate is worth nothing while it is not trusted
@@ -312,8 +315,8 @@ mod tests {
 
     #[test]
     fn a_certificate_that_comes_again_is_the_principal_that_was_made_of_it() {
-        let rules = [Rule { name: "node".into(), names: Names::dns("node.example.org").unwrap() }];
-        let holders = Holders::new();
+        let rules = [CertificateRule { name: "node".into(), names: SanPattern::dns("node.example.org").unwrap() }];
+        let holders = PrincipalCache::new();
         let come = || holders.principal(&rules, &shown(&[], &["node.example.org"], true)).unwrap();
         assert!(Arc::ptr_eq(&come(), &come()));
         let mut other = shown(&[], &["node.example.org"], true);
@@ -335,11 +338,11 @@ mod tests {
             "https://example.org/a",
             "*",
         ] {
-            assert!(Names::spiffe(pattern).is_err(), "{pattern}");
+            assert!(SanPattern::spiffe(pattern).is_err(), "{pattern}");
         }
         for pattern in ["", "*", "*.", "a.*", "*.*.org", "a..b", "a b.org"] {
-            assert!(Names::dns(pattern).is_err(), "{pattern}");
+            assert!(SanPattern::dns(pattern).is_err(), "{pattern}");
         }
-        assert!(Names::spiffe("spiffe://example.org/*").is_ok());
+        assert!(SanPattern::spiffe("spiffe://example.org/*").is_ok());
     }
 }

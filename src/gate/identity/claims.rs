@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use super::{
     confirmation::Cnf,
     jwt::{Rules, TokenError},
-    strict_json::{self, Object, is_too_deep, stands_twice},
+    strict_json::{self, Object, is_duplicate_member, is_too_deep},
 };
 use crate::clock::{self, Timestamp};
 
@@ -44,7 +44,8 @@ impl Claims {
         if is_too_deep(text) {
             return Err(TokenError::Claims);
         }
-        strict_json::read(text).map_err(|e| if stands_twice(&e) { TokenError::Duplicate } else { TokenError::Claims })
+        strict_json::read(text)
+            .map_err(|e| if is_duplicate_member(&e) { TokenError::Duplicate } else { TokenError::Claims })
     }
 
     /// Whether one of the issuer's audiences is meant (RFC 7519 section 4.1.3, RFC 8725 section 3.9, RFC 9700 section
@@ -55,15 +56,15 @@ impl Claims {
 
     /// When it was issued, as it says; unverified as long as the token is.
     pub(super) fn issued_at(&self) -> Option<Timestamp> {
-        self.iat.and_then(instant)
+        self.iat.and_then(numeric_date)
     }
 
     /// Checks `exp`, `nbf` and `iat` against `now`; gives `exp`, where there is one.
     ///
     /// # Errors
     /// When it has expired, is not valid yet, was issued in the future, or one of them is no date.
-    pub(super) fn timely(&self, leeway: Duration, now: Timestamp) -> Result<Option<Timestamp>, TokenError> {
-        let date = |seconds: Option<f64>| seconds.map(|s| instant(s).ok_or(TokenError::Claims)).transpose();
+    pub(super) fn check_times(&self, leeway: Duration, now: Timestamp) -> Result<Option<Timestamp>, TokenError> {
+        let date = |seconds: Option<f64>| seconds.map(|s| numeric_date(s).ok_or(TokenError::Claims)).transpose();
         let (exp, nbf, iat) = (date(self.exp)?, date(self.nbf)?, date(self.iat)?);
         // RFC 7519 section 4.1.4: not on or after `exp`
         if exp.is_some_and(|exp| clock::after(exp, leeway) <= now) {
@@ -72,7 +73,7 @@ impl Claims {
         // section 4.1.5; and what was issued in the future (section 4.1.6) was dated by a clock that nobody can go by
         let future = |at: Option<Timestamp>| at.is_some_and(|at| at > clock::after(now, leeway));
         if future(nbf) || future(iat) {
-            return Err(TokenError::NotYet);
+            return Err(TokenError::NotYetValid);
         }
         Ok(exp)
     }
@@ -82,7 +83,7 @@ impl Claims {
 ///
 /// # Errors
 /// When it is missing, empty, very long, or holds a control character.
-pub(super) fn subject(subject: Option<String>) -> Result<String, TokenError> {
+pub(super) fn check_subject(subject: Option<String>) -> Result<String, TokenError> {
     let subject = subject.filter(|s| !s.is_empty()).ok_or(TokenError::Claims)?;
     let strange = subject.len() > MAX_SUBJECT || subject.chars().any(char::is_control);
     if strange { Err(TokenError::Subject) } else { Ok(subject) }
@@ -92,7 +93,7 @@ pub(super) fn subject(subject: Option<String>) -> Result<String, TokenError> {
 ///
 /// # Errors
 /// When one is missing or has another value; a list that holds the value is another value.
-pub(super) fn required(text: &str, rules: &Rules) -> Result<(), TokenError> {
+pub(super) fn check_required_claims(text: &str, rules: &Rules) -> Result<(), TokenError> {
     if rules.required.is_empty() {
         return Ok(());
     }
@@ -106,7 +107,7 @@ pub(super) fn required(text: &str, rules: &Rules) -> Result<(), TokenError> {
 }
 
 /// A NumericDate (RFC 7519 section 2): seconds since 1970, perhaps with a fraction.
-pub(super) fn instant(seconds: f64) -> Option<Timestamp> {
+pub(super) fn numeric_date(seconds: f64) -> Option<Timestamp> {
     #[allow(clippy::cast_possible_truncation, reason = "the range is checked first")]
     (seconds.is_finite() && (0.0..253_402_300_800.0).contains(&seconds))
         .then(|| Timestamp::from_second(seconds as i64).ok())
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn a_required_claim_is_compared_exactly() {
         let check = |required: &[(&str, Option<serde_json::Value>)], text: &str, expected: bool| {
-            assert_eq!(super::required(text, &rules(required)).is_ok(), expected, "{required:?} of {text}");
+            assert_eq!(check_required_claims(text, &rules(required)).is_ok(), expected, "{required:?} of {text}");
         };
         let tenant = [("tid", Some(json!("t-1")))];
         check(&tenant, r#"{"tid":"t-1"}"#, true);
@@ -197,15 +198,16 @@ mod tests {
     #[test]
     fn dates_are_checked_with_leeway_on_both_sides() {
         let check = |claims: &str, expected: Result<Option<i64>, TokenError>| {
-            let found =
-                Claims::read(claims).unwrap().timely(Duration::from_secs(60), Timestamp::from_second(1000).unwrap());
+            let found = Claims::read(claims)
+                .unwrap()
+                .check_times(Duration::from_secs(60), Timestamp::from_second(1000).unwrap());
             assert_eq!(found.map(|at| at.map(Timestamp::as_second)), expected, "{claims}");
         };
         check(r#"{"exp":941}"#, Ok(Some(941)));
         check(r#"{"exp":940}"#, Err(TokenError::Expired));
         check(r#"{"exp":941.9,"nbf":1060,"iat":1060}"#, Ok(Some(941)));
-        check(r#"{"nbf":1061}"#, Err(TokenError::NotYet));
-        check(r#"{"iat":1061}"#, Err(TokenError::NotYet));
+        check(r#"{"nbf":1061}"#, Err(TokenError::NotYetValid));
+        check(r#"{"iat":1061}"#, Err(TokenError::NotYetValid));
         check(r#"{"exp":-1}"#, Err(TokenError::Claims));
         check(r#"{"exp":1e18}"#, Err(TokenError::Claims));
         check("{}", Ok(None));

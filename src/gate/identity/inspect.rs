@@ -29,7 +29,7 @@ pub(crate) struct Inspected {
 
 /// Whose tokens are known.
 #[derive(Clone, Copy)]
-pub(crate) enum Known<'a> {
+pub(crate) enum TrustedIssuers<'a> {
     /// Those of these issuers, and of the gate itself, whose `iss` this is.
     Issuers(&'a [&'a Settings], Option<&'a str>),
     /// Any, taken to be of the issuer of this name.
@@ -40,19 +40,19 @@ pub(crate) enum Known<'a> {
 ///
 /// # Errors
 /// When it is no JWT of a known issuer, or says nobody's name.
-pub(crate) fn inspect(token: &str, known: Known<'_>, now: Timestamp) -> Result<Inspected, TokenError> {
+pub(crate) fn inspect(token: &str, known: TrustedIssuers<'_>, now: Timestamp) -> Result<Inspected, TokenError> {
     let token = token.trim();
     let unverified = Unverified::parse(token)?;
     let claims = unverified.payload().to_owned();
     let said = unverified.subject().filter(|subject| !subject.is_empty()).ok_or(TokenError::Claims)?.to_owned();
     let expired = |leeway| unverified.expires_at().is_none_or(|at| clock::after(at, leeway) <= now);
     let (issuers, own) = match known {
-        Known::Named(name) => {
+        TrustedIssuers::Named(name) => {
             let principal = Principal::hypothetical(name, &said, &claims, None);
             let objection = expired(std::time::Duration::ZERO).then_some(TokenError::Expired);
             return Ok(Inspected { principal, signature_checked: false, objection });
         }
-        Known::Issuers(issuers, own) => (issuers, own),
+        TrustedIssuers::Issuers(issuers, own) => (issuers, own),
     };
     if own == Some(unverified.issuer()) {
         let (issuer, subject) = said.split_once(':').ok_or(TokenError::Claims)?;
@@ -73,7 +73,7 @@ pub(crate) fn inspect(token: &str, known: Known<'_>, now: Timestamp) -> Result<I
         (None, false) => (false, Some(TokenError::UnknownKey)),
         (None, true) => {
             let late = expired(issuer.rules.leeway).then_some(TokenError::Expired);
-            (false, unverified.keeps(&issuer.rules).err().or(late))
+            (false, unverified.check_offline(&issuer.rules).err().or(late))
         }
     };
     Ok(Inspected { principal, signature_checked, objection })

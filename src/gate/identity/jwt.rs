@@ -19,9 +19,9 @@ use jsonwebtoken::Algorithm;
 use serde::de::{IgnoredAny, MapAccess};
 
 use super::{
-    claims::{Claims, required, subject},
+    claims::{Claims, check_required_claims, check_subject},
     keys::Key,
-    strict_json::{self, Object, Text, is_too_deep, stands_twice},
+    strict_json::{self, Object, Text, is_duplicate_member, is_too_deep},
 };
 use crate::{clock::Timestamp, principal::Confirmation};
 
@@ -105,7 +105,7 @@ pub enum TokenError {
     Expired,
     /// `nbf` has not come.
     #[error("the token is not valid yet")]
-    NotYet,
+    NotYetValid,
     /// `sub`, `exp` or another required claim is missing or of the wrong type.
     #[error("the token lacks a required claim, or has one of the wrong type")]
     Claims,
@@ -141,7 +141,7 @@ impl TokenError {
             Self::Signature => "token_signature",
             Self::Audience => "token_audience",
             Self::Expired => "token_expired",
-            Self::NotYet => "token_not_yet_valid",
+            Self::NotYetValid => "token_not_yet_valid",
             Self::Claims => "token_claims",
             Self::Binding => "token_binding",
             Self::Subject => "token_subject",
@@ -153,7 +153,7 @@ impl TokenError {
 
 /// Which JWTs a place takes; `typ` must not say that a token is of another kind (RFC 8725 section 3.11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TokenKind {
     /// A bearer's: an access token (RFC 9068) or an ID token.
     Bearer,
     /// An ID token, for a login.
@@ -200,17 +200,17 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// When it is no JWS in compact form, or its header asks for what is never accepted.
     pub fn parse(token: &'a str) -> Result<Self, TokenError> {
-        Self::parse_as(Kind::Bearer, token)
+        Self::parse_as(TokenKind::Bearer, token)
     }
 
     /// The same for a token that should be of this kind.
     ///
     /// # Errors
     /// As [`Unverified::parse`], and where `typ` says that it is of another kind.
-    pub fn parse_as(kind: Kind, token: &'a str) -> Result<Self, TokenError> {
+    pub fn parse_as(kind: TokenKind, token: &'a str) -> Result<Self, TokenError> {
         let (message, signature, header, payload) = parts(token)?;
         let header: Header<'_> = strict_json::read(&header)
-            .map_err(|e| if stands_twice(&e) { TokenError::Duplicate } else { TokenError::Malformed })?;
+            .map_err(|e| if is_duplicate_member(&e) { TokenError::Duplicate } else { TokenError::Malformed })?;
         let alg = header.alg.ok_or(TokenError::Malformed)?;
         if header.critical {
             return Err(TokenError::Critical);
@@ -220,8 +220,8 @@ impl<'a> Unverified<'a> {
         let typ = typ.as_deref().map(|t| t.strip_prefix("application/").unwrap_or(t));
         let is_of_kind = match typ {
             None | Some("jwt") => true,
-            Some("at+jwt") => kind == Kind::Bearer,
-            Some("logout+jwt") => kind == Kind::Logout,
+            Some("at+jwt") => kind == TokenKind::Bearer,
+            Some("logout+jwt") => kind == TokenKind::Logout,
             Some(_) => false,
         };
         if !is_of_kind || header.nested {
@@ -236,7 +236,7 @@ impl<'a> Unverified<'a> {
         let claims = Claims::read(&payload)?;
         // RFC 8725 section 3.12: logout tokens are of the same issuer, key and audience as ID tokens, and not all are
         // typed
-        if claims.is_event && kind != Kind::Logout {
+        if claims.is_event && kind != TokenKind::Logout {
             return Err(TokenError::Type);
         }
         let kid = header.kid.map(Cow::into_owned);
@@ -265,7 +265,7 @@ impl<'a> Unverified<'a> {
 
     /// The `exp` that the token claims.
     pub(super) fn expires_at(&self) -> Option<Timestamp> {
-        self.claims.exp.and_then(super::claims::instant)
+        self.claims.exp.and_then(super::claims::numeric_date)
     }
 
     /// Checks what needs no key: algorithm and type, as the issuer's section has them. A token that fails here costs
@@ -273,7 +273,7 @@ impl<'a> Unverified<'a> {
     ///
     /// # Errors
     /// When the issuer's tokens are never like this.
-    pub fn fits(&self, rules: &Rules) -> Result<(), TokenError> {
+    pub fn check_header(&self, rules: &Rules) -> Result<(), TokenError> {
         // RFC 8725 section 3.1: the algorithms are the issuer's, not the token's
         if !rules.algorithms.contains(&self.algorithm) {
             return Err(TokenError::Algorithm);
@@ -286,14 +286,14 @@ impl<'a> Unverified<'a> {
     }
 
     /// Checks what neither time nor a key can change, whether or not it is genuine; gives the claims.
-    pub(super) fn keeps(&self, rules: &Rules) -> Result<&str, TokenError> {
-        self.fits(rules)?;
-        self.is_meant(rules)?;
-        required(&self.payload, rules)?;
+    pub(super) fn check_offline(&self, rules: &Rules) -> Result<&str, TokenError> {
+        self.check_header(rules)?;
+        self.check_issuer_and_audience(rules)?;
+        check_required_claims(&self.payload, rules)?;
         Ok(&self.payload)
     }
 
-    fn is_meant(&self, rules: &Rules) -> Result<(), TokenError> {
+    fn check_issuer_and_audience(&self, rules: &Rules) -> Result<(), TokenError> {
         // RFC 8725 section 3.8: the key is the issuer's, so the token must be too
         if self.issuer() != rules.issuer {
             return Err(TokenError::Issuer);
@@ -310,28 +310,28 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// The first rule that the token breaks; the signature is looked at before any claim.
     pub fn verify(self, key: &Key, rules: &Rules, now: Timestamp) -> Result<Verified, TokenError> {
-        let (said, verified) = self.verify_any(key, rules, now)?;
-        Ok(Verified { subject: subject(said)?, ..verified })
+        let (said, verified) = self.verify_without_subject(key, rules, now)?;
+        Ok(Verified { subject: check_subject(said)?, ..verified })
     }
 
     /// The same for a token that may be about nobody, whose `sub` is for the caller to look at: a logout token may name
     /// a session instead.
-    pub(super) fn verify_any(
+    pub(super) fn verify_without_subject(
         self,
         key: &Key,
         rules: &Rules,
         now: Timestamp,
     ) -> Result<(Option<String>, Verified), TokenError> {
-        self.fits(rules)?;
-        if !key.fits(self.algorithm) {
+        self.check_header(rules)?;
+        if !key.supports(self.algorithm) {
             return Err(TokenError::Algorithm);
         }
         if !key.verify(self.algorithm, self.message.as_bytes(), self.signature) {
             return Err(TokenError::Signature);
         }
-        self.is_meant(rules)?;
-        let expires_at = self.claims.timely(rules.leeway, now)?.ok_or(TokenError::Claims)?;
-        required(&self.payload, rules)?;
+        self.check_issuer_and_audience(rules)?;
+        let expires_at = self.claims.check_times(rules.leeway, now)?.ok_or(TokenError::Claims)?;
+        check_required_claims(&self.payload, rules)?;
         let confirmation = self.claims.cnf.confirmation()?;
         let verified = Verified { subject: String::new(), expires_at, claims: self.payload.into(), confirmation };
         Ok((self.claims.sub, verified))

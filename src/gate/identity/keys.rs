@@ -96,7 +96,7 @@ impl Key {
 
     /// Whether it may verify a token of this algorithm (RFC 8725 section 3.1: a key has its algorithms, not the token).
     #[must_use]
-    pub fn fits(&self, algorithm: Algorithm) -> bool {
+    pub fn supports(&self, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
     }
 

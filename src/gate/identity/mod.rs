@@ -33,7 +33,7 @@ use self::{
     issuer::Lookup,
     jwt::{TokenError, Unverified},
     keys::Key,
-    remote::Verdict,
+    remote::RemoteVerdict,
     session::{
         Sessions,
         cookie::{self, SessionCookie},
@@ -41,7 +41,7 @@ use self::{
 };
 pub(crate) use self::{
     issuer::{KeySource, Settings},
-    self_issued::Own,
+    self_issued::SelfIssued,
 };
 use crate::{
     clock::{self, Timestamp},
@@ -59,11 +59,11 @@ pub struct Authenticators {
     /// Whose tokens are taken, in the configuration's order.
     pub issuers: Vec<Arc<Issuer>>,
     /// Whose client certificates are principals, in the configuration's order.
-    pub certificates: Vec<certificate::Rule>,
+    pub certificates: Vec<certificate::CertificateRule>,
     /// How DPoP proofs are checked.
     pub dpop: Dpop,
     /// The tokens that this gate issues itself, where it does.
-    pub own: Option<Arc<Own>>,
+    pub self_issued: Option<Arc<SelfIssued>>,
     /// People's sessions, where people can log in.
     pub sessions: Option<Arc<Sessions>>,
 }
@@ -72,7 +72,7 @@ pub struct Authenticators {
 pub struct Identity {
     authenticators: Authenticators,
     remembered: Cache<[u8; 32], Arc<Remembered>>,
-    holders: certificate::Holders,
+    holders: certificate::PrincipalCache,
 }
 
 struct Remembered {
@@ -107,7 +107,7 @@ impl Identity {
     /// Lets in by these ways; the issuers' `iss` must differ.
     #[must_use]
     pub fn new(authenticators: Authenticators) -> Self {
-        Self { authenticators, remembered: Cache::new(REMEMBERED), holders: certificate::Holders::new() }
+        Self { authenticators, remembered: Cache::new(REMEMBERED), holders: certificate::PrincipalCache::new() }
     }
 
     /// The issuers, in the configuration's order.
@@ -118,7 +118,7 @@ impl Identity {
 
     /// Whose client certificates are principals.
     #[must_use]
-    pub fn certificates(&self) -> &[certificate::Rule] {
+    pub fn certificates(&self) -> &[certificate::CertificateRule] {
         &self.authenticators.certificates
     }
 
@@ -153,7 +153,7 @@ impl Identity {
                 Err(Refusal::malformed("two_identities", "send a token or a session cookie, not both"))
             }
             (Some(shown), None) => {
-                let authenticated = self.of_token(shown.token, context.now).await?;
+                let authenticated = self.authenticate_token(shown.token, context.now).await?;
                 self.confirm(&authenticated.principal, &shown, context, reply)?;
                 Ok(authenticated)
             }
@@ -171,14 +171,14 @@ impl Identity {
     ///
     /// # Errors
     /// As [`Identity::authenticate`].
-    pub async fn of_subject(
+    pub async fn authenticate_subject_token(
         &self,
         token: &str,
         context: AuthContext<'_>,
         reply: &mut HeaderMap,
     ) -> Result<Authenticated, Refusal> {
         certificate::stands(context.peer)?;
-        let authenticated = self.of_token(token, context.now).await?;
+        let authenticated = self.authenticate_token(token, context.now).await?;
         let Confirmation { certificate, key } = authenticated.principal.confirmation.unwrap_or_default();
         held(certificate, context.peer)?;
         key.map_or(Ok(()), |key| self.authenticators.dpop.check(None, key, context, reply))?;
@@ -212,7 +212,7 @@ impl Identity {
 
     /// The principal of a token, however it came: the one verifier for bearer tokens and for those that are exchanged.
     /// What it is bound to is the caller's to confirm.
-    async fn of_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
+    async fn authenticate_token(&self, token: &str, now: Timestamp) -> Result<Authenticated, Refusal> {
         let proof = *blake3::hash(token.as_bytes()).as_bytes();
         if let Some(known) = self.remembered.get(&proof) {
             if known.principal.until > now && known.key.usable() {
@@ -221,10 +221,12 @@ impl Identity {
             self.remembered.remove(&proof);
         }
         let unverified = match Unverified::parse(token) {
-            Err(TokenError::Opaque) => return self.of_opaque_token(token, proof, now).await,
+            Err(TokenError::Opaque) => return self.authenticate_opaque_token(token, proof, now).await,
             parsed => parsed.map_err(unauthorized)?,
         };
-        if let Some(own) = self.authenticators.own.as_ref().filter(|own| own.rules().issuer == unverified.issuer()) {
+        if let Some(own) =
+            self.authenticators.self_issued.as_ref().filter(|own| own.rules().issuer == unverified.issuer())
+        {
             let (principal, key) = own.verify(unverified, proof, now).map_err(unauthorized)?;
             return Ok(self.remember(principal, key));
         }
@@ -234,14 +236,14 @@ impl Identity {
             unauthorized(TokenError::Issuer).with_detail(format!("the token says it is of `{}`", unverified.issuer()))
         })?;
         let refused = |error| unauthorized(error).with_detail(format!("issuer {}", issuer.name));
-        if let (Some(live), KeySource::None) = (&issuer.live, &issuer.settings.keys) {
-            return match live.ask(token, proof, now).await {
-                Verdict::Active(principal, fresh) => Ok(Authenticated { principal, fresh }),
-                Verdict::Refused(error) => Err(refused(error)),
-                Verdict::Unavailable => Err(unavailable(issuer, None)),
+        if let (Some(remote), KeySource::None) = (&issuer.remote, &issuer.settings.keys) {
+            return match remote.ask(token, proof, now).await {
+                RemoteVerdict::Active(principal, fresh) => Ok(Authenticated { principal, fresh }),
+                RemoteVerdict::Refused(error) => Err(refused(error)),
+                RemoteVerdict::Unavailable => Err(unavailable(issuer, None)),
             };
         }
-        unverified.fits(&issuer.settings.rules).map_err(refused)?;
+        unverified.check_header(&issuer.settings.rules).map_err(refused)?;
         let (kid, issued_at) = (unverified.kid.as_deref(), unverified.issued_at());
         let key = found(issuer.key(kid, unverified.algorithm, issued_at, now).await, issuer, refused)?;
         let verified = unverified.verify(&key, &issuer.settings.rules, now).map_err(refused)?;
@@ -261,20 +263,25 @@ impl Identity {
     }
 
     /// Asks the issuers that can be asked about tokens that are no JWTs, in the configuration's order.
-    async fn of_opaque_token(&self, token: &str, digest: [u8; 32], now: Timestamp) -> Result<Authenticated, Refusal> {
+    async fn authenticate_opaque_token(
+        &self,
+        token: &str,
+        digest: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Authenticated, Refusal> {
         if token.len() > remote::MAX_OPAQUE {
             return Err(unauthorized(TokenError::TooLong));
         }
         let mut silent = None;
         let mut refusal = unauthorized(TokenError::Opaque);
         for issuer in &self.authenticators.issuers {
-            let Some(live) = issuer.live.as_ref().filter(|live| live.takes_opaque_tokens()) else { continue };
-            match live.ask(token, digest, now).await {
-                Verdict::Active(principal, fresh) => return Ok(Authenticated { principal, fresh }),
-                Verdict::Unavailable => silent = silent.or(Some(issuer)),
+            let Some(remote) = issuer.remote.as_ref().filter(|remote| remote.takes_opaque_tokens()) else { continue };
+            match remote.ask(token, digest, now).await {
+                RemoteVerdict::Active(principal, fresh) => return Ok(Authenticated { principal, fresh }),
+                RemoteVerdict::Unavailable => silent = silent.or(Some(issuer)),
                 // what an issuer says of a token that is not its own tells less than what its own issuer says
-                Verdict::Refused(TokenError::Inactive) if refusal.reason != TokenError::Opaque.reason() => {}
-                Verdict::Refused(error) => {
+                RemoteVerdict::Refused(TokenError::Inactive) if refusal.reason != TokenError::Opaque.reason() => {}
+                RemoteVerdict::Refused(error) => {
                     refusal = unauthorized(error).with_detail(format!("issuer {}", issuer.name));
                 }
             }

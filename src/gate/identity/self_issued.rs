@@ -27,7 +27,7 @@ use crate::{
 const LEEWAY: Duration = Duration::from_secs(10);
 
 /// The gate as an issuer that it trusts.
-pub struct Own {
+pub struct SelfIssued {
     rules: Rules,
     /// The names that principals may carry.
     issuers: Vec<Arc<str>>,
@@ -50,7 +50,7 @@ struct Given {
     roles: Vec<Arc<str>>,
 }
 
-impl Own {
+impl SelfIssued {
     /// Believes tokens of `issuer` for `audience` that these keys signed and that are of principals of these issuers.
     #[must_use]
     pub fn new(issuer: &str, audience: &str, issuers: Vec<Arc<str>>, signing: Arc<Signing>) -> Self {
@@ -67,7 +67,7 @@ impl Own {
     }
 
     /// Takes over changes of the keys, for as long as it is polled.
-    pub async fn follow(&self) {
+    pub async fn follow_key_changes(&self) {
         let mut changes = self.signing.changes();
         loop {
             drop(self.up_to_date());

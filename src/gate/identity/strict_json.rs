@@ -48,7 +48,7 @@ pub(in crate::gate::identity) fn read<'de, T: Object<'de>>(
 const TWICE: &str = "a member stands twice";
 
 /// Whether reading ended because a member stands twice.
-pub(in crate::gate::identity) fn stands_twice(error: &serde_json::Error) -> bool {
+pub(in crate::gate::identity) fn is_duplicate_member(error: &serde_json::Error) -> bool {
     error.to_string().starts_with(TWICE)
 }
 

@@ -61,7 +61,7 @@ struct Ring {
 }
 
 impl Signing {
-    /// Reads the keys, and makes the first; what goes wrong shows when [`Signing::keep`] tries it again. It blocks, for
+    /// Reads the keys, and makes the first; what goes wrong shows when [`Signing::run`] tries it again. It blocks, for
     /// as long as a few small files take: whoever changes a setting of the keys must not be without them for a moment.
     #[must_use]
     pub fn open(settings: Settings) -> Self {
@@ -117,7 +117,7 @@ impl Signing {
     }
 
     /// Reads, makes and removes keys, for as long as it is polled.
-    pub async fn keep(self: Arc<Self>, telemetry: &Telemetry) {
+    pub async fn run(self: Arc<Self>, telemetry: &Telemetry) {
         loop {
             let this = self.clone();
             // it cannot panic; if it were cut off at a stop, nothing has changed

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CACHE_CONTROL
 
 use self::{
     nonce::{Known, Nonces},
-    proof::{Expected, FUTURE, ProofError, normal},
+    proof::{ExpectedProof, FUTURE, ProofError, normalize_url},
     replay::{Replay, Seen},
 };
 use super::AuthContext;
@@ -73,7 +73,7 @@ impl Dpop {
     /// far: the proofs that it saw stay seen, and what is too old for it at `now` stays so.
     #[must_use]
     pub fn new(settings: Settings, url: Option<&str>, before: Option<&Self>, now: Timestamp) -> Self {
-        let base = url.and_then(normal).map(|url| url.trim_end_matches('/').to_owned());
+        let base = url.and_then(normalize_url).map(|url| url.trim_end_matches('/').to_owned());
         let since = before.map_or(Timestamp::MIN, |before| {
             let oldest = now.checked_sub(before.settings.max_age).unwrap_or(Timestamp::MIN);
             if settings.max_age > before.settings.max_age { before.since.max(oldest) } else { before.since }
@@ -96,7 +96,7 @@ impl Dpop {
 
     /// Whether proofs can be checked.
     #[must_use]
-    pub fn is_possible(&self) -> bool {
+    pub fn is_configured(&self) -> bool {
         self.base.is_some()
     }
 
@@ -117,8 +117,8 @@ impl Dpop {
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, "dpop_not_configured", text));
         };
         let proof = only_proof(context.headers)?;
-        let url = normal(&format!("{base}{}", context.path)).ok_or_else(|| broken(ProofError::Url))?;
-        let expected = Expected {
+        let url = normalize_url(&format!("{base}{}", context.path)).ok_or_else(|| broken(ProofError::Url))?;
+        let expected = ExpectedProof {
             method: context.method.as_str(),
             url: &url,
             token,

@@ -26,12 +26,12 @@ use jsonwebtoken::Algorithm;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use super::openid::metadata::is_https_or_loopback as may_be_asked;
+pub(crate) use super::openid::metadata::is_https_or_loopback;
 use super::{
     fetch::{FETCH_DEADLINE, Fetched, fetch},
     jwt::Rules,
     keys::{Key, MAX_JWKS_KEYS},
-    remote::{self, Live},
+    remote::{self, RemoteValidator},
 };
 use crate::{
     client::Client,
@@ -74,7 +74,7 @@ pub struct Settings {
     /// The bearer token that is shown when discovery and keys are fetched; Kubernetes' API server wants one.
     pub credential: Option<SecretSource>,
     /// How it is asked about tokens that only it can judge.
-    pub live: Option<remote::Settings>,
+    pub remote: Option<remote::Settings>,
 }
 
 /// An issuer with its keys. Lives on over reloads that do not change its settings.
@@ -88,7 +88,7 @@ pub struct Issuer {
     progress: watch::Sender<Progress>,
     counts: Counts,
     closed: CancellationToken,
-    pub(super) live: Option<Arc<Live>>,
+    pub(super) remote: Option<Arc<RemoteValidator>>,
 }
 
 #[derive(Default)]
@@ -128,7 +128,7 @@ pub struct Counts {
     /// Fetches that gave none.
     pub failed: AtomicU64,
     /// Fetches that unknown keys caused.
-    pub wanted: AtomicU64,
+    pub unknown_key: AtomicU64,
 }
 
 /// What is known of a key that a token names.
@@ -145,14 +145,15 @@ pub(super) enum Lookup {
 }
 
 impl Issuer {
-    /// An issuer without keys yet; [`Issuer::keep`] fetches them.
+    /// An issuer without keys yet; [`Issuer::run`] fetches them.
     #[must_use]
     pub fn new(settings: Settings, client: Arc<Client>) -> Self {
         let name: Arc<str> = settings.name.as_str().into();
-        let live = settings.live.clone().map(|live| Live::new(live, &settings, name.clone(), client.clone()));
+        let remote =
+            settings.remote.clone().map(|remote| RemoteValidator::new(remote, &settings, name.clone(), client.clone()));
         let (keys, progress) = (ArcSwap::default(), watch::Sender::new(Progress::default()));
         let (counts, closed) = (Counts::default(), CancellationToken::new());
-        Self { settings, name, client, keys, progress, counts, closed, live }
+        Self { settings, name, client, keys, progress, counts, closed, remote }
     }
 
     /// What it is asked by.
@@ -168,7 +169,7 @@ impl Issuer {
 
     /// The same, and what readiness calls its answers about tokens.
     pub fn components(&self) -> impl Iterator<Item = String> {
-        std::iter::once(self.component()).chain(self.live.as_ref().map(|live| live.component()))
+        std::iter::once(self.component()).chain(self.remote.as_ref().map(|remote| remote.component()))
     }
 
     /// The key for a token's `kid` and algorithm, asking the issuer once more where it is not known. `issued_at` is
@@ -266,8 +267,8 @@ impl Issuer {
 
     /// How its questions about tokens were answered since the start, where it is asked.
     #[must_use]
-    pub fn answers(&self) -> Option<&remote::Answers> {
-        self.live.as_ref().map(|live| &live.answers)
+    pub fn validation_counts(&self) -> Option<&remote::ValidationCounts> {
+        self.remote.as_ref().map(|remote| &remote.counts)
     }
 
     /// Withdraws every key, and what it said of tokens: tokens of this issuer, remembered ones among them, are refused
@@ -287,14 +288,14 @@ impl Issuer {
 
     /// Does its work for as long as it is polled and not closed: keeps the keys fresh, and asks about tokens that only the issuer can
     /// judge.
-    pub async fn keep(&self, telemetry: &Telemetry) {
-        let live = async {
-            match &self.live {
-                Some(live) => live.serve(telemetry).await,
+    pub async fn run(&self, telemetry: &Telemetry) {
+        let remote = async {
+            match &self.remote {
+                Some(remote) => remote.serve(telemetry).await,
                 None => std::future::pending().await,
             }
         };
-        let work = async { tokio::join!(self.keep_fresh(telemetry), live) };
+        let work = async { tokio::join!(self.refresh_keys(telemetry), remote) };
         tokio::select! {
             _ = work => {}
             () = self.closed.cancelled() => {}
@@ -302,7 +303,7 @@ impl Issuer {
     }
 
     /// Fetches the keys now and then.
-    async fn keep_fresh(&self, telemetry: &Telemetry) {
+    async fn refresh_keys(&self, telemetry: &Telemetry) {
         let component = self.component();
         let mut retry = RETRY_FIRST;
         let mut progress = self.progress.subscribe();
@@ -335,7 +336,7 @@ impl Issuer {
             progress.begun += 1;
             if std::mem::take(&mut progress.wanted) {
                 progress.wanted_at = Some(now);
-                self.counts.wanted.fetch_add(1, Ordering::Relaxed);
+                self.counts.unknown_key.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
@@ -363,8 +364,8 @@ impl Issuer {
             // it was closed while these were on their way
             self.withdraw();
         }
-        if let (Some(live), Some(url)) = (&self.live, fetched.introspection) {
-            live.found_at(url);
+        if let (Some(remote), Some(url)) = (&self.remote, fetched.introspection) {
+            remote.found_at(url);
         }
         fetched.refresh
     }
@@ -400,7 +401,7 @@ fn in_words(error: &str, grace_left: Option<Duration>) -> String {
 impl Keys {
     fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
         let named = || self.keys.iter().filter(|k| kid.is_none() || k.kid() == kid);
-        let mut fitting = named().filter(|k| k.fits(algorithm));
+        let mut fitting = named().filter(|k| k.supports(algorithm));
         match (fitting.next(), fitting.next()) {
             // a token without `kid` is for the one key that fits; between two it would be a guess
             (Some(_), Some(_)) if kid.is_none() => Lookup::Ambiguous,
@@ -428,7 +429,7 @@ impl Settings {
             grace: Duration::from_secs(24 * 3600),
             ca: None,
             credential: None,
-            live: None,
+            remote: None,
         }
     }
 }

@@ -30,7 +30,7 @@ impl Stand {
         let (kept, told) = (issuer.clone(), telemetry.clone());
         let stand = Self { directory, issuer, telemetry, _task: JoinSet::new() };
         stand.publish(kids);
-        task.spawn(async move { kept.keep(&told).await });
+        task.spawn(async move { kept.run(&told).await });
         stand.fetched(1).await;
         Self { _task: task, ..stand }
     }
@@ -60,7 +60,7 @@ impl Stand {
     }
 
     fn wanted(&self) -> u64 {
-        self.issuer.counts().wanted.load(Ordering::Relaxed)
+        self.issuer.counts().unknown_key.load(Ordering::Relaxed)
     }
 
     /// Waits until so many fetches are over.

@@ -99,7 +99,7 @@ impl JsonWebKey for VerificationKey {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), SignatureVerificationError> {
-        let fitting = self.key.as_ref().filter(|key| key.fits(algorithm.0));
+        let fitting = self.key.as_ref().filter(|key| key.supports(algorithm.0));
         let key = fitting.ok_or_else(|| SignatureVerificationError::InvalidKey("not for this algorithm".into()))?;
         if key.verify(algorithm.0, message, &URL_SAFE_NO_PAD.encode(signature)) {
             return Ok(());

@@ -7,9 +7,9 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use url::form_urlencoded::byte_serialize;
 
-use super::{Active, AskError, Judgement, Live};
+use super::{Active, RemoteValidator, Validation, ValidationError};
 use crate::gate::identity::{
-    claims::{Claims, required, subject},
+    claims::{Claims, check_required_claims, check_subject},
     jwt::{Rules, TokenError},
 };
 use crate::{
@@ -33,33 +33,34 @@ pub struct Settings {
 }
 
 pub(in crate::gate::identity) async fn ask(
-    live: &Live,
+    validator: &RemoteValidator,
     settings: &Settings,
     found: Option<&String>,
     rules: &Rules,
     token: &Secret,
     now: Timestamp,
-) -> Result<Judgement, AskError> {
-    let url = settings.url.as_ref().or(found).ok_or(AskError::Nowhere)?;
+) -> Result<Validation, ValidationError> {
+    let url = settings.url.as_ref().or(found).ok_or(ValidationError::Nowhere)?;
     // RFC 6749 section 2.3.1: both are form-encoded before they are put together
-    let secret = live.secret(&settings.client_secret).await?;
+    let secret = validator.secret(&settings.client_secret).await?;
     let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
     let pair = Secret::new(format!("{}:{}", encode(&settings.client_id), encode(secret.expose())));
     let basic = authorization(&format!("Basic {}", STANDARD.encode(pair.expose())))?;
     // RFC 7662 section 2.1
     let form = format!("token={}&token_type_hint=access_token", encode(token.expose()));
-    let answer = live.post(url, basic, "application/x-www-form-urlencoded", form).await?;
-    let answer = std::str::from_utf8(&answer).map_err(|_| AskError::Malformed(url.clone(), "it is not UTF-8"))?;
-    judge(answer, settings, rules, now).map_err(|why| AskError::Malformed(url.clone(), why))
+    let answer = validator.post(url, basic, "application/x-www-form-urlencoded", form).await?;
+    let answer =
+        std::str::from_utf8(&answer).map_err(|_| ValidationError::Malformed(url.clone(), "it is not UTF-8"))?;
+    judge(answer, settings, rules, now).map_err(|why| ValidationError::Malformed(url.clone(), why))
 }
 
 /// What an answer (RFC 7662 section 2.2) says of its token.
-fn judge(answer: &str, settings: &Settings, rules: &Rules, now: Timestamp) -> Result<Judgement, &'static str> {
+fn judge(answer: &str, settings: &Settings, rules: &Rules, now: Timestamp) -> Result<Validation, &'static str> {
     let claims = Claims::read(answer).map_err(|_| "it is not one JSON object with each member once and of its type")?;
     if !claims.active.ok_or("it has no `active`")? {
-        return Ok(Judgement::Refused(TokenError::Inactive));
+        return Ok(Validation::Refused(TokenError::Inactive));
     }
-    Ok(accept(answer, claims, settings, rules, now).map_or_else(Judgement::Refused, Judgement::Active))
+    Ok(accept(answer, claims, settings, rules, now).map_or_else(Validation::Refused, Validation::Active))
 }
 
 fn accept(
@@ -84,7 +85,7 @@ fn accept(
     if !for_all && !claims.is_for(&rules.audiences) {
         return Err(TokenError::Audience);
     }
-    let expires_at = claims.timely(rules.leeway, now)?;
+    let expires_at = claims.check_times(rules.leeway, now)?;
     let named = match settings.subject_claim.as_str() {
         "sub" => claims.sub,
         other => {
@@ -92,7 +93,7 @@ fn accept(
             object.get(other).and_then(|name| name.as_str()).map(str::to_owned)
         }
     };
-    let subject = subject(named)?;
+    let subject = check_subject(named)?;
     // RFC 8705 section 3.2: the binding stands in the answer as it would in the token
     let confirmation = claims.cnf.confirmation()?;
     // RFC 9449 section 6.2: the answer about a DPoP-bound token names its key; without it a thief's word would do
@@ -100,7 +101,7 @@ fn accept(
     if is_dpop && !bound {
         return Err(TokenError::Binding);
     }
-    required(answer, rules)?;
+    check_required_claims(answer, rules)?;
     Ok(Active { subject, claims: answer.to_owned(), expires_at, confirmation })
 }
 
@@ -120,11 +121,11 @@ mod tests {
         };
         let found = judge(answer, settings, &rules, Timestamp::from_second(1000).unwrap());
         let found = found.map_err(drop).map(|judgement| match judgement {
-            Judgement::Active(active) => {
+            Validation::Active(active) => {
                 assert_eq!(active.claims, answer);
                 Ok(active.subject)
             }
-            Judgement::Refused(error) => Err(error),
+            Validation::Refused(error) => Err(error),
         });
         assert_eq!(found, expected.map(|told| told.map(str::to_owned)), "{answer}");
     }
@@ -146,7 +147,7 @@ mod tests {
         check(&closed, r#"{"active":false,"sub":"s","aud":"wicketgate"}"#, Ok(Err(TokenError::Inactive)));
         check(&closed, &with(r#","iss":"https://as.test/""#), Ok(Err(TokenError::Issuer)));
         check(&closed, &with(r#","exp":940"#), Ok(Err(TokenError::Expired)));
-        check(&closed, &with(r#","nbf":1061"#), Ok(Err(TokenError::NotYet)));
+        check(&closed, &with(r#","nbf":1061"#), Ok(Err(TokenError::NotYetValid)));
         check(&closed, &with(r#","token_type":"refresh_token""#), Ok(Err(TokenError::Type)));
         check(&closed, r#"{"active":true,"sub":"s","client_id":"c"}"#, Ok(Err(TokenError::Audience)));
         check(&closed, r#"{"active":true,"sub":"s","client_id":"c","aud":"x"}"#, Ok(Err(TokenError::Audience)));

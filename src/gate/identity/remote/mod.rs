@@ -1,4 +1,4 @@
-//! Tokens that only their issuer can judge: it is asked, and asked again for as long as anybody stands on the answer.
+//! Tokens that only their issuer can validator: it is asked, and asked again for as long as anybody stands on the answer.
 //!
 //! Promises: an answer counts for the configured time and never beyond the token's own end; whoever comes with the same
 //! token meanwhile shares it, and those who come at once share one question. When the time is over and a stream is
@@ -56,9 +56,9 @@ pub(super) const MAX_OPAQUE: usize = 4 * 1024;
 const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a request waits for its turn and the answer.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Between questions about a token that somebody stands on, while nobody answers.
+/// Between questions about a token that somebody stands on, while nobody counts.
 const RETRY: Duration = Duration::from_secs(5);
-/// Answers of more bytes than this are refused.
+/// ValidationCounts of more bytes than this are refused.
 const MAX_ANSWER: usize = 64 * 1024;
 /// How long the secret is used before it is read again; a refused one is read again at once.
 const SECRET_FOR: Duration = Duration::from_secs(60);
@@ -67,14 +67,14 @@ const SECRET_FOR: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Whom to ask, and what.
-    pub judge: Judge,
+    pub validator: Validator,
     /// How long its answer counts.
     pub cache: Duration,
 }
 
 /// Who can say whether a token is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judge {
+pub enum Validator {
     /// The issuer's introspection endpoint (RFC 7662).
     Introspection(introspection::Settings),
     /// Kubernetes' API server.
@@ -83,7 +83,7 @@ pub enum Judge {
 
 /// What the judge said.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(super) enum Validation {
     Active(Active),
     Refused(TokenError),
 }
@@ -102,7 +102,7 @@ pub(super) struct Active {
 
 /// Why nobody could judge.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
+pub(super) enum ValidationError {
     #[error(
         "its discovery document, which was to name the introspection endpoint, has not been read yet or names none"
     )]
@@ -123,7 +123,7 @@ pub(super) enum AskError {
 
 /// How questions were answered since the start, for `/metrics`.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub struct ValidationCounts {
     /// The token is good.
     pub active: AtomicU64,
     /// It is not.
@@ -133,7 +133,7 @@ pub struct Answers {
 }
 
 /// What a caller is told.
-pub(super) enum Verdict {
+pub(super) enum RemoteVerdict {
     /// Whose token it is, and whether the judge was asked just now.
     Active(Arc<Principal>, bool),
     Refused(TokenError),
@@ -144,23 +144,23 @@ type Digest = [u8; 32];
 
 /// How it stands with one token.
 #[derive(Clone)]
-enum Standing {
-    Asking,
+enum TokenState {
+    Pending,
     Active(Arc<Principal>),
     Refused(TokenError),
     Unavailable,
 }
 
 /// One token to be asked about, and where the answer goes.
-struct Question {
+struct PendingToken {
     token: Secret,
     digest: Digest,
-    standing: Arc<watch::Sender<Standing>>,
+    standing: Arc<watch::Sender<TokenState>>,
     place: Place,
 }
 
 /// The tokens of one issuer that it was asked about.
-pub(super) struct Live {
+pub(super) struct RemoteValidator {
     settings: Settings,
     issuer: Arc<str>,
     rules: Rules,
@@ -169,17 +169,17 @@ pub(super) struct Live {
     found_at: ArcSwapOption<String>,
     secret: tokio::sync::Mutex<Option<(Instant, Secret)>>,
     /// No receivers, so that those who wait for an answer can be counted.
-    tokens: Mutex<HashMap<Digest, Weak<watch::Sender<Standing>>>>,
+    tokens: Mutex<HashMap<Digest, Weak<watch::Sender<TokenState>>>>,
     refused: AtomicUsize,
-    questions: mpsc::Sender<Question>,
-    inbox: Mutex<Option<mpsc::Receiver<Question>>>,
+    questions: mpsc::Sender<PendingToken>,
+    inbox: Mutex<Option<mpsc::Receiver<PendingToken>>>,
     turns: Turns,
     /// Why the last question got no answer.
     trouble: watch::Sender<Option<String>>,
-    pub(super) answers: Answers,
+    pub(super) counts: ValidationCounts,
 }
 
-impl Live {
+impl RemoteValidator {
     pub(super) fn new(settings: Settings, of: &issuer::Settings, issuer: Arc<str>, client: Arc<Client>) -> Arc<Self> {
         let (questions, inbox) = mpsc::channel(1024);
         Arc::new(Self {
@@ -195,13 +195,13 @@ impl Live {
             inbox: Mutex::new(Some(inbox)),
             turns: Turns::new(),
             trouble: watch::Sender::new(None),
-            answers: Answers::default(),
+            counts: ValidationCounts::default(),
         })
     }
 
     /// Whether it judges tokens that are no JWTs.
     pub(super) fn takes_opaque_tokens(&self) -> bool {
-        matches!(self.settings.judge, Judge::Introspection(_))
+        matches!(self.settings.validator, Validator::Introspection(_))
     }
 
     /// Takes note of the endpoint that the issuer's discovery document names.
@@ -210,29 +210,29 @@ impl Live {
     }
 
     /// Whose token this is. `digest` is the token's.
-    pub(super) async fn ask(&self, token: &str, digest: Digest, now: Timestamp) -> Verdict {
-        let Some((known, mut later)) = self.standing(token, digest) else { return Verdict::Unavailable };
-        let asked_now = matches!(known, Standing::Asking);
+    pub(super) async fn ask(&self, token: &str, digest: Digest, now: Timestamp) -> RemoteVerdict {
+        let Some((known, mut later)) = self.standing(token, digest) else { return RemoteVerdict::Unavailable };
+        let asked_now = matches!(known, TokenState::Pending);
         let standing = if asked_now {
-            let answered = later.wait_for(|standing| !matches!(standing, Standing::Asking));
+            let answered = later.wait_for(|standing| !matches!(standing, TokenState::Pending));
             match tokio::time::timeout(REQUEST_DEADLINE, answered).await {
                 Ok(Ok(standing)) => standing.clone(),
-                _ => Standing::Unavailable,
+                _ => TokenState::Unavailable,
             }
         } else {
             known
         };
         match standing {
-            Standing::Active(principal) if principal.until > now => Verdict::Active(principal, asked_now),
-            Standing::Active(_) => Verdict::Refused(TokenError::Expired),
-            Standing::Refused(error) => Verdict::Refused(error),
-            Standing::Asking | Standing::Unavailable => Verdict::Unavailable,
+            TokenState::Active(principal) if principal.until > now => RemoteVerdict::Active(principal, asked_now),
+            TokenState::Active(_) => RemoteVerdict::Refused(TokenError::Expired),
+            TokenState::Refused(error) => RemoteVerdict::Refused(error),
+            TokenState::Pending | TokenState::Unavailable => RemoteVerdict::Unavailable,
         }
     }
 
     /// How it stands with a token, and where to see it change; puts the question where nobody has yet. Nothing where
     /// there are too many tokens already, or too many that nobody knows.
-    fn standing(&self, token: &str, digest: Digest) -> Option<(Standing, watch::Receiver<Standing>)> {
+    fn standing(&self, token: &str, digest: Digest) -> Option<(TokenState, watch::Receiver<TokenState>)> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = tokens.get(&digest).and_then(Weak::upgrade) {
             let later = known.subscribe();
@@ -242,12 +242,12 @@ impl Live {
         if tokens.len() >= MAX_TOKENS {
             return None;
         }
-        let (standing, later) = watch::channel(Standing::Asking);
+        let (standing, later) = watch::channel(TokenState::Pending);
         let (standing, place) = (Arc::new(standing), self.turns.place(&digest)?);
         let known = Arc::downgrade(&standing);
-        self.questions.try_send(Question { token: Secret::new(token.to_owned()), digest, standing, place }).ok()?;
+        self.questions.try_send(PendingToken { token: Secret::new(token.to_owned()), digest, standing, place }).ok()?;
         tokens.insert(digest, known);
-        Some((Standing::Asking, later))
+        Some((TokenState::Pending, later))
     }
 
     /// Asks what there is to ask, for as long as it is polled. What was told until then ends with it.
@@ -275,16 +275,16 @@ impl Live {
 
     /// What readiness calls it.
     pub(super) fn component(&self) -> String {
-        let what = match self.settings.judge {
-            Judge::Introspection(_) => "introspection",
-            Judge::TokenReview(_) => "token review",
+        let what = match self.settings.validator {
+            Validator::Introspection(_) => "introspection",
+            Validator::TokenReview(_) => "token review",
         };
         format!("issuer {} ({what})", self.issuer)
     }
 
     /// Asks about one token, and again and again while somebody stands on it.
-    async fn stand_by(self: Arc<Self>, question: Question) {
-        let Question { token, digest, standing, place } = question;
+    async fn stand_by(self: Arc<Self>, question: PendingToken) {
+        let PendingToken { token, digest, standing, place } = question;
         let mut turn = tokio::select! {
             biased;
             () = self.is_given_up(&digest, &standing) => return,
@@ -300,27 +300,27 @@ impl Live {
             let judged = self.judge(&token, now).await;
             drop(turn);
             let wait = match judged {
-                Ok(Judgement::Active(active)) => {
+                Ok(Validation::Active(active)) => {
                     silent_since = None;
                     self.turns.judged(&digest, true);
                     let principal = Arc::new(self.principal(digest, active, &ended));
                     let left = principal.until.duration_since(now).try_into().unwrap_or_default();
                     holders.push(Arc::downgrade(&principal));
-                    standing.send_replace(Standing::Active(principal));
+                    standing.send_replace(TokenState::Active(principal));
                     self.settings.cache.min(left)
                 }
-                Ok(Judgement::Refused(error)) => {
+                Ok(Validation::Refused(error)) => {
                     ended.cancel();
                     self.turns.judged(&digest, false);
                     drop(token);
-                    standing.send_replace(Standing::Refused(error));
+                    standing.send_replace(TokenState::Refused(error));
                     return self.linger(&digest).await;
                 }
                 Err(error) => {
                     self.is_silent(chain(&error));
                     let since = *silent_since.get_or_insert_with(clock::monotonic);
                     let silent = clock::monotonic().duration_since(since);
-                    if self.is_left(&digest, &standing, Standing::Unavailable, &mut holders) {
+                    if self.is_left(&digest, &standing, TokenState::Unavailable, &mut holders) {
                         return;
                     }
                     if silent >= self.settings.cache {
@@ -330,7 +330,7 @@ impl Live {
                 }
             };
             tokio::time::sleep(wait).await;
-            let next = if silent_since.is_none() { Standing::Asking } else { Standing::Unavailable };
+            let next = if silent_since.is_none() { TokenState::Pending } else { TokenState::Unavailable };
             if self.is_left(&digest, &standing, next, &mut holders) {
                 return;
             }
@@ -339,7 +339,7 @@ impl Live {
     }
 
     /// Waits until nobody waits for a token's first answer any longer, and forgets the token.
-    async fn is_given_up(&self, digest: &Digest, standing: &watch::Sender<Standing>) {
+    async fn is_given_up(&self, digest: &Digest, standing: &watch::Sender<TokenState>) {
         loop {
             standing.closed().await;
             // under the lock, so that nobody joins in between
@@ -355,14 +355,14 @@ impl Live {
     fn is_left(
         &self,
         digest: &Digest,
-        standing: &watch::Sender<Standing>,
-        next: Standing,
+        standing: &watch::Sender<TokenState>,
+        next: TokenState,
         holders: &mut Vec<Weak<Principal>>,
     ) -> bool {
         // under the lock, so that nobody takes the principal in between
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         // each receiver is a request that may be about to take the principal
-        let about_to = matches!(*standing.borrow(), Standing::Active(_)) && !standing.is_closed();
+        let about_to = matches!(*standing.borrow(), TokenState::Active(_)) && !standing.is_closed();
         standing.send_replace(next);
         holders.retain(|holder| holder.strong_count() > 0);
         let left = holders.is_empty() && !about_to;
@@ -374,7 +374,7 @@ impl Live {
 
     /// Notes that a question got no answer; says so once for each reason, not for each token.
     fn is_silent(&self, error: String) {
-        self.answers.failed.fetch_add(1, Ordering::Relaxed);
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
         self.trouble.send_if_modified(|trouble| {
             let news = trouble.as_ref() != Some(&error);
             if news {
@@ -398,18 +398,18 @@ impl Live {
         self.forget(digest);
     }
 
-    async fn judge(&self, token: &Secret, now: Timestamp) -> Result<Judgement, AskError> {
-        let judgement = match &self.settings.judge {
-            Judge::Introspection(settings) => {
+    async fn judge(&self, token: &Secret, now: Timestamp) -> Result<Validation, ValidationError> {
+        let judgement = match &self.settings.validator {
+            Validator::Introspection(settings) => {
                 let found = self.found_at.load_full();
                 introspection::ask(self, settings, found.as_deref(), &self.rules, token, now).await
             }
-            Judge::TokenReview(settings) => token_review::ask(self, settings, &self.rules, token, now).await,
+            Validator::TokenReview(settings) => token_review::ask(self, settings, &self.rules, token, now).await,
         }?;
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
         let count = match judgement {
-            Judgement::Active(_) => &self.answers.active,
-            Judgement::Refused(_) => &self.answers.refused,
+            Validation::Active(_) => &self.counts.active,
+            Validation::Refused(_) => &self.counts.refused,
         };
         count.fetch_add(1, Ordering::Relaxed);
         Ok(judgement)
@@ -456,8 +456,8 @@ impl Live {
         authorization: HeaderValue,
         kind: &'static str,
         body: String,
-    ) -> Result<bytes::Bytes, AskError> {
-        let failed = |why: String| AskError::Client(url.to_owned(), why);
+    ) -> Result<bytes::Bytes, ValidationError> {
+        let failed = |why: String| ValidationError::Client(url.to_owned(), why);
         let request = Request::post(url)
             .header(http::header::AUTHORIZATION, authorization)
             .header(http::header::CONTENT_TYPE, kind)
@@ -470,9 +470,9 @@ impl Live {
             StatusCode::OK | StatusCode::CREATED => Ok(answer.into_body()),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 *self.secret.lock().await = None;
-                Err(AskError::Credential(url.to_owned(), status))
+                Err(ValidationError::Credential(url.to_owned(), status))
             }
-            status => Err(AskError::Status(url.to_owned(), status)),
+            status => Err(ValidationError::Status(url.to_owned(), status)),
         }
     }
 }

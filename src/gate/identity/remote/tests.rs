@@ -16,8 +16,8 @@ fn digest(token: &str) -> Digest {
 }
 
 /// A judge at `url`.
-fn live(url: String) -> Arc<Live> {
-    let judge = Judge::Introspection(introspection::Settings {
+fn validator_at(url: String) -> Arc<RemoteValidator> {
+    let validator = Validator::Introspection(introspection::Settings {
         url: Some(url),
         client_id: "gate".into(),
         client_secret: SecretSource::Env("PATH".into()),
@@ -25,15 +25,15 @@ fn live(url: String) -> Arc<Live> {
         subject_claim: "sub".into(),
     });
     let client = Arc::new(Client::new(None).unwrap());
-    Live::new(Settings { judge, cache: CACHE }, &issuer::Settings::test(), "corp".into(), client)
+    RemoteValidator::new(Settings { validator, cache: CACHE }, &issuer::Settings::test(), "corp".into(), client)
 }
 
 /// Its task, and the number of questions that came.
-async fn start() -> (Arc<Live>, JoinSet<()>, Arc<AtomicUsize>) {
+async fn start() -> (Arc<RemoteValidator>, JoinSet<()>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let live = live(format!("http://{}/introspect", listener.local_addr().unwrap()));
+    let validator = validator_at(format!("http://{}/introspect", listener.local_addr().unwrap()));
     let (asked, mut tasks) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
-    let (count, served) = (asked.clone(), live.clone());
+    let (count, served) = (asked.clone(), validator.clone());
     tasks.spawn(async move {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();
@@ -51,16 +51,16 @@ async fn start() -> (Arc<Live>, JoinSet<()>, Arc<AtomicUsize>) {
         }
     });
     tasks.spawn(async move { served.serve(&Telemetry::new()).await });
-    (live, tasks, asked)
+    (validator, tasks, asked)
 }
 
-async fn ask(live: &Live, token: &str) -> Verdict {
-    live.ask(token, digest(token), clock::now()).await
+async fn ask(validator: &RemoteValidator, token: &str) -> RemoteVerdict {
+    validator.ask(token, digest(token), clock::now()).await
 }
 
-async fn forgotten(live: &Live) {
+async fn forgotten(validator: &RemoteValidator) {
     for _ in 0..1000 {
-        if live.tokens.lock().unwrap().is_empty() {
+        if validator.tokens.lock().unwrap().is_empty() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -70,48 +70,48 @@ async fn forgotten(live: &Live) {
 
 #[tokio::test]
 async fn a_token_that_was_active_does_not_wait_behind_strangers() {
-    let (live, _tasks, asked) = start().await;
-    assert!(matches!(ask(&live, GOOD).await, Verdict::Active(_, true)));
-    forgotten(&live).await;
+    let (validator, _tasks, asked) = start().await;
+    assert!(matches!(ask(&validator, GOOD).await, RemoteVerdict::Active(_, true)));
+    forgotten(&validator).await;
     // strangers have every turn that they can get, and more of them wait
-    let _turns = live.turns.open.acquire_many(u32::try_from(admission::OPEN).unwrap()).await.unwrap();
+    let _turns = validator.turns.open.acquire_many(u32::try_from(admission::OPEN).unwrap()).await.unwrap();
     let strangers: Vec<_> =
-        (0..admission::MAX_WAITING).map(|n| live.standing("stranger", digest(&n.to_string()))).collect();
+        (0..admission::MAX_WAITING).map(|n| validator.standing("stranger", digest(&n.to_string()))).collect();
     assert!(strangers.iter().all(Option::is_some));
-    assert!(matches!(ask(&live, GOOD).await, Verdict::Active(_, true)));
+    assert!(matches!(ask(&validator, GOOD).await, RemoteVerdict::Active(_, true)));
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
 async fn strangers_wait_in_bounded_number() {
-    let live = live("http://127.0.0.1:9/introspect".into());
+    let validator = validator_at("http://127.0.0.1:9/introspect".into());
     let mut strangers: Vec<_> =
-        (0..admission::MAX_WAITING).map(|n| live.standing("stranger", digest(&n.to_string()))).collect();
+        (0..admission::MAX_WAITING).map(|n| validator.standing("stranger", digest(&n.to_string()))).collect();
     assert!(strangers.iter().all(Option::is_some));
-    assert!(matches!(ask(&live, "one-more").await, Verdict::Unavailable));
+    assert!(matches!(ask(&validator, "one-more").await, RemoteVerdict::Unavailable));
     // who comes with the same token waits with the others
-    assert!(live.standing("stranger", digest("0")).is_some());
+    assert!(validator.standing("stranger", digest("0")).is_some());
     // and those that gave up make room
     strangers.clear();
     let mut tasks = JoinSet::new();
-    let served = live.clone();
+    let served = validator.clone();
     tasks.spawn(async move { served.serve(&Telemetry::new()).await });
-    forgotten(&live).await;
-    assert!(live.standing("stranger", digest("one-more")).is_some());
+    forgotten(&validator).await;
+    assert!(validator.standing("stranger", digest("one-more")).is_some());
 }
 
 #[tokio::test]
 async fn a_question_that_nobody_waits_for_is_not_asked() {
-    let (live, _tasks, asked) = start().await;
-    let turns = live.turns.open.acquire_many(u32::try_from(admission::OPEN).unwrap()).await.unwrap();
+    let (validator, _tasks, asked) = start().await;
+    let turns = validator.turns.open.acquire_many(u32::try_from(admission::OPEN).unwrap()).await.unwrap();
     {
-        let (first, second) = (ask(&live, "stranger"), ask(&live, "stranger"));
+        let (first, second) = (ask(&validator, "stranger"), ask(&validator, "stranger"));
         tokio::pin!(first, second);
         assert!(tokio::time::timeout(CACHE, &mut first).await.is_err());
         assert!(tokio::time::timeout(CACHE, &mut second).await.is_err());
     }
-    forgotten(&live).await;
+    forgotten(&validator).await;
     drop(turns);
-    assert!(matches!(ask(&live, "another").await, Verdict::Refused(TokenError::Inactive)));
+    assert!(matches!(ask(&validator, "another").await, RemoteVerdict::Refused(TokenError::Inactive)));
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }

@@ -6,9 +6,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Active, AskError, Judgement, Live};
+use super::{Active, RemoteValidator, Validation, ValidationError};
 use crate::gate::identity::{
-    claims::{required, subject},
+    claims::{check_required_claims, check_subject},
     jwt::{Rules, TokenError, Unverified},
 };
 use crate::{
@@ -41,26 +41,26 @@ struct Status {
 }
 
 pub(in crate::gate::identity) async fn ask(
-    live: &Live,
+    validator: &RemoteValidator,
     settings: &Settings,
     rules: &Rules,
     token: &Secret,
     now: Timestamp,
-) -> Result<Judgement, AskError> {
+) -> Result<Validation, ValidationError> {
     let url = format!("{}/apis/authentication.k8s.io/v1/tokenreviews", settings.url.trim_end_matches('/'));
-    let credential = live.secret(&settings.credential).await?;
+    let credential = validator.secret(&settings.credential).await?;
     let bearer = authorization(&format!("Bearer {}", credential.expose()))?;
     let review = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
         "spec": {"token": token.expose(), "audiences": rules.audiences},
     });
-    let answer = live.post(&url, bearer, "application/json", review.to_string()).await?;
+    let answer = validator.post(&url, bearer, "application/json", review.to_string()).await?;
     let answer: Review = serde_json::from_slice(&answer)
-        .map_err(|_| AskError::Malformed(url, "it is not a TokenReview with a status"))?;
+        .map_err(|_| ValidationError::Malformed(url, "it is not a TokenReview with a status"))?;
     // the server has vouched for the token as a whole, its `exp` included; it does not repeat it
     let expires_at = Unverified::parse(token.expose()).ok().and_then(|token| token.expires_at());
-    Ok(judge(answer.status, expires_at, rules, now).map_or_else(Judgement::Refused, Judgement::Active))
+    Ok(judge(answer.status, expires_at, rules, now).map_or_else(Validation::Refused, Validation::Active))
 }
 
 fn judge(status: Status, expires_at: Option<Timestamp>, rules: &Rules, now: Timestamp) -> Result<Active, TokenError> {
@@ -75,9 +75,9 @@ fn judge(status: Status, expires_at: Option<Timestamp>, rules: &Rules, now: Time
     }
     let known = |name: &String| matches!(name.as_str(), "username" | "uid" | "groups" | "extra");
     let user: Map<String, Value> = status.user.into_iter().filter(|(name, _)| known(name)).collect();
-    let subject = subject(user.get("username").and_then(Value::as_str).map(str::to_owned))?;
+    let subject = check_subject(user.get("username").and_then(Value::as_str).map(str::to_owned))?;
     let claims = Value::Object(user).to_string();
-    required(&claims, rules)?;
+    check_required_claims(&claims, rules)?;
     Ok(Active { subject, claims, expires_at, confirmation: None })
 }
 

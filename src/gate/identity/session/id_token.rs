@@ -10,7 +10,7 @@ use crate::{
     clock::Timestamp,
     gate::identity::{
         found,
-        jwt::{Kind, Rules, TokenError, Unverified, Verified},
+        jwt::{Rules, TokenError, TokenKind, Unverified, Verified},
         keys::Key,
         openid::id_token::{self, Expected, IdTokenError, VerifiedIdToken},
     },
@@ -26,7 +26,7 @@ impl Provider {
         now: Timestamp,
     ) -> Result<VerifiedIdToken, Refusal> {
         let invalid = |error: IdTokenError| self.invalid(error);
-        let unverified = Unverified::parse_as(Kind::Id, token).map_err(|error| invalid(error.into()))?;
+        let unverified = Unverified::parse_as(TokenKind::Id, token).map_err(|error| invalid(error.into()))?;
         let key = self.key(&unverified, now).await?;
         let client_id = &self.settings.client_id;
         let verified = id_token::verify(token, unverified, &key, &self.rules, client_id, expected, now);
@@ -41,7 +41,7 @@ impl Provider {
     /// Whether today's rules would accept the ID token of a session, apart from its end. The ID token was verified when
     /// the session began; it is the cookie's record of the session's provider and client.
     pub(super) fn still_accepts(&self, token: &str) -> bool {
-        Unverified::parse_as(Kind::Id, token)
+        Unverified::parse_as(TokenKind::Id, token)
             .is_ok_and(|token| id_token::is_still_accepted(&token, &self.rules, &self.settings.client_id))
     }
 
@@ -52,17 +52,17 @@ impl Provider {
         now: Timestamp,
     ) -> Result<(Option<String>, Verified), Refusal> {
         let invalid = |error: TokenError| self.invalid(error.into());
-        let unverified = Unverified::parse_as(Kind::Logout, token).map_err(invalid)?;
+        let unverified = Unverified::parse_as(TokenKind::Logout, token).map_err(invalid)?;
         let key = self.key(&unverified, now).await?;
         // a logout token lacks the claims that the issuer's section requires of other tokens
         let rules = Rules { required: Vec::new(), ..self.rules.clone() };
-        unverified.verify_any(&key, &rules, now).map_err(invalid)
+        unverified.verify_without_subject(&key, &rules, now).map_err(invalid)
     }
 
     /// The issuer's key for a token.
     async fn key(&self, unverified: &Unverified<'_>, now: Timestamp) -> Result<Arc<Key>, Refusal> {
         let invalid = |error: TokenError| self.invalid(error.into());
-        unverified.fits(&self.rules).map_err(invalid)?;
+        unverified.check_header(&self.rules).map_err(invalid)?;
         let kid = unverified.kid.as_deref();
         let lookup = self.issuer.key(kid, unverified.algorithm, unverified.issued_at(), now).await;
         found(lookup, &self.issuer, invalid)

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     gate::identity::{
-        jwt::{Kind, Unverified},
+        jwt::{TokenKind, Unverified},
         openid::client::{self, Hint, IdToken},
     },
     refusal::Refusal,
@@ -138,7 +138,7 @@ impl Sessions {
             return Err(Refusal::malformed("logout_malformed", "send one `logout_token` in a form"));
         };
         let unverified =
-            Unverified::parse_as(Kind::Logout, &token).map_err(|e| malformed(e.reason(), e.to_string()))?;
+            Unverified::parse_as(TokenKind::Logout, &token).map_err(|e| malformed(e.reason(), e.to_string()))?;
         let provider = self.providers.iter().find(|provider| provider.rules.issuer == unverified.issuer());
         let provider =
             provider.ok_or_else(|| malformed("token_issuer", "its issuer is no login provider of this gate"))?;

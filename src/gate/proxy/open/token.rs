@@ -88,7 +88,7 @@ async fn try_exchange(
     record.action = Some(issuer.action.clone());
     record.resource = Some(resource.id().clone());
 
-    let authenticated = gate.identity.of_subject(request.subject_token, context, reply).await;
+    let authenticated = gate.identity.authenticate_subject_token(request.subject_token, context, reply).await;
     gate.metrics.token(&authenticated);
     let principal = authenticated.map_err(OAuthError::subject)?.principal;
     record.principal = Some(principal.name.clone());

@@ -14,7 +14,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess};
 use crate::{
     clock::{self, Timestamp},
     gate::identity::{
-        claims::instant,
+        claims::numeric_date,
         strict_json::{self, Object, Text, object},
     },
 };
@@ -39,10 +39,10 @@ pub(crate) const ALGORITHMS: [(&str, Algorithm); 5] = [
 
 /// What a proof must be about.
 #[derive(Clone, Copy, Debug)]
-pub struct Expected<'a> {
+pub struct ExpectedProof<'a> {
     /// The request's method.
     pub method: &'a str,
-    /// The request's URL as [`normal`] gives it.
+    /// The request's URL as [`normalize_url`] gives it.
     pub url: &'a str,
     /// The access token that the proof must name (`ath`). `None` where a proof goes with a request for a token (RFC
     /// 9449 section 5), which names none.
@@ -130,7 +130,7 @@ impl ProofError {
 ///
 /// # Errors
 /// The first rule that it breaks; the signature is looked at before any claim.
-pub fn verify(proof: &str, expected: &Expected<'_>) -> Result<Proof, ProofError> {
+pub fn verify(proof: &str, expected: &ExpectedProof<'_>) -> Result<Proof, ProofError> {
     if proof.len() > MAX_PROOF {
         return Err(ProofError::Malformed);
     }
@@ -161,14 +161,14 @@ pub fn verify(proof: &str, expected: &Expected<'_>) -> Result<Proof, ProofError>
     let claims: Claims = strict_json::read(&claims).map_err(|_| ProofError::Claims)?;
     let id = claims.jti.filter(|jti| (1..=MAX_ID).contains(&jti.len())).ok_or(ProofError::Claims)?;
     let (method, url) = claims.htm.zip(claims.htu).ok_or(ProofError::Claims)?;
-    let made = claims.iat.and_then(instant).ok_or(ProofError::Claims)?;
+    let made = claims.iat.and_then(numeric_date).ok_or(ProofError::Claims)?;
     if expected.token.is_some() && claims.ath.is_none() {
         return Err(ProofError::Claims);
     }
     if method != expected.method {
         return Err(ProofError::Method);
     }
-    if normal(&url).as_deref() != Some(expected.url) {
+    if normalize_url(&url).as_deref() != Some(expected.url) {
         return Err(ProofError::Url);
     }
     if clock::after(made, expected.max_age) <= expected.now || made > clock::after(expected.now, FUTURE) {
@@ -188,7 +188,7 @@ pub fn verify(proof: &str, expected: &Expected<'_>) -> Result<Proof, ProofError>
 /// An https URL without query and fragment, after the normalisation of RFC 3986 sections 6.2.2 and 6.2.3, as RFC 9449
 /// section 4.3 asks: `https://HOST:PORT/PATH`. Nothing for what is no such URL, or has more than one reading.
 #[must_use]
-pub fn normal(url: &str) -> Option<String> {
+pub fn normalize_url(url: &str) -> Option<String> {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&b);
     if !url.bytes().all(known) || !url.get(..8)?.eq_ignore_ascii_case("https://") {
         return None;

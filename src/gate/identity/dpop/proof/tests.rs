@@ -95,9 +95,9 @@ impl Bent {
 }
 
 fn found(proof: &str, key: [u8; 32]) -> Result<(), ProofError> {
-    let url = normal("https://gate.example/exporters/app/metrics").unwrap();
+    let url = normalize_url("https://gate.example/exporters/app/metrics").unwrap();
     let (max_age, now) = (Duration::from_secs(60), Timestamp::from_second(NOW).unwrap());
-    verify(proof, &Expected { method: "GET", url: &url, token: Some(TOKEN), key, max_age, now }).map(drop)
+    verify(proof, &ExpectedProof { method: "GET", url: &url, token: Some(TOKEN), key, max_age, now }).map(drop)
 }
 
 fn check(bent: Bent, expected: Result<(), ProofError>) {
@@ -268,11 +268,11 @@ fn another_url_is_refused() {
 #[test]
 fn a_proof_beside_a_request_for_a_token_names_none() {
     let bent = ec().claim("ath", Value::Null);
-    let url = normal("https://gate.example/exporters/app/metrics").unwrap();
+    let url = normalize_url("https://gate.example/exporters/app/metrics").unwrap();
     let (max_age, now) = (Duration::from_secs(60), Timestamp::from_second(NOW).unwrap());
-    let expected = Expected { method: "GET", url: &url, token: None, key: bent.thumbprint, max_age, now };
+    let expected = ExpectedProof { method: "GET", url: &url, token: None, key: bent.thumbprint, max_age, now };
     assert!(verify(&bent.sign(), &expected).is_ok());
-    assert_eq!(verify(&bent.sign(), &Expected { token: Some(TOKEN), ..expected }).err(), Some(ProofError::Claims));
+    assert_eq!(verify(&bent.sign(), &ExpectedProof { token: Some(TOKEN), ..expected }).err(), Some(ProofError::Claims));
 }
 
 #[test]
@@ -295,8 +295,8 @@ proptest! {
 
     #[test]
     fn a_url_that_is_normal_stays_so(url in "(https://)?[!-~]{0,60}") {
-        if let Some(once) = normal(&url) {
-            prop_assert_eq!(normal(&once), Some(once));
+        if let Some(once) = normalize_url(&url) {
+            prop_assert_eq!(normalize_url(&once), Some(once));
         }
     }
 

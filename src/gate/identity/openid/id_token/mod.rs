@@ -147,7 +147,7 @@ pub(crate) fn verify(
 /// Whether an ID token that was verified before would be accepted today, apart from its end and its signature.
 pub(crate) fn is_still_accepted(unverified: &Unverified<'_>, rules: &Rules, client_id: &str) -> bool {
     let is_ours = |claims: ClientClaims| is_for_client(&claims.aud, claims.azp.as_deref(), client_id);
-    unverified.keeps(rules).is_ok_and(|payload| serde_json::from_str(payload).is_ok_and(is_ours))
+    unverified.check_offline(rules).is_ok_and(|payload| serde_json::from_str(payload).is_ok_and(is_ours))
 }
 
 fn check_nonce(nonce: Option<&Nonce>, expected: ExpectedNonce<'_>) -> Result<(), String> {

@@ -13,7 +13,7 @@ use openidconnect::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::gate::identity::jwt::Kind;
+use crate::gate::identity::jwt::TokenKind;
 
 /// RSA of 5120 bits, PKCS#8. The `rsa` crate reads no key of more than 4096 bits.
 const RSA_5120: &[u8] = include_bytes!("../../../../../tests/it/support/rsa-5120.pk8");
@@ -65,7 +65,7 @@ fn verified(signer: &Signer, token: &str, expected: Expected<'_>) -> Result<Stri
         leeway: std::time::Duration::from_secs(60),
         ..Rules::default()
     };
-    let unverified = Unverified::parse_as(Kind::Id, token)?;
+    let unverified = Unverified::parse_as(TokenKind::Id, token)?;
     let now = Timestamp::from_second(NOW).unwrap();
     verify(token, unverified, &signer.key, &rules, "gate", expected, now).map(|verified| verified.subject)
 }
@@ -95,8 +95,8 @@ fn an_id_token_matches_its_login_or_is_refused() {
     check(login, json!({"exp": NOW - 60}), Err(TokenError::Expired.into()));
     check(login, json!({"exp": NOW - 59}), Ok(()));
     // what `openidconnect` does not check
-    check(login, json!({"nbf": NOW + 61}), Err(TokenError::NotYet.into()));
-    check(login, json!({"iat": NOW + 61}), Err(TokenError::NotYet.into()));
+    check(login, json!({"nbf": NOW + 61}), Err(TokenError::NotYetValid.into()));
+    check(login, json!({"iat": NOW + 61}), Err(TokenError::NotYetValid.into()));
     check(login, json!({"sub": "a\nb"}), Err(TokenError::Subject.into()));
 }
 
