@@ -8,7 +8,7 @@ const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const URL: &str = "https://gate.example";
 const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
 
-/// A gate that tells the exporter `app` and Vertex who is asking, signed and in plain, and the exporter `locked`
+/// A gate that identifies the caller to the exporter `app` and Vertex, signed and in plain, and to the exporter `locked`
 /// nothing.
 async fn start() -> Gate {
     let harness = Harness::new().await;

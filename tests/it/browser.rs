@@ -52,7 +52,7 @@ async fn a_person_logs_in_browses_and_logs_out() {
     assert!(missing["status"] == 404 && says(&missing, "unknown_exporter"), "{missing}");
     browser.screenshot("a", "nothing-here").await;
 
-    // another site signs nobody out
+    // another site cannot log a person out
     browser.visit("evil", &format!("{}/session/end", house.provider.issuer)).await;
     let forged = json!({"step": "forge", "tab": "evil", "url": format!("{}/logout", house.url)});
     let refused = browser.step(forged).await;
@@ -106,7 +106,7 @@ async fn two_tabs_and_an_expired_session() {
         cookies.as_array().unwrap().iter().find(ours).map(|c| c["value"].clone())
     };
     let before = cookie(&mut browser).await.unwrap();
-    // the session ends; the provider still knows the person, who sees nothing of it but the page
+    // the session ends; the provider still knows the person, so the page appears without a login form
     let begun = wicketgate::internals::clock::monotonic();
     loop {
         let page = browser.visit("a", &format!("{}{PROTECTED_PATH}", house.url)).await;
@@ -116,7 +116,7 @@ async fn two_tabs_and_an_expired_session() {
         }
         assert!(begun.elapsed() < crate::support::DEADLINE, "the session does not end");
     }
-    // a person whom policy refuses sees why
+    // a person refused by policy sees the reason
     let house = LoginHarness::new().await;
     let mut browser = Browser::start(&house.gate).await;
     browser.visit("a", &format!("{}{PROTECTED_PATH}", house.url)).await;

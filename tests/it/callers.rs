@@ -35,7 +35,7 @@ fn subjects(exchanges: &[Value]) -> Vec<&str> {
 #[tokio::test]
 async fn each_caller_is_a_subject_at_google_with_one_exchange() {
     let gate = harness().await.start().await;
-    assert!(gate.google.exchanges().is_empty(), "somebody was asked for before anybody called");
+    assert!(gate.google.exchanges().is_empty(), "an exchange was made before the first call");
     let alice = caller(&gate, "alice");
     let bob = caller(&gate, "bob");
     let mut calls = tokio::task::JoinSet::new();
@@ -130,7 +130,7 @@ async fn the_last_good_credential_is_used_until_it_expires_and_then_none() {
     let gate = harness.start().await;
     let alice = caller(&gate, "alice");
     assert_eq!(gate.post(PREDICT).bearer(&alice).body("{}").send().await.status, StatusCode::OK);
-    // from here on Google answers nobody's exchange
+    // from here on Google answers no exchange
     let down = || upstream::reply(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "");
     gate.google.server.intercept(move |seen| (seen.target == "/v1/token").then(down));
     assert_eq!(gate.post(PREDICT).bearer(&alice).body("{}").send().await.status, StatusCode::OK);

@@ -40,7 +40,7 @@ name = \"hosts\"
 dns = \"*.exporters.example.org\"
 ";
 
-/// A gate whose clients' certificates are of this authority; those of `mesh` and `hosts` may scrape.
+/// A gate that accepts client certificates of this authority; those of `mesh` and `hosts` may scrape.
 async fn harness(authority: &CertificateAuthority, clients: &str) -> Harness {
     let harness = Harness::new().await.section("listen", listen(clients)).more("issuer", RULES);
     authority.write(&harness.directory, "clients.pem");
@@ -78,7 +78,7 @@ async fn a_certificate_alone_is_a_principal() {
             assert_eq!(record["roles"], json!(["scrape"]), "{record}");
         }
     }
-    // who it is does not say that it may
+    // authentication does not imply authorization
     let other = authority.issue(Draft::spiffe("spiffe://example.org/ns/prod/sa/other"));
     let (_, record) = refused(&gate, room(&gate, &other), 403, "not_permitted").await;
     assert_eq!(record["principal"], "mesh:spiffe://example.org/ns/prod/sa/other", "{record}");
@@ -136,7 +136,7 @@ async fn an_unverifiable_certificate_fails_the_handshake() {
         // one without is not
         assert!(!handshake_fails(&gate.door(0, alpn)).await);
     }
-    assert!(gate.app.requests() <= 2, "an upstream saw who was turned away");
+    assert!(gate.app.requests() <= 2, "a refused client reached the upstream");
 }
 
 #[tokio::test]

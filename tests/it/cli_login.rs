@@ -30,7 +30,7 @@ async fn gate(issuer: &str) -> Gate {
     Harness::new().await.more("issuer", section).start().await
 }
 
-/// Who the gate takes the bearer of this token for.
+/// The principal that the gate reads from this token.
 async fn principal(gate: &Gate, token: &str) -> Value {
     let answer = gate.get(PROTECTED_PATH).bearer(token).send().await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
@@ -129,7 +129,7 @@ async fn a_browser_login_returns_by_loopback() {
     let redirect = parameter("redirect_uri").unwrap().to_owned();
     assert!(redirect.starts_with("http://127.0.0.1:") && redirect.ends_with("/callback"), "{redirect}");
 
-    // whoever else finds the port changes nothing
+    // another process that finds the port changes nothing
     let mut stranger = Person::new(None);
     let guessed = format!("?code=stolen&state=guessed&iss={}", provider.issuer);
     for (target, status) in [(&*guessed, 400), ("/else", 404), ("", 400)] {
@@ -300,7 +300,7 @@ async fn a_browser_opens_if_there_is_a_display() {
     let url = url_to_open(&mut begin(false)).await;
     let read = || async { std::fs::read_to_string(&opened).ok().filter(|text| !text.is_empty()) };
     assert_eq!(eventually("the browser to open", read).await, url);
-    // over SSH the screen is somebody else's
+    // over SSH the display belongs to another machine
     device_to_open(&mut begin(true)).await;
 }
 

@@ -179,7 +179,7 @@ async fn a_cache_file_with_unsafe_permissions_is_not_used() {
     assert_eq!(out.code, 1, "{out:?}");
     assert!(out.err.contains("was not revoked") && !out.err.contains(&refresh), "{out:?}");
     assert!(std::fs::symlink_metadata(&file).is_err(), "the link is still there");
-    assert!(elsewhere.exists(), "what it points to is somebody else's");
+    assert!(elsewhere.exists(), "the link's target was deleted");
 
     std::fs::set_permissions(shell.directory.join("wicketgate"), PermissionsExt::from_mode(0o755)).unwrap();
     hands_out_nothing(&shell.run("token").await, "is open to other users");
@@ -305,7 +305,7 @@ async fn a_foreign_discovery_document_is_refused() {
         assert_eq!(issuer.server.requests(), asked + 1, "{document}: it was asked further");
     }
 
-    // what only RFC 8414 knows is found, and a page in clear is not shown to anybody
+    // RFC 8414 metadata is found, and a clear-text page is not opened
     let text = good.to_string();
     let device =
         json!({"device_code": "d", "user_code": "AB", "verification_uri": "http://other.test", "expires_in": 9});

@@ -14,7 +14,7 @@ use crate::support::{
 
 const PROTECTED_PATH: &str = "/exporters/app/metrics";
 
-/// A gate that takes tokens of glewlwyd, and somebody who has logged in there at a shell by a code.
+/// A gate that accepts tokens of glewlwyd, and a shell with a device login there.
 struct LoginHarness {
     provider: Glewlwyd,
     gate: Gate,

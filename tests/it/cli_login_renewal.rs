@@ -13,8 +13,8 @@ use crate::support::{
     upstream::{self, Seen},
 };
 
-/// A provider at which everybody who asks is logged in at once, with these answers of its token endpoint: to the login,
-/// and to whoever renews it.
+/// A provider that logs every client in at once, with these responses of its token endpoint: to the login,
+/// and to a refresh.
 fn answers(issuer: &Issuer, login: Value, renewal: impl Fn() -> Value + Send + 'static) {
     let at = issuer.url();
     let document = json!({"issuer": at, "token_endpoint": format!("{at}/token"), "jwks_uri": format!("{at}/jwks"),
@@ -52,7 +52,7 @@ async fn ctrl_c_in_the_middle_of_a_renewal_does_not_cost_the_login() {
     let shell = Shell::new();
     let (release, released) = mpsc::channel();
     answers(&issuer, tokens(1, 30), move || {
-        tokio::task::block_in_place(|| released.recv_timeout(DEADLINE).expect("nobody lets it answer"));
+        tokio::task::block_in_place(|| released.recv_timeout(DEADLINE).expect("the response was never released"));
         tokens(2, 300)
     });
     log_in(&issuer, &shell).await;

@@ -84,7 +84,7 @@ async fn forecasts_come_back_as_metrics() {
     assert_eq!(value, Some(5.0), "{line}");
     let seen = gate.google.vertex().pop().unwrap();
     assert!(seen.header("authorization").starts_with("Bearer google-token-of-infer@"), "{:?}", seen.headers);
-    // nobody who may not scrape sees them
+    // a caller without `scrape` does not see them
     assert_eq!(gate.get("/metrics/predictions").bearer(&gate.token("ingest")).send().await.status, 403);
 }
 

@@ -268,7 +268,7 @@ async fn a_tampered_log_is_replayed_only_with_a_flag() {
     let text = std::fs::read_to_string(gate.audit_file()).unwrap();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let first = lines.iter().position(|line| line.contains("\"event\":\"request\"")).unwrap();
-    lines[first] = lines[first].replace("corp:tester", "corp:nobody");
+    lines[first] = lines[first].replace("corp:tester", "corp:another");
     lines.push("no line at all".into());
     // as an older version wrote it
     let plain = lines.iter().find(|line| line.contains("PredictionService") && line.contains("not_permitted")).unwrap();

@@ -329,7 +329,7 @@ async fn check_reports_what_the_issue_section_needs() {
     assert!(output.contains("has a path"), "{output}");
     let output = checked(&harness, |config| config.replace("name = \"corp\"", "name = \"wicketgate\"")).await;
     assert!(output.contains("what the gate calls itself"), "{output}");
-    // what the gate signs for somebody else's eyes is not to be had by an exchange
+    // tokens for another purpose cannot be obtained by an exchange
     for (audience, remedy) in [
         ("//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/gate/providers/corp", "take it out"),
         ("exporter/node", "another name"),

@@ -116,14 +116,14 @@ async fn the_exporters_errors_are_passed_on() {
 
 #[tokio::test]
 async fn an_exporter_that_is_away_is_a_bad_gateway_with_a_record() {
-    // a port that was given back: nobody listens there
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // a released port: nothing listens there
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let harness = Harness::new().await;
-    let harness = harness.more("exporter", format!("[[exporter]]\nname = \"away\"\nurl = \"http://{nobody}\""));
+    let harness = harness.more("exporter", format!("[[exporter]]\nname = \"away\"\nurl = \"http://{unused}\""));
     let gate = harness.start().await;
     let answer = gate.get("/exporters/away/metrics").bearer(&gate.token("scrape")).send().await;
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{answer:?}");
-    assert!(!answer.text().contains(&nobody.port().to_string()), "the answer tells where the exporter is: {answer:?}");
+    assert!(!answer.text().contains(&unused.port().to_string()), "the answer tells where the exporter is: {answer:?}");
     assert_eq!(gate.record(&answer.id()).await["status"], 502);
 }
 

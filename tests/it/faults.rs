@@ -153,7 +153,7 @@ async fn redirects_of_an_issuer_are_not_followed() {
         answer
     })
     .await;
-    // discovery that speaks for somebody else, and discovery that names a server in clear
+    // discovery with another issuer's name, and discovery that names a clear-text server
     let stranger = Upstream::start(|_| {
         upstream::json(&json!({"issuer": "https://stranger.example", "jwks_uri": "https://stranger.example/jwks"}))
     })
@@ -206,7 +206,7 @@ async fn a_rotation_under_load_refuses_no_good_request() {
     assert!(refused.is_empty(), "{} of {} refused: {:?}", refused.len(), answers.len(), refused.first());
     assert_eq!(fetches() - before, 1, "fetches for 100 tokens of one new key");
 
-    // a second rotation before the gate may look again: nobody is told that a good token is bad
+    // a second rotation before the next fetch: no good token is called invalid
     let last = Key::ec("last");
     gate.issuer.publish(&[&next, &last]);
     let tokens = mint(&last, "ES256", 50);

@@ -23,7 +23,7 @@ pub(crate) async fn harness() -> Harness {
     Harness::new().await.section("grants", GRANTS)
 }
 
-/// Who may answer.
+/// The principals that may approve.
 pub(crate) fn lead(gate: &Gate) -> String {
     gate.issuer.token("lead", &["approve"]).mint()
 }
@@ -104,7 +104,7 @@ async fn a_role_is_requested_approved_used_and_revoked() {
     assert_eq!(page.status, 200, "{page:?}");
     let record = gate.record(&page.id()).await;
     assert_eq!((&record["grants"], &record["roles"]), (&json!([id]), &json!(["observe", "scrape"])), "{record}");
-    // there and nowhere else, and nobody else
+    // on that resource only, for that principal only
     refused(&gate, gate.get("/exporters/locked/metrics").bearer(&tester), 403, "not_permitted").await;
     let other = gate.issuer.token("other", &["observe"]).mint();
     let (_, record) = refused(&gate, gate.get(PROTECTED_PATH).bearer(&other), 403, "not_permitted").await;
@@ -135,7 +135,7 @@ async fn a_grant_on_an_endpoint_opens_that_endpoint() {
 
 #[tokio::test]
 async fn a_requester_cannot_approve_its_own_grant() {
-    // everything may be done by everybody, as far as policies say
+    // policies permit everything to every principal
     let harness = harness().await;
     harness.directory.write("policies/wicketgate.cedar", "@id(\"all\")\npermit (principal, action, resource);\n");
     let gate = harness.start().await;
@@ -368,7 +368,7 @@ async fn an_inconsistent_section_names_what_to_write() {
     }
 }
 
-/// The program as somebody at a shell runs it, with this token.
+/// The command line with this token.
 async fn grant(gate: &Gate, shell: &Shell, token: &str, arguments: &[&str]) -> CommandOutput {
     shell.directory.write("token", token);
     let url = format!("https://localhost:{}", gate.address().port());

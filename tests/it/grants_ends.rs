@@ -31,7 +31,7 @@ async fn grants_and_their_requests_expire() {
     let gate = harness().await.more("grants", "pending_timeout = \"1s\"").start().await;
     let tester = gate.token("observe");
     let (_, id) = asked(&gate, &tester, &wish("scrape", "exporter/app", "1h")).await;
-    eventually("nobody to have answered", || async {
+    eventually("the request to expire", || async {
         (listed(&gate, &tester).await == [(id.clone(), "expired".into())]).then_some(())
     })
     .await;

@@ -216,7 +216,7 @@ async fn nats_is_verified_by_the_configured_ca_only() {
     let gate = harness.section("grants", section(", ca = \"ca.pem\"")).start().await;
     in_sight(&gate).await;
     granted(&gate, &gate.token("observe"), &wish("scrape", "exporter/app", "1h")).await;
-    // it had as long, and does not show its password to whom it does not trust
+    // it had the time, and sends no password to an untrusted server
     let readiness = strange.admin("/readyz").await.text();
     assert!(readiness.contains("warning: grants"), "{readiness}");
 }

@@ -215,7 +215,7 @@ async fn a_compressed_message_is_read_and_forwarded_as_it_came() {
     pen.end(&[("grpc-status", "0")]).await;
     assert_eq!(open.said().await.code(), 0);
 
-    // what is behind the first member would be merged into its message by whoever reads on
+    // a reader that continues after the first gzip member would merge the rest into the message
     let member = |endpoint| {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(&predict(endpoint)).unwrap();

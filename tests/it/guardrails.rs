@@ -22,7 +22,7 @@ use crate::{
 const APP: &str = "/exporters/app/metrics";
 const PREDICT: &str = "/v1/projects/p/locations/us-central1/endpoints/1:predict";
 
-/// A harness whose shipped policies have a further permit beside them, which obliges its role to this guardrail.
+/// A harness with one more permit beside the shipped policies; it obliges its role to this guardrail.
 async fn guarded(role: &str, kind: &str, rules: &str) -> Harness {
     let harness = Harness::new().await;
     let permit = format!(
@@ -260,7 +260,7 @@ async fn remote_write_labels_are_set_to_the_senders_identity() {
         assert_eq!(record["obligations"], json!(["g"]), "{record}");
     }
     assert_eq!(gate.metric("wicketgate_ingest_samples_dropped_total{reason=\"guardrail\"}").await, 2.0);
-    // whose team is not known writes nothing
+    // a sender without a known team writes nothing
     let body = remote_write(&[("__name__", "app_up")], &[(now, 1.0)]);
     let (_, record) = refused(&gate, gate.write(&gate.token("ingest"), body), 403, "guardrail").await;
     assert_eq!(record["decision"], "deny", "{record}");

@@ -223,8 +223,8 @@ impl Forge<'_> {
         let rows: [(&str, String); 15] = [
             ("claims nested very deep", self.claims_and(&deep)),
             ("very many claims", self.claims_and(&format!("{many}}}"))),
-            ("half a character in a claim that nobody reads", self.claims_and(r#","x":"\ud800"}"#)),
-            ("a number beyond numbers in a claim that nobody reads", self.claims_and(",\"x\":1e999}")),
+            ("half a character in an unused claim", self.claims_and(r#","x":"\ud800"}"#)),
+            ("a number out of range in an unused claim", self.claims_and(",\"x\":1e999}")),
             ("claims and more", self.claims_and("}{}")),
             ("claims that are cut off", self.claims_and("")),
             ("claims with a comma too many", self.claims_and(",}")),
@@ -402,7 +402,7 @@ fn der(signature: &[u8]) -> Vec<u8> {
     [vec![0x30, u8::try_from(both.len()).unwrap()], both].concat()
 }
 
-/// An Ed25519 signature whose s is larger by the order: it fits as well where nobody checks its bound (RFC 8032 section
+/// An Ed25519 signature whose s is larger by the order: it verifies if its bound is not checked (RFC 8032 section
 /// 5.1.7).
 fn plus_order(signature: &[u8]) -> Vec<u8> {
     let mut bent = signature.to_vec();
@@ -531,7 +531,7 @@ async fn every_hostile_token_is_refused_for_its_own_reason() {
 }
 
 /// Every second honest signature is the higher twin, so refusing one of them would refuse half of all good tokens; what
-/// matters is that the twin is nobody else. `identity/jwt.rs` has the reasons.
+/// matters is that the second form is the same caller. `identity/jwt.rs` has the reasons.
 #[tokio::test]
 async fn both_forms_of_an_ecdsa_signature_are_the_same_caller() {
     let gate = Harness::new().await.start().await;

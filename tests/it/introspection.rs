@@ -250,7 +250,7 @@ async fn issuers_introspect_in_configured_order_until_one_knows_the_token() {
     assert_eq!(gate.record(&answer.id()).await["principal"], "second:tester");
     assert_eq!((first.upstream.requests(), second.upstream.requests()), (1, 1));
 
-    // where one cannot say, nobody can say that the token is good for nothing
+    // if one issuer cannot answer, the token is not known to be invalid
     first.down.store(true, Ordering::SeqCst);
     second.say(json!({"active": false}));
     refused(&gate, "another", 503, "issuer_unavailable").await;
@@ -400,7 +400,7 @@ async fn a_kubernetes_service_account_is_what_token_review_returns() {
     // another issuer's tokens are nothing to the API server
     let before = asked.load(Ordering::SeqCst);
     assert_eq!(gate.get(PROTECTED_PATH).bearer(&gate.token("scrape")).send().await.status, StatusCode::OK);
-    refused(&gate, "opaque-to-everybody", 401, "token_malformed").await;
+    refused(&gate, "opaque-and-unknown", 401, "token_malformed").await;
     assert_eq!(asked.load(Ordering::SeqCst), before);
 
     gate.directory.write("account.token", "somebody-elses-account");

@@ -79,7 +79,7 @@ async fn unknown_key_ids_cannot_drive_fetches() {
     assert_eq!(fetches() - before, 1, "fetches for 50 unknown keys");
     assert_eq!(gate.metric("wicketgate_issuer_unknown_key_fetches_total{issuer=\"corp\"}").await, 1.0);
 
-    // one that may be younger may be of a rotation that nobody has seen yet: it is told when to come again, not dropped
+    // a possibly younger token may belong to an unseen rotation: it gets 503 with a time, so that no data is dropped
     let young = gate.token_builder("scrape").header("kid", "unknown").mint();
     let answer = gate.get(PROTECTED_PATH).bearer(&young).send().await;
     assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &"issuer_unavailable".into()), "{answer:?}");
@@ -167,7 +167,7 @@ async fn a_failing_issuer_does_not_affect_another() {
     assert_eq!(status(&gate, &confused).await, StatusCode::UNAUTHORIZED);
 }
 
-/// Kubernetes' API server publishes its keys to those alone who show it a token.
+/// Kubernetes' API server publishes its keys only to authenticated clients.
 #[tokio::test]
 async fn the_credential_for_keys_reaches_only_their_issuer() {
     let harness = Harness::new().await;

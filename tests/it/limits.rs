@@ -38,7 +38,7 @@ fn scrape(gate: &Gate, token: &str) -> Call {
     gate.get(PROTECTED_PATH).bearer(token)
 }
 
-/// A token of somebody else.
+/// A token of another principal.
 fn of(gate: &Gate, name: &str, role: &str) -> String {
     gate.issuer.token(name, &[role]).mint()
 }
@@ -192,7 +192,7 @@ async fn the_announced_wait_is_sufficient() {
         None
     })
     .await;
-    // whoever waits as long as is said passes at the first try
+    // a caller that waits for the announced time passes at the first try
     let wait = Duration::from_secs(retry_after(&predict(&gate, &token).send().await));
     let said = clock::monotonic();
     eventually("as long as was said", || async { (said.elapsed() >= wait).then_some(()) }).await;
@@ -205,7 +205,7 @@ async fn bytes_are_counted_both_ways() {
         gate("[[limit]]\nname = \"volume\"\nper = \"principal\"\nroutes = [\"vertex\"]\nbytes = \"1000/h\"").await;
     let token = gate.token("infer");
     let sending = |bytes: usize| predict(&gate, &token).body(format!("{{\"x\":\"{}\"}}", "a".repeat(bytes - 8)));
-    // more than passes at once never passes, and nobody is told to wait for it
+    // a request over the burst never passes, so there is no `Retry-After`
     let answer = limited(&gate, sending(1001), 413, "volume", "bytes").await;
     assert_eq!(answer.header("retry-after"), "", "{answer:?}");
     assert!(answer.json()["detail"].as_str().unwrap().contains("never pass"), "{answer:?}");
@@ -263,7 +263,7 @@ async fn instances_are_counted() {
     assert!(answer.header("ratelimit").starts_with("\"points/instances\";r=2;"), "{answer:?}");
     limited(&gate, asking(3), 429, "points", "instances").await;
     passes(asking(2)).await;
-    // what has instances that nobody can count is one
+    // uncountable instances are charged as one
     let raw = PREDICT.replace(":predict", ":rawPredict");
     let raw = gate.post(&raw).bearer(&token).header("content-type", "text/plain").body("1 2 3");
     limited(&gate, raw, 429, "points", "instances").await;
@@ -323,7 +323,7 @@ async fn broken_off(burst: &str, question: &str, enough: usize) {
 #[tokio::test]
 async fn an_interrupted_model_response_is_charged_by_estimate() {
     broken_off("10", "{}", 20).await;
-    // … the question too: whoever leaves before the answer has had it read
+    // … the request too: the model has read it even if the client disconnects
     broken_off("1000", &format!("{{\"contents\":\"{}\"}}", "word ".repeat(2000)), 0).await;
 }
 

@@ -102,7 +102,7 @@ async fn the_start_page_lists_what_the_person_may_open() {
     let mut bob = house.logged_in("bob").await;
     let text = house.visit(&mut bob, "/").await.answer.text();
     assert!(text.contains("corp:bob") && !text.contains("/exporters/"), "{text}");
-    // whom policy refuses is told so on a page, and who they are
+    // a person refused by policy gets a page with the reason and the person's name
     let denied = house.visit(&mut bob, PROTECTED_PATH).await.answer;
     assert_eq!(
         (denied.status.as_u16(), denied.header("content-type")),
@@ -185,7 +185,7 @@ async fn a_cross_site_request_changes_nothing() {
     // to read is what a link does
     let link = with_session(&house, &ada).header("sec-fetch-site", "cross-site").send().await;
     assert_eq!(link.status, 200, "{link:?}");
-    // nor does it sign anybody out
+    // nor does it end a session
     let out = house.gate.post("/logout").header("cookie", &jar(&ada)).header("sec-fetch-site", "cross-site");
     refused(&house, out, 403, "cross_site").await;
     assert_eq!(house.status(&ada).await, 200);
@@ -217,7 +217,7 @@ async fn a_callback_is_accepted_once_and_in_its_own_browser() {
     let callback = callback_url(&house, &mut ada, PROTECTED_PATH).await;
     let path = callback.strip_prefix(&house.url).unwrap().to_owned();
     let attempt = jar(&ada);
-    // somebody else's browser (login CSRF), and one without any cookie
+    // another browser (login CSRF), and one without a cookie
     refused(&house, house.gate.get(&path), 400, "login_unknown").await;
     let mut eve = house.person();
     let own = callback_url(&house, &mut eve, PROTECTED_PATH).await;
@@ -229,7 +229,7 @@ async fn a_callback_is_accepted_once_and_in_its_own_browser() {
     refused(&house, house.gate.get(&bent).header("cookie", &attempt), 400, "login_unknown").await;
     let twice = format!("{path}&state=x");
     refused(&house, house.gate.get(&twice).header("cookie", &attempt), 400, "login_malformed").await;
-    // an answer of another provider, and one that does not say whose it is though its provider says that it would
+    // a response of another provider, and one without `iss` though the provider announces it (RFC 9207)
     let iss = path.split('&').find(|part| part.contains("iss=")).unwrap();
     let mut bob = house.person();
     let mixed = callback_url(&house, &mut bob, PROTECTED_PATH).await.strip_prefix(&house.url).unwrap().to_owned();

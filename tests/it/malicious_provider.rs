@@ -86,7 +86,7 @@ impl Stage {
         self.gate.issuer.token("ada", &["scrape"]).header("typ", "JWT").claim("aud", "gate").claim("nonce", nonce)
     }
 
-    /// Somebody's session, by its cookie; where `sid` is empty, the provider has no name for it.
+    /// A session by its cookie; an empty `sid` means that the provider sent none.
     async fn session(&self, sid: &str) -> String {
         let sid = Some(sid).filter(|sid| !sid.is_empty());
         self.session_of(|token| tokens(&token.claim("sid", sid).mint())).await
@@ -215,7 +215,7 @@ async fn a_login_works_with_a_key_that_only_this_programs_key_type_reads() {
 async fn a_login_attempt_is_used_up_by_its_code() {
     let stage = Stage::new().await;
     let attempt = stage.begin().await;
-    // what anybody can ask for takes no room from anybody's login
+    // unauthenticated requests take no room from logins
     for (query, reason) in [("", "login_malformed"), ("&error=access_denied", "login_refused")] {
         let call = stage.gate.get(&format!("/callback?state={}{query}", attempt.state));
         let answer = call.header("cookie", &attempt.cookie).send().await;
@@ -360,7 +360,7 @@ async fn a_session_ends_when_its_issuers_settings_change() {
         stage.configure(&changed, &session, 401).await;
         let answer = stage.gate.get(PROTECTED_PATH).header("cookie", &session).send().await;
         assert_eq!(answer.json()["reason"], "session_ended", "{to}: {answer:?}");
-        // what it was is what it is again: nobody was signed out
+        // the settings are as before: no session has ended
         stage.configure(&config, &session, 200).await;
     }
 }

@@ -94,7 +94,7 @@ async fn prometheus_discovers_scrapes_writes_and_gets_the_forecast_back() {
     })
     .await;
 
-    // who did it is in the log, under the names that the provider gave
+    // the audit log names the principals as the provider does
     let audit = gate.audit();
     for (principal, action) in [
         ("idp:prometheus-scrape", "Exporter.Discover"),

@@ -16,12 +16,12 @@ use crate::support::{
 
 const PROTECTED_PATH: &str = "/exporters/app/metrics";
 const SCRAPER: Client = Client { id: "scraper", secret: "scraper-secret-of-this-test", role: "scrape" };
-/// Where the login client's codes go; nobody listens there, and the person stops before.
+/// Redirect URI of the login client; nothing listens there, and the person stops before it.
 const CALLBACK: &str = "https://gate.test/callback";
 const HOME: &str = "https://gate.test/";
 const WEB_SECRET: &str = "web-secret-of-this-test-0123456789";
-/// Where nobody listens.
-const NOBODY: &str = "http://127.0.0.1:9/";
+/// A URL at which nothing listens.
+const UNUSED_URL: &str = "http://127.0.0.1:9/";
 /// RFC 7636 appendix B.
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
@@ -111,7 +111,7 @@ impl Discovery {
     }
 }
 
-/// npm's provider with everybody that these tests need.
+/// npm's provider with the persons and clients of these tests.
 fn npm() -> OidcSettings {
     OidcSettings::new()
         .machine(&SCRAPER)
@@ -120,7 +120,7 @@ fn npm() -> OidcSettings {
         .person("alice", &["scrape"])
 }
 
-/// Debian's, likewise; it says at `backchannel` who has logged out.
+/// Debian's, likewise; it sends logout tokens to `backchannel`.
 async fn debian(harness: &Harness, backchannel: &str) -> Glewlwyd {
     let mut provider = Glewlwyd::start(harness.directory.path()).await;
     provider.machine(&SCRAPER).await;
@@ -180,7 +180,7 @@ fn member<'a>(object: &'a Value, name: &str) -> &'a str {
     object[name].as_str().unwrap_or_else(|| panic!("no `{name}`: {object}"))
 }
 
-/// Somebody who takes logout tokens.
+/// A receiver of logout tokens.
 async fn listener() -> Upstream {
     Upstream::start(|_| upstream::reply(StatusCode::OK, "text/plain", "")).await
 }
@@ -313,7 +313,7 @@ async fn a_device_grant_at_oidc_provider_gives_an_accepted_token() {
 #[tokio::test]
 async fn access_tokens_of_glewlwyd_are_accepted_until_their_key_is_withdrawn() {
     let harness = Harness::new().await;
-    let mut provider = debian(&harness, NOBODY).await;
+    let mut provider = debian(&harness, UNUSED_URL).await;
     let gate = trusting(harness, &provider.issuer).start().await;
     let old = provider.client_token(&SCRAPER).await;
     let_in(&gate, &old, "scraper").await;
@@ -326,7 +326,7 @@ async fn access_tokens_of_glewlwyd_are_accepted_until_their_key_is_withdrawn() {
 #[tokio::test]
 async fn tokens_of_a_glewlwyd_login_are_accepted_except_the_refresh_token() {
     let harness = Harness::new().await;
-    let provider = debian(&harness, NOBODY).await;
+    let provider = debian(&harness, UNUSED_URL).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = trusting(harness, &provider.issuer).start().await;
     let mut person = Person::new(None);
@@ -348,7 +348,7 @@ async fn tokens_of_a_glewlwyd_login_are_accepted_except_the_refresh_token() {
 #[tokio::test]
 async fn a_device_grant_at_glewlwyd_gives_an_accepted_token() {
     let harness = Harness::new().await;
-    let provider = debian(&harness, NOBODY).await;
+    let provider = debian(&harness, UNUSED_URL).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = trusting(harness, &provider.issuer).start().await;
     let ask = [("client_id", "terminal"), ("scope", "openid metrics"), ("resource", glewlwyd::AUDIENCE)];
@@ -388,7 +388,7 @@ async fn a_logout_token_of_glewlwyd_is_no_access_token() {
 async fn two_providers_do_not_affect_each_other() {
     let harness = Harness::new().await;
     let npm = npm().start(None).await;
-    let mut debian = debian(&harness, NOBODY).await;
+    let mut debian = debian(&harness, UNUSED_URL).await;
     let harness = trusting_as("debian", trusting_as("npm", harness, &npm.issuer), &debian.issuer);
     let gate = harness.start().await;
     let principal = |token: String| {
@@ -456,7 +456,7 @@ async fn a_refresh_token_of_oidc_provider_is_refused_without_an_audience_rule() 
 #[tokio::test]
 async fn a_refresh_token_of_glewlwyd_is_no_access_token_though_it_is_active() {
     let harness = Harness::new().await;
-    let provider = debian(&harness, NOBODY).await;
+    let provider = debian(&harness, UNUSED_URL).await;
     let discovery = Discovery::of(&provider.issuer).await;
     let gate = asking(harness, &provider.issuer, "").start().await;
     let mut person = Person::new(None);

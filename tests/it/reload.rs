@@ -87,9 +87,9 @@ async fn no_request_fails_during_a_reload() {
 async fn a_removed_issuer_no_longer_affects_readiness() {
     let harness = Harness::new().await;
     let good = harness.config();
-    // nobody listens there
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let issuer = format!("[[issuer]]\nname = \"away\"\nissuer = \"http://{nobody}\"\naudiences = [\"wicketgate\"]");
+    // nothing listens there
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let issuer = format!("[[issuer]]\nname = \"away\"\nissuer = \"http://{unused}\"\naudiences = [\"wicketgate\"]");
     let gate = harness.more("issuer", issuer).start_unready().await;
     // one issuer's trouble is not another's: the gate is ready, and says what it lacks
     eventually("readiness to name the issuer", || async {

@@ -47,7 +47,7 @@ async fn a_shadow_decision_is_recorded_and_changes_no_response() {
     assert_eq!((&denies["decision"], &denies["shadow_decision"]), (&json!("allow"), &json!("deny")), "{denies}");
     assert_eq!(denies["shadow_policies"], json!([]), "{denies}");
 
-    // what the shadow would allow is refused all the same, and reaches nobody
+    // a request that only the shadow set permits is refused and reaches no upstream
     let before = gate.app.requests();
     let (_, allows) = refused(&gate, gate.get(PAGE).bearer(&gate.token("infer")), 403, "not_permitted").await;
     assert_eq!((&allows["decision"], &allows["shadow_decision"]), (&json!("deny"), &json!("allow")), "{allows}");
@@ -60,7 +60,7 @@ async fn a_shadow_decision_is_recorded_and_changes_no_response() {
     assert_eq!(counted(&gate, "allow", false).await, 1.0);
     assert_eq!(counted(&gate, "deny", true).await, 1.0);
     assert_eq!(counted(&gate, "allow", true).await, 1.0);
-    // whom nobody knows the shadow is not asked about
+    // the shadow set is not evaluated for unauthenticated requests
     let (_, unknown) = refused(&gate, gate.get(PAGE), 401, "no_token").await;
     assert_eq!(unknown["shadow_decision"], Value::Null, "{unknown}");
 }

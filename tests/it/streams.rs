@@ -60,7 +60,7 @@ impl Drop for Endless {
     }
 }
 
-/// An upstream whose every answer is a stream of this media type without an end.
+/// An upstream that answers each request with an endless stream of this media type.
 pub(crate) struct Stream {
     pub(crate) address: SocketAddr,
     open: Arc<AtomicUsize>,
@@ -98,7 +98,7 @@ impl Stream {
         Self { address, open, sent, _tasks: tasks }
     }
 
-    /// How many of its answers somebody still reads.
+    /// How many of its responses are still open.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
@@ -113,7 +113,7 @@ impl Stream {
     }
 }
 
-/// A gate before it, whose issuer's tokens end a second after their `exp`.
+/// A gate in front of it, with a leeway of one second for `exp`.
 async fn gate(stream: &Stream, terms: &str) -> Gate {
     let exporter = format!("[[exporter]]\nname = \"stream\"\nurl = \"http://{}\"\n{terms}", stream.address);
     Harness::new().await.section("exporter", exporter).more("issuer", "leeway = \"1s\"").start().await

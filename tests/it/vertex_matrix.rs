@@ -16,7 +16,7 @@ use crate::{
     vertex_table::{Concrete, REGION, ROWS, Row, meanings},
 };
 
-/// Who asks; the last holds no role.
+/// The roles of callers; the last has none.
 const ROLES: [&str; 6] = ["ingest", "infer", "train", "observe", "administer", ""];
 /// Connections at once.
 const CONNECTIONS: usize = 8;

@@ -161,7 +161,7 @@ pub(crate) fn split_verb(path: &str) -> (&str, &str) {
     path[last..].rfind(':').map_or((path, ""), |colon| (&path[..last + colon], &path[last + colon + 1..]))
 }
 
-/// What a path means to whoever reads it in Google's words, without escapes: the rows that it can be, of those the ones
+/// What a path means to a reader of Google's documentation, without escapes: the rows that it can be, of those the ones
 /// that spell most of it out. What holds for every resource holds where nothing is said of this one.
 pub(crate) fn meanings(verb: &Method, path: &str) -> Vec<&'static Row> {
     let Some((version, below)) = versioned(path) else { return Vec::new() };

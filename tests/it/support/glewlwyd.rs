@@ -122,7 +122,7 @@ impl Glewlwyd {
         .await;
     }
 
-    /// Somebody who can log in, with one role.
+    /// A person that can log in, with one role.
     pub(crate) async fn person(&mut self, name: &str, role: &str) {
         let person = json!({
             "username": name, "password": PASSWORD, "name": name, "email": format!("{name}@example.com"),

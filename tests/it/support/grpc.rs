@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{DEADLINE, call::Connector};
 
-/// `OK` and what a caller who may not do something is told.
+/// Status codes of gRPC.
 pub(crate) const OK: u32 = 0;
 pub(crate) const PERMISSION_DENIED: u32 = 7;
 
@@ -44,7 +44,7 @@ pub(crate) fn next_message(arrived: &mut BytesMut) -> Option<Bytes> {
 /// A body that says what it is told as it is told.
 pub(crate) struct FrameBody {
     frames: mpsc::Receiver<Frame<Bytes>>,
-    /// Whoever tells it, where that ends with it.
+    /// The task that sends the frames; it ends with the body.
     pub(crate) teller: JoinSet<()>,
 }
 

@@ -94,7 +94,7 @@ impl LoginHarness {
         person.visit(&format!("{}{path}", self.url)).await
     }
 
-    /// Somebody who has logged in.
+    /// A person that has logged in.
     pub(crate) async fn logged_in(&self, name: &str) -> Person {
         let mut person = self.person();
         let page = person.log_in(&format!("{}/", self.url), name).await;

@@ -35,7 +35,7 @@ pub(super) fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(path)
 }
 
-/// A port that nobody listens on now: for peers that cannot be told to choose one and say which.
+/// A free port, for peers that cannot choose one and report it.
 pub(crate) fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -51,7 +51,7 @@ pub(crate) struct Client {
 pub(crate) struct OidcSettings(Value);
 
 impl OidcSettings {
-    /// Nobody yet: no client and no person.
+    /// No client and no person yet.
     pub(crate) fn new() -> Self {
         Self(json!({
             "audience": "wicketgate", "resource": OidcProvider::RESOURCE,
@@ -106,7 +106,7 @@ impl OidcSettings {
         }))
     }
 
-    /// Somebody who can log in, without a password.
+    /// A person that can log in, without a password.
     pub(crate) fn person(mut self, name: &str, roles: &[&str]) -> Self {
         let email = format!("{name}@example.com");
         self.0["people"][name] = json!({"roles": roles, "name": name, "email": email, "email_verified": true});
@@ -160,7 +160,7 @@ impl OidcProvider {
         self.command(settings).await;
     }
 
-    /// Nobody answers at its address until [`OidcProvider::go_on`].
+    /// Nothing answers at its address until [`OidcProvider::go_on`].
     pub(crate) async fn stop(&self) {
         self.command(json!({"command": "stop"})).await;
     }
@@ -231,7 +231,7 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    /// Who may come in.
+    /// The user name that NATS accepts.
     pub(crate) const USER: &str = "gate";
     pub(crate) const PASSWORD: &str = "the-password-of-nats";
 

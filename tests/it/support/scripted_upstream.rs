@@ -101,7 +101,7 @@ impl Reader {
     }
 }
 
-/// An upstream of HTTP/1.1 and HTTP/2 in clear whose side of the conversation the test holds.
+/// An upstream of HTTP/1.1 and clear-text HTTP/2 that the test scripts.
 pub(crate) struct ScriptedUpstream {
     pub(crate) address: SocketAddr,
     asked: Mutex<mpsc::Receiver<Asked>>,
@@ -137,7 +137,7 @@ impl ScriptedUpstream {
         Self::start_with(None).await
     }
 
-    /// With TLS, as the gate's own certificate names it: HTTP/2 is for who asks for it by ALPN.
+    /// With TLS, as the gate's own certificate names it: HTTP/2 if the client offers it by ALPN.
     pub(crate) async fn start_tls(directory: &Path) -> Self {
         let chain = CertificateDer::pem_file_iter(directory.join("gate.pem")).unwrap().map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(directory.join("gate.key")).unwrap();
