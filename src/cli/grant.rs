@@ -13,7 +13,7 @@ use super::{
     run::{CommandError, run_command},
 };
 use crate::{
-    cli::login::{self, GateClient, LoginError, TokenKind, printable},
+    cli::login::{self, GateClient, LoginError, LoginToken, printable},
     secret::{Secret, SecretSource},
     telemetry::chain,
 };
@@ -186,7 +186,7 @@ async fn token(options: &Options) -> Result<Secret, CommandError> {
     if let Some(file) = &options.token_file {
         return SecretSource::File(file.clone()).read().await.map_err(|e| CommandError::Usage(chain(&e)));
     }
-    let (profile, kind) = (&options.profile, if options.id_token { TokenKind::Id } else { TokenKind::Access });
+    let (profile, kind) = (&options.profile, if options.id_token { LoginToken::Id } else { LoginToken::Access });
     let cache = profile.open_cache()?.ok_or_else(|| CommandError::from(LoginError::NoLogin(profile.name.clone())))?;
     let handed = login::token(&cache, &profile.name, kind).await?;
     if let Some(warning) = &handed.warning {

@@ -8,7 +8,7 @@ use super::{
     run::{CommandError, run_command},
 };
 use crate::{
-    cli::login::{self, LoginError, Revocation},
+    cli::login::{self, LoginError, LogoutResult},
     telemetry::chain,
 };
 
@@ -35,10 +35,10 @@ pub(super) fn logout(options: &Options) -> ExitCode {
         let mut not_revoked = Vec::new();
         for name in names {
             match login::logout(&cache, &name).await? {
-                Revocation::Revoked => {
+                LogoutResult::Revoked => {
                     print_line(&format!("`{name}` is logged out: revoked at its provider, and removed"))
                 }
-                Revocation::Failed(error) => {
+                LogoutResult::Failed(error) => {
                     let why = chain(&error);
                     not_revoked.push(format!("`{name}` is removed, but was not revoked at its provider: {why}"));
                 }

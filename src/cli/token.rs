@@ -7,7 +7,7 @@ use super::{
     profile::Profile,
     run::{CommandError, run_command},
 };
-use crate::cli::login::{self, LoginError, TokenKind};
+use crate::cli::login::{self, LoginError, LoginToken};
 
 /// The options of `wicketgate token`.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub(super) fn token(options: &Options) -> ExitCode {
         let Options { profile, id_token, header } = options;
         let cache =
             profile.open_cache()?.ok_or_else(|| CommandError::from(LoginError::NoLogin(profile.name.clone())))?;
-        let kind = if *id_token { TokenKind::Id } else { TokenKind::Access };
+        let kind = if *id_token { LoginToken::Id } else { LoginToken::Access };
         let token = login::token(&cache, &profile.name, kind).await?;
         if let Some(warning) = &token.warning {
             print_error(&format!("this token expires within a minute, and there is no newer one: {warning}"));

@@ -24,28 +24,28 @@ pub(in crate::cli) struct Options {
     /// The identity provider
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
-    /// The gate that the token is for: it says which providers it trusts, and what the token must be asked for as
+    /// The gate that the token is for: its metadata has the providers that it trusts and the `resource` of the token
     #[arg(long, value_name = "URL")]
     gate: Option<String>,
     /// A public client (one without a secret) of the provider
     #[arg(long, value_name = "ID")]
     client_id: Option<String>,
-    /// What to ask for, separated by spaces [default: openid offline_access]
+    /// The scopes, separated by spaces [default: openid offline_access]
     #[arg(long)]
     scope: Option<String>,
-    /// What the token is for, where the provider takes RFC 8707's `resource`
+    /// The target of the token, if the provider supports `resource` (RFC 8707)
     #[arg(long, value_name = "URI", conflicts_with = "audience")]
     resource: Option<String>,
-    /// What the token is for, where the provider takes `audience`
+    /// The target of the token, if the provider supports `audience`
     #[arg(long, value_name = "AUD")]
     audience: Option<String>,
-    /// With a code that is entered on any device [default where this machine has no screen]
+    /// Log in with a code that is entered on any device [default if this machine has no screen]
     #[arg(long, conflicts_with = "browser")]
     device: bool,
-    /// In a browser on this machine [default where it has a screen]
+    /// Log in with a browser on this machine [default if it has a screen]
     #[arg(long)]
     browser: bool,
-    /// The certificates to trust the provider by, instead of the system's
+    /// The trusted roots for the provider, instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The certificates to trust the gate by, instead of the system's

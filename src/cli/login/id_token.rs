@@ -10,7 +10,7 @@ use crate::{
     gate::identity::{
         jwt::{ASYMMETRIC, Rules, TokenError, TokenKind, Unverified},
         keys::parse_jwks,
-        openid::id_token::{self, Expected, IdTokenError},
+        openid::id_token::{self, ExpectedIdToken, IdTokenError},
     },
     secret::Secret,
 };
@@ -24,7 +24,7 @@ pub(super) fn verify(
     jwks: &[u8],
     issuer: &str,
     client_id: &str,
-    expected: Expected<'_>,
+    expected: ExpectedIdToken<'_>,
     now: Timestamp,
 ) -> Result<StoredIdToken, String> {
     let rules = Rules {

@@ -240,7 +240,7 @@ mod tests {
                 .append_pair("code", &code)
                 .append_pair("state", "the-state")
                 .finish();
-            let found = expected.find(&state).map(|answer| answer.unwrap().expose().to_owned());
+            let found = expected.find(&state).map(|response| response.unwrap().expose().to_owned());
             proptest::prop_assert_eq!(found, Some(code).filter(|code| !code.is_empty()));
         }
     }

@@ -24,6 +24,6 @@ pub(in crate::cli) use self::{
     error::LoginError,
     gate::GateClient,
     printable::printable,
-    stored::TokenKind,
-    tokens::{Revocation, logout, token},
+    stored::LoginToken,
+    tokens::{LogoutResult, logout, token},
 };

@@ -28,8 +28,8 @@ use crate::{
     client::{ClientError, oauth::OAuthTransport},
     clock,
     gate::identity::openid::{
-        client::{self, AuthorizationRequest, Client, TokenResponse},
-        id_token::{Expected, ExpectedNonce},
+        client::{self, AuthorizationRequest, OpenIdClient, TokenResponse},
+        id_token::{ExpectedIdToken, ExpectedNonce},
     },
     http::Body,
     secret::Secret,
@@ -43,7 +43,7 @@ const REVOCATION_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) struct OAuthClient<'a> {
     provider: &'a Provider,
     settings: &'a Settings,
-    client: Client<EndpointNotSet, EndpointNotSet, EndpointSet>,
+    client: OpenIdClient<EndpointNotSet, EndpointNotSet, EndpointSet>,
 }
 
 impl<'a> OAuthClient<'a> {
@@ -121,7 +121,7 @@ impl<'a> OAuthClient<'a> {
     }
 
     /// The client with the provider's device authorization endpoint.
-    pub(super) fn with_device(&self, endpoint: &Url) -> Client<EndpointNotSet, EndpointSet, EndpointSet> {
+    pub(super) fn with_device(&self, endpoint: &Url) -> OpenIdClient<EndpointNotSet, EndpointSet, EndpointSet> {
         self.client.clone().set_device_authorization_url(DeviceAuthorizationUrl::from_url(endpoint.clone()))
     }
 
@@ -186,7 +186,7 @@ impl<'a> OAuthClient<'a> {
             None => None,
             Some(token) => {
                 let jwks = self.provider.jwks().await?;
-                let expected = Expected { nonce, access_token: Some(access_token), subject };
+                let expected = ExpectedIdToken { nonce, access_token: Some(access_token), subject };
                 let client_id = &self.settings.client_id;
                 let verified = verify(token, &jwks, &self.provider.issuer, client_id, expected, now);
                 Some(verified.map_err(LoginError::IdToken)?)

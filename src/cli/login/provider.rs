@@ -1,6 +1,6 @@
 //! Provider metadata of a login at a shell (OpenID Connect Discovery 1.0, RFC 8414).
 //!
-//! Promises: a document is accepted only if it names the issuer that was asked; every URL in it is https, or http to
+//! Promises: a document is accepted only if it names the requested issuer; every URL in it is https, or http to
 //! loopback.
 
 use std::{path::Path, time::Duration};
@@ -16,7 +16,7 @@ use crate::{
     gate::identity::{
         issuer::is_https_or_loopback,
         keys::MAX_JWKS_BYTES,
-        openid::metadata::{self, DiscoveryError, Endpoint, MetadataError, ProviderMetadata},
+        openid::metadata::{self, DiscoveryError, MetadataError, ProviderEndpoint, ProviderMetadata},
     },
     http::Body,
 };
@@ -68,7 +68,7 @@ impl Provider {
     }
 
     fn read(client: Client, metadata: ProviderMetadata) -> Result<Self, MetadataError> {
-        let url = |endpoint: &Option<Endpoint>| endpoint.as_ref().map(Endpoint::url).transpose();
+        let url = |endpoint: &Option<ProviderEndpoint>| endpoint.as_ref().map(ProviderEndpoint::url).transpose();
         Ok(Self {
             authorization: url(&metadata.authorization_endpoint)?,
             device: url(&metadata.device_authorization_endpoint)?,

@@ -1,6 +1,6 @@
 //! Protected resource metadata of a gate (RFC 9728 section 2).
 //!
-//! Promises: the metadata is accepted only if it names the gate that was asked; every issuer in it is https, or http to
+//! Promises: the metadata is accepted only if it names the requested gate; every issuer in it is https, or http to
 //! loopback.
 
 use std::path::Path;

@@ -14,7 +14,7 @@ use crate::{
 
 /// A kind of token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum TokenKind {
+pub(in crate::cli) enum LoginToken {
     /// The access token, for an API.
     Access,
     /// The ID token (OpenID Connect Core 1.0 section 2).
@@ -83,7 +83,7 @@ impl TokenSet {
     /// The token of this kind, if it has more than a minute left. A token without a known end is fresh only if there is
     /// no refresh token.
     #[must_use]
-    pub(super) fn fresh(&self, kind: TokenKind, now: Timestamp) -> Option<Secret> {
+    pub(super) fn fresh(&self, kind: LoginToken, now: Timestamp) -> Option<Secret> {
         let (token, end) = self.kind(kind)?;
         let fresh = end.map_or(self.refresh.is_none(), |end| end > clock::after(now, MARGIN));
         fresh.then(|| token.0.clone())
@@ -91,15 +91,15 @@ impl TokenSet {
 
     /// The token of this kind, if it has not expired.
     #[must_use]
-    pub(super) fn unexpired(&self, kind: TokenKind, now: Timestamp) -> Option<Secret> {
+    pub(super) fn unexpired(&self, kind: LoginToken, now: Timestamp) -> Option<Secret> {
         let (token, end) = self.kind(kind)?;
         end.is_none_or(|end| end > now).then(|| token.0.clone())
     }
 
-    fn kind(&self, kind: TokenKind) -> Option<(&StoredSecret, Option<Timestamp>)> {
+    fn kind(&self, kind: LoginToken) -> Option<(&StoredSecret, Option<Timestamp>)> {
         match kind {
-            TokenKind::Access => Some((&self.access, self.expires_at)),
-            TokenKind::Id => self.id.as_ref().map(|id| (&id.token, Some(id.expires_at))),
+            LoginToken::Access => Some((&self.access, self.expires_at)),
+            LoginToken::Id => self.id.as_ref().map(|id| (&id.token, Some(id.expires_at))),
         }
     }
 }
@@ -138,10 +138,10 @@ mod tests {
         let tokens =
             TokenSet { access: secret("access"), expires_at: end, refresh: refreshable.then(|| secret("refresh")), id };
         let case = format!("{left:?} s left, refreshable: {refreshable}");
-        assert_eq!(tokens.fresh(TokenKind::Access, now).is_some(), fresh, "{case}");
-        assert_eq!(tokens.unexpired(TokenKind::Access, now).is_some(), unexpired, "{case}");
+        assert_eq!(tokens.fresh(LoginToken::Access, now).is_some(), fresh, "{case}");
+        assert_eq!(tokens.unexpired(LoginToken::Access, now).is_some(), unexpired, "{case}");
         if left.is_some() {
-            assert_eq!(tokens.fresh(TokenKind::Id, now).is_some(), fresh, "ID token, {case}");
+            assert_eq!(tokens.fresh(LoginToken::Id, now).is_some(), fresh, "ID token, {case}");
         }
         let debug = format!("{tokens:?}");
         assert!(!debug.contains("access\"") && !debug.contains("refresh\""), "{debug}");

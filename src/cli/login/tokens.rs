@@ -10,7 +10,7 @@ use super::{
     error::LoginError,
     oauth_client::{self, OAuthClient},
     provider::Provider,
-    stored::{StoredLogin, TokenKind, TokenSet},
+    stored::{LoginToken, StoredLogin, TokenSet},
 };
 use crate::{clock, gate::identity::openid::id_token::ExpectedNonce, secret::Secret, telemetry::chain};
 
@@ -25,7 +25,7 @@ pub(in crate::cli) struct ValidToken {
 
 /// The result of a logout at the provider.
 #[derive(Debug)]
-pub(in crate::cli) enum Revocation {
+pub(in crate::cli) enum LogoutResult {
     /// The provider has revoked the login (RFC 7009).
     Revoked,
     /// The provider was not reached, or refused; its tokens are valid until they expire.
@@ -36,7 +36,7 @@ pub(in crate::cli) enum Revocation {
 ///
 /// # Errors
 /// If there is no such login, if it is over, or if its provider cannot be reached and no stored token is valid.
-pub(in crate::cli) async fn token(cache: &LoginCache, name: &str, kind: TokenKind) -> Result<ValidToken, LoginError> {
+pub(in crate::cli) async fn token(cache: &LoginCache, name: &str, kind: LoginToken) -> Result<ValidToken, LoginError> {
     let read = || cache.read(name)?.ok_or_else(|| LoginError::NoLogin(name.to_owned()));
     if let Some(token) = read()?.tokens.fresh(kind, clock::now()) {
         return Ok(ValidToken { token, warning: None });
@@ -99,10 +99,10 @@ fn block_signals() -> Result<(), LoginError> {
     Ok(())
 }
 
-fn no_valid_token(name: &str, kind: TokenKind) -> LoginError {
+fn no_valid_token(name: &str, kind: LoginToken) -> LoginError {
     let why = match kind {
-        TokenKind::Access => "the provider gave a token that has already expired",
-        TokenKind::Id => "the provider gave no ID token that is still valid (it needs the scope `openid`)",
+        LoginToken::Access => "the provider gave a token that has already expired",
+        LoginToken::Id => "the provider gave no ID token that is still valid (it needs the scope `openid`)",
     };
     LoginError::Over(name.to_owned(), why.to_owned())
 }
@@ -119,7 +119,7 @@ pub(super) async fn store(cache: &LoginCache, name: &str, login: &StoredLogin) -
 ///
 /// # Errors
 /// If there is no such login, or its file cannot be removed.
-pub(in crate::cli) async fn logout(cache: &LoginCache, name: &str) -> Result<Revocation, LoginError> {
+pub(in crate::cli) async fn logout(cache: &LoginCache, name: &str) -> Result<LogoutResult, LoginError> {
     let none = || LoginError::NoLogin(name.to_owned());
     if let Ok(None) = cache.read(name) {
         return Err(none());
@@ -132,7 +132,7 @@ pub(in crate::cli) async fn logout(cache: &LoginCache, name: &str) -> Result<Rev
         Err(error) => Err(error.into()),
     };
     lock.remove()?;
-    Ok(revoked.map_or_else(Revocation::Failed, |()| Revocation::Revoked))
+    Ok(revoked.map_or_else(LogoutResult::Failed, |()| LogoutResult::Revoked))
 }
 
 async fn revoke(login: &StoredLogin) -> Result<(), LoginError> {

@@ -116,7 +116,7 @@ impl LoginCache {
         Ok(Some(Self { path: path.to_owned(), directory }))
     }
 
-    /// The names of the logins that are kept, sorted.
+    /// The names of the stored logins, sorted.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -237,7 +237,8 @@ impl ReservedFile<'_> {
     /// If it cannot be written; the old one is then still there.
     pub(in crate::cli::login) fn fill(mut self, login: &StoredLogin) -> Result<(), CacheError> {
         let LoginLock { cache, name, .. } = self.locked;
-        let (new, file) = (file_name(name, "new")?, file_name(name, "json")?);
+        let new = file_name(name, "new")?;
+        let file = file_name(name, "json")?;
         let path = cache.path.join(&file);
         let unwritten = |e: io::Error| CacheError::Io(path.clone(), "written", e);
         let mut text = Zeroizing::new(Vec::with_capacity(RESERVED));

@@ -22,7 +22,7 @@ use super::key::{SigningAlgorithm, VerificationKey};
 use crate::secret::Secret;
 
 /// A client of one provider, and which of its endpoints are set.
-pub(crate) type Client<Authorization = EndpointNotSet, Device = EndpointNotSet, Token = EndpointNotSet> =
+pub(crate) type OpenIdClient<Authorization = EndpointNotSet, Device = EndpointNotSet, Token = EndpointNotSet> =
     openidconnect::Client<
         EmptyAdditionalClaims,
         CoreAuthDisplay,
@@ -86,7 +86,7 @@ impl<'de> Deserialize<'de> for IdTokenMember {
 }
 
 impl Serialize for IdTokenMember {
-    /// `oauth2` asks for it; nothing writes a token response.
+    /// The trait requires it; nothing writes a token response.
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_none()
     }
@@ -111,10 +111,10 @@ impl
 ///
 /// # Errors
 /// If `issuer` is not a URL.
-pub(crate) fn client(issuer: &str, client_id: &str) -> Result<Client, ParseError> {
+pub(crate) fn client(issuer: &str, client_id: &str) -> Result<OpenIdClient, ParseError> {
     let issuer = IssuerUrl::new(issuer.to_owned())?;
     // the keys are selected for each ID token
-    let client = Client::new(ClientId::new(client_id.to_owned()), issuer, JsonWebKeySet::default());
+    let client = OpenIdClient::new(ClientId::new(client_id.to_owned()), issuer, JsonWebKeySet::default());
     Ok(client.disable_openid_scope())
 }
 
@@ -136,11 +136,11 @@ impl AuthorizationRequest<'_> {
     /// If the redirect URI is not a URL.
     pub(crate) fn url<Device: EndpointState, Token: EndpointState>(
         self,
-        client: Client<EndpointNotSet, Device, Token>,
+        client: OpenIdClient<EndpointNotSet, Device, Token>,
         endpoint: Url,
     ) -> Result<Url, ParseError> {
         let Self { redirect_uri, state, nonce, challenge, scopes, target } = self;
-        let client: Client<EndpointSet, Device, Token> = client.set_auth_uri(AuthUrl::from_url(endpoint));
+        let client: OpenIdClient<EndpointSet, Device, Token> = client.set_auth_uri(AuthUrl::from_url(endpoint));
         let client = client.set_redirect_uri(RedirectUrl::new(redirect_uri)?);
         let flow = AuthenticationFlow::<CoreResponseType>::AuthorizationCode;
         let mut request = client

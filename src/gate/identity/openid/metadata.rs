@@ -1,6 +1,6 @@
 //! Provider metadata (OpenID Connect Discovery 1.0 section 3, RFC 8414 section 2).
 //!
-//! Promises: a document is accepted only if its `issuer` is exactly the issuer that was asked (Discovery section 4.3, RFC
+//! Promises: a document is accepted only if its `issuer` is exactly the requested issuer (Discovery section 4.3, RFC
 //! 8414 section 3.3); an endpoint is given out only if it is https, or http to this machine; 256 KiB and ten seconds for
 //! each response; no redirect is followed. A member that the caller does not use cannot make a document invalid.
 
@@ -25,16 +25,16 @@ const DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct ProviderMetadata {
     pub(crate) issuer: String,
-    pub(crate) jwks_uri: Option<Endpoint>,
-    pub(crate) authorization_endpoint: Option<Endpoint>,
-    pub(crate) token_endpoint: Option<Endpoint>,
-    pub(crate) device_authorization_endpoint: Option<Endpoint>,
+    pub(crate) jwks_uri: Option<ProviderEndpoint>,
+    pub(crate) authorization_endpoint: Option<ProviderEndpoint>,
+    pub(crate) token_endpoint: Option<ProviderEndpoint>,
+    pub(crate) device_authorization_endpoint: Option<ProviderEndpoint>,
     /// RFC 7009.
-    pub(crate) revocation_endpoint: Option<Endpoint>,
+    pub(crate) revocation_endpoint: Option<ProviderEndpoint>,
     /// RFC 7662.
-    pub(crate) introspection_endpoint: Option<Endpoint>,
+    pub(crate) introspection_endpoint: Option<ProviderEndpoint>,
     /// OpenID Connect RP-Initiated Logout section 2.1.
-    pub(crate) end_session_endpoint: Option<Endpoint>,
+    pub(crate) end_session_endpoint: Option<ProviderEndpoint>,
     pub(crate) token_endpoint_auth_methods_supported: Option<Vec<CoreClientAuthMethod>>,
     /// RFC 9207 section 3.
     #[serde(default)]
@@ -44,7 +44,7 @@ pub(crate) struct ProviderMetadata {
 /// The URL of an endpoint, not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Endpoint(String);
+pub(crate) struct ProviderEndpoint(String);
 
 /// A document that is not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ pub(crate) enum DiscoveryError {
     Document(String, MetadataError),
 }
 
-impl Endpoint {
+impl ProviderEndpoint {
     /// The URL.
     ///
     /// # Errors

@@ -54,9 +54,9 @@ pub fn session(headers: &HeaderMap) -> SessionCookie {
         return SessionCookie::Malformed;
     };
     // a part beyond the count is left over from a longer session
-    let Some(wanted) = rest.get(..more) else { return SessionCookie::Malformed };
+    let Some(further) = rest.get(..more) else { return SessionCookie::Malformed };
     let mut whole = text.to_owned();
-    for part in wanted {
+    for part in further {
         let Some(text) = part else { return SessionCookie::Malformed };
         whole.push_str(text);
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     /// What a browser keeps of these `Set-Cookie` headers.
-    fn kept(set: &HeaderMap) -> Vec<(String, String)> {
+    fn stored(set: &HeaderMap) -> Vec<(String, String)> {
         let pairs = set.get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().unwrap().split(';').next());
         let pairs = pairs.filter_map(|pair| pair.split_once('='));
         pairs.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.into(), value.into())).collect()
@@ -188,14 +188,14 @@ mod tests {
                 assert!(value.len() < 4096, "{length}: {} bytes", value.len());
                 assert!(value.to_str().unwrap().ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=60"));
             }
-            assert_eq!(session(&request(&kept(&set))), SessionCookie::Sealed(sealed), "{length}");
+            assert_eq!(session(&request(&stored(&set))), SessionCookie::Sealed(sealed), "{length}");
         }
         assert_eq!(set(&"x".repeat(15193), &HeaderMap::new()).unwrap_err(), TooLarge(15193));
     }
 
     #[test]
     fn a_shorter_session_removes_the_parts_of_the_longer_one() {
-        let long = request(&kept(&set(&"x".repeat(9000), &HeaderMap::new()).unwrap()));
+        let long = request(&stored(&set(&"x".repeat(9000), &HeaderMap::new()).unwrap()));
         let set = set("short", &long).unwrap();
         let text: Vec<&str> = set.get_all(SET_COOKIE).iter().map(|v| v.to_str().unwrap()).collect();
         assert_eq!(text.len(), 3, "{text:?}");

@@ -5,24 +5,24 @@
 
 use std::sync::Arc;
 
-use super::provider::Provider;
+use super::provider::LoginProvider;
 use crate::{
     clock::Timestamp,
     gate::identity::{
         found,
         jwt::{Rules, TokenError, TokenKind, Unverified, Verified},
         keys::Key,
-        openid::id_token::{self, Expected, IdTokenError, VerifiedIdToken},
+        openid::id_token::{self, ExpectedIdToken, IdTokenError, VerifiedIdToken},
     },
     refusal::Refusal,
 };
 
-impl Provider {
+impl LoginProvider {
     /// Verifies an ID token.
     pub(super) async fn id_token(
         &self,
         token: &str,
-        expected: Expected<'_>,
+        expected: ExpectedIdToken<'_>,
         now: Timestamp,
     ) -> Result<VerifiedIdToken, Refusal> {
         let invalid = |error: IdTokenError| self.invalid(error);

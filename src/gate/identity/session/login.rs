@@ -15,14 +15,14 @@ use uuid::Uuid;
 use super::{
     cookie,
     keys::{digest, random_text},
-    provider::{AttemptParameters, Provider, ProviderError, TokenGrant},
+    provider::{AttemptParameters, LoginProvider, ProviderError, TokenGrant},
     revocations::SingleUse,
     sealed::Session,
     sessions::{Sessions, too_large},
 };
 use crate::{
     clock::{self, Timestamp},
-    gate::identity::openid::id_token::{Expected, ExpectedNonce},
+    gate::identity::openid::id_token::{ExpectedIdToken, ExpectedNonce},
     principal::Principal,
     refusal::Refusal,
 };
@@ -99,7 +99,7 @@ impl Callback {
                 _ => continue,
             };
             if slot.replace(value.into_owned()).is_some() {
-                return Err(Refusal::malformed("login_malformed", "the provider's answer has a duplicate parameter"));
+                return Err(Refusal::malformed("login_malformed", "the provider's response has a duplicate parameter"));
             }
         }
         Ok(callback)
@@ -129,7 +129,8 @@ impl Sessions {
     /// The providers that a person can choose.
     #[must_use]
     pub fn choices(&self) -> Vec<LoginChoice> {
-        let choice = |p: &Provider| LoginChoice { name: p.settings.issuer.clone(), title: p.settings.title.clone() };
+        let choice =
+            |p: &LoginProvider| LoginChoice { name: p.settings.issuer.clone(), title: p.settings.title.clone() };
         self.providers.iter().map(choice).collect()
     }
 
@@ -187,7 +188,10 @@ impl Sessions {
         let metadata = provider.metadata(now).await.map_err(|e| e.unavailable())?;
         check_response(&callback, provider, metadata.iss_parameter_supported)?;
         let Some(code) = callback.code else {
-            return Err(Refusal::malformed("login_malformed", "the provider's answer has neither a code nor an error"));
+            return Err(Refusal::malformed(
+                "login_malformed",
+                "the provider's response has neither a code nor an error",
+            ));
         };
         let grant = TokenGrant::AuthorizationCode { code: &code, verifier: &attempt.verifier };
         let tokens = provider.request_tokens(grant, self.callback_url(), now).await;
@@ -204,7 +208,7 @@ impl Sessions {
         let id_token = tokens.id_token.ok_or_else(|| refused("the identity provider gave no ID token"))?;
         // the provider's response took its time
         let now = clock::now().max(now);
-        let expected = Expected {
+        let expected = ExpectedIdToken {
             nonce: ExpectedNonce::Sent(&attempt.nonce),
             access_token: Some(tokens.access_token.expose()),
             subject: None,
@@ -235,7 +239,7 @@ impl Sessions {
         headers: &HeaderMap,
         now: Timestamp,
         reply: &mut HeaderMap,
-    ) -> Result<(LoginAttempt, &Provider), Refusal> {
+    ) -> Result<(LoginAttempt, &LoginProvider), Refusal> {
         let state = callback.state.as_deref().unwrap_or_default();
         let name = cookie_name(state).ok_or_else(unknown_attempt)?;
         let mut values = cookie::cookies(headers).filter(|(other, _)| *other == name).map(|(_, value)| value);
@@ -270,7 +274,7 @@ impl Sessions {
         open.sort_unstable_by(|a, b| b.cmp(a));
         open.truncate(MAX_ATTEMPTS - 1);
         cookie::clear(reply, headers, |name| {
-            name.starts_with(cookie::LOGIN) && !open.iter().any(|(_, kept)| *kept == name)
+            name.starts_with(cookie::LOGIN) && !open.iter().any(|(_, open)| *open == name)
         });
     }
 }
@@ -283,10 +287,10 @@ fn cookie_name(state: &str) -> Option<String> {
 }
 
 /// Checks the issuer of a response (mix-up defence), and whether it is an error.
-fn check_response(callback: &Callback, provider: &Provider, iss_required: bool) -> Result<(), Refusal> {
+fn check_response(callback: &Callback, provider: &LoginProvider, iss_required: bool) -> Result<(), Refusal> {
     // RFC 9207 section 2.4: compared exactly, and required if the provider's metadata promises it
     if callback.iss.as_ref().map_or(iss_required, |iss| *iss != provider.rules.issuer) {
-        let text = "the answer comes from another identity provider than the one you chose; sign in again";
+        let text = "the response comes from another identity provider than the one you chose; sign in again";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "login_issuer", text));
     }
     let Some(error) = &callback.error else { return Ok(()) };

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{
     cookie,
     keys::{digest, random_text},
-    provider::Provider,
+    provider::LoginProvider,
     revocations::SingleUse,
     sealed::Session,
     sessions::Sessions,
@@ -88,7 +88,7 @@ impl Sessions {
         reply: &mut HeaderMap,
     ) -> Result<LogoutRedirect, Refusal> {
         if !self.is_same_origin(headers) {
-            let text = "another site asked for this with your session; sign out from this gate's own pages";
+            let text = "another site sent this request with your session; sign out from this gate's own pages";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", text));
         }
         cookie::clear_session(reply, headers);
@@ -103,7 +103,7 @@ impl Sessions {
     }
 
     /// The provider's end session endpoint.
-    async fn end_session_endpoint(&self, provider: &Provider, now: Timestamp) -> Option<String> {
+    async fn end_session_endpoint(&self, provider: &LoginProvider, now: Timestamp) -> Option<String> {
         if let Some(end) = &provider.settings.end_session {
             return Some(end.clone());
         }
@@ -112,7 +112,7 @@ impl Sessions {
     }
 
     /// The logout request (RP-Initiated Logout section 2), with the ID token as a hint if the URL stays short enough.
-    fn logout_url(&self, provider: &Provider, end: &str, session: &Session) -> Result<Option<String>, Refusal> {
+    fn logout_url(&self, provider: &LoginProvider, end: &str, session: &Session) -> Result<Option<String>, Refusal> {
         let state = random_text()?;
         let url = |hint: Hint<'_>| {
             let redirect_uri = format!("{}/", self.settings.url);
@@ -174,7 +174,7 @@ impl Sessions {
 fn targets(
     claims: &LogoutClaims,
     subject: Option<String>,
-    provider: &Provider,
+    provider: &LoginProvider,
     now: Timestamp,
 ) -> Result<Vec<RevocationTarget>, Refusal> {
     #[allow(clippy::cast_possible_truncation, reason = "compared with now right after")]

@@ -24,7 +24,7 @@ use crate::{
         Issuer,
         jwt::Rules,
         openid::{
-            client::{self, AuthorizationRequest, Client, TokenErrorResponse},
+            client::{self, AuthorizationRequest, OpenIdClient, TokenErrorResponse},
             metadata::{self, MetadataError, ProviderMetadata},
         },
     },
@@ -56,7 +56,7 @@ pub(crate) struct LoginSettings {
 }
 
 /// A provider that people log in at.
-pub(super) struct Provider {
+pub(super) struct LoginProvider {
     pub(super) settings: LoginSettings,
     pub(super) issuer: Arc<Issuer>,
     /// The rules of its ID tokens: the audience is this client (OpenID Connect Core section 3.1.3.7).
@@ -130,7 +130,7 @@ pub(super) struct AttemptParameters {
     pub(super) challenge: PkceCodeChallenge,
 }
 
-impl Provider {
+impl LoginProvider {
     pub(super) fn new(settings: LoginSettings, issuer: Arc<Issuer>) -> Self {
         let audiences = vec![settings.client_id.clone()];
         let rules = Rules { audiences, access_tokens_only: false, ..issuer.settings.rules.clone() };
@@ -165,7 +165,7 @@ impl Provider {
         self.cached.load_full()
     }
 
-    fn client(&self) -> Result<Client, ProviderError> {
+    fn client(&self) -> Result<OpenIdClient, ProviderError> {
         Ok(client::client(&self.rules.issuer, &self.settings.client_id)?)
     }
 
@@ -189,7 +189,7 @@ impl Provider {
         now: Timestamp,
     ) -> Result<ReceivedTokens, ProviderError> {
         let metadata = self.metadata(now).await?;
-        let client: Client<EndpointNotSet, EndpointNotSet, _> =
+        let client: OpenIdClient<EndpointNotSet, EndpointNotSet, _> =
             self.client()?.set_token_uri(TokenUrl::from_url(metadata.token_endpoint.clone()));
         let mut client =
             client.set_redirect_uri(RedirectUrl::new(redirect_uri)?).set_auth_type(metadata.auth_type.clone());
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use crate::{clock, gate::identity::Settings};
 
-    fn provider(issuer: String) -> Provider {
+    fn provider(issuer: String) -> LoginProvider {
         let mut settings = Settings::test();
         settings.rules.issuer = issuer;
         let login = LoginSettings {
@@ -280,7 +280,7 @@ mod tests {
             scopes: vec!["openid".into()],
             end_session: None,
         };
-        Provider::new(login, Arc::new(Issuer::new(settings, Arc::new(crate::client::Client::new(None).unwrap()))))
+        LoginProvider::new(login, Arc::new(Issuer::new(settings, Arc::new(crate::client::Client::new(None).unwrap()))))
     }
 
     #[tokio::test]
@@ -292,12 +292,12 @@ mod tests {
         let fails = async |now| assert!(provider.metadata(now).await.is_err());
         let breaks_off = async { drop(listener.accept().await.unwrap()) };
         tokio::join!(fails(arrived), breaks_off);
-        let asked = tokio::select! {
+        let fetched_again = tokio::select! {
             biased;
             () = async { fails(arrived).await; fails(clock::now()).await } => false,
             _ = listener.accept() => true,
         };
-        assert!(!asked);
+        assert!(!fetched_again);
     }
 
     #[tokio::test]

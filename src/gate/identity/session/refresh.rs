@@ -21,7 +21,7 @@ use crate::{
     clock::{self, Timestamp},
     gate::identity::{
         AuthContext,
-        openid::id_token::{Expected, ExpectedNonce},
+        openid::id_token::{ExpectedIdToken, ExpectedNonce},
     },
     refusal::Refusal,
 };
@@ -128,7 +128,7 @@ impl Sessions {
             return RefreshOutcome::Refused("the provider's refresh gave no ID token".into());
         };
         let nonce = session.nonce();
-        let expected = Expected {
+        let expected = ExpectedIdToken {
             nonce: nonce.as_deref().map_or(ExpectedNonce::Any, ExpectedNonce::SameOrAbsent),
             access_token: Some(tokens.access_token.expose()),
             subject: Some(&active.principal.subject),

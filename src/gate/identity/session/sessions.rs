@@ -17,7 +17,7 @@ use super::{
     active::ActiveSession,
     cookie::{self, SessionCookie},
     keys::{SealError, Sealer, SealingKey},
-    provider::{LoginSettings, Provider},
+    provider::{LoginProvider, LoginSettings},
     sealed::Session,
     state::SessionState,
     subject::SessionIdentifiers,
@@ -50,7 +50,7 @@ pub(crate) struct Settings {
 /// The providers, sessions and login attempts of one configuration.
 pub struct Sessions {
     pub(super) settings: Settings,
-    pub(super) providers: Vec<Provider>,
+    pub(super) providers: Vec<LoginProvider>,
     pub(super) session_sealer: Sealer,
     pub(super) attempt_sealer: Sealer,
     pub(super) state: Arc<SessionState>,
@@ -70,7 +70,7 @@ impl Sessions {
         let process_key = [state.process_key.clone()];
         let keys: &[SealingKey] = if settings.keys.is_empty() { &process_key } else { &settings.keys };
         let of = |login: &LoginSettings| issuers.iter().find(|issuer| *issuer.name == *login.issuer).cloned();
-        let providers = settings.logins.iter().filter_map(|login| Some(Provider::new(login.clone(), of(login)?)));
+        let providers = settings.logins.iter().filter_map(|login| Some(LoginProvider::new(login.clone(), of(login)?)));
         Ok(Self {
             providers: providers.collect(),
             session_sealer: Sealer::new(keys, "wicketgate session 1")?,
@@ -114,7 +114,7 @@ impl Sessions {
         reply: &mut HeaderMap,
     ) -> Result<Authenticated, Refusal> {
         if !context.method.is_safe() && !self.is_same_origin(context.headers) {
-            let text = "another site asked for this with your session; do it from this gate's own pages";
+            let text = "another site sent this request with your session; do it from this gate's own pages";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", text));
         }
         let outcome = match self.open_cookie(&cookie, context.now) {
@@ -176,13 +176,13 @@ impl Sessions {
         Ok(Arc::new(ActiveSession { session, principal: Arc::new(principal) }))
     }
 
-    pub(super) fn provider(&self, name: &str) -> Option<&Provider> {
+    pub(super) fn provider(&self, name: &str) -> Option<&LoginProvider> {
         self.providers.iter().find(|provider| *provider.issuer.name == *name)
     }
 
     /// The provider of a session; `None` if another provider has its name now, or if today's rules would refuse its ID
     /// token.
-    pub(super) fn provider_of(&self, session: &Session) -> Option<&Provider> {
+    pub(super) fn provider_of(&self, session: &Session) -> Option<&LoginProvider> {
         self.provider(&session.issuer).filter(|provider| provider.still_accepts(session.id_token.expose()))
     }
 

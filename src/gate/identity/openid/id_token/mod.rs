@@ -27,7 +27,7 @@ use crate::{
 
 /// The values that an ID token must match, besides its issuer's rules.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Expected<'a> {
+pub(crate) struct ExpectedIdToken<'a> {
     pub(crate) nonce: ExpectedNonce<'a>,
     /// The access token of the same response.
     pub(crate) access_token: Option<&'a str>,
@@ -106,7 +106,7 @@ pub(crate) fn verify(
     key: &Arc<Key>,
     rules: &Rules,
     client_id: &str,
-    expected: Expected<'_>,
+    expected: ExpectedIdToken<'_>,
     now: Timestamp,
 ) -> Result<VerifiedIdToken, IdTokenError> {
     let keys = JsonWebKeySet::new(vec![VerificationKey::selected(key.clone(), unverified.kid.as_deref())]);

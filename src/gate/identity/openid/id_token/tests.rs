@@ -45,7 +45,7 @@ impl Signer {
 }
 
 /// Verifies a token of these claims, which a good token's claims are merged with.
-fn result(expected: Expected<'_>, change: Value) -> Result<String, IdTokenError> {
+fn result(expected: ExpectedIdToken<'_>, change: Value) -> Result<String, IdTokenError> {
     let signer = Signer::new();
     let mut claims =
         json!({"iss": "https://idp.test", "sub": "ada", "aud": "gate", "exp": NOW + 300, "iat": NOW, "nonce": "n"});
@@ -57,7 +57,7 @@ fn result(expected: Expected<'_>, change: Value) -> Result<String, IdTokenError>
     verified(&signer, &signer.sign(&claims.to_string()), expected)
 }
 
-fn verified(signer: &Signer, token: &str, expected: Expected<'_>) -> Result<String, IdTokenError> {
+fn verified(signer: &Signer, token: &str, expected: ExpectedIdToken<'_>) -> Result<String, IdTokenError> {
     let rules = Rules {
         issuer: "https://idp.test".into(),
         audiences: vec!["gate".into()],
@@ -72,8 +72,9 @@ fn verified(signer: &Signer, token: &str, expected: Expected<'_>) -> Result<Stri
 
 #[test]
 fn an_id_token_matches_its_login_or_is_refused() {
-    let login = Expected { nonce: ExpectedNonce::Sent("n"), access_token: Some("at"), subject: None };
-    let refresh = Expected { nonce: ExpectedNonce::SameOrAbsent("n"), access_token: Some("at"), subject: Some("ada") };
+    let login = ExpectedIdToken { nonce: ExpectedNonce::Sent("n"), access_token: Some("at"), subject: None };
+    let refresh =
+        ExpectedIdToken { nonce: ExpectedNonce::SameOrAbsent("n"), access_token: Some("at"), subject: Some("ada") };
     let check = |expected, change: Value, result_of: Result<(), IdTokenError>| {
         assert_eq!(result(expected, change.clone()).map(drop), result_of, "{change}");
     };
@@ -109,7 +110,7 @@ fn claims_of_real_providers_are_accepted() {
         json!({"updated_at": NOW, "auth_time": NOW, "acr": "0", "amr": ["pwd"], "address": {}, "groups": ["a"]}),
         json!({"locale": "en", "name#de": "Ada", "tid": "t", "ver": "2.0", "roles": ["scrape"]}),
     ] {
-        let expected = Expected { nonce: ExpectedNonce::Sent("n"), ..Expected::default() };
+        let expected = ExpectedIdToken { nonce: ExpectedNonce::Sent("n"), ..ExpectedIdToken::default() };
         assert_eq!(result(expected, claims.clone()).as_deref(), Ok("ada"), "{claims}");
     }
 }
@@ -119,7 +120,7 @@ fn a_duplicate_member_is_refused() {
     let signer = Signer::new();
     let claims =
         format!(r#"{{"iss":"https://idp.test","sub":"ada","sub":"bob","aud":"gate","exp":{},"iat":{NOW}}}"#, NOW + 300);
-    let refused = verified(&signer, &signer.sign(&claims), Expected::default());
+    let refused = verified(&signer, &signer.sign(&claims), ExpectedIdToken::default());
     assert_eq!(refused, Err(TokenError::Duplicate.into()));
 }
 

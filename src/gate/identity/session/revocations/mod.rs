@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::file::Entry;
+use self::file::RevocationEntry;
 use super::subject::{RevocationTarget, SessionIdentifiers};
 use crate::{
     clock::{self, Timestamp},
@@ -39,7 +39,7 @@ pub(super) struct Revocations {
 
 #[derive(Default)]
 struct Tables {
-    in_use: HashMap<Uuid, InUse>,
+    in_use: HashMap<Uuid, SessionInUse>,
     revoked: HashMap<RevocationTarget, Revocation>,
     /// Two tables, so that a flood of logins leaves room for logout tokens.
     login_states: UsedDigests,
@@ -61,7 +61,7 @@ pub(super) enum SingleUse {
 }
 
 /// A session that a request or stream depends on.
-struct InUse {
+struct SessionInUse {
     ended: CancellationToken,
     session: SessionIdentifiers,
     until: Timestamp,
@@ -101,7 +101,8 @@ impl Revocations {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file.map(Path::to_owned);
         let Some(file) = file else { return };
         let revoked = self.tables.lock().unwrap_or_else(PoisonError::into_inner).revoked.clone();
-        let entries = revoked.into_iter().map(|(target, Revocation { at, until })| Entry { target, at, until });
+        let entries =
+            revoked.into_iter().map(|(target, Revocation { at, until })| RevocationEntry { target, at, until });
         let written = entries.map(|entry| entry.line()).collect::<std::io::Result<Vec<_>>>().and_then(|lines| {
             let mut open = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
             open.write_all(&lines.concat())?;
@@ -144,7 +145,7 @@ impl Revocations {
             }
         }
         let ended = CancellationToken::new();
-        tables.in_use.insert(session.id, InUse { ended: ended.clone(), session: session.clone(), until });
+        tables.in_use.insert(session.id, SessionInUse { ended: ended.clone(), session: session.clone(), until });
         Ok(Ok(ended))
     }
 
@@ -155,7 +156,7 @@ impl Revocations {
     pub(super) async fn revoke(&self, target: RevocationTarget, now: Timestamp) -> std::io::Result<()> {
         // not by today's `max_lifetime`: a reload may raise it, and with it the end of the sessions that this target includes
         let revocation = Revocation { at: now, until: clock::after(now, MAX_LIFETIME) };
-        let entry = Entry { target: target.clone(), at: revocation.at, until: revocation.until };
+        let entry = RevocationEntry { target: target.clone(), at: revocation.at, until: revocation.until };
         {
             let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
             tables.revoked.retain(|_, revocation| now < revocation.until);
@@ -228,7 +229,7 @@ impl Tables {
         }
     }
 
-    fn insert(&mut self, Entry { target, at, until }: Entry) {
+    fn insert(&mut self, RevocationEntry { target, at, until }: RevocationEntry) {
         let revocation = self.revoked.entry(target).or_insert(Revocation { at, until });
         *revocation = Revocation { at: revocation.at.max(at), until: revocation.until.max(until) };
     }
