@@ -1,5 +1,5 @@
 //! What each step of the story costs: target, token known, token verified, decision known, decision made (also with
-//! 1,000 policies), limits, audit line.
+//! 1,000 policies), limits, audit line. `cargo bench --profile dist --bench steps`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,5 @@
-//! What the story of a request costs over a bare hyper proxy: CPU time of the serving thread for each request, both in
-//! one run, round by round.
+//! The cost of a request over a bare hyper proxy: CPU time of the serving thread for each request, both in one run,
+//! round by round. `cargo bench --profile dist --bench story`.
 //!
 //! The bare proxy is hyper's server and hyper-util's client on one single-threaded runtime, with one log line for each
 //! request and nothing else. Linux only: it reads `/proc/self/task`.

@@ -5,7 +5,7 @@
 //! bits) and ES256, on one thread and on all of them with one memory between them, as the gate's workers have it. The
 //! work is bounded: so many rounds of so many tokens, made before the clock runs.
 //!
-//! `cargo bench --bench tokens`. `cargo test --bench tokens` does one short round: its figures mean nothing.
+//! `cargo bench --profile dist --bench tokens`. `cargo test --bench tokens` does one short round: its figures mean nothing.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
