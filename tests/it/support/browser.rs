@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{DEADLINE, Gate};
 
+const CHROMIUM: &str = "/usr/bin/chromium";
 const HINT: &str = "run `tests/run`, which installs the suite's peers";
 
 /// A running Chromium with a profile of its own; it ends when dropped.
@@ -30,7 +31,8 @@ impl Browser {
     pub(crate) async fn start(gate: &Gate) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/browser/driver.js");
         assert!(script.with_file_name("node_modules").exists(), "puppeteer-core is not installed: {HINT}");
-        let key = KeyPair::from_pem(&std::fs::read_to_string(gate.directory.join("gate.key")).unwrap()).unwrap();
+        assert!(Path::new(CHROMIUM).exists(), "there is no `{CHROMIUM}` (Debian package chromium): {HINT}");
+        let key = KeyPair::from_pem(&std::fs::read_to_string(gate.directory.join("certs/gate.key")).unwrap()).unwrap();
         let trusted = STANDARD.encode(digest::digest(&digest::SHA256, &key.subject_public_key_info()));
         let mut child = Command::new("node")
             .arg(script)
@@ -43,7 +45,7 @@ impl Browser {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut browser = Self { _child: child, stdin, lines };
         let profile = gate.directory.join("chromium");
-        browser.say(json!({"chromium": "/usr/bin/chromium", "profile": profile, "trusted": trusted})).await;
+        browser.say(json!({"chromium": CHROMIUM, "profile": profile, "trusted": trusted})).await;
         let version = browser.hear().await;
         assert!(version.as_str().is_some_and(|version| version.starts_with("Chrome/")), "{version}");
         browser

@@ -53,7 +53,10 @@ impl Glewlwyd {
         let config = directory.join("glewlwyd.conf");
         let schema = File::open(SCHEMA).unwrap_or_else(|e| panic!("glewlwyd is not installed ({e}): {HINT}"));
         let made = Command::new("sqlite3").arg(&database).stdin(schema).status().await;
-        assert!(made.expect("sqlite3 is not installed").success(), "the schema cannot be read");
+        assert!(
+            made.unwrap_or_else(|e| panic!("sqlite3 cannot be started ({e}): {HINT}")).success(),
+            "the schema cannot be read"
+        );
         std::fs::write(&config, configuration(address, &database)).unwrap();
         let mut command = Command::new("glewlwyd");
         command.arg(format!("--config-file={}", config.display()));

@@ -50,7 +50,8 @@ async fn run(home: &str, mut program: Command, script: &str, ca: &Path, argument
         program.env(name, ca);
     }
     program.env_remove("GOOGLE_APPLICATION_CREDENTIALS");
-    let output = tokio::time::timeout(3 * DEADLINE, program.output()).await.expect("the client does not end").unwrap();
+    let output = tokio::time::timeout(3 * DEADLINE, program.output()).await.expect("the client does not end");
+    let output = output.unwrap_or_else(|e| panic!("`{home}/{script}` cannot be started ({e}): {HINT}"));
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "`{home}/{script}` fails: {said}{complained}");
