@@ -10,7 +10,7 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::{
-    DemoError,
+    error::DemoError,
     server::{Handler, ReceivedRequest, Server, respond},
 };
 use crate::{

@@ -13,7 +13,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use super::DemoError;
+use super::error::DemoError;
 use crate::clock;
 
 /// Long enough for any demo, short enough that a forgotten CA means nothing.

@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{DemoError, pki::Leaf};
+use super::{error::DemoError, pki::Leaf};
 use crate::http::{Body, BoxFuture, read_bounded};
 
 /// Larger than any limit of Google's that the emulator imitates.

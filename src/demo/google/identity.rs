@@ -8,12 +8,15 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AUDIENCE, DiscoveredIssuer, IssuedToken, Shared, denied, invalid, not_found, unauthenticated};
+use super::{
+    errors::{denied, invalid, not_found, unauthenticated},
+    state::{AUDIENCE, DiscoveredIssuer, IssuedToken, Shared},
+};
 use crate::{
     clock,
     demo::{
         issuer::oauth_error,
-        random_text,
+        random::random_text,
         server::{ReceivedRequest, json},
     },
     http::Body,

@@ -5,44 +5,39 @@
 //! and an access token are its own, unexpired, and of an account that may do what is asked. Errors have Google's
 //! shape. What it does not know is a 404.
 
+mod class;
+mod errors;
 pub(crate) mod forecast;
 mod identity;
+mod rest;
 mod rpc;
+mod state;
 pub(crate) mod value;
 mod vertex;
 
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use http::{Method, Response, StatusCode};
-use serde_json::{Value, json};
+use http::Response;
 
 use super::{
-    DemoError,
+    error::DemoError,
     issuer::KeyRing,
-    server::{Handler, ReceivedRequest, Server, json},
+    server::{Handler, ReceivedRequest, Server},
 };
 use crate::{
     client::Client,
-    clock::Timestamp,
     http::{Body, BoxFuture},
 };
+use state::{DiscoveredIssuer, Shared, State};
 
-pub(crate) use vertex::Class;
-
-/// The workload identity pool provider that the emulator is unless told otherwise.
-pub(crate) const AUDIENCE: &str =
-    "//iam.googleapis.com/projects/123456/locations/global/workloadIdentityPools/demo/providers/demo";
-/// The project, location and endpoint that there are.
-pub const PROJECT: &str = "demo";
-/// The one location.
-pub const LOCATION: &str = "us-central1";
-/// The endpoint with the forecast behind it.
-pub const ENDPOINT: &str = "1001";
+pub(crate) use class::Class;
+pub(crate) use state::AUDIENCE;
+pub use state::{ENDPOINT, LOCATION, PROJECT};
 
 /// A running emulator.
 pub struct Google {
@@ -57,47 +52,6 @@ pub struct Builder {
     keys: KeyRing,
     discovered_issuer: Option<DiscoveredIssuer>,
     accounts: Vec<(String, Class)>,
-}
-
-/// What all of it shares.
-struct Shared {
-    /// The issuer whose subject tokens are exchanged.
-    issuer: String,
-    keys: KeyRing,
-    /// One more, whose keys are found as Google finds them.
-    discovered_issuer: Option<DiscoveredIssuer>,
-    /// Service account → the one class of methods it may call.
-    accounts: HashMap<String, Class>,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// Federated tokens, by their text.
-    federated: HashMap<String, IssuedToken>,
-    /// Access tokens of service accounts, by their text.
-    access: HashMap<String, IssuedToken>,
-    federated_lifetime: Duration,
-    access_lifetime: Option<Duration>,
-    model_version: String,
-    /// Resources that callers created, by name.
-    created: HashMap<String, Value>,
-    last_id: u64,
-}
-
-/// An issuer whose keys are found by discovery, at each exchange.
-struct DiscoveredIssuer {
-    issuer: String,
-    client: Client,
-}
-
-/// Who a token stands for, and how long.
-#[derive(Clone)]
-struct IssuedToken {
-    /// The service account; for a federated token the subject.
-    name: String,
-    /// Whose subject token it was got with: what an audit log names.
-    subject: String,
-    expires_at: Timestamp,
 }
 
 impl Google {
@@ -217,59 +171,10 @@ impl Builder {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    /// Answers a REST request.
-    async fn rest(&self, call: &ReceivedRequest) -> Response<Body> {
-        let segments: Vec<&str> = call.path.trim_start_matches('/').split('/').collect();
-        match (&call.method, segments.as_slice()) {
-            (&Method::POST, ["v1", "token"]) => identity::exchange(self, call).await,
-            (&Method::POST, ["v1", "projects", "-", "serviceAccounts", account]) => {
-                identity::impersonate(self, account, call)
-            }
-            (_, ["v1" | "v1beta1", "projects", project, "locations", location, rest @ ..]) => {
-                vertex::answer(self, project, location, rest, call).await
-            }
-            _ => not_found(&call.path),
-        }
-    }
-}
-
 impl Handler for Shared {
     fn handle(self: Arc<Self>, call: ReceivedRequest) -> BoxFuture<'static, Response<Body>> {
-        Box::pin(
-            async move { if rpc::is_call(&call) { rpc::answer(&self, &call).await } else { self.rest(&call).await } },
-        )
+        Box::pin(async move {
+            if rpc::is_call(&call) { rpc::answer(&self, &call).await } else { rest::handle(&self, &call).await }
+        })
     }
-}
-
-/// Google's error shape.
-fn error(code: StatusCode, status: &str, message: &str) -> Response<Body> {
-    json(code, &json!({ "error": { "code": code.as_u16(), "message": message, "status": status } }))
-}
-
-fn not_found(path: &str) -> Response<Body> {
-    error(StatusCode::NOT_FOUND, "NOT_FOUND", &format!("The requested URL {path} was not found on this server."))
-}
-
-fn invalid(message: &str) -> Response<Body> {
-    error(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", message)
-}
-
-fn denied(message: &str) -> Response<Body> {
-    error(StatusCode::FORBIDDEN, "PERMISSION_DENIED", message)
-}
-
-fn unauthenticated() -> Response<Body> {
-    error(
-        StatusCode::UNAUTHORIZED,
-        "UNAUTHENTICATED",
-        "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid \
-         authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.",
-    )
 }

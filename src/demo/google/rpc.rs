@@ -14,7 +14,8 @@ use prost_types::Value;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Shared,
+    rest,
+    state::Shared,
     value::{from_json, to_json},
 };
 use crate::{demo::server::ReceivedRequest, http::Body};
@@ -52,8 +53,8 @@ pub(super) async fn answer(google: &Shared, call: &ReceivedRequest) -> Response<
         _ => return failed("UNIMPLEMENTED", "the emulator knows no such method"),
     };
     let Ok((verb, path, body)) = asked else { return failed("INVALID_ARGUMENT", "the message cannot be read") };
-    let rest = ReceivedRequest { method: verb, path, headers: call.headers.clone(), body: body.into() };
-    let answer = google.rest(&rest).await;
+    let rest_request = ReceivedRequest { method: verb, path, headers: call.headers.clone(), body: body.into() };
+    let answer = rest::handle(google, &rest_request).await;
     let json: Json = match answer.body() {
         Body::Full(bytes) => serde_json::from_slice(bytes).unwrap_or_default(),
         _ => Json::Null,

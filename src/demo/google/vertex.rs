@@ -8,9 +8,11 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    ENDPOINT, IssuedToken, LOCATION, PROJECT, Shared, denied, error, forecast,
+    class::Class,
+    errors::{denied, error, invalid, not_found, unauthenticated},
+    forecast,
     identity::{self, IssuedTokenKind},
-    invalid, not_found, unauthenticated,
+    state::{ENDPOINT, IssuedToken, LOCATION, PROJECT, Shared},
 };
 use crate::{
     clock,
@@ -23,35 +25,6 @@ const PAYLOAD_LIMIT: usize = 1_572_864;
 const DEPLOYED_MODEL: &str = "2001";
 const MODEL: &str = "3001";
 const MODEL_NAME: &str = "seasonal-forecast";
-
-/// A group of methods that one service account may call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Writing data.
-    Ingest,
-    /// Asking models.
-    Infer,
-    /// Making models.
-    Train,
-    /// Reading.
-    Observe,
-    /// Everything else.
-    Administer,
-}
-
-impl Class {
-    /// Its name in lower case.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Infer => "infer",
-            Self::Train => "train",
-            Self::Observe => "observe",
-            Self::Administer => "administer",
-        }
-    }
-}
 
 /// The methods there are.
 enum ApiMethod<'a> {

@@ -11,7 +11,7 @@ use jsonwebtoken::{
 };
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
 
-use crate::demo::{DemoError, random_text};
+use crate::demo::{error::DemoError, random::random_text};
 
 /// The keys of one issuer. Clones share them, so a rotation is seen by all who verify with them.
 #[derive(Clone, Default)]

@@ -17,7 +17,7 @@ pub(crate) use keys::KeyRing;
 pub(crate) use token::{LIFETIME, Token};
 
 use super::{
-    DemoError,
+    error::DemoError,
     pki::Leaf,
     server::{Handler, ReceivedRequest, Server, json, respond},
 };

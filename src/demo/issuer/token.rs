@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::keys::KeyRing;
 use crate::{
     clock,
-    demo::{DemoError, random_text},
+    demo::{error::DemoError, random::random_text},
 };
 
 /// How long a token lives unless told otherwise.
