@@ -3,6 +3,7 @@
 //! Exit codes: 0 good, 1 the answer is no, 2 wrong usage or configuration.
 
 mod audit;
+mod certs;
 mod check;
 mod demo;
 mod env;
@@ -44,6 +45,11 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Make the gate's certificates, or inspect them.
+    Certs {
+        #[command(subcommand)]
+        command: certs::Command,
+    },
     /// Read an audit log.
     Audit {
         #[command(subcommand)]
@@ -77,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Demo(options) => demo::demo(&options),
         Command::Serve { config } => serve::serve(&config),
         Command::Check { config } => check::check(&config),
+        Command::Certs { command } => certs::run(command),
         Command::Audit { command } => audit::run(command),
         Command::Policy { command } => policy::run(command),
         Command::Grant { command } => grant::run(command),

@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{binding, reader::Section, settings::GateSettings};
+use super::{
+    binding,
+    reader::Section,
+    settings::{CertificateFiles, GateSettings},
+};
 use crate::{
     client::MAX_WORKERS,
     gate::{
@@ -12,6 +16,9 @@ use crate::{
     },
 };
 
+/// The default files of a listener, relative to the configuration file.
+const CERTIFICATE: &str = "certs/gate.pem";
+const KEY: &str = "certs/gate.key";
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
 pub(super) fn gate(top: &Section<'_>) -> GateSettings {
@@ -48,24 +55,31 @@ pub(super) fn listeners(top: &Section<'_>) -> Vec<listen::Settings> {
         section.finish();
     }
     if listeners.is_empty() {
-        top.problem("listen", "missing; write a section `[[listen]]` with `address = \"0.0.0.0:8443\"` and `tls = …`");
+        top.problem("listen", "missing; write a section `[[listen]]` with `address = \"0.0.0.0:8443\"`");
     }
     listeners
 }
 
 fn tls(section: &Section<'_>) -> Option<listen::Tls> {
-    let Some(tls) = section.section("tls") else {
-        section.problem(
-            "tls",
-            "write `tls = { certificate = \"gate.pem\", key = \"gate.key\" }`, or `tls = false` for clear text",
-        );
-        return None;
+    let Some(table) = section.table("tls") else {
+        if section.has("tls") && !section.is_true("tls") {
+            section.problem(
+                "tls",
+                format!(
+                    "write `tls = true` for `{CERTIFICATE}` and `{KEY}`, or `tls = {{ certificate = \"{CERTIFICATE}\", \
+                     key = \"{KEY}\" }}`, or `tls = false` for clear text"
+                ),
+            );
+            return None;
+        }
+        let certificate = section.default_file(CERTIFICATE);
+        let key = section.default_file(KEY);
+        let config = listen::server_config(&certificate, &key, None);
+        let remedy = "`wicketgate certs init` makes a certificate and a key";
+        return config.map_err(|error| section.problem("tls", format!("{error}; {remedy}"))).ok();
     };
-    for (key, example) in [("certificate", "gate.pem"), ("key", "gate.key")] {
-        tls.required(key, example);
-    }
-    let pair = tls.file("certificate").zip(tls.file("key"));
-    let clients = binding::client_certificates(&tls);
+    let pair = table.file_or("certificate", CERTIFICATE).zip(table.file_or("key", KEY));
+    let clients = binding::client_certificates(&table);
     let config = pair.and_then(|(certificate, key)| {
         let config = listen::server_config(&certificate, &key, clients.as_ref());
         let key = match &config {
@@ -73,10 +87,28 @@ fn tls(section: &Section<'_>) -> Option<listen::Tls> {
             Err(TlsError::Bundle(..) | TlsError::Verifier(_)) => "client_ca",
             _ => "certificate",
         };
-        tls.ok_or_problem(key, config)
+        table.ok_or_problem(key, config)
     });
-    tls.finish();
+    table.finish();
     config
+}
+
+/// The files of every listener that serves TLS, unread: certificate, key, and the CAs of client certificates.
+pub(super) fn certificate_files(top: &Section<'_>) -> Vec<CertificateFiles> {
+    let sections = top.sections("listen");
+    let served = sections.iter().filter(|section| !section.is_false("tls"));
+    let files = served.filter_map(|section| {
+        let Some(table) = section.table("tls") else {
+            let certificate = section.default_file(CERTIFICATE);
+            return Some(CertificateFiles { certificate, key: section.default_file(KEY), clients: None });
+        };
+        Some(CertificateFiles {
+            certificate: table.file_or("certificate", CERTIFICATE)?,
+            key: table.file_or("key", KEY)?,
+            clients: table.file("client_ca"),
+        })
+    });
+    files.collect()
 }
 
 pub(super) fn address(section: &Section<'_>, key: &'static str) -> Option<SocketAddr> {

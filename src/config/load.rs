@@ -10,7 +10,7 @@ use super::{
     problem::{Problem, Problems},
     reader::{Parsed, Section, TomlFile},
     roles, sessions,
-    settings::Config,
+    settings::{CertificateFiles, Config},
     token_issuer, upstreams,
 };
 use crate::{
@@ -56,6 +56,18 @@ pub(crate) fn policy_directory(path: &Path) -> Result<PathBuf, Problems> {
     let in_section = |p: &Problem| p.key == "policy" || p.key.starts_with("policy.");
     let is_syntax = |p: &Problem| p.key.is_empty();
     let problems: Vec<Problem> = parsed.problems.into_iter().filter(|p| in_section(p) || is_syntax(p)).collect();
+    if problems.is_empty() { Ok(parsed.value) } else { Err(Problems(problems)) }
+}
+
+/// The certificate files of the listeners of a configuration, whatever else is in it.
+///
+/// # Errors
+/// The file cannot be read, is not TOML, or has problems in `[[listen]]`.
+pub(crate) fn certificate_files(path: &Path) -> Result<Vec<CertificateFiles>, Problems> {
+    let parsed = Section::read(open(path)?, gate::certificate_files);
+    // the other sections and keys were not read, so they are reported as unknown
+    let is_ours = |p: &Problem| p.key.is_empty() || p.key.contains(".tls.certificate") || p.key.contains(".tls.key");
+    let problems: Vec<Problem> = parsed.problems.into_iter().filter(is_ours).collect();
     if problems.is_empty() { Ok(parsed.value) } else { Err(Problems(problems)) }
 }
 

@@ -25,10 +25,13 @@ mod upstreams;
 
 pub(crate) use self::{
     cases::{Cases, cases},
-    load::policy_directory,
+    load::{certificate_files, policy_directory},
     policies::actions,
     proofs::proofs,
-    settings::{DataSettings, ExporterSettings, ForecastSettings, IssueSettings, ScrapeSettings, VertexSettings},
+    settings::{
+        CertificateFiles, DataSettings, ExporterSettings, ForecastSettings, IssueSettings, ScrapeSettings,
+        VertexSettings,
+    },
 };
 pub use self::{
     load::load,

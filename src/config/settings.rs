@@ -60,6 +60,16 @@ pub struct Config {
     pub(crate) read_at: Timestamp,
 }
 
+/// The files of a listener that serves TLS.
+pub(crate) struct CertificateFiles {
+    /// The certificate chain, PEM.
+    pub(crate) certificate: PathBuf,
+    /// Its private key, PEM.
+    pub(crate) key: PathBuf,
+    /// The CA certificates of client certificates. `None` if the listener does not verify them.
+    pub(crate) clients: Option<PathBuf>,
+}
+
 /// The `[gate]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GateSettings {

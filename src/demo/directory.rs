@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{fs, io::AsyncWriteExt};
 
-use super::{DemoError, random_text};
+use super::{error::DemoError, random::random_text};
 
 /// The first line of every configuration written here; a file without it is somebody's own.
 const MARK: &str = "# wicketgate.toml, written by `wicketgate demo`.";
@@ -58,17 +58,17 @@ impl Directory {
         let path = fs::canonicalize(path).await.map_err(failed)?;
         let config = path.join("wicketgate.toml");
         match fs::read_to_string(&config).await {
-            Ok(text) if !text.starts_with(MARK) => return Err(DemoError::NotOurs(config)),
+            Ok(text) if !text.starts_with(MARK) => return Err(DemoError::ForeignConfiguration(config)),
             // a demo that did not come so far as its configuration left its lock
             Err(_) if path.join("policies").exists() && !path.join(LOCK).exists() => {
-                return Err(DemoError::NotOurs(path.join("policies")));
+                return Err(DemoError::ForeignConfiguration(path.join("policies")));
             }
             _ => {}
         }
         let lock = File::create(path.join(LOCK)).map_err(failed)?;
         lock.try_lock().map_err(|_| DemoError::InUse(path.clone()))?;
         let directory = Self { path, _lock: Arc::new(lock) };
-        for below in ["tokens", "policies"] {
+        for below in ["certs", "tokens", "policies"] {
             let path = directory.join(below);
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).await;
             made.map_err(|cause| DemoError::File(path, cause))?;

@@ -8,13 +8,13 @@ use std::{path::PathBuf, time::Duration};
 use tokio::task::JoinSet;
 
 use super::{
-    DemoError,
     directory::Directory,
+    error::DemoError,
     exporter::{self, Exporter},
     google::{self, AUDIENCE, Class, ENDPOINT, Google, LOCATION, PROJECT},
     issuer::{self, Issuer, Token},
     pki::Pki,
-    random_text,
+    random::random_text,
 };
 
 /// The shipped roles, each with a token of its own in `tokens/`.
@@ -63,15 +63,15 @@ impl Environment {
     pub async fn start(directory: Directory, ports: Ports) -> Result<Self, DemoError> {
         let pki = Pki::new()?;
         let gate = pki.loopback()?;
-        directory.write_public("ca.pem", &pki.ca_pem()).await?;
-        directory.write_public("gate.pem", &gate.certificate).await?;
-        directory.write_secret("gate.key", &gate.key).await?;
+        directory.write_public("certs/ca.pem", &pki.ca_pem()).await?;
+        directory.write_public("certs/gate.pem", &gate.certificate).await?;
+        directory.write_secret("certs/gate.key", &gate.key).await?;
         directory.write_policies().await?;
 
         let issuer = Issuer::builder().tls(pki.loopback()?).start().await?;
         let mut google = Google::builder(issuer.url(), issuer.keys());
         if let Some(url) = ports.url() {
-            google = google.discovered_issuer(&url, &directory.join("ca.pem"))?;
+            google = google.discovered_issuer(&url, &directory.join("certs/ca.pem"))?;
         }
         let google = google.start().await?;
         let password = random_text(18)?;
@@ -169,7 +169,7 @@ fn configuration(ports: Ports, issuer: &Issuer, google: &Google, exporter: &Expo
 
 [[listen]]
 address = "127.0.0.1:{gate}"
-tls = {{ certificate = "gate.pem", key = "gate.key" }}
+tls = true
 
 [admin]
 address = "127.0.0.1:{admin}"
@@ -185,7 +185,7 @@ directory = "policies"
 name = "demo"
 issuer = "{issuer}"
 audiences = ["wicketgate"]
-ca = "ca.pem"
+ca = "certs/ca.pem"
 {issue}
 # It asks for a password, which the gate knows and no caller does.
 [[exporter]]

@@ -330,10 +330,12 @@ async fn the_environment_fills_its_directory_and_spares_a_strangers() {
     let environment = Environment::start(directory, Ports { gate: 0, admin: 0 }).await.unwrap();
     let mode = |name: &str| std::fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
     let roles = ROLES.map(|role| format!("tokens/{role}.jwt"));
-    for secret in roles.iter().map(String::as_str).chain(["subject.jwt", "gate.key", "exporter.password"]) {
+    for secret in roles.iter().map(String::as_str).chain(["subject.jwt", "certs/gate.key", "exporter.password"]) {
         assert_eq!(mode(secret), 0o600, "{secret}");
     }
-    for public in ["ca.pem", "gate.pem", "wicketgate.toml", "policies/roles.toml", "policies/wicketgate.cedar"] {
+    for public in
+        ["certs/ca.pem", "certs/gate.pem", "wicketgate.toml", "policies/roles.toml", "policies/wicketgate.cedar"]
+    {
         assert_eq!(mode(public), 0o644, "{public}");
     }
     let keys = serde_json::to_vec(&environment.issuer.keys().jwks()).unwrap();

@@ -413,8 +413,8 @@ async fn one_proof_sent_in_parallel_is_accepted_once() {
 #[tokio::test]
 async fn bound_tokens_of_oidc_provider_need_their_key() {
     let harness = harness("").await.section("listen", listen("client_certificates = \"any\""));
-    let certificate = harness.directory.join("gate.pem");
-    let key = harness.directory.join("gate.key");
+    let certificate = harness.directory.join("certs/gate.pem");
+    let key = harness.directory.join("certs/gate.key");
     let provider = OidcSettings::new()
         .set("tls", json!({"certificate": certificate, "key": key}))
         .machine(&Client { id: "prover", secret: "a-secret-of-prover", role: "scrape" })

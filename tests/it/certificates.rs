@@ -21,7 +21,7 @@ const NODE: &str = "spiffe://example.org/ns/prod/sa/node";
 /// `[[listen]]` with these keys in its `tls` besides certificate and key.
 pub(crate) fn listen(clients: &str) -> String {
     format!(
-        "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"gate.pem\", key = \"gate.key\", {clients} }}"
+        "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"certs/gate.pem\", key = \"certs/gate.key\", {clients} }}"
     )
 }
 
@@ -286,7 +286,9 @@ async fn curl_authenticates_with_its_certificate() {
         let mut command = tokio::process::Command::new("curl");
         command.args(["--silent", "--show-error", "--fail", "--cacert", "ca.pem"]).args(arguments).arg(&url);
         command.current_dir(gate.directory.path()).kill_on_drop(true);
-        async move { command.output().await.expect("curl is not installed") }
+        async move {
+            command.output().await.expect("curl is not installed: run `tests/run`, which installs the suite's peers")
+        }
     };
     for version in [
         &["--cert", "node.pem", "--key", "node.key", "--http1.1"][..],
@@ -314,12 +316,12 @@ async fn a_setting_without_effect_is_a_problem_with_its_remedy() {
         (OPTIONAL, "client_certificates = \"maybe\"", "tls.client_certificates", "\"any\""),
         (OPTIONAL, "client_crls = [\"clients.crl\"]", "tls.client_crls", "client_ca"),
         ("\"clients.pem\"", "\"nothing.pem\"", "tls.client_ca", "nothing.pem"),
-        ("\"clients.pem\"", "\"gate.key\"", "tls.client_ca", "gate.key"),
+        ("\"clients.pem\"", "\"certs/gate.key\"", "tls.client_ca", "certs/gate.key"),
         (
             "client_ca = \"clients.pem\"",
-            "client_ca = \"clients.pem\", client_crls = [\"gate.pem\"]",
+            "client_ca = \"clients.pem\", client_crls = [\"certs/gate.pem\"]",
             "tls.client_crls",
-            "gate.pem",
+            "certs/gate.pem",
         ),
         (OPTIONAL, "client_certificates = \"any\"", "certificate", "client_ca"),
         ("name = \"mesh\"", "name = \"corp\"", "certificate[0].name", "corp"),

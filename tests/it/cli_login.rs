@@ -166,8 +166,9 @@ async fn the_issuer_is_discovered_from_the_gate() {
     let idp = format!("[[issuer]]\nname = \"idp\"\nissuer = \"{}\"\naudiences = [\"wicketgate\"]", provider.issuer);
     let harness = Harness::new().await;
     let corp = harness.issuer.url();
-    let listen =
-        format!("[[listen]]\naddress = \"{address}\"\ntls = {{ certificate = \"gate.pem\", key = \"gate.key\" }}");
+    let listen = format!(
+        "[[listen]]\naddress = \"{address}\"\ntls = {{ certificate = \"certs/gate.pem\", key = \"certs/gate.key\" }}"
+    );
     let gate_section = format!("[gate]\nworkers = 1\nurl = \"{gate_url}\"");
     let gate = harness.more("issuer", idp).section("listen", listen).section("gate", gate_section).start().await;
 
@@ -309,7 +310,7 @@ async fn a_private_provider_certificate_is_trusted_by_its_ca_only() {
     let shell = Shell::new();
     let pki = Pki::write(shell.directory.path());
     let files = |name: &str| shell.directory.join(name).display().to_string();
-    let tls = json!({"certificate": files("gate.pem"), "key": files("gate.key")});
+    let tls = json!({"certificate": files("certs/gate.pem"), "key": files("certs/gate.key")});
     let provider = settings().set("tls", tls).set("ttl", json!({"AccessToken": 50})).start(None).await;
     assert!(provider.issuer.starts_with("https://"), "{}", provider.issuer);
     let stranger = shell.run(&format!("login --device {}", at(&provider))).await;

@@ -75,16 +75,16 @@ const DOORS: &[(&str, &[&str])] = &[
     ("openidconnect", &["cli", "client", "gate::identity"]),
     ("prost", &["demo", "gate::proxy", "protobuf"]),
     ("prost_types", &["demo"]),
-    ("rcgen", &["demo"]),
+    ("rcgen", &["cli", "demo"]),
     ("redb", &["gate::grants", "pipeline::spool"]),
     ("rustix", &["cli"]),
-    ("rustls", &["client", "demo", "gate::listen"]),
+    ("rustls", &["cli", "client", "demo", "gate::listen"]),
     ("rustls_native_certs", &["client"]),
     ("snap", &["demo", "pipeline::ingest"]),
     ("socket2", &["gate::listen"]),
     ("tokio_rustls", &["demo", "gate::listen"]),
     ("toml", &["config"]),
-    ("x509_parser", &["gate::listen"]),
+    ("x509_parser", &["cli", "gate::listen"]),
 ];
 
 #[test]

@@ -200,7 +200,7 @@ async fn a_gate_with_wrong_nats_credentials_grants_nothing() {
 #[tokio::test]
 async fn nats_is_verified_by_the_configured_ca_only() {
     let harness = Harness::new().await;
-    let pair = (harness.directory.join("gate.pem"), harness.directory.join("gate.key"));
+    let pair = (harness.directory.join("certs/gate.pem"), harness.directory.join("certs/gate.key"));
     let nats = Nats::start_with(Some(pair)).await;
     let section = |ca: &str| {
         format!(

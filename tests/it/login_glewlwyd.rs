@@ -42,7 +42,7 @@ impl LoginHarness {
             provider.issuer
         );
         let listen = format!(
-            "[[listen]]\naddress = \"{address}\"\ntls = {{ certificate = \"gate.pem\", key = \"gate.key\" }}\n\
+            "[[listen]]\naddress = \"{address}\"\ntls = {{ certificate = \"certs/gate.pem\", key = \"certs/gate.key\" }}\n\
              [[listen]]\naddress = \"{clear}\"\ntls = false"
         );
         let gate = harness

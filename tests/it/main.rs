@@ -17,6 +17,7 @@ mod binding;
 mod browser;
 mod callers;
 mod certificates;
+mod certs;
 mod check;
 mod cli_login;
 mod cli_login_faults;

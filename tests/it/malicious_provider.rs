@@ -56,7 +56,7 @@ impl Stage {
             _ => upstream::reply(StatusCode::NOT_FOUND, "text/plain", "no such page"),
         });
         let url = format!("https://localhost:{}", address.port());
-        let tls = "tls = { certificate = \"gate.pem\", key = \"gate.key\" }";
+        let tls = "tls = { certificate = \"certs/gate.pem\", key = \"certs/gate.key\" }";
         let issuers = format!("[issuer.login]\nclient_id = \"gate\"\n{}", more(&harness.issuer.url()));
         let mut harness = harness.more("issuer", issuers);
         harness.replace("gate", format!("[gate]\nworkers = 2\nurl = \"{url}\""));

@@ -146,7 +146,7 @@ async fn the_demo_model_forecasts_over_grpc() {
     .await;
 
     let address = format!("localhost:{}", at.port());
-    let ca = environment.directory.join("ca.pem");
+    let ca = environment.directory.join("certs/ca.pem");
     let instances = json!([{"input": [4, 4, 4, 4], "horizon": 2}]).to_string();
     for (role, expected) in [("infer", json!([4.0, 4.0])), ("ingest", Value::Null)] {
         let token = environment.token(role).unwrap();

@@ -30,7 +30,7 @@ pub(super) struct DemoClient {
 
 impl DemoClient {
     pub(super) fn new(environment: &Environment, gate: SocketAddr) -> Result<Self, StartError> {
-        Ok(Self { client: Client::new(Some(&environment.directory.join("ca.pem")))?, gate })
+        Ok(Self { client: Client::new(Some(&environment.directory.join("certs/ca.pem")))?, gate })
     }
 
     /// Writes the history with the ingest token. A gate that is not ready yet says 503, and is asked again.

@@ -12,7 +12,7 @@ pub(super) fn instructions(environment: &Environment, gate: SocketAddr, admin: S
     let as_role = |role: &str| {
         format!(
             "curl --cacert {} -H \"Authorization: Bearer $(cat {})\"",
-            file("ca.pem"),
+            file("certs/ca.pem"),
             file(&format!("tokens/{role}.jwt"))
         )
     };
@@ -20,40 +20,40 @@ pub(super) fn instructions(environment: &Environment, gate: SocketAddr, admin: S
         "-H 'content-type: application/json' -d '{{\"instances\":[{{\"input\":[10,20,31,19,11,20,30,21,9,21,30,20],\"horizon\":4}}]}}' \
          https://{gate}/v1/projects/{PROJECT}/locations/{LOCATION}/endpoints/{ENDPOINT}:predict"
     );
-    let late = if forecast { "" } else { " (it is late: try again in a moment)" };
+    let late = if forecast { "" } else { " (not ready yet: try again in a few seconds)" };
     format!(
         "\n\
-         the gate:       https://{gate}\n\
+         gate:           https://{gate}\n\
          its metrics:    http://{admin}/metrics\n\
-         its own files:  {directory}\n\n\
-         Scrape the exporter. The gate knows its password; the caller shows a token:\n  \
+         files:          {directory}\n\n\
+         Scrape the exporter with a token of the role `scrape`. The gate sends the exporter's password:\n  \
          {scrape} https://{gate}/exporters/{EXPORTER}/metrics\n\n\
-         Without a token it is refused:\n  \
+         The same without a token is 401:\n  \
          curl --cacert {ca} https://{gate}/exporters/{EXPORTER}/metrics\n\n\
-         Who may ingest may not infer, and is told why:\n  \
+         The role `ingest` must not infer. The refusal says why (403):\n  \
          {ingest} {predict}\n\n\
-         Who may infer gets a prediction from Vertex, and never sees a Google credential:\n  \
+         The role `infer` gets a prediction from Vertex. The gate adds the Google credential; the caller never sees it:\n  \
          {infer} {predict}\n\n\
-         Google's own log names the caller, not the gate:\n  \
+         Google's log names the caller, not the gate:\n  \
          grep 'Vertex was asked' {log} | tail -n 2\n\n\
-         Every request is in the audit log, each line chained to the one before:\n  \
+         Every request is in the audit log. Each line holds the hash of the line before it:\n  \
          tail -n 4 {audit}\n\n\
          The forecast of the live metric for the next minute, as metrics{late}:\n  \
          {scrape} https://{gate}/metrics/predictions\n\n\
-         What the gate says of itself:\n  \
+         The gate's own metrics:\n  \
          curl http://{admin}/metrics\n\n\
-         Ctrl-C stops it.",
+         Ctrl-C stops the demo.",
         directory = environment.directory.path().display(),
         scrape = as_role("scrape"),
         ingest = as_role("ingest"),
         infer = as_role("infer"),
-        ca = file("ca.pem"),
+        ca = file("certs/ca.pem"),
         audit = file("audit.jsonl"),
         log = file("wicketgate.log"),
     )
 }
 
-/// A path as a shell reads it back.
+/// A path, quoted for a shell.
 fn shell_quoted(path: &str) -> String {
     if path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c)) {
         path.to_owned()

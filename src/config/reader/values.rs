@@ -38,6 +38,18 @@ impl Section<'_> {
         path
     }
 
+    /// Like [`Section::file`], with a default that is relative to the file's own folder. `None` if the key holds no string.
+    pub(crate) fn file_or(&self, key: &'static str, default: &str) -> Option<PathBuf> {
+        if self.has(key) { self.file(key) } else { Some(self.default_file(default)) }
+    }
+
+    /// A file that is part of the configuration although no key names it.
+    pub(crate) fn default_file(&self, name: &str) -> PathBuf {
+        let path = self.resolve(name);
+        self.file.add_files([path.clone()]);
+        path
+    }
+
     /// Several files that are part of the configuration.
     pub(crate) fn files(&self, key: &'static str) -> Vec<PathBuf> {
         let paths: Vec<PathBuf> = self.strings(key).unwrap_or_default().iter().map(|text| self.resolve(text)).collect();
@@ -89,6 +101,11 @@ impl Section<'_> {
             self.problem(key, "write `true` or `false`, without quotes");
             default
         })
+    }
+
+    /// Whether the key holds `true`, as in `tls = true`.
+    pub(crate) fn is_true(&self, key: &'static str) -> bool {
+        self.value(key).is_some_and(|value| value.get_ref().as_bool() == Some(true))
     }
 
     /// Whether the key holds `false`, as in `tls = false`.

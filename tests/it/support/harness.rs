@@ -140,7 +140,7 @@ fn sections(issuer: &Issuer, app: &Upstream, google: &Google) -> Vec<(&'static s
         ("gate", "[gate]\nworkers = 2\ndrain = \"5s\"".into()),
         (
             "listen",
-            "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = { certificate = \"gate.pem\", key = \"gate.key\" }".into(),
+            "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = { certificate = \"certs/gate.pem\", key = \"certs/gate.key\" }".into(),
         ),
         ("admin", "[admin]\naddress = \"127.0.0.1:0\"".into()),
         ("audit", "[audit]\nfile = \"audit.jsonl\"".into()),

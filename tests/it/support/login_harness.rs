@@ -77,7 +77,7 @@ impl LoginHarness {
         let mut harness = harness
             .section("gate", format!("[gate]\nworkers = 2\ndrain = \"5s\"\nurl = \"{url}\""))
             .section("issuer", issuers);
-        let tls = "tls = { certificate = \"gate.pem\", key = \"gate.key\" }";
+        let tls = "tls = { certificate = \"certs/gate.pem\", key = \"certs/gate.key\" }";
         harness.replace("listen", format!("[[listen]]\naddress = \"{address}\"\n{tls}"));
         if let Some(url) = plan.exporter {
             harness.replace("exporter", format!("[[exporter]]\nname = \"app\"\nurl = \"{url}\""));

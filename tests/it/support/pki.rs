@@ -5,13 +5,13 @@ use std::{path::Path, sync::Arc};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 
-/// The CA's certificate; the gate's leaf lies beside it as `gate.pem` and `gate.key`.
+/// The CA's certificate; the gate's certificate and key are in `certs/` beside it.
 pub(crate) struct Pki {
     ca: Vec<u8>,
 }
 
 impl Pki {
-    /// Makes a CA and a leaf for `localhost` and `127.0.0.1` and writes `ca.pem`, `gate.pem` and `gate.key`.
+    /// Makes a CA and a leaf for `localhost` and `127.0.0.1` and writes `ca.pem`, `certs/gate.pem` and `certs/gate.key`.
     pub(crate) fn write(directory: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -22,9 +22,10 @@ impl Pki {
         leaf.distinguished_name.push(DnType::CommonName, "localhost");
         leaf.use_authority_key_identifier_extension = true;
         let leaf = leaf.signed_by(&leaf_key, &ca).unwrap();
+        std::fs::create_dir_all(directory.join("certs")).unwrap();
         std::fs::write(directory.join("ca.pem"), ca.pem()).unwrap();
-        std::fs::write(directory.join("gate.pem"), leaf.pem()).unwrap();
-        std::fs::write(directory.join("gate.key"), leaf_key.serialize_pem()).unwrap();
+        std::fs::write(directory.join("certs/gate.pem"), leaf.pem()).unwrap();
+        std::fs::write(directory.join("certs/gate.key"), leaf_key.serialize_pem()).unwrap();
         Self { ca: ca.der().to_vec() }
     }
 

@@ -139,8 +139,9 @@ impl ScriptedUpstream {
 
     /// With TLS, as the gate's own certificate names it: HTTP/2 if the client offers it by ALPN.
     pub(crate) async fn start_tls(directory: &Path) -> Self {
-        let chain = CertificateDer::pem_file_iter(directory.join("gate.pem")).unwrap().map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_file(directory.join("gate.key")).unwrap();
+        let chain =
+            CertificateDer::pem_file_iter(directory.join("certs/gate.pem")).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(directory.join("certs/gate.key")).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
