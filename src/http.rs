@@ -1,6 +1,7 @@
-//! HTTP vocabulary shared by every part: one body type, bounded reads, and what a local service is.
+//! HTTP types that every module shares: the body type, bounded reads of bodies, media types, and the trait of local
+//! services.
 //!
-//! Promises: no body is read without a bound on its bytes and on the time it may take.
+//! Promises: every read of a whole body has a limit of bytes and a deadline. Media types are parsed here and nowhere else.
 
 use std::{
     fmt,
@@ -15,20 +16,22 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use mediatype::MediaType;
+pub(crate) use mediatype::ReadParams;
 
 use crate::{principal::Caller, refusal::Refusal};
 
 /// Any error a body can end with.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A boxed future, for the few places that hold futures of several kinds.
+/// A boxed future, for traits and fields that take several future types.
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A request's or response's body.
+/// The body of a request or a response.
 #[derive(Default)]
 pub enum Body {
     /// No bytes.
@@ -36,20 +39,20 @@ pub enum Body {
     Empty,
     /// All bytes at once.
     Full(Bytes),
-    /// Bytes as they come from the network.
+    /// Bytes as they arrive from the network.
     Stream(Incoming),
-    /// A request's bytes as they come from the network, counted for the audit record. Trailers are left out: they are
-    /// headers that nobody has looked at.
+    /// A request's bytes as they arrive from the network, counted for the audit record. Trailers are dropped: they are
+    /// headers that no check has read.
     Counted(Incoming, Arc<AtomicU64>),
-    /// Bytes that somebody looks at on their way.
+    /// Another body, wrapped: its bytes are inspected or changed in transit.
     Boxed(BoxedBody),
 }
 
-/// A body of any kind.
+/// A body of a type that is erased.
 pub(crate) type BoxedBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
 
 impl Body {
-    /// A body that changes what it reads of another one.
+    /// A wrapper around another body.
     pub(crate) fn boxed(body: impl http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Self::Boxed(Box::pin(body))
     }
@@ -125,7 +128,7 @@ impl From<String> for Body {
     }
 }
 
-/// Why a body could not be read whole.
+/// An error of [`read_bounded`].
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
 pub enum ReadError {
@@ -150,7 +153,7 @@ impl From<ReadError> for Refusal {
 /// Reads a body of at most `limit` bytes within `deadline`.
 ///
 /// # Errors
-/// When it is larger, slower or breaks off. A declared length over the limit is refused before any byte is read.
+/// If the body is larger or slower, or breaks off. A declared length over the limit is refused before any byte is read.
 pub async fn read_bounded<B>(body: B, limit: usize, deadline: Duration) -> Result<Bytes, ReadError>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
@@ -189,11 +192,34 @@ where
     Ok(whole.freeze())
 }
 
-/// A part of the gate that answers requests itself: remote write, predictions. It is called only behind a permit,
-/// and `caller` says whose.
+/// A service inside the gate: remote write, predictions. It is called only with a permit; `caller` is its principal.
 pub trait LocalService: Send + Sync {
-    /// Answers one permitted request, or says why not.
+    /// Answers one permitted request, or refuses it.
     fn serve<'a>(&'a self, caller: Caller, request: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Refusal>>;
+}
+
+/// Length of the flag and length in front of each gRPC message (gRPC over HTTP/2, "Length-Prefixed-Message").
+pub(crate) const FRAME_PREFIX: usize = 5;
+
+/// The flag of a gRPC message (1 if it is compressed) and its length in bytes.
+pub(crate) fn frame_prefix([flag, length @ ..]: [u8; FRAME_PREFIX]) -> (u8, usize) {
+    (flag, usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX))
+}
+
+/// The first `Content-Type` of a message; empty if there is none or if it is not ASCII.
+pub(crate) fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Parses a `Content-Type`, or one element of `Accept` (RFC 9110 section 8.3.1). `None` if it is malformed. Names of
+/// types and parameters compare without case.
+pub(crate) fn media_type(value: &str) -> Option<MediaType<'_>> {
+    MediaType::parse(value.trim()).ok()
+}
+
+/// Whether `value` is the media type `essence`, such as `application/json`, with any parameters.
+pub(crate) fn is_media_type(value: &str, essence: &str) -> bool {
+    media_type(value).is_some_and(|media| media_type(essence).is_some_and(|essence| media.essence() == essence))
 }
 
 #[cfg(test)]
@@ -212,6 +238,30 @@ mod tests {
             frames.push(frame.unwrap());
         }
         frames
+    }
+
+    #[test]
+    fn a_media_type_is_compared_without_case_and_parameters() {
+        let check = |value: &str, essence: &str, expected: bool| {
+            assert_eq!(is_media_type(value, essence), expected, "{value} {essence}");
+        };
+        for value in [
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=UTF-8",
+            "application/json ; charset=\"utf-8\"",
+            "application/json;",
+            " application/json ",
+        ] {
+            check(value, "application/json", true);
+        }
+        for value in
+            ["", "json", "application/json5", "application/json, text/plain", "application/a+json", "text/plain"]
+        {
+            check(value, "application/json", false);
+        }
+        check("application/grpc+proto", "application/grpc+proto", true);
+        check("application/grpc+proto", "application/grpc", false);
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use crate::http::is_media_type;
+
 /// Which of the two formats a page is in: they differ in the unit of timestamps and in how they end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -19,8 +21,7 @@ impl Format {
     /// The format that a `Content-Type` names; plain text where it names none.
     #[must_use]
     pub(crate) fn of(content_type: &str) -> Self {
-        let media = content_type.split(';').next().unwrap_or_default().trim();
-        if media.eq_ignore_ascii_case("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+        if is_media_type(content_type, "application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
 }
 

@@ -73,7 +73,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["demo", "gate::identity"]),
     ("maud", &["gate::proxy"]),
     ("openidconnect", &["cli", "client", "gate::identity"]),
-    ("prost", &["demo", "gate::proxy", "protobuf"]),
+    ("prost", &["demo", "protobuf"]),
     ("prost_types", &["demo"]),
     ("rcgen", &["cli", "demo"]),
     ("redb", &["gate::grants", "pipeline::spool"]),

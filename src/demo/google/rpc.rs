@@ -1,8 +1,8 @@
-//! The emulated Vertex AI over gRPC: the calls that `Endpoint.predict` of Google's SDKs makes, answered by the same
-//! methods that answer REST.
+//! gRPC for the Vertex AI emulator: the calls that `Endpoint.predict` of Google's SDKs makes. The emulator's REST methods
+//! answer them.
 //!
-//! Promises: unary calls with one uncompressed message; errors are the statuses that REST has as words; what it does not
-//! know is UNIMPLEMENTED.
+//! Promises: unary calls with one uncompressed message. Errors have the status code that REST spells as a word. An unknown
+//! method is UNIMPLEMENTED.
 
 use std::{convert::Infallible, future::ready};
 
@@ -18,12 +18,15 @@ use super::{
     state::Shared,
     value::{from_json, to_json},
 };
-use crate::{demo::server::ReceivedRequest, http::Body};
+use crate::{
+    demo::server::ReceivedRequest,
+    http::{Body, FRAME_PREFIX, frame_prefix},
+};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// gRPC's words for what the REST methods answer with (google/rpc/code.proto).
+/// The number of each status word of REST (google/rpc/code.proto).
 const CODES: [(&str, u16); 6] = [
     ("INVALID_ARGUMENT", 3),
     ("NOT_FOUND", 5),
@@ -33,7 +36,7 @@ const CODES: [(&str, u16); 6] = [
     ("UNAUTHENTICATED", 16),
 ];
 
-/// Whether this is a gRPC call of Vertex's.
+/// Whether this is a gRPC call of Vertex AI.
 pub(super) fn is_call(call: &ReceivedRequest) -> bool {
     call.path.starts_with("/google.cloud.aiplatform.") && call.header("content-type").starts_with("application/grpc")
 }
@@ -41,8 +44,10 @@ pub(super) fn is_call(call: &ReceivedRequest) -> bool {
 /// Answers `/google.cloud.aiplatform.v1*.{service}/{method}`.
 pub(super) async fn answer(google: &Shared, call: &ReceivedRequest) -> Response<Body> {
     let method = call.path.rsplit('.').next().unwrap_or_default();
-    let Some(message) = unframed(&call.body) else { return failed("INVALID_ARGUMENT", "no whole message came") };
-    let asked = match method {
+    let Some(message) = unframed(&call.body) else {
+        return failed("INVALID_ARGUMENT", "the message is incomplete or compressed");
+    };
+    let translated = match method {
         "PredictionService/Predict" => PredictRequest::decode(message).map(|request| {
             let instances: Json = request.instances.iter().map(to_json).collect();
             (Method::POST, format!("/v1/{}:predict", request.endpoint), json!({ "instances": instances }).to_string())
@@ -50,9 +55,9 @@ pub(super) async fn answer(google: &Shared, call: &ReceivedRequest) -> Response<
         "EndpointService/GetEndpoint" => {
             Endpoint::decode(message).map(|request| (Method::GET, format!("/v1/{}", request.name), String::new()))
         }
-        _ => return failed("UNIMPLEMENTED", "the emulator knows no such method"),
+        _ => return failed("UNIMPLEMENTED", "the emulator does not know this method"),
     };
-    let Ok((verb, path, body)) = asked else { return failed("INVALID_ARGUMENT", "the message cannot be read") };
+    let Ok((verb, path, body)) = translated else { return failed("INVALID_ARGUMENT", "the message is malformed") };
     let rest_request = ReceivedRequest { method: verb, path, headers: call.headers.clone(), body: body.into() };
     let answer = rest::handle(google, &rest_request).await;
     let json: Json = match answer.body() {
@@ -69,16 +74,15 @@ pub(super) async fn answer(google: &Shared, call: &ReceivedRequest) -> Response<
     }
 }
 
-/// The one message of a unary call; nothing where it is compressed or not whole.
+/// The message of a unary call. `None` if it is compressed or incomplete.
 fn unframed(body: &[u8]) -> Option<&[u8]> {
-    let (head, message) = body.split_first_chunk::<5>()?;
-    let [0, length @ ..] = head else { return None };
-    (u32::from_be_bytes(*length) as usize == message.len()).then_some(message)
+    let (prefix, message) = body.split_first_chunk()?;
+    (frame_prefix(*prefix) == (0, message.len())).then_some(message)
 }
 
 fn whole(message: &impl Message) -> Response<Body> {
     let message = message.encode_to_vec();
-    let mut framed = BytesMut::with_capacity(5 + message.len());
+    let mut framed = BytesMut::with_capacity(FRAME_PREFIX + message.len());
     framed.put_u8(0);
     framed.put_u32(message.len().try_into().unwrap_or(u32::MAX));
     framed.put_slice(&message);
@@ -91,7 +95,7 @@ fn failed(word: &str, message: &str) -> Response<Body> {
     let code = CODES.iter().find(|(known, _)| *known == word).map_or(2, |(_, code)| *code);
     let mut response = respond(Body::Empty);
     response.headers_mut().insert(STATUS, code.into());
-    // these texts are the emulator's own, in ASCII; what stands in backticks was in a URL
+    // these texts are ASCII: the emulator's own words, and parts of a URL in backticks
     let message = HeaderValue::from_str(message).unwrap_or_else(|_| HeaderValue::from_static(""));
     response.headers_mut().insert(MESSAGE, message);
     response
@@ -107,7 +111,7 @@ fn text(json: &Json, name: &str) -> String {
     json.get(name).and_then(Json::as_str).unwrap_or_default().to_owned()
 }
 
-// The fields that are looked at, with their tags in google/cloud/aiplatform/v1/*.proto.
+// The fields that the emulator reads and writes, with their tags in google/cloud/aiplatform/v1/*.proto.
 
 #[derive(Clone, PartialEq, Message)]
 struct PredictRequest {
@@ -132,7 +136,7 @@ struct PredictResponse {
 }
 
 impl PredictResponse {
-    /// From the answer that REST gives.
+    /// From the REST response.
     fn of(json: &Json) -> Self {
         let predictions = json.get("predictions").and_then(Json::as_array);
         Self {

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Response,
+    Method, Response,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::{Body as _, Frame, SizeHint};

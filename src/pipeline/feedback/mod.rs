@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 
 use crate::{
     clock,
-    http::{Body, BoxFuture, LocalService},
+    http::{Body, BoxFuture, LocalService, ReadParams as _, media_type},
     principal::Caller,
     refusal::Refusal,
     series::Labels,
@@ -113,10 +113,9 @@ impl Format {
             let entries = lists.flat_map(|list| list.split(','));
             entries
                 .filter_map(|entry| {
-                    let mut parts = entry.split(';').map(str::trim);
-                    let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
-                    let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
-                    weight.filter(|_| named)
+                    let media = media_type(entry).filter(|media| Some(media.essence()) == media_type(wanted))?;
+                    let weight = media.params().find(|(name, _)| *name == "q");
+                    weight.map_or(Some(1.0), |(_, weight)| weight.as_str().parse().ok())
                 })
                 .fold(0.0, f64::max)
         };

@@ -1,47 +1,48 @@
-//! The fields of a JSON body that guardrails speak of, looked for without building the document. Pure.
+//! Streaming check of a JSON body against the field rules of a predict guardrail. Pure.
 //!
-//! Promises: a field is found under every name that Google reads it by: protobuf's JSON takes `maxOutputTokens` and
-//! `max_output_tokens` for the same. A body in which a member stands twice has two readings and is refused, as is what is
-//! no JSON object.
+//! Promises: a field is found under every name by which Google reads it: in protobuf's JSON `maxOutputTokens` and
+//! `max_output_tokens` are the same field. A body with a duplicate member is refused, because readers differ in which one
+//! they take; so is a body that is not a JSON object. It never builds the document.
 
 use std::{collections::HashSet, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use crate::gate::policy::{Pointer, PredictDuty};
+use crate::gate::{
+    policy::{Pointer, PredictDuty},
+    proxy::request_body::INSTANCE_MEMBERS,
+};
 
-/// Why a body does not pass.
+/// The rule that a body violates.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RuleViolation {
-    /// It is no JSON object that has one reading.
+    /// The body is not a JSON object, or has a duplicate member.
     Unreadable(String),
-    /// The field must not be there.
+    /// This field is forbidden.
     Forbidden(Box<str>),
-    /// The field must be there.
+    /// This field is required.
     Missing(Box<str>),
-    /// The field is more than this, or no number.
+    /// This field is greater than the maximum, or not a number.
     TooMuch(Box<str>, String),
-    /// It has this many instances.
+    /// The body has this many instances.
     Instances(u64),
 }
 
-/// Members whose elements are instances.
-const INSTANCE_MEMBERS: [&str; 2] = ["instances", "inputs"];
-
-/// Holds a body to a guardrail.
+/// Checks a body against a guardrail.
 pub(super) fn check(duty: &PredictDuty, body: &[u8]) -> Result<(), RuleViolation> {
     let rules = duty
         .forbid
         .iter()
-        .map(|pointer| (pointer, Rule::Forbid))
-        .chain(duty.max.iter().map(|(pointer, most)| (pointer, Rule::Max(most.as_f64().unwrap_or_default()))))
-        .chain(duty.require.iter().map(|pointer| (pointer, Rule::Require)))
+        .map(|pointer| (pointer, FieldRule::Forbid))
+        .chain(duty.max.iter().map(|(pointer, most)| (pointer, FieldRule::Max(most.as_f64().unwrap_or_default()))))
+        .chain(duty.require.iter().map(|pointer| (pointer, FieldRule::Require)))
         .collect::<Vec<_>>();
     let mut check = RuleCheck { met: vec![false; rules.len()], rules, instances: 0, violation: None };
     let active = (0..check.rules.len()).map(|rule| (rule, 0)).collect();
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let read =
-        Value { check: &mut check, active, place: Place::Top }.deserialize(&mut reader).and_then(|_| reader.end());
+    let read = CheckedValue { check: &mut check, active, depth: Depth::Top }
+        .deserialize(&mut reader)
+        .and_then(|_| reader.end());
     read.map_err(|error| RuleViolation::Unreadable(error.to_string()))?;
     if let Some(violation) = check.violation {
         return Err(violation);
@@ -49,42 +50,42 @@ pub(super) fn check(duty: &PredictDuty, body: &[u8]) -> Result<(), RuleViolation
     if duty.max_instances.is_some_and(|most| check.instances > most) {
         return Err(RuleViolation::Instances(check.instances));
     }
-    let missing = check.rules.iter().zip(&check.met).find(|((_, rule), met)| *rule == Rule::Require && !**met);
+    let missing = check.rules.iter().zip(&check.met).find(|((_, rule), met)| *rule == FieldRule::Require && !**met);
     missing.map_or(Ok(()), |((pointer, _), _)| Err(RuleViolation::Missing(pointer.text.clone())))
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Rule {
+enum FieldRule {
     Forbid,
     Max(f64),
     Require,
 }
 
 struct RuleCheck<'a> {
-    rules: Vec<(&'a Pointer, Rule)>,
-    /// Which fields were there.
+    rules: Vec<(&'a Pointer, FieldRule)>,
+    /// The rules whose field was found.
     met: Vec<bool>,
     instances: u64,
-    /// The first rule that does not hold.
+    /// The first violation.
     violation: Option<RuleViolation>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Depth {
     Top,
-    /// A member of the top object whose elements are counted.
+    /// A member of the outermost object whose elements are instances.
     Counted,
     Elsewhere,
 }
 
-/// One value, and the rules that lead to it or further: each with how many of its segments lie behind.
-struct Value<'l, 'a> {
+/// One value, and the rules whose path leads to it or below it, each with the number of segments already matched.
+struct CheckedValue<'l, 'a> {
     check: &'l mut RuleCheck<'a>,
     active: Vec<(usize, usize)>,
-    place: Place,
+    depth: Depth,
 }
 
-/// What a scalar is to a rule.
+/// A value as rules see it.
 enum Scalar<'v> {
     Null,
     Number(f64),
@@ -92,14 +93,14 @@ enum Scalar<'v> {
     Other,
 }
 
-impl Value<'_, '_> {
-    /// The rules that lead into the member or element of this name.
+impl CheckedValue<'_, '_> {
+    /// The rules whose path continues in the member or element of this name.
     fn towards(&self, name: &str) -> Vec<(usize, usize)> {
         let leads = |&(rule, depth): &(usize, usize)| {
             let (pointer, kind) = self.check.rules.get(rule)?;
             let fits = match pointer.segments.get(depth)? {
                 None => true,
-                Some(segment) if *kind == Rule::Require => camel(segment) == camel(name),
+                Some(segment) if *kind == FieldRule::Require => camel(segment) == camel(name),
                 Some(segment) => squashed(segment) == squashed(name),
             };
             fits.then_some((rule, depth + 1))
@@ -107,14 +108,14 @@ impl Value<'_, '_> {
         self.active.iter().filter_map(leads).collect()
     }
 
-    /// Whether one member, and no other, leads to what must be there: of two the reader may take the other one.
+    /// Whether this path of a `require` rule must lead through one member only: of two spellings a reader may take the other.
     fn is_required(&self, &(rule, depth): &(usize, usize)) -> bool {
         let Some((pointer, kind)) = self.check.rules.get(rule) else { return false };
         let segment = depth.checked_sub(1).and_then(|before| pointer.segments.get(before));
-        *kind == Rule::Require && segment.is_some_and(Option::is_some)
+        *kind == FieldRule::Require && segment.is_some_and(Option::is_some)
     }
 
-    /// Holds this value to the rules that end here.
+    /// Checks this value against the rules whose path ends here.
     fn arrive(&mut self, scalar: &Scalar<'_>) {
         for &(rule, depth) in &self.active {
             let Some((pointer, kind)) = self.check.rules.get(rule).copied() else { continue };
@@ -122,11 +123,11 @@ impl Value<'_, '_> {
                 continue;
             }
             let violation = match (kind, scalar) {
-                (Rule::Forbid, _) => Some(RuleViolation::Forbidden(pointer.text.clone())),
-                // null is the same as not there
-                (Rule::Max(_) | Rule::Require, Scalar::Null) => None,
-                (Rule::Max(most), scalar) => {
-                    // protobuf's JSON takes numbers in quotes too
+                (FieldRule::Forbid, _) => Some(RuleViolation::Forbidden(pointer.text.clone())),
+                // null means absent
+                (FieldRule::Max(_) | FieldRule::Require, Scalar::Null) => None,
+                (FieldRule::Max(most), scalar) => {
+                    // protobuf's JSON also reads numbers in quotes
                     let number = match scalar {
                         Scalar::Number(number) => Some(*number),
                         Scalar::Text(text) => text.parse().ok(),
@@ -135,7 +136,7 @@ impl Value<'_, '_> {
                     let fits = number.is_some_and(|number| (0.0..=most).contains(&number));
                     (!fits).then(|| RuleViolation::TooMuch(pointer.text.clone(), most.to_string()))
                 }
-                (Rule::Require, _) => {
+                (FieldRule::Require, _) => {
                     if let Some(met) = self.check.met.get_mut(rule) {
                         *met = true;
                     }
@@ -149,15 +150,15 @@ impl Value<'_, '_> {
     }
 
     fn scalar<E: Error>(mut self, scalar: &Scalar<'_>) -> Result<u64, E> {
-        if self.place == Place::Top {
-            return Err(E::custom("the body is no JSON object"));
+        if self.depth == Depth::Top {
+            return Err(E::custom("the body is not a JSON object"));
         }
         self.arrive(scalar);
         Ok(1)
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
+impl<'de> DeserializeSeed<'de> for CheckedValue<'_, '_> {
     type Value = u64;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<u64, D::Error> {
@@ -165,8 +166,8 @@ impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
     }
 }
 
-/// Gives how many instances a value is: a list's elements, else one, whatever Google makes of it.
-impl<'de> Visitor<'de> for Value<'_, '_> {
+/// Returns the number of instances of a value: a list's elements, else one.
+impl<'de> Visitor<'de> for CheckedValue<'_, '_> {
     type Value = u64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,14 +175,14 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut sequence: A) -> Result<u64, A::Error> {
-        if self.place == Place::Top {
-            return Err(A::Error::custom("the body is no JSON object"));
+        if self.depth == Depth::Top {
+            return Err(A::Error::custom("the body is not a JSON object"));
         }
         self.arrive(&Scalar::Other);
         let mut count: u64 = 0;
         loop {
             let active = if self.active.is_empty() { Vec::new() } else { self.towards(&count.to_string()) };
-            let element = Value { check: self.check, active, place: Place::Elsewhere };
+            let element = CheckedValue { check: self.check, active, depth: Depth::Elsewhere };
             if sequence.next_element_seed(element)?.is_none() {
                 return Ok(count);
             }
@@ -194,21 +195,21 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         let mut names: HashSet<Box<str>> = HashSet::new();
         let mut led: Vec<(usize, usize)> = Vec::new();
         while let Some(name) = map.next_key::<Box<str>>()? {
-            let counted = self.place == Place::Top && INSTANCE_MEMBERS.contains(&&*name);
-            let place = if counted { Place::Counted } else { Place::Elsewhere };
+            let counted = self.depth == Depth::Top && INSTANCE_MEMBERS.contains(&&*name);
+            let depth = if counted { Depth::Counted } else { Depth::Elsewhere };
             let active = self.towards(&name);
             for way in active.iter().filter(|way| self.is_required(way)) {
                 if led.contains(way) {
-                    return Err(A::Error::custom("a member that is required stands twice, spelled in two ways"));
+                    return Err(A::Error::custom("a required member occurs in two spellings"));
                 }
                 led.push(*way);
             }
-            let count = map.next_value_seed(Value { check: self.check, active, place })?;
+            let count = map.next_value_seed(CheckedValue { check: self.check, active, depth })?;
             if counted {
                 self.check.instances = self.check.instances.saturating_add(count);
             }
             if !names.insert(name) {
-                return Err(A::Error::custom("a member stands twice in one object"));
+                return Err(A::Error::custom("an object has a duplicate member"));
             }
         }
         Ok(1)
@@ -257,7 +258,7 @@ fn camel(name: &str) -> String {
     camel
 }
 
-/// More than any reader takes for the same: what must not be there is looked for in every spelling.
+/// A form that equates more spellings than any reader does: forbidden fields are found in every spelling.
 fn squashed(name: &str) -> String {
     name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect()
 }

@@ -1,28 +1,37 @@
-//! A question to a model under guardrails.
+//! Predict guardrails: checks a request to a model.
 //!
-//! Promises: what cannot be looked at is refused: a body that is no JSON where fields or instances are facts about, a
-//! stream of messages in any case.
+//! Promises: a request that cannot be checked is refused: a body that is not JSON if the guardrail has rules about fields or
+//! instances, and every stream of messages.
 
 use http::StatusCode;
 
-use super::{
-    RequestFacts,
-    json_rules::{self, RuleViolation},
-};
+use super::json_rules::{self, RuleViolation};
 use crate::gate::proxy::request_body::Message;
 use crate::{gate::policy::PredictDuty, refusal::Refusal};
 
-/// Query parameters that only shape the answer; whatever else stands there could be a field.
+/// What predict guardrails know of a request.
+#[derive(Clone, Copy)]
+pub(in crate::gate::proxy) struct RequestFacts<'a> {
+    /// The body's length in bytes; `None` if it is not known in advance.
+    pub(in crate::gate::proxy) size: Option<u64>,
+    /// The number of instances; `None` if they were not counted.
+    pub(in crate::gate::proxy) instances: Option<u64>,
+    /// The text or message that was read.
+    pub(in crate::gate::proxy) message: Option<&'a Message>,
+    pub(in crate::gate::proxy) query: &'a str,
+}
+
+/// Query parameters that shape the response only; any other could be a field of the request.
 const RESPONSE_PARAMETERS: [&str; 7] = ["alt", "$alt", "prettyPrint", "$prettyprint", "$unique", "fields", "$fields"];
 
-/// Holds a question to one guardrail.
+/// Refuses a request that violates one guardrail, or that the gate cannot check against it.
 pub(super) fn check(name: &str, duty: &PredictDuty, facts: &RequestFacts<'_>) -> Result<(), Refusal> {
     let about_fields = !(duty.require.is_empty() && duty.forbid.is_empty() && duty.max.is_empty());
     let about_content = about_fields || duty.max_instances.is_some();
     let Some(sent) = facts.size else {
-        return Err(guardrail_refusal(name, "takes no streams of messages and no bodies of unknown length"));
+        return Err(guardrail_refusal(name, "does not permit streams of messages or bodies of unknown length"));
     };
-    // a message may have been sent compressed
+    // the message may be larger than the bytes that were sent: gRPC compresses
     let read = facts.message.map_or(0, |(Message::Json(bytes) | Message::Grpc(bytes))| bytes.len() as u64);
     let size = sent.max(read);
     if let Some(most) = duty.max_bytes.filter(|most| size > *most) {
@@ -36,15 +45,15 @@ pub(super) fn check(name: &str, duty: &PredictDuty, facts: &RequestFacts<'_>) ->
     if let Some((parameter, _)) = parameters.find(|(name, _)| !is_response_parameter(name)) {
         return Err(guardrail_refusal(
             name,
-            &format!("takes no parameter `{parameter}` in the query; put it into the body"),
+            &format!("does not permit the query parameter `{parameter}`; put it into the body"),
         ));
     }
     match facts.message {
         None if size == 0 => refusal(name, duty, json_rules::check(duty, b"{}")),
-        None => Err(guardrail_refusal(name, "takes JSON alone: it cannot look into this body")),
+        None => Err(guardrail_refusal(name, "permits only JSON: it cannot check this body")),
         Some(Message::Json(body)) => refusal(name, duty, json_rules::check(duty, body)),
         Some(Message::Grpc(_)) if about_fields => {
-            Err(guardrail_refusal(name, "is about fields of JSON and cannot look into gRPC; use REST"))
+            Err(guardrail_refusal(name, "has rules about JSON fields and cannot check gRPC; use REST"))
         }
         Some(Message::Grpc(_)) => match (duty.max_instances, facts.instances) {
             (Some(most), Some(count)) if count <= most => Ok(()),
@@ -58,13 +67,13 @@ fn refusal(name: &str, duty: &PredictDuty, found: Result<(), RuleViolation>) -> 
     let Err(found) = found else { return Ok(()) };
     Err(match found {
         RuleViolation::Unreadable(error) => {
-            let text = format!("the guardrail `{name}` takes one JSON object in which no member stands twice");
+            let text = format!("the guardrail `{name}` permits only one JSON object without duplicate members");
             Refusal::malformed("guardrail", text).with_detail(error)
         }
         RuleViolation::Forbidden(field) => guardrail_refusal(name, &format!("forbids the field `{field}`")),
         RuleViolation::Missing(field) => guardrail_refusal(name, &format!("requires the field `{field}`")),
         RuleViolation::TooMuch(field, most) => {
-            guardrail_refusal(name, &format!("allows the field `{field}` a number from 0 to {most}"))
+            guardrail_refusal(name, &format!("permits numbers from 0 to {most} in the field `{field}`"))
         }
         RuleViolation::Instances(count) => {
             let most = duty.max_instances.unwrap_or_default();
@@ -95,7 +104,7 @@ mod tests {
         let (grpc, json) = (Message::Grpc(b"12345"[..].into()), Message::Json(b"{}"[..].into()));
         let facts = RequestFacts { size: Some(5), instances: None, message: None, query: "" };
 
-        let stream = Err("the guardrail `g` takes no streams of messages and no bodies of unknown length");
+        let stream = Err("the guardrail `g` does not permit streams of messages or bodies of unknown length");
         for duty in [&bytes, &instances, &fields] {
             check(duty, &RequestFacts { size: None, message: Some(&grpc), instances: Some(1), ..facts }, stream);
             check(duty, &RequestFacts { size: Some(2), message: Some(&json), ..facts }, Ok(()));
@@ -108,11 +117,11 @@ mod tests {
             Err("the guardrail `g` allows bodies of 10 bytes; yours has 11"),
         );
 
-        let opaque = Err("the guardrail `g` takes JSON alone: it cannot look into this body");
+        let opaque = Err("the guardrail `g` permits only JSON: it cannot check this body");
         check(&fields, &facts, opaque);
         check(&instances, &facts, opaque);
         let grpc = RequestFacts { message: Some(&grpc), ..facts };
-        check(&fields, &grpc, Err("the guardrail `g` is about fields of JSON and cannot look into gRPC; use REST"));
+        check(&fields, &grpc, Err("the guardrail `g` has rules about JSON fields and cannot check gRPC; use REST"));
         check(&instances, &grpc, Err("the guardrail `g` cannot count the instances of this call; use REST"));
         check(&instances, &RequestFacts { instances: Some(2), ..grpc }, Ok(()));
         let three = Err("the guardrail `g` allows 2 instances in one request; yours has 3");
@@ -120,7 +129,7 @@ mod tests {
 
         let json = RequestFacts { message: Some(&json), ..facts };
         check(&fields, &RequestFacts { query: "alt=sse&%24alt=json%3Benum-encoding%3Dint", ..json }, Ok(()));
-        let query = Err("the guardrail `g` takes no parameter `x` in the query; put it into the body");
+        let query = Err("the guardrail `g` does not permit the query parameter `x`; put it into the body");
         check(&fields, &RequestFacts { query: "alt=sse&x=1", ..json }, query);
     }
 }

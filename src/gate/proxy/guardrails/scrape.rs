@@ -1,8 +1,8 @@
-//! A scrape under guardrails: what the exporter is accepted for, and what of its answer goes on.
+//! Scrape guardrails: rewrites the request to an exporter and filters its response.
 //!
-//! Promises: an answer that is not in a text format that the gate can read is refused, and so is every page of an
-//! exporter but its metrics; the caller does not choose how names are spelled. Headers of the answer pass by an
-//! allow-list, since what describes the whole page (its length, its tag, a range) does not describe what is left of it.
+//! Promises: a response in a format that the gate does not read is refused, and so is every page of an exporter except its
+//! metrics. The caller does not choose the escaping of names. Response headers pass by an allow-list: those that describe
+//! the whole page (length, entity tag, range) do not describe the filtered one.
 
 use std::{
     pin::Pin,
@@ -24,27 +24,27 @@ use http_body::{Body as _, Frame};
 use super::{super::answer::Answer, exposition_filter::ExpositionFilter};
 use crate::{
     gate::policy::ScrapeDuty,
-    http::{Body, BodyError},
+    http::{Body, BodyError, ReadParams as _, is_media_type, media_type},
     refusal::Refusal,
 };
 
 /// The scrape's guardrails.
 pub(super) struct ScrapeGuardrails {
     pub(super) duties: Arc<[ScrapeDuty]>,
-    /// Their names, for whoever is refused.
+    /// Their names, for refusals.
     pub(super) names: String,
 }
 
-/// Headers that ask for a part of a page, or for one only if it is another: the page is not the caller's.
+/// Headers of conditional and range requests: they are about a page that the caller does not see.
 const PARTIAL_OR_CONDITIONAL: [HeaderName; 7] =
     [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE];
 
-/// Headers of an answer that go on.
+/// Response headers that are forwarded.
 const ALLOWED_HEADERS: [HeaderName; 5] =
     [CONTENT_TYPE, DATE, RETRY_AFTER, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS];
 
 impl ScrapeGuardrails {
-    /// Asks for text that the gate can read, uncompressed, with names in a spelling that guardrails know.
+    /// Requests an uncompressed text format, with an escaping of names that guardrails know.
     pub(super) fn rewrite_request(&self, headers: &mut HeaderMap) {
         let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let (open, quoted) = accepted.fold((false, false), |(open, quoted), value| {
@@ -72,12 +72,12 @@ impl ScrapeGuardrails {
         }
     }
 
-    /// What of the answer the caller may see.
+    /// Removes from the response what the caller may not see.
     pub(super) fn filter_response(&self, mut answer: Answer) -> Result<Answer, Refusal> {
         let ok = answer.response.status() == StatusCode::OK;
         if ok {
             check_format(answer.response.headers()).map_err(|what| {
-                let text = format!("the guardrail {} cannot be held to this answer", self.names);
+                let text = format!("the guardrail {} cannot be applied to this response", self.names);
                 Refusal::new(StatusCode::BAD_GATEWAY, "guardrail", text).with_detail(what)
             })?;
         }
@@ -88,11 +88,11 @@ impl ScrapeGuardrails {
         }
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
         if !ok {
-            // an error's own words could be anything
+            // an error's text could contain anything
             headers.remove(CONTENT_TYPE);
         }
         let filter = ExpositionFilter::new(self.duties.clone());
-        // the answer to HEAD has no body
+        // the response to HEAD has no body
         answer.response = answer.response.map(|body| match ok && !body.is_end_stream() {
             true => Body::boxed(FilteredBody { body, filter: Some(filter) }),
             false => Body::Empty,
@@ -101,31 +101,30 @@ impl ScrapeGuardrails {
     }
 }
 
-/// Whether an answer is in a format that the gate reads; else what it is.
+/// Checks that a response has a format that the gate reads. The error describes the format.
 fn check_format(headers: &HeaderMap) -> Result<(), String> {
     let mut kinds = headers.get_all(CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or_default());
     let (kind, second) = (kinds.next().unwrap_or_default(), kinds.next());
     if second.is_some() {
         return Err("it has two content types".into());
     }
-    let mut parts = kind.split(';').map(str::trim);
-    let media = parts.next().unwrap_or_default();
+    let unknown = || format!("its content type is `{kind}`");
+    let media = media_type(kind).ok_or_else(unknown)?;
     let versions: &[&str] = match () {
-        () if media.eq_ignore_ascii_case("text/plain") => &["0.0.4", "1.0.0"],
-        () if media.eq_ignore_ascii_case("application/openmetrics-text") => &["0.0.1", "1.0.0"],
-        () => return Err(format!("its content type is `{kind}`")),
+        () if is_media_type(kind, "text/plain") => &["0.0.4", "1.0.0"],
+        () if is_media_type(kind, "application/openmetrics-text") => &["0.0.1", "1.0.0"],
+        () => return Err(unknown()),
     };
-    for part in parts.filter(|part| !part.is_empty()) {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let value = value.trim().trim_matches('"').to_ascii_lowercase();
-        let known = match name.trim().to_ascii_lowercase().as_str() {
+    for (name, value) in media.params() {
+        let value = value.unquoted_str().to_ascii_lowercase();
+        let known = match name.as_str().to_ascii_lowercase().as_str() {
             "version" => versions.contains(&value.as_str()),
             "charset" => value == "utf-8" || value == "us-ascii",
             "escaping" => value == "allow-utf-8" || value == "underscores",
             _ => false,
         };
         if !known {
-            return Err(format!("its content type is `{kind}`"));
+            return Err(unknown());
         }
     }
     let encoded =
@@ -133,10 +132,10 @@ fn check_format(headers: &HeaderMap) -> Result<(), String> {
     if encoded { Err("it is compressed".into()) } else { Ok(()) }
 }
 
-/// A page's body, without what the caller may not see. Trailers are left out.
+/// The body of a page, filtered. Trailers are dropped.
 struct FilteredBody {
     body: Body,
-    /// `None` behind its end.
+    /// `None` after the end.
     filter: Option<ExpositionFilter>,
 }
 

@@ -28,7 +28,7 @@ use crate::{
         policy::{GrantResource, Resource, is_role},
         routes::{Matched, Route},
     },
-    http::{Body, read_bounded},
+    http::{Body, content_type, is_media_type, read_bounded},
     principal::Principal,
     refusal::Refusal,
 };
@@ -258,9 +258,7 @@ fn seconds(text: &str) -> Result<u64, Refusal> {
 
 /// A request's JSON. It must say that it is that: a form that another site's page sends cannot.
 async fn json_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Refusal> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
+    if !is_media_type(content_type(headers), "application/json") {
         let text = "send the request as `application/json`";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", text));
     }

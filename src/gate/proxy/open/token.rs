@@ -27,7 +27,7 @@ use crate::{
             token_issuer::TokenIssuer,
         },
     },
-    http::{Body, read_bounded},
+    http::{Body, content_type, is_media_type, read_bounded},
     principal::{Confirmation, Principal},
     refusal::Refusal,
 };
@@ -172,9 +172,7 @@ impl<'f> TokenRequest<'f> {
 
 /// Reads the form (RFC 6749 section 3.2): a parameter must not repeat, and an empty one counts as missing.
 async fn read_form(headers: &HeaderMap, body: Body) -> Result<HashMap<String, String>, OAuthError> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    if !is_media_type(content_type(headers), "application/x-www-form-urlencoded") {
         return Err(OAuthError::form("not_a_form", "send the parameters as `application/x-www-form-urlencoded`"));
     }
     let body = read_bounded(body, MAX_FORM, FORM_DEADLINE).await.map_err(|e| OAuthError::request(e.into()))?;

@@ -21,6 +21,8 @@ use crate::{
     refusal::Refusal,
 };
 
+/// Largest body, and largest gRPC message, in bytes: the limit of Google's dedicated endpoints.
+pub(super) const MAX_BODY: usize = 10 << 20;
 /// Time limit for a buffered body, and for the first message of a stream.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// Granularity of the budget, in bytes.

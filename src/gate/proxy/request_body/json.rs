@@ -1,7 +1,7 @@
-//! A JSON text looked through without building it: every string in it, and how many instances it holds. Pure.
+//! Streaming scan of a JSON text: every string, and the number of instances. Pure.
 //!
-//! Promises: each string is seen, keys and repeated members among them; what is no JSON, or nested deeper than
-//! serde_json goes (128), is an error.
+//! Promises: every string is scanned, also keys and the values of duplicate members. A text that is not JSON, or is nested
+//! deeper than serde_json's limit (128), is an error. It never builds the document.
 
 use std::fmt;
 
@@ -10,30 +10,30 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use super::references::NameFinder;
 
 /// Members of a body whose elements are instances.
-const INSTANCE_MEMBERS: [&str; 2] = ["instances", "inputs"];
+pub(in crate::gate::proxy) const INSTANCE_MEMBERS: [&str; 2] = ["instances", "inputs"];
 
-/// Shows every string of `bytes` to `names`. Gives the number of instances, where there is such a member.
+/// Passes every string of `bytes` to `names`. Returns the number of instances; `None` if no member has instances.
 ///
 /// # Errors
-/// When `bytes` is not one JSON text.
+/// If `bytes` is not one JSON text.
 pub(super) fn scan(bytes: &[u8], names: &mut NameFinder) -> Result<Option<u64>, serde_json::Error> {
     let mut counted = None;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    Value { names, counted: Some(&mut counted), elements: None }.deserialize(&mut reader)?;
+    ScannedValue { names, counted: Some(&mut counted), elements: None }.deserialize(&mut reader)?;
     reader.end()?;
     Ok(counted)
 }
 
-/// One value, wherever it stands.
-struct Value<'a> {
+/// One value at any depth.
+struct ScannedValue<'a> {
     names: &'a mut NameFinder,
-    /// Where the counts go, in the outermost object only.
+    /// Receives the number of instances; `None` below the outermost object.
     counted: Option<&'a mut Option<u64>>,
-    /// Where this value's elements are counted.
+    /// Receives the number of this value's elements.
     elements: Option<&'a mut u64>,
 }
 
-impl<'de> DeserializeSeed<'de> for Value<'_> {
+impl<'de> DeserializeSeed<'de> for ScannedValue<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -41,7 +41,7 @@ impl<'de> DeserializeSeed<'de> for Value<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Value<'_> {
+impl<'de> Visitor<'de> for ScannedValue<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,7 +55,7 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
         let mut count: u64 = 0;
-        while sequence.next_element_seed(Value { names: self.names, counted: None, elements: None })?.is_some() {
+        while sequence.next_element_seed(ScannedValue { names: self.names, counted: None, elements: None })?.is_some() {
             count += 1;
         }
         if let Some(elements) = self.elements {
@@ -68,9 +68,9 @@ impl<'de> Visitor<'de> for Value<'_> {
         let mut counted = self.counted;
         while let Some(key) = map.next_key::<Box<str>>()? {
             self.names.text(&key);
-            // what is no list is one instance at least, whatever Google makes of it; a repeated member counts each time
+            // a value that is not a list counts as one instance; each occurrence of a duplicate member counts
             let mut elements = 1;
-            map.next_value_seed(Value { names: self.names, counted: None, elements: Some(&mut elements) })?;
+            map.next_value_seed(ScannedValue { names: self.names, counted: None, elements: Some(&mut elements) })?;
             if let Some(counted) = counted.as_deref_mut()
                 && INSTANCE_MEMBERS.contains(&&*key)
             {

@@ -1,8 +1,8 @@
-//! What texts name: Vertex resources, buckets and service accounts. Pure.
+//! Finds the names of Vertex resources, buckets and service accounts in texts. Pure.
 //!
-//! Promises: every name in a form that Google reads is found, wherever in a text it stands; what only looks like one
-//! may be found too, for a policy that forbids must not be got round. No more than 1,000 are kept: more is refused.
-//! It must never look at a byte of a text more than a bounded number of times: callers choose them, 10 MiB long.
+//! Promises: every name in a form that Google reads is found, at any position of a text. A text that only resembles a name
+//! may be found too, so that no spelling evades a policy that forbids. More than 1,000 names are refused. It must never
+//! read a byte of a text more than a bounded number of times: callers choose the texts, up to 10 MiB long.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,12 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Different names in one body. Google's own bounds on lists in messages are below it.
+/// Most different names in one body. Google's own limits for lists in messages are lower.
 const MAX_NAMES: usize = 1000;
-/// Longest name that is kept, in bytes; no resource of Google's has a longer one.
+/// Longest name, in bytes; no Google resource has a longer one.
 const NAME_LIMIT: usize = 1024;
 
-/// Collections that are named without project and location in front: `endpoints/1`, `publishers/google/models/m`.
+/// Collections whose resources have names without project and location: `endpoints/1`, `publishers/google/models/m`.
 const SHORT: [&str; 10] = [
     "cachedContents",
     "datasets",
@@ -31,11 +31,11 @@ const SHORT: [&str; 10] = [
 ];
 
 const ACCOUNTS: &str = ".gserviceaccount.com";
-/// Longest part of an account's address in front of that, in bytes (RFC 5321 section 4.5.3.1).
+/// Longest part of an account's address before that suffix, in bytes (RFC 5321 section 4.5.3.1).
 const ACCOUNT_LIMIT: usize = 320;
 
-/// Where a bucket's name follows: URIs, links of the XML API's, the JSON API's and the console's, and where Vertex mounts
-/// buckets in the containers of jobs.
+/// Prefixes of a bucket's name: URIs, links of the XML API, the JSON API and the console, and the path at which Vertex
+/// mounts buckets in the containers of jobs.
 const BUCKETS: [&str; 7] = [
     "gs://",
     "storage.googleapis.com/",
@@ -45,12 +45,12 @@ const BUCKETS: [&str; 7] = [
     "/storage/browser/",
     "/gcs/",
 ];
-/// What stands behind a bucket's name where it is the host of a link.
+/// The suffix of a bucket's name in a host name.
 const HOSTED: &str = ".storage.googleapis.com";
 /// Longest name of a bucket, in bytes (Cloud Storage, "Bucket names").
 const BUCKET_LIMIT: usize = 222;
 
-/// NameFinder as they are found.
+/// Collects names from texts.
 #[derive(Debug, Default)]
 pub(super) struct NameFinder {
     named: Named,
@@ -58,22 +58,22 @@ pub(super) struct NameFinder {
 }
 
 impl NameFinder {
-    /// Looks at one text.
+    /// Finds the names in one text.
     pub(super) fn text(&mut self, text: &str) {
-        // nothing that names anything is shorter than `gs://b`; most texts in a prediction are
+        // the shortest name is `gs://b`; most texts in a prediction are shorter
         if text.len() < 6 || !text.contains(['/', '@']) {
             return;
         }
-        self.look(text);
-        // a link means the same with any of its characters escaped
+        self.find(text);
+        // percent-encoding does not change the meaning of a link
         if text.contains('%')
             && let Cow::Owned(plain) = percent_encoding::percent_decode_str(text).decode_utf8_lossy()
         {
-            self.look(&plain);
+            self.find(&plain);
         }
     }
 
-    fn look(&mut self, text: &str) {
+    fn find(&mut self, text: &str) {
         for (at, _) in text.match_indices("projects/") {
             if self.too_many {
                 return;
@@ -82,36 +82,36 @@ impl NameFinder {
         }
         let whole = text.trim().trim_start_matches('/');
         if whole.split_once('/').is_some_and(|(first, rest)| SHORT.contains(&first) && !rest.is_empty()) {
-            self.keep(whole);
+            self.add(whole);
         }
         let lower = text.to_ascii_lowercase();
         self.buckets(&lower);
         self.accounts(&lower);
     }
 
-    /// What was found.
+    /// All names that were found.
     ///
     /// # Errors
-    /// 400 for more than anything honest names.
+    /// 400 if there are more than 1,000.
     pub(super) fn found(self) -> Result<Named, Refusal> {
         if self.too_many {
-            let text = "the body names too many resources, buckets and service accounts; 1,000 are the most";
+            let text = "the body names more than 1,000 resources, buckets and service accounts";
             return Err(Refusal::malformed("too_many_names", text));
         }
         Ok(self.named)
     }
 
-    /// A name that begins with `projects/`, as far as it goes.
+    /// The name at the start of `text`, which begins with `projects/`.
     fn resource(&mut self, text: &str) {
         let mut segments = text.splitn(4, '/');
         let (_, _, third) = (segments.next(), segments.next(), segments.next());
         if third == Some("locations") {
-            self.keep(text);
+            self.add(text);
         }
     }
 
-    /// The name that `text` begins with: up to what no name holds, without a custom verb.
-    fn keep(&mut self, text: &str) {
+    /// Adds the name at the start of `text`: up to a character that no name has, without a custom verb.
+    fn add(&mut self, text: &str) {
         let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'`,;?#&<>()[]{}|\\".contains(c);
         let end = text.char_indices().take(NAME_LIMIT + 1).find(|&(_, c)| ends(c)).map(|(at, _)| at);
         if end.is_none() && text.len() > NAME_LIMIT {
@@ -167,7 +167,7 @@ impl NameFinder {
     }
 }
 
-/// How many of these bytes, `most` at most, are letters, digits or `others`.
+/// The number of leading bytes, at most `most`, that are letters, digits or in `others`.
 fn length(bytes: impl Iterator<Item = u8>, others: &[u8], most: usize) -> usize {
     bytes.take(most).take_while(|b| b.is_ascii_alphanumeric() || others.contains(b)).count()
 }

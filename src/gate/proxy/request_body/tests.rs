@@ -1,4 +1,4 @@
-//! What bodies name, found in JSON and on the wire.
+//! Names and instances in JSON and protobuf bodies.
 
 use std::{
     fmt::Write as _,
@@ -15,7 +15,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::{
     buffer::{BUDGET_TEST_LOCK, CallerBudget},
-    grpc, json,
+    grpc_frame, grpc_head, json,
     references::NameFinder,
     wire,
 };
@@ -143,7 +143,7 @@ fn a_compressed_message_is_one_member_and_nothing_behind_it() {
     let (one, other) = (field(1, b"endpoint one"), field(1, b"endpoint two"));
     let check = |payload: Vec<u8>, expected: Result<&[u8], &str>| {
         let frame = Bytes::from([&[1, 0, 0, 0, 0][..], &payload].concat());
-        let found = grpc::GrpcEncoding::Gzip.message(&frame, &CallerBudget::of(&"a".into()));
+        let found = grpc_frame::GrpcEncoding::Gzip.message(&frame, &CallerBudget::of(&"a".into()));
         assert_eq!(found.as_deref().map_err(|refusal| refusal.reason), expected);
     };
     check(gzipped(&one), Ok(&one));
@@ -269,7 +269,7 @@ proptest! {
 fn a_callers_patience_is_read_as_grpc_writes_it() {
     let check = |text: &str, expected: Option<Duration>| {
         let headers = HeaderMap::from_iter([(HeaderName::from_static("grpc-timeout"), text.parse().unwrap())]);
-        assert_eq!(grpc::grpc_timeout(&headers).ok(), expected, "{text}");
+        assert_eq!(grpc_head::grpc_timeout(&headers).ok(), expected, "{text}");
     };
     check("1H", Some(Duration::from_secs(3600)));
     check("2M", Some(Duration::from_secs(120)));
@@ -280,5 +280,5 @@ fn a_callers_patience_is_read_as_grpc_writes_it() {
     for bad in ["", "S", "5", "-1S", "+1S", "1.5S", "123456789S", "1h", "1 S", "S1"] {
         check(bad, None);
     }
-    assert_eq!(grpc::grpc_timeout(&HeaderMap::new()).unwrap(), Duration::MAX);
+    assert_eq!(grpc_head::grpc_timeout(&HeaderMap::new()).unwrap(), Duration::MAX);
 }

@@ -1,130 +1,98 @@
-//! Protobuf messages without their definitions: one field by its tags, every text, and how often a field stands. Pure.
+//! Scanning of protobuf messages without their definitions: one field by its path, every text, and the count of a
+//! repeated field. Pure.
 //!
-//! Promises: a field that stands twice with different values, or is no text, is an error: readers differ in which one
-//! they take. Every text is looked at, in messages nested as deep as Google's own parsers go.
-
-use bytes::Buf;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+//! Promises: a field that occurs twice with different values, or is not a text, is an error: readers differ in which
+//! occurrence they take. Every text is scanned, in messages nested as deep as Google's own parsers go.
 
 use super::references::NameFinder;
-use crate::refusal::Refusal;
+use crate::{
+    protobuf::{Fields, Malformed, Value},
+    refusal::Refusal,
+};
 
-/// How deep messages are looked into: what Google's parsers for C++ and Java refuse beyond.
+/// Deepest nesting that is scanned: Google's parsers for C++ and Java refuse deeper messages.
 const DEPTH: usize = 100;
-/// Bytes that are looked at, for each byte of a message: a byte is read once in each message that it is nested in.
+/// Work allowed for each byte of a message: a byte is read once in each message that it is nested in.
 const WORK: usize = 64;
-/// … and for any message.
+/// Work allowed for any message.
 const LEAST_WORK: usize = 4 << 20;
-/// What a byte costs that is looked at for names, where one that is passed over costs 1.
+/// Work for a byte that is scanned for names; a byte that is skipped costs 1.
 const TEXT_WORK: usize = 8;
 
-/// The text in the field that `tags` lead to; empty where it is not there, as proto3 has it.
+/// The text in the field at the path `tags`; empty if it is absent, as in proto3.
 ///
 /// # Errors
-/// 400 for a message that cannot be read, another type in the field, and a field that stands twice and differs.
+/// 400 for a malformed message, for a field of another type, and for a field that occurs twice with different values.
 pub(super) fn text_at<'m>(message: &'m [u8], tags: &[u32]) -> Result<&'m str, Refusal> {
-    let bad = |text: &'static str| Refusal::malformed("rpc_resource", text);
+    let refused = |text: &'static str| Refusal::malformed("rpc_resource", text);
     let mut found = Vec::new();
-    collect(message, tags, &mut found).map_err(unreadable)?;
+    collect(message, tags, &mut found).map_err(malformed)?;
     let mut texts = found.into_iter();
     let Some(first) = texts.next() else { return Ok("") };
-    let first = first.ok_or_else(|| bad("the message's resource field is of another type"))?;
+    let first = first.ok_or_else(|| refused("the message's resource field has another type"))?;
     if texts.any(|other| other != Some(first)) {
-        return Err(bad("the message's resource field stands in it several times and differs"));
+        return Err(refused("the message's resource field occurs several times with different values"));
     }
-    std::str::from_utf8(first).map_err(|_| bad("the message's resource field is no UTF-8"))
+    std::str::from_utf8(first).map_err(|_| refused("the message's resource field is not UTF-8"))
 }
 
-/// How often the field `tag` stands in a message: each time is an element of a repeated field.
+/// The number of occurrences of the field `tag`: each is an element of a repeated field.
 pub(super) fn count(message: &[u8], tag: u32) -> u64 {
     let mut count = 0;
-    let read = walk(message, |found, _| count += u64::from(found == tag));
-    read.map_or(0, |()| count)
+    for field in Fields::new(message) {
+        let Ok((number, _)) = field else { return 0 };
+        count += u64::from(number == tag);
+    }
+    count
 }
 
-/// Shows every text of a message to `names`.
+/// Passes every text of a message to `names`.
 ///
 /// # Errors
-/// 400 for a message that cannot be read, or that is nested so that looking at it costs more than it may.
+/// 400 for a malformed message, and for one whose nesting makes the scan too expensive.
 pub(super) fn scan(message: &[u8], names: &mut NameFinder) -> Result<(), Refusal> {
-    walk(message, |_, _| ()).map_err(unreadable)?;
+    Fields::new(message).try_for_each(|field| field.map(drop)).map_err(malformed)?;
     let mut work = message.len().saturating_mul(WORK).max(LEAST_WORK);
-    if inspect(message, names, DEPTH, &mut work) {
+    if scan_nested(message, names, DEPTH, &mut work) {
         return Ok(());
     }
-    Err(Refusal::malformed("rpc_too_nested", "the message is nested too deeply to be looked at"))
+    Err(Refusal::malformed("rpc_too_nested", "the message is nested too deeply to be scanned"))
 }
 
-/// Whether there was enough work left.
-fn inspect(message: &[u8], names: &mut NameFinder, depth: usize, work: &mut usize) -> bool {
+/// Whether the allowed work was enough.
+fn scan_nested(message: &[u8], names: &mut NameFinder, depth: usize, work: &mut usize) -> bool {
     let Some(left) = work.checked_sub(message.len()) else { return false };
     *work = left;
-    let mut enough = true;
-    // what breaks off in the middle was no message: what was found in it until then does no harm
-    let _ = walk(message, |_, payload| {
-        let Some(payload) = payload.filter(|_| enough) else { return };
+    // bytes that turn out to be malformed were not a message: names that were found in them do no harm
+    for (_, value) in Fields::new(message).map_while(Result::ok) {
+        let Value::Bytes(payload) = value else { continue };
         if let Ok(text) = std::str::from_utf8(payload) {
-            let left = work.checked_sub(payload.len().saturating_mul(TEXT_WORK));
-            enough = left.is_some();
-            if !enough {
-                return;
-            }
-            *work = left.unwrap_or_default();
+            let Some(left) = work.checked_sub(payload.len().saturating_mul(TEXT_WORK)) else { return false };
+            *work = left;
             names.text(text);
         }
-        // a message of one field has two bytes at least
-        if depth > 0 && payload.len() >= 2 {
-            enough = inspect(payload, names, depth - 1, work);
+        // a message of one field has at least two bytes
+        if depth > 0 && payload.len() >= 2 && !scan_nested(payload, names, depth - 1, work) {
+            return false;
         }
-    });
-    enough
+    }
+    true
 }
 
-/// The payloads in the field that `tags` lead to, `None` for those of another type.
-fn collect<'m>(message: &'m [u8], tags: &[u32], found: &mut Vec<Option<&'m [u8]>>) -> Result<(), NotProtobuf> {
+/// The payloads of the field at the path `tags`; `None` for an occurrence of another type.
+fn collect<'m>(message: &'m [u8], tags: &[u32], found: &mut Vec<Option<&'m [u8]>>) -> Result<(), Malformed> {
     let Some((first, others)) = tags.split_first() else { return Ok(()) };
-    let mut nested = Ok(());
-    walk(message, |tag, payload| {
-        if tag != *first || nested.is_err() {
-            return;
-        }
-        match payload {
-            Some(payload) if !others.is_empty() => nested = collect(payload, others, found),
-            payload => found.push(payload),
-        }
-    })?;
-    nested
-}
-
-/// Goes through the fields of a message: tag and, where it is delimited by its length, payload.
-fn walk<'m>(mut message: &'m [u8], mut each: impl FnMut(u32, Option<&'m [u8]>)) -> Result<(), NotProtobuf> {
-    while message.has_remaining() {
-        let (tag, wire) = decode_key(&mut message)?;
-        if wire == WireType::LengthDelimited {
-            let length = decode_varint(&mut message)?;
-            let split = usize::try_from(length).ok().and_then(|length| message.split_at_checked(length));
-            let Some((payload, rest)) = split else { return Err(NotProtobuf) };
-            message = rest;
-            each(tag, Some(payload));
-        } else {
-            skip_field(wire, tag, &mut message, DecodeContext::default())?;
-            each(tag, None);
+    for field in Fields::new(message) {
+        match field? {
+            (number, _) if number != *first => {}
+            (_, Value::Bytes(payload)) if !others.is_empty() => collect(payload, others, found)?,
+            (_, Value::Bytes(payload)) => found.push(Some(payload)),
+            _ => found.push(None),
         }
     }
     Ok(())
 }
 
-/// The bytes are no protobuf message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no protobuf message")]
-pub(super) struct NotProtobuf;
-
-impl From<prost::DecodeError> for NotProtobuf {
-    fn from(_: prost::DecodeError) -> Self {
-        Self
-    }
-}
-
-fn unreadable(_: NotProtobuf) -> Refusal {
-    Refusal::malformed("rpc_malformed", "the message is no protobuf message")
+fn malformed(_: Malformed) -> Refusal {
+    Refusal::malformed("rpc_malformed", "the message is not a protobuf message")
 }

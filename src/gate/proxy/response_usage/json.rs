@@ -1,48 +1,51 @@
-//! The outermost members of JSON texts, byte by byte.
+//! Push reader for the outermost members of a JSON text.
+//!
+//! Promises: it takes the text in chunks of any size and buffers one string of at most [`MAX_VALUE`] bytes.
 
-use super::{LIMIT, ModelInfo, UsageField};
+use super::model_info::{MAX_VALUE, ModelInfo, UsageField};
 
-/// A JSON text whose outermost object, or the objects of whose outermost array, are looked at.
+/// Reads the members of the outermost object, or of the objects in an outermost array.
 #[derive(Debug, Default)]
-pub(crate) struct JsonReader {
-    /// How many objects and arrays are open.
+pub(in crate::gate::proxy) struct JsonReader {
+    /// Number of open objects and arrays.
     depth: usize,
-    /// The depth at which members are looked at: 1 in an object, 2 in an array of them; 0 until the text begins.
+    /// The depth whose members are read: 1 in an object, 2 in an array of objects; 0 until the text begins.
     level: usize,
-    /// Whether an object is what is open at that depth.
+    /// Whether the value that is open at that depth is an object.
     object: bool,
-    place: Place,
-    /// Where in `usageMetadata` it is, at the depth below.
-    usage: Usage,
-    string: Option<Text>,
+    position: JsonPosition,
+    /// The position in `usageMetadata`, one depth below.
+    usage: UsagePosition,
+    /// The open string.
+    string: Option<OpenString>,
     pub(super) info: ModelInfo,
 }
 
-/// Where in a member the reader is.
+/// The reader's position in a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum JsonPosition {
     #[default]
     Key,
-    /// Behind the key: what its value says, if that is of interest.
+    /// After the key: the field that the value is, if it is read.
     Value(Option<UsageField>),
 }
 
-/// Where in an object of usage the reader is.
+/// The reader's position in a `usageMetadata` object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Usage {
+enum UsagePosition {
     #[default]
     Outside,
     Key,
-    /// In the value of `totalTokenCount`, with its digits so far.
+    /// In the value of `totalTokenCount`, with the number read so far.
     Total(Option<u64>),
     Other,
 }
 
-/// A string that is open.
+/// A string whose end has not arrived.
 #[derive(Debug, Default)]
-struct Text {
-    /// Its bytes as they stand, where they are of interest.
-    kept: Option<Vec<u8>>,
+struct OpenString {
+    /// Its bytes with their escapes; `None` if they are not read.
+    bytes: Option<Vec<u8>>,
     escaped: bool,
 }
 
@@ -51,7 +54,7 @@ impl JsonReader {
         for &byte in data {
             match self.string.as_mut() {
                 Some(string) => {
-                    if string.ends_with(byte) {
+                    if string.push(byte) {
                         self.end_string();
                     }
                 }
@@ -60,93 +63,93 @@ impl JsonReader {
         }
     }
 
-    /// Begins another text.
-    fn restart(&mut self) {
+    /// Starts a new text.
+    pub(super) fn restart(&mut self) {
         *self = Self { info: std::mem::take(&mut self.info), ..Self::default() };
     }
 
-    fn here(&self) -> bool {
+    fn at_member(&self) -> bool {
         self.object && self.depth == self.level
     }
 
     fn in_usage(&self) -> bool {
-        self.usage != Usage::Outside && self.depth == self.level + 1
+        self.usage != UsagePosition::Outside && self.depth == self.level + 1
     }
 
     fn structure(&mut self, byte: u8) {
         if self.in_usage() {
-            self.count(byte);
+            self.read_total(byte);
         }
         match byte {
             b'"' => {
-                let key = self.in_usage() && self.usage == Usage::Key;
-                let kept = (key || self.here() && self.place != Place::Value(None)).then(Vec::new);
-                self.string = Some(Text { kept, escaped: false });
+                let key = self.in_usage() && self.usage == UsagePosition::Key;
+                let bytes = (key || self.at_member() && self.position != JsonPosition::Value(None)).then(Vec::new);
+                self.string = Some(OpenString { bytes, escaped: false });
             }
             b'{' | b'[' => {
                 if self.level == 0 {
                     self.level = if byte == b'{' { 1 } else { 2 };
                 }
-                if byte == b'{' && self.here() && self.place == Place::Value(Some(UsageField::Usage)) {
-                    self.usage = Usage::Key;
+                if byte == b'{' && self.at_member() && self.position == JsonPosition::Value(Some(UsageField::Usage)) {
+                    self.usage = UsagePosition::Key;
                 }
                 self.depth += 1;
                 if self.depth == self.level {
                     self.object = byte == b'{';
-                    self.place = Place::Key;
+                    self.position = JsonPosition::Key;
                 }
             }
             b'}' | b']' => self.depth = self.depth.saturating_sub(1),
-            b',' if self.here() => self.place = Place::Key,
+            b',' if self.at_member() => self.position = JsonPosition::Key,
             _ => {}
         }
     }
 
-    /// Reads the total, digit by digit.
-    fn count(&mut self, byte: u8) {
+    /// Reads `totalTokenCount` digit by digit.
+    fn read_total(&mut self, byte: u8) {
         let digit = char::from(byte).to_digit(10).map(u64::from);
         self.usage = match (self.usage, byte, digit) {
-            (Usage::Total(None), b':' | b' ' | b'\t' | b'\r' | b'\n', _) => Usage::Total(None),
-            (Usage::Total(read), _, Some(digit)) => {
+            (UsagePosition::Total(None), b':' | b' ' | b'\t' | b'\r' | b'\n', _) => UsagePosition::Total(None),
+            (UsagePosition::Total(read), _, Some(digit)) => {
                 let longer = read.unwrap_or_default().checked_mul(10).and_then(|read| read.checked_add(digit));
-                longer.map_or(Usage::Other, |longer| Usage::Total(Some(longer)))
+                longer.map_or(UsagePosition::Other, |longer| UsagePosition::Total(Some(longer)))
             }
-            (Usage::Total(Some(total)), b',' | b'}' | b' ' | b'\t' | b'\r' | b'\n', _) => {
+            (UsagePosition::Total(Some(total)), b',' | b'}' | b' ' | b'\t' | b'\r' | b'\n', _) => {
                 self.info.tokens = Some(total);
-                if byte == b',' { Usage::Key } else { Usage::Other }
+                if byte == b',' { UsagePosition::Key } else { UsagePosition::Other }
             }
-            (Usage::Key, _, _) => Usage::Key,
-            (_, b',', _) => Usage::Key,
-            _ => Usage::Other,
+            (UsagePosition::Key, _, _) => UsagePosition::Key,
+            (_, b',', _) => UsagePosition::Key,
+            _ => UsagePosition::Other,
         };
         if byte == b'}' {
-            self.usage = Usage::Outside;
+            self.usage = UsagePosition::Outside;
         }
     }
 
     fn end_string(&mut self) {
-        let Some(kept) = self.string.take().and_then(|string| string.kept) else { return };
+        let Some(bytes) = self.string.take().and_then(|string| string.bytes) else { return };
         if self.in_usage() {
-            self.usage = if kept == b"totalTokenCount" { Usage::Total(None) } else { Usage::Other };
+            self.usage = if bytes == b"totalTokenCount" { UsagePosition::Total(None) } else { UsagePosition::Other };
             return;
         }
-        if !self.here() {
+        if !self.at_member() {
             return;
         }
-        match self.place {
-            Place::Key => self.place = Place::Value(said(&kept)),
-            Place::Value(said) => {
-                let quoted = [b"\"", &*kept, b"\""].concat();
-                if let (Some(said), Ok(text)) = (said, serde_json::from_slice(&quoted)) {
-                    self.info.keep(said, text);
+        match self.position {
+            JsonPosition::Key => self.position = JsonPosition::Value(usage_field(&bytes)),
+            JsonPosition::Value(field) => {
+                let quoted = [b"\"", &*bytes, b"\""].concat();
+                if let (Some(field), Ok(text)) = (field, serde_json::from_slice(&quoted)) {
+                    self.info.set(field, text);
                 }
-                self.place = Place::Value(None);
+                self.position = JsonPosition::Value(None);
             }
         }
     }
 }
 
-fn said(key: &[u8]) -> Option<UsageField> {
+fn usage_field(key: &[u8]) -> Option<UsageField> {
     match key {
         b"model" => Some(UsageField::Model),
         b"deployedModelId" => Some(UsageField::DeployedModel),
@@ -156,68 +159,20 @@ fn said(key: &[u8]) -> Option<UsageField> {
     }
 }
 
-impl Text {
-    /// Whether this byte ends the string.
-    fn ends_with(&mut self, byte: u8) -> bool {
+impl OpenString {
+    /// Takes the next byte. Returns whether it ends the string.
+    fn push(&mut self, byte: u8) -> bool {
         if !self.escaped && byte == b'"' {
             return true;
         }
         self.escaped = !self.escaped && byte == b'\\';
-        if let Some(kept) = &mut self.kept {
-            kept.push(byte);
-            // what is that long is no name
-            if kept.len() > LIMIT {
-                self.kept = None;
+        if let Some(bytes) = &mut self.bytes {
+            bytes.push(byte);
+            // a longer string is not a name
+            if bytes.len() > MAX_VALUE {
+                self.bytes = None;
             }
         }
         false
-    }
-}
-
-/// Server-sent events (HTML section 9.2.6); their data is JSON.
-#[derive(Debug, Default)]
-pub(crate) struct Events {
-    line: Line,
-    pub(super) members: JsonReader,
-}
-
-#[derive(Debug, Default)]
-enum Line {
-    /// So many bytes of `data:` have been seen.
-    #[default]
-    Start,
-    Prefix(usize),
-    Data,
-    Other,
-}
-
-const DATA: &[u8] = b"data:";
-
-impl Events {
-    pub(super) fn read(&mut self, data: &[u8]) {
-        for &byte in data {
-            self.line = match (&self.line, byte) {
-                // an empty line ends the event
-                (Line::Start, b'\n') => {
-                    self.members.restart();
-                    Line::Start
-                }
-                (Line::Start, b'\r') => Line::Start,
-                (_, b'\n') => Line::Start,
-                (Line::Start, _) if DATA.first() == Some(&byte) => Line::Prefix(1),
-                (Line::Prefix(seen), _) if DATA.get(*seen) == Some(&byte) => {
-                    if *seen + 1 == DATA.len() {
-                        Line::Data
-                    } else {
-                        Line::Prefix(*seen + 1)
-                    }
-                }
-                (Line::Data, _) => {
-                    self.members.read(&[byte]);
-                    Line::Data
-                }
-                _ => Line::Other,
-            };
-        }
     }
 }

@@ -1,9 +1,10 @@
-//! Who info, in every form of an answer, however it is cut into pieces.
+//! Model, version and tokens in every form of a response, in chunks of any size.
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::*;
+use super::{ResponseUsage, model_info::MAX_VALUE};
+use crate::gate::{audit::Record, routes::Payload};
 
 fn check(action: &str, kind: &'static str, answer: &[u8], expected: (Option<&str>, Option<&str>)) {
     for size in [1, 2, 3, 7, answer.len().max(1)] {
@@ -93,7 +94,7 @@ fn only_the_outermost_members_of_json_are_believed() {
         r#"[{"modelVersion":"a"},{"candidates":[{"modelVersion":"x"}]},{"modelVersion":"b"}]"#,
         (None, Some("b")),
     );
-    check_json(&format!(r#"{{"model":"{}","modelVersionId":"3"}}"#, "m".repeat(LIMIT + 1)), (None, Some("3")));
+    check_json(&format!(r#"{{"model":"{}","modelVersionId":"3"}}"#, "m".repeat(MAX_VALUE + 1)), (None, Some("3")));
     check_json("", (None, None));
     check_json("}}}{\"model\":\"m\"}", (Some("m"), None));
 }

@@ -16,9 +16,10 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{Metrics, Reason, wire};
+
 use crate::{
     clock::{self, Timestamp},
-    http::{Body, BoxFuture, LocalService, read_bounded},
+    http::{Body, BoxFuture, LocalService, ReadParams as _, media_type, read_bounded},
     pipeline::{
         shape::keep::KeepList,
         spool::{AppendError, Spool},
@@ -187,13 +188,12 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Refusal> {
     }
     // none means 1.0: the first senders had it so
     let Some(media) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let text = media.to_str().unwrap_or_default();
-    let mut parts = text.split(';').map(str::trim);
-    if !parts.next().unwrap_or_default().eq_ignore_ascii_case("application/x-protobuf") {
+    let media = media.to_str().ok().and_then(media_type);
+    let Some(media) = media.filter(|media| Some(media.essence()) == media_type("application/x-protobuf")) else {
         return unsupported("unsupported_media_type", "remote write is application/x-protobuf");
-    }
-    let message = parts.find_map(|part| part.strip_prefix("proto=")).unwrap_or("prometheus.WriteRequest");
-    if message.trim_matches('"') != "prometheus.WriteRequest" {
+    };
+    let message = media.params().find(|(name, _)| *name == "proto");
+    if message.is_some_and(|(_, message)| message.unquoted_str() != "prometheus.WriteRequest") {
         return unsupported("unsupported_media_type", "only proto=prometheus.WriteRequest (1.0) is understood");
     }
     Ok(())

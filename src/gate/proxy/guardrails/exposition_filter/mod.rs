@@ -1,8 +1,8 @@
-//! A page of metrics on its way to a caller who may not see all of it. Pure.
+//! Streaming filter for pages in a Prometheus text format. Pure.
 //!
-//! Promises: what a guardrail hides is not in what is passed on, in whatever chunks the page came, and the rest is
-//! passed on byte for byte. It must never hold more of a page than one line, and what cannot be read ends the page with
-//! an error: half a page is no page to a scraper.
+//! Promises: nothing that a guardrail hides is in the output, in whatever chunks the page arrives, and the rest passes byte
+//! for byte. It must never buffer more of a page than one line. A malformed line ends the page with an error: a scraper
+//! discards an incomplete page.
 
 use std::{
     collections::HashSet,
@@ -15,40 +15,42 @@ use crate::gate::policy::{MaskKey, ScrapeDuty, plain_name};
 
 /// Longest line, in bytes.
 const MAX_LINE: usize = 1 << 20;
-/// Series of one page that are remembered where labels are taken away. More end the page.
+/// Most series of one page if labels are dropped: each is remembered. More end the page.
 const MAX_SERIES: usize = 200_000;
-/// What is behind a family's name in the names of its samples (OpenMetrics 1.0, section 5).
+/// Suffixes of a family's name in the names of its samples (OpenMetrics 1.0, section 5).
 const SUFFIXES: [&str; 8] = ["_total", "_created", "_bucket", "_count", "_sum", "_info", "_gcount", "_gsum"];
 
-/// Why a page ends before its end.
+/// The reason why a page was cut off.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::gate::proxy) enum FilterError {
     #[error("a line of the page is longer than {MAX_LINE} bytes")]
     LineTooLong,
     #[error("a line of the page is not UTF-8")]
     NotUtf8,
-    #[error("line {0} of the page cannot be read: {1}")]
+    #[error("line {0} of the page is malformed: {1}")]
     Malformed(usize, &'static str),
-    #[error("line {0} of the page would be a second sample of one series without its labels: mask them instead")]
+    #[error(
+        "line {0} of the page has the labels of an earlier sample once `drop_labels` is applied; use `mask_labels` instead"
+    )]
     DuplicateSeries(usize),
-    #[error("the page has more than {MAX_SERIES} series, too many to take labels away from")]
+    #[error("the page has more than {MAX_SERIES} series, too many for `drop_labels`")]
     TooManySeries,
 }
 
-/// One page, read as it comes.
+/// The filter of one page.
 pub(super) struct ExpositionFilter {
     duties: Arc<[ScrapeDuty]>,
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line whose end has not arrived.
     pending: Vec<u8>,
     line: usize,
-    /// The last family that was declared, and its type.
+    /// The family that was declared last, and its type.
     family: Option<(String, String)>,
-    /// The series that were passed on, where labels are taken away.
+    /// Hashes of the series that passed, if labels are dropped.
     seen: HashSet<u64>,
     hasher: RandomState,
 }
 
-/// What becomes of a label.
+/// What the filter does with a label.
 enum LabelAction<'k> {
     Keep,
     Drop,
@@ -61,7 +63,7 @@ impl ExpositionFilter {
         Self { duties, pending: Vec::new(), line: 0, family: None, seen, hasher }
     }
 
-    /// Reads on; what the caller may see is put behind `out`.
+    /// Takes the next chunk. Appends to `out` what the caller may see.
     pub(super) fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), FilterError> {
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
             if self.pending.len() + piece.len() > MAX_LINE {
@@ -80,7 +82,7 @@ impl ExpositionFilter {
         Ok(())
     }
 
-    /// The page is at its end.
+    /// Takes the end of the page.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), FilterError> {
         let line = std::mem::take(&mut self.pending);
         if line.is_empty() { Ok(()) } else { self.filter_line(&line, out) }
@@ -92,7 +94,7 @@ impl ExpositionFilter {
         let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
         match Line::parse(text).map_err(|wrong| FilterError::Malformed(self.line, wrong))? {
             Line::Blank | Line::Eof => out.extend_from_slice(line),
-            // what is said there could be anything, a hidden sample among it
+            // a comment could contain anything, even a hidden sample
             Line::Comment => {}
             Line::Meta { keyword, family, said } => {
                 if self.duties.iter().all(|duty| shows_metadata(duty, &family)) {
@@ -112,7 +114,7 @@ impl ExpositionFilter {
         Ok(())
     }
 
-    /// The sample as the caller may see it; `None` where it may not.
+    /// The sample as the caller may see it; `None` if it is hidden.
     fn sample<'a>(&mut self, sample: &Sample<'a>, text: &'a str) -> Result<Option<FilteredSample<'a>>, FilterError> {
         let family = self.family.as_ref().and_then(|(family, kind)| family_of(&sample.name, family, kind));
         let shown = self.duties.iter().all(|duty| {
@@ -143,7 +145,7 @@ impl ExpositionFilter {
         }))
     }
 
-    /// Written anew, without the labels that go and with masks for those that are masked.
+    /// The sample's line without dropped labels and with masked values.
     fn rewrite(&self, sample: &Sample<'_>, drop_exemplar: bool) -> String {
         let mut inside: Vec<String> = Vec::new();
         if sample.inside {
@@ -175,14 +177,14 @@ impl ExpositionFilter {
         }
         let masked = self.duties.iter().find(|duty| listed(&duty.mask_labels));
         match masked {
-            // without a value there is no such label
+            // a label without a value is the same as no label
             _ if label.value.is_empty() => LabelAction::Keep,
             None => LabelAction::Keep,
             Some(duty) => duty.mask.as_ref().map_or(LabelAction::Drop, LabelAction::Mask),
         }
     }
 
-    /// Whether a sample of the same series, as the caller sees it, was there before.
+    /// Whether an earlier sample has the same name and labels after dropping.
     fn is_duplicate(&mut self, sample: &Sample<'_>) -> Result<bool, FilterError> {
         let mut labels: Vec<(&str, &str)> = sample
             .labels
@@ -199,7 +201,7 @@ impl ExpositionFilter {
     }
 }
 
-/// A sample's line.
+/// The line of a sample that passes.
 enum FilteredSample<'a> {
     Unchanged(&'a str),
     Changed(String),
@@ -214,7 +216,7 @@ impl AsRef<[u8]> for FilteredSample<'_> {
     }
 }
 
-/// The declared family and its name without `_total` where it is a counter's, if a sample of this name is one of its.
+/// The declared family, and its name without `_total` if it is a counter. `None` if the sample does not belong to it.
 fn family_of<'f>(sample: &str, family: &'f str, kind: &str) -> Option<(&'f str, &'f str)> {
     let suffixes: &[&str] = match kind {
         "counter" => &["_total", "_created"],
@@ -229,8 +231,7 @@ fn family_of<'f>(sample: &str, family: &'f str, kind: &str) -> Option<(&'f str, 
     (behind.is_empty() || suffixes.contains(&behind)).then_some((family, base))
 }
 
-/// Whether the only families that are shown, where it says so, have this sample's among them. Names are compared as they
-/// are: what is not known is not shown.
+/// Whether `show` includes the family of this sample. Names compare without escaping: an unknown spelling is not shown.
 fn shows(duty: &ScrapeDuty, sample: &str, family: Option<(&str, &str)>) -> bool {
     duty.show.as_ref().is_none_or(|list| {
         list.iter().any(|pattern| {
@@ -240,18 +241,18 @@ fn shows(duty: &ScrapeDuty, sample: &str, family: Option<(&str, &str)>) -> bool 
     })
 }
 
-/// Whether a sample of this name, or its family by any reading of its name, is left out.
+/// Whether `hide` includes this sample, or its family by any reading of its name.
 fn hides(duty: &ScrapeDuty, sample: &str) -> bool {
     let name = plain_name(sample);
     let matches = |name: &str| duty.hide.iter().any(|pattern| pattern.matches(name));
     let base = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
     matches(&name)
         || base.is_some_and(matches)
-        // a counter is called by its family or by its sample
+        // a rule may name a counter's family or its sample
         || name.strip_suffix("_created").is_some_and(|base| matches(&format!("{base}_total")))
 }
 
-/// Whether the caller may know what is said of this family.
+/// Whether the caller may see the metadata of this family.
 fn shows_metadata(duty: &ScrapeDuty, family: &str) -> bool {
     let total = format!("{family}_total");
     let counter = Some((family, family.strip_suffix("_total").unwrap_or(family)));
