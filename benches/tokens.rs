@@ -1,4 +1,4 @@
-//! What it costs to know who is asking: a token never seen before, one seen before, and 20,000 of them in rotation.
+//! The cost of authentication: a token never seen before, one seen before, and 20,000 of them in rotation.
 //!
 //! Cold is every token's first time: parsed, its key found, its signature checked, remembered. Rotation is the same
 //! 20,000 again, in order, so that each was last seen 19,999 tokens ago. One is one token over and over. RS256 (2048

@@ -15,7 +15,7 @@ pub(super) fn check(data: &[u8]) {
         method: "GET",
         url: "https://gate.example:443/",
         token: Some("token"),
-        // nobody has a key of this thumbprint
+        // no key has this thumbprint
         key: [0; 32],
         max_age: Duration::from_secs(60),
         now: Timestamp::UNIX_EPOCH,

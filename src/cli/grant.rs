@@ -20,7 +20,7 @@ use crate::{
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Ask for a role on a resource for a time.
+    /// Request a role on a resource for a limited time.
     Request {
         /// The role, as policies name it
         #[arg(long)]
@@ -32,31 +32,31 @@ pub(super) enum Command {
         /// For how long, such as `30m` or `2h`
         #[arg(long = "for", value_name = "TIME")]
         duration: String,
-        /// Why; whoever approves reads it
+        /// The reason, for the approver
         #[arg(long)]
         reason: String,
         #[command(flatten)]
         gate: Options,
     },
-    /// Show your grants, and others' that you may approve or revoke.
+    /// List your grants, and the grants that you may approve or revoke.
     List {
-        /// Only those that wait for an answer
+        /// Only pending requests
         #[arg(long)]
         pending: bool,
         #[command(flatten)]
         gate: Options,
     },
-    /// Approve what somebody else asked for.
+    /// Approve a request of another person.
     Approve {
         /// The grant's id.
         id: String,
-        /// For a shorter time than was asked
+        /// A shorter time than requested
         #[arg(long = "for", value_name = "TIME")]
         duration: Option<String>,
         #[command(flatten)]
         gate: Options,
     },
-    /// Say no to what somebody asked for.
+    /// Deny a request.
     Deny {
         /// The grant's id.
         id: String,
@@ -72,22 +72,22 @@ pub(super) enum Command {
     },
 }
 
-/// Which gate, and as whom.
+/// The gate and the token.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The gate
     #[arg(long, value_name = "URL")]
     gate: String,
-    /// The certificates to trust the gate by, instead of the system's
+    /// CA certificates of the gate, instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The token to show, instead of the one of `wicketgate login`
+    /// A file with the token to send, instead of the token of `wicketgate login`
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// The ID token of the login instead of its access token
     #[arg(long, conflicts_with = "token_file")]
     id_token: bool,
-    /// Print what the gate answers, as JSON
+    /// Print the gate's response as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -130,10 +130,10 @@ async fn list(options: &Options, pending: bool) -> Result<(), CommandError> {
     let GrantList { grants, more } = parse_response(answer)?;
     grants.iter().for_each(|grant| print_line(&line(grant)));
     if grants.is_empty() {
-        print_error("there is none");
+        print_error("no grants");
     }
     if more {
-        print_error("there are older ones, which are not shown");
+        print_error("older grants are not shown");
     }
     Ok(())
 }

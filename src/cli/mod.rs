@@ -31,7 +31,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show all of it on this machine: an identity provider, Google, an exporter and the gate before them.
+    /// Run a demo on this machine: the gate, an identity provider, an exporter and an emulator of Google.
     Demo(demo::Options),
     /// Serve a configuration.
     Serve {
@@ -55,12 +55,12 @@ enum Command {
         #[command(subcommand)]
         command: audit::Command,
     },
-    /// Look at policies: why something is allowed or denied, and what a change would change.
+    /// Explain, prove, test and compare policies.
     Policy {
         #[command(subcommand)]
         command: policy::Command,
     },
-    /// Ask for a role for a time, and approve or revoke what others asked for.
+    /// Request a role for a limited time, and approve or revoke grants.
     Grant {
         #[command(subcommand)]
         command: grant::Command,

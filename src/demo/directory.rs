@@ -14,7 +14,7 @@ use tokio::{fs, io::AsyncWriteExt};
 
 use super::{error::DemoError, random::random_text};
 
-/// The first line of every configuration written here; a file without it is somebody's own.
+/// The first line of every configuration written here; a file without it is not overwritten.
 const MARK: &str = "# wicketgate.toml, written by `wicketgate demo`.";
 
 /// Held by the demo that runs in a directory.

@@ -1,4 +1,4 @@
-//! Everything around the demo's gate, started together and described in one directory.
+//! The demo's environment: every emulator, started together and described in one directory.
 //!
 //! Promises: when [`Environment::start`] returns, every emulator listens and the directory holds a `wicketgate.toml` for
 //! them; while it runs, the tokens in the directory are always good for most of an hour.
@@ -26,7 +26,7 @@ pub(crate) const HORIZON: usize = 60;
 /// Tokens are renewed at a quarter of their life.
 const RENEWAL: Duration = Duration::from_secs(issuer::LIFETIME.as_secs() / 4);
 
-/// The running environment.
+/// The running emulators.
 pub struct Environment {
     /// Where its files are.
     pub directory: Directory,
@@ -121,7 +121,7 @@ fn tokens(issuer: &Issuer) -> Tokens {
         let minter = issuer.minter(role);
         tokens.push((format!("tokens/{role}.jwt"), Box::new(move || minter.token().roles(&[role]))));
     }
-    // what the gate shows Google's STS: who the gate itself is
+    // the subject token that the gate sends to Google's STS
     let gate = issuer.minter("wicketgate");
     tokens.push(("subject.jwt".to_owned(), Box::new(move || gate.token().audience(AUDIENCE))));
     tokens

@@ -56,7 +56,7 @@ impl Exporter {
         self.server.url()
     }
 
-    /// What it was asked, and how it is to behave.
+    /// The server, with the requests that it recorded.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server
@@ -102,7 +102,7 @@ impl Handler for Shared {
     fn handle(self: Arc<Self>, request: ReceivedRequest) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
             if self.authorization.as_deref().is_some_and(|wanted| request.header("authorization") != wanted) {
-                let mut response = respond(StatusCode::UNAUTHORIZED, "text/plain", "this exporter wants a password\n");
+                let mut response = respond(StatusCode::UNAUTHORIZED, "text/plain", "this exporter needs a password\n");
                 let ask = HeaderValue::from_static("Basic realm=\"exporter\"");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
                 return response;

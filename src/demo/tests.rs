@@ -1,4 +1,4 @@
-//! The emulators are believed by every other test, so they are doubted here.
+//! Tests of the emulators, on which other tests rely.
 
 use std::{sync::Arc, time::Duration};
 

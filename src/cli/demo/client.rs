@@ -1,4 +1,4 @@
-//! The demo's own requests to its gate: by the front door, with the tokens that everybody can use.
+//! HTTP client of the demo: it sends history to the gate and reads its forecasts, with the tokens in `tokens/`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
 /// An answer of the gate's is small; predictions are the longest.
 const RESPONSE_LIMIT: usize = 4 << 20;
 const RESPONSE_DEADLINE: Duration = Duration::from_secs(5);
-/// Between two looks.
+/// The pause between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) struct DemoClient {

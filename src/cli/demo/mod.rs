@@ -1,4 +1,4 @@
-//! `wicketgate demo`: the whole of it on one machine, with nothing to install and nobody to ask.
+//! `wicketgate demo`: the gate and emulators of its peers on one machine; nothing to install or configure.
 //!
 //! Promises: everything is on loopback; what it prints works as printed; a taken port is said before anything is
 //! started; Ctrl-C and SIGTERM end it cleanly, and its directory stays.
@@ -119,7 +119,7 @@ fn log_to_file(directory: &Directory) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Whether a port can be had; the one who holds it is another demo more often than not.
+/// Fails if a port is taken, usually by another demo.
 async fn check_port(option: &str, port: u16) -> Result<(), StartError> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     match TcpListener::bind(address).await {

@@ -1,4 +1,4 @@
-//! What the demo shows while it starts: a bar on a terminal, plain lines elsewhere.
+//! Progress display of the demo's start: a bar on a terminal, plain lines elsewhere.
 
 use std::{
     io::{IsTerminal, stderr},

@@ -1,7 +1,7 @@
 //! An emulator of Google: STS, IAM Credentials and Vertex AI (REST, and of gRPC what predicting takes), on one clear
 //! loopback port.
 //!
-//! Promises: it believes nobody: a subject token is verified against the trusted issuer's keys, a federated token
+//! Promises: it trusts no token unchecked: a subject token is verified against the trusted issuer's keys, a federated token
 //! and an access token are its own, unexpired, and of an account that may do what is asked. Errors have Google's
 //! shape. What it does not know is a 404.
 
@@ -45,7 +45,7 @@ pub struct Google {
     shared: Arc<Shared>,
 }
 
-/// How the emulator is to be.
+/// Settings of the emulator.
 pub struct Builder {
     port: u16,
     issuer: String,
@@ -69,7 +69,7 @@ impl Google {
         self.server.url()
     }
 
-    /// What it was asked, and how it is to behave.
+    /// The server, with the requests that it recorded.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server

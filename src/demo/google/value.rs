@@ -28,7 +28,7 @@ pub fn from_json(json: &Json) -> Value {
 pub fn to_json(value: &Value) -> Json {
     match &value.kind {
         None | Some(Kind::NullValue(_)) => Json::Null,
-        // protobuf has no whole numbers here, and the model's server wants some
+        // protobuf has no integers here, and the model server needs some
         #[allow(clippy::cast_possible_truncation, reason = "it is whole and within what a double holds exactly")]
         Some(Kind::NumberValue(value)) if value.fract() == 0.0 && value.abs() < EXACT => json!(*value as i64),
         Some(Kind::NumberValue(value)) => json!(value),

@@ -13,7 +13,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED2551
 
 use crate::demo::{error::DemoError, random::random_text};
 
-/// The keys of one issuer. Clones share them, so a rotation is seen by all who verify with them.
+/// The keys of one issuer. Clones share them, so every clone verifies with rotated keys.
 #[derive(Clone, Default)]
 pub struct KeyRing(Arc<Mutex<Vec<Arc<Key>>>>);
 

@@ -29,7 +29,7 @@ pub struct Issuer {
     shared: Arc<Shared>,
 }
 
-/// How an issuer is to be.
+/// Settings of an issuer.
 pub struct Builder {
     port: u16,
     leaf: Option<Leaf>,
@@ -97,7 +97,7 @@ impl Issuer {
         self.shared.url()
     }
 
-    /// What it was asked, and how it is to behave.
+    /// The server, with the requests that it recorded.
     #[must_use]
     pub fn server(&self) -> &Server {
         &self.server

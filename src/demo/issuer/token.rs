@@ -1,4 +1,4 @@
-//! A token in the making: good by default, and as bad as a test wants it.
+//! Builder of JWTs: valid by default, and invalid in any way that a test needs.
 
 use std::time::Duration;
 
