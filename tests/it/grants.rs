@@ -410,7 +410,7 @@ async fn the_whole_life_of_a_grant_works_from_the_command_line() {
     let (_, third) = asked(&gate, &tester, &wish("scrape", "exporter/app", "1h")).await;
     let said = grant(&gate, &shell, &tester, &["revoke", &third]).await;
     assert!(said.code == 0 && said.out.contains("withdrawn"), "{said:?}");
-    assert_eq!(grant(&gate, &shell, &lead, &["list", "--pending"]).await.err, "there is none");
+    assert_eq!(grant(&gate, &shell, &lead, &["list", "--pending"]).await.err, "no grants");
 
     for wrong in [&["approve", "../sd"][..], &["list", "--token-file", "absent"], &["request"]] {
         let said = grant(&gate, &shell, &lead, wrong).await;
