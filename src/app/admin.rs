@@ -11,7 +11,7 @@ use prometheus_client::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Parts, Shared};
+use super::{background::Background, serving::Shared};
 use crate::{
     clock::{self, Timestamp},
     gate::{
@@ -53,7 +53,7 @@ impl listen::Service for Admin {
         let plain = "text/plain; charset=utf-8";
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/metrics") => {
-                text(StatusCode::OK, OPENMETRICS, self.0.telemetry.exposition())
+                text(StatusCode::OK, OPENMETRICS, self.0.process.telemetry.exposition())
             }
             (&Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, plain, "alive\n".into()),
             (&Method::GET | &Method::HEAD, "/readyz") => {
@@ -70,9 +70,9 @@ impl listen::Service for Admin {
 /// Whether the gate is ready, and why not. An issuer that cannot be reached is a warning as long as another one lets
 /// people in: one issuer's trouble is not another's.
 fn readiness(shared: &Shared) -> (bool, String) {
-    let (ready, why) = shared.telemetry.readiness();
+    let (ready, why) = shared.process.telemetry.readiness();
     let serving = shared.serving.load();
-    let mut issuers = serving.parts.issuers().peekable();
+    let mut issuers = serving.background.issuers().peekable();
     if ready && issuers.peek().is_some() && !issuers.any(Issuer::can_verify) {
         let why = why.trim_start_matches("ready\n");
         return (false, format!("not ready\nerror: issuers: none of them has keys\n{why}"));
@@ -166,8 +166,8 @@ impl Ages {
         ages
     }
 
-    /// Reads the gauges off the parts of a configuration.
-    pub(super) fn read(&self, parts: &Parts) {
+    /// Sets the gauges from the parts of the served configuration.
+    pub(super) fn read(&self, parts: &Background) {
         let now = clock::now();
         self.clear();
         for issuer in parts.issuers() {

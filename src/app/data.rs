@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::reuse::{Kept, keep};
+use super::reuse::{Reused, reuse};
 use crate::{
     client::Upstream,
     config::{DataSettings, ForecastSettings, ScrapeSettings},
@@ -43,7 +43,7 @@ pub(super) struct Plan {
 }
 
 /// A running pipeline: the door for remote write, and tasks for the rest.
-pub(super) type Pipeline = Kept<Plan, RemoteWrite>;
+pub(super) type Pipeline = Reused<Plan, RemoteWrite>;
 
 impl DataPath {
     /// Opens the spool.
@@ -55,32 +55,28 @@ impl DataPath {
         Ok(Self { spool, ingest, forecasts, predictions: Predictions::new() })
     }
 
-    /// The pipeline for these settings: the one that runs, where nothing changed.
-    pub(super) fn pipeline(
-        &self,
-        before: Option<&Arc<Pipeline>>,
-        settings: DataSettings,
-        exporters: &[Arc<Exporter>],
-        vertex: Option<&Vertex>,
-    ) -> Arc<Pipeline> {
-        let targets = settings.scrapes.iter().filter_map(|scrape| target(scrape, &settings, exporters)).collect();
-        let forecasts = settings.forecasts.iter().filter_map(|settings| forecast(settings, vertex?)).collect();
-        let plan = Plan { targets, forecasts, settings };
-        let kept_list = Arc::new(KeepList::new(plan.settings.keep.clone()));
-        let destination =
-            Destination { keep: kept_list.clone(), spool: self.spool.clone(), metrics: self.ingest.clone() };
+    /// The pipeline for `plan`: the running one if its plan is equal.
+    pub(super) fn pipeline(&self, before: Option<&Arc<Pipeline>>, plan: Plan) -> Arc<Pipeline> {
+        let keep = Arc::new(KeepList::new(plan.settings.keep.clone()));
+        let destination = Destination { keep: keep.clone(), spool: self.spool.clone(), metrics: self.ingest.clone() };
         let sink =
             Sink::new(plan.forecasts.clone(), self.spool.clone(), self.predictions.clone(), self.forecasts.clone());
         let targets = plan.targets.clone();
-        let make = |plan: &Plan| {
-            RemoteWrite::new(plan.settings.remote_write, kept_list, self.spool.clone(), self.ingest.clone())
-        };
-        let before: Vec<_> = before.cloned().into_iter().collect();
-        keep(&before, plan, make, |_| async move {
+        let make =
+            |plan: &Plan| RemoteWrite::new(plan.settings.remote_write, keep, self.spool.clone(), self.ingest.clone());
+        reuse(before, plan, make, |_| async move {
             // both end by being dropped with the pipeline: the spool knows what was delivered
             let never = CancellationToken::new();
             tokio::join!(scrape::run(targets, destination, never.clone()), sink.run(never));
         })
+    }
+}
+
+impl Plan {
+    pub(super) fn new(settings: DataSettings, exporters: &[Arc<Exporter>], vertex: Option<&Vertex>) -> Self {
+        let targets = settings.scrapes.iter().filter_map(|scrape| target(scrape, &settings, exporters)).collect();
+        let forecasts = settings.forecasts.iter().filter_map(|settings| forecast(settings, vertex?)).collect();
+        Self { settings, targets, forecasts }
     }
 }
 

@@ -1,35 +1,38 @@
-//! Things with a life of their own: each has a task, and both end when nobody holds it any longer.
+//! Reuse over a reload: a value and its background task go on as long as the settings that they were made from are
+//! equal.
 
 use std::{future::Future, sync::Arc};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A value with the settings that it was made from and the task that works for it.
-pub(super) struct Kept<S, T> {
+/// A value, the settings that it was made from, and its background task. The task is cancelled when the last reference
+/// is dropped.
+pub(super) struct Reused<S, T> {
     settings: S,
     pub(super) value: Arc<T>,
     _task: DropGuard,
 }
 
-/// The kept value with these settings, from `before` or made and started now.
-pub(super) fn keep<S: PartialEq, T, F: Future<Output = ()> + Send + 'static>(
-    before: &[Arc<Kept<S, T>>],
+/// Returns the value in `before` whose settings equal `settings`. If there is none, makes one and spawns its task.
+pub(super) fn reuse<'a, S: PartialEq + 'a, T: 'a, F: Future<Output = ()> + Send + 'static>(
+    before: impl IntoIterator<Item = &'a Arc<Reused<S, T>>>,
     settings: S,
     make: impl FnOnce(&S) -> T,
     task: impl FnOnce(Arc<T>) -> F,
-) -> Arc<Kept<S, T>> {
-    if let Some(kept) = before.iter().find(|kept| kept.settings == settings) {
-        return kept.clone();
+) -> Arc<Reused<S, T>> {
+    if let Some(reused) = before.into_iter().find(|part| part.settings == settings) {
+        return reused.clone();
     }
     let value = Arc::new(make(&settings));
     let stop = CancellationToken::new();
-    let (stopped, work) = (stop.clone(), task(value.clone()));
-    #[allow(clippy::disallowed_methods, reason = "the task ends with the guard that is kept beside its value")]
+    let stopped = stop.clone();
+    let work = task(value.clone());
+    #[allow(clippy::disallowed_methods, reason = "the guard beside the value cancels the task")]
     tokio::spawn(async move {
         tokio::select! {
             () = work => {}
             () = stopped.cancelled() => {}
         }
     });
-    Arc::new(Kept { settings, value, _task: stop.drop_guard() })
+    Arc::new(Reused { settings, value, _task: stop.drop_guard() })
 }

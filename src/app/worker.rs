@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use tokio::{runtime::Builder, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::serving::Shared;
 use crate::{
     client, clock,
     gate::{
@@ -17,7 +17,7 @@ use crate::{
     peer::Peer,
 };
 
-/// What still runs on a thread of its own when a worker is cut (a large remote write) is not waited for longer.
+/// What still runs on a thread of its own when a worker is aborted (a large remote write) is not waited for longer.
 const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// A serving thread.
@@ -32,26 +32,35 @@ impl Worker {
     }
 }
 
-/// Starts a thread for each list of sockets. With `stop` it lets open requests end; with `cut` it drops them, each of
-/// which closes its record.
+/// The two steps in which workers end.
+#[derive(Clone, Default)]
+pub(super) struct Shutdown {
+    /// Accepts nothing new and lets open requests end.
+    pub(super) stop: CancellationToken,
+    /// Drops open requests, each of which closes its audit record.
+    pub(super) abort: CancellationToken,
+}
+
+/// Starts a thread for each list of sockets.
 pub(super) fn start(
     sockets: Vec<Vec<TcpListener>>,
     shared: &Arc<Shared>,
-    slots: &Arc<Semaphore>,
-    stop: &CancellationToken,
-    cut: &CancellationToken,
+    connections: &Arc<Semaphore>,
+    shutdown: &Shutdown,
 ) -> std::io::Result<Vec<Worker>> {
     sockets
         .into_iter()
         .enumerate()
         .map(|(index, sockets)| {
-            let (shared, slots, stop, cut) = (shared.clone(), slots.clone(), stop.clone(), cut.clone());
+            let door = Door { shared: shared.clone(), worker: client::Worker::serving(index), index: 0 };
+            let connections = connections.clone();
+            let shutdown = shutdown.clone();
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let ended = CancellationToken::new();
             let done = ended.clone().drop_guard();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let work = serve(client::Worker::serving(index), sockets, shared, slots, stop);
-                runtime.block_on(cut.run_until_cancelled(work));
+                let work = serve(sockets, door, connections, shutdown.stop);
+                runtime.block_on(shutdown.abort.run_until_cancelled(work));
                 runtime.shutdown_timeout(LAST_WORK);
                 drop(done);
             })?;
@@ -60,19 +69,13 @@ pub(super) fn start(
         .collect()
 }
 
-async fn serve(
-    worker: client::Worker,
-    sockets: Vec<TcpListener>,
-    shared: Arc<Shared>,
-    slots: Arc<Semaphore>,
-    stop: CancellationToken,
-) {
+async fn serve(sockets: Vec<TcpListener>, door: Door, connections: Arc<Semaphore>, stop: CancellationToken) {
     let mut listeners = JoinSet::new();
     for (index, socket) in sockets.into_iter().enumerate() {
         match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => {
-                let door = Door { shared: shared.clone(), worker, index };
-                listeners.spawn(listen::serve(socket, door, slots.clone(), stop.clone()));
+                let door = Door { index, ..door.clone() };
+                listeners.spawn(listen::serve(socket, door, connections.clone(), stop.clone()));
             }
             Err(error) => tracing::error!(%error, "a socket cannot be served"),
         }
