@@ -46,8 +46,7 @@ impl Authentication {
         let sessions = sessions.and_then(|settings| self::sessions(settings, &issuers, state, telemetry));
         let session_state = sessions.as_ref().map(|(_, state)| state.clone());
         let sessions = sessions.map(|(sessions, _)| sessions);
-        let authenticators =
-            Authenticators { issuers, certificates, dpop, self_issued: self_issued.clone(), sessions };
+        let authenticators = Authenticators { issuers, certificates, dpop, self_issued: self_issued.clone(), sessions };
         let identity = Arc::new(Identity::new(authenticators));
         Self { identity, self_issued, session_state }
     }

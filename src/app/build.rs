@@ -1,7 +1,7 @@
 //! The build of a gate from a configuration: the one function that start and reload share.
 //!
-//! Promises: every part follows one rule. A part whose settings equal those in `before` is reused with its tasks and its
-//! state; any other is made anew. Must never fail and never block: the configuration holds built values already.
+//! Promises: every part follows one rule. A part whose settings equal those in `before` is reused with its tasks and
+//! its state; any other is made anew. Must never fail and never block: the configuration holds built values already.
 
 use std::sync::Arc;
 

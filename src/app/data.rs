@@ -48,10 +48,12 @@ pub(super) type Pipeline = Reused<Plan, RemoteWrite>;
 impl DataPath {
     /// Opens the spool.
     pub(super) async fn open(settings: &spool::Settings, telemetry: &Telemetry) -> Result<Self, spool::OpenError> {
-        let (settings, metrics) = (settings.clone(), spool::Metrics::register(telemetry));
+        let settings = settings.clone();
+        let metrics = spool::Metrics::register(telemetry);
         let opened = tokio::task::spawn_blocking(move || Spool::open(&settings, metrics)).await;
         let spool = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        let (ingest, forecasts) = (ingest::Metrics::register(telemetry), vertex::Metrics::register(telemetry));
+        let ingest = ingest::Metrics::register(telemetry);
+        let forecasts = vertex::Metrics::register(telemetry);
         Ok(Self { spool, ingest, forecasts, predictions: Predictions::new() })
     }
 

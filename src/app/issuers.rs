@@ -12,8 +12,8 @@ use crate::{
 /// An issuer and the task that refreshes its keys.
 pub(super) type RunningIssuer = Arc<Reused<IssuerSettings, Issuer>>;
 
-/// What an issuer is made from. A new CA file makes a new client: keys that were fetched under the old trust are fetched
-/// again.
+/// What an issuer is made from. A new CA file makes a new client: keys that were fetched under the old trust are
+/// fetched again.
 pub(super) struct IssuerSettings {
     settings: identity::Settings,
     client: Arc<Client>,

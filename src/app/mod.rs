@@ -4,8 +4,8 @@
 //!    the gate (`build`), serve it.
 //! 2. *Reload* (`reload`): load the configuration again, build a gate that reuses the parts whose settings are equal,
 //!    serve it, close the parts that it did not reuse.
-//! 3. *Drain* ([`App::stop`]): accept nothing new, let open requests end within `drain`, abort the rest, flush the audit
-//!    log.
+//! 3. *Drain* ([`App::stop`]): accept nothing new, let open requests end within `drain`, abort the rest, flush the
+//!    audit log.
 //!
 //! Promises: a configuration with problems changes nothing. Every background task ends with the part that it works for.
 //!

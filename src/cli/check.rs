@@ -1,4 +1,4 @@
-//! `wicketgate check`.
+//! `wicketgate check`: reports every problem and warning of a configuration.
 
 use std::{path::Path, process::ExitCode};
 
@@ -10,12 +10,12 @@ pub(super) fn check(file: &Path) -> ExitCode {
         Ok(config) => {
             config.warnings.iter().for_each(|warning| print_error(&format!("warning: {warning}")));
             print_line(&format!(
-                "{}: good: {} listeners, {} issuers, {} exporters, Vertex {}",
+                "{}: valid: {} listeners, {} issuers, {} exporters, {}",
                 file.display(),
                 config.listeners.len(),
                 config.issuers.len(),
                 config.exporters.len(),
-                if config.vertex.is_some() { "fronted" } else { "not fronted" },
+                if config.vertex.is_some() { "with Vertex" } else { "without Vertex" },
             ));
             ExitCode::SUCCESS
         }

@@ -1,4 +1,4 @@
-//! `wicketgate serve`.
+//! `wicketgate serve`: runs the gate until SIGINT or SIGTERM, then drains it.
 
 use std::{path::Path, process::ExitCode};
 
@@ -18,8 +18,9 @@ pub(super) fn serve(config: &Path) -> ExitCode {
         }
     };
     runtime.block_on(async {
-        // heard before anybody can know that the gate is up: unheard they end it at once
-        let (mut interrupt, mut terminate) = (hear(SignalKind::interrupt()), hear(SignalKind::terminate()));
+        // before the start: a signal without a handler ends the process at once
+        let mut interrupt = handle(SignalKind::interrupt());
+        let mut terminate = handle(SignalKind::terminate());
         match App::start(config).await {
             Ok(app) => {
                 tokio::select! {
@@ -38,7 +39,7 @@ pub(super) fn serve(config: &Path) -> ExitCode {
     })
 }
 
-/// JSON lines on standard error; `RUST_LOG` chooses what is written, `info` by default.
+/// Logs JSON lines to standard error. `RUST_LOG` sets the filter; the default is `info`.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // an error means that a logger is set already
@@ -50,6 +51,9 @@ fn log_to_stderr() {
         .try_init();
 }
 
-fn hear(kind: SignalKind) -> Option<Signal> {
-    signal(kind).map_err(|error| tracing::warn!(%error, "a signal cannot be heard; its default action stays")).ok()
+/// A handler for the signal; `None` if it cannot be installed.
+fn handle(kind: SignalKind) -> Option<Signal> {
+    signal(kind)
+        .map_err(|error| tracing::warn!(%error, "a signal cannot be handled: it ends the process without a drain"))
+        .ok()
 }

@@ -1,5 +1,5 @@
-//! The sections about client certificates and sender-constrained tokens: `[[certificate]]`, `[dpop]`, the client part
-//! of a listener's `tls`, and `token_binding` wherever it may stand.
+//! The sections of client certificates and sender-constrained tokens: `[[certificate]]`, `[dpop]`, the client part of a
+//! listener's `tls`, and `token_binding` of every section.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::gate::{
     routes::{RouteOptions, TokenBinding},
 };
 
-/// A proof is made for one request, so this is for clocks that differ and for the way here.
+/// A proof is made for one request, so this allows for clock differences and network delay.
 const PROOF_AGE: Duration = Duration::from_secs(60);
 const MOST_PROOF_AGE: Duration = Duration::from_secs(300);
 
-/// `token_binding`, or `usual` where the section does not say.
-pub(super) fn token_binding(section: &Section<'_>, usual: TokenBinding) -> TokenBinding {
+/// `token_binding`, or `default` if the section has none.
+pub(super) fn token_binding(section: &Section<'_>, default: TokenBinding) -> TokenBinding {
     if !section.has("token_binding") {
-        return usual;
+        return default;
     }
     match section.string("token_binding").as_deref() {
         Some("optional") => TokenBinding::Optional,
         Some("required") => TokenBinding::Required,
-        Some("") | None => usual,
+        Some("") | None => default,
         Some(other) => {
             section.problem("token_binding", format!("`{other}` is neither `\"optional\"` nor `\"required\"`"));
-            usual
+            default
         }
     }
 }
@@ -64,7 +64,7 @@ pub(super) fn client_certificates(tls: &Section<'_>) -> Option<ClientCertificate
         (Some("any"), Some(_)) => {
             tls.problem(
                 "client_certificates",
-                "`\"any\"` verifies no chain, so `client_ca` would have no effect; write `\"optional\"` or `\"required\"`",
+                "`\"any\"` verifies no chain, so `client_ca` has no effect; write `\"optional\"` or `\"required\"`",
             );
             None
         }
@@ -94,11 +94,11 @@ pub(super) fn certificates(
         if issuers.contains(&name.as_str()) || rules.iter().any(|rule| *rule.name == *name) {
             section.problem(
                 "name",
-                format!("something else is called `{name}` already; principals are named `name:subject`"),
+                format!("another section is named `{name}`; write another name: principals are named `name:subject`"),
             );
         }
         if name == OWN_NAME {
-            section.problem("name", format!("`{OWN_NAME}` is what the gate calls itself; give it another name"));
+            section.problem("name", format!("`{OWN_NAME}` is the gate's own name; write another one"));
         }
         let names = match (section.string("spiffe"), section.string("dns")) {
             (Some(pattern), None) => section.ok_or_problem("spiffe", SanPattern::spiffe(&pattern)),
@@ -159,8 +159,8 @@ pub(super) fn check_binding_possible(
     if required && gate.url.is_none() && !certificates {
         top.problem(
             "gate",
-            "`token_binding = \"required\"` needs a way to bind: write `url = \"https://…\"` under [gate], which DPoP \
-             proofs name, or have a listener ask for `client_certificates`",
+            "`token_binding = \"required\"` requires clients that can bind tokens: write `url = \"https://…\"` under [gate], which \
+             DPoP proofs name, or `client_certificates` into the `tls` of a `[[listen]]`",
         );
     }
 }

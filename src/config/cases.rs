@@ -1,7 +1,7 @@
-//! The tables of a policy directory's `tests/*.toml`.
+//! Policy tests: the `[[case]]` tables in a policy directory's `tests/*.toml`.
 //!
-//! Promises: a case is a question that the gate could ask, with an expectation that could be met: unknown keys, actions
-//! and policies are problems with file and line, and so is a directory without any case.
+//! Promises: a case is a decision that the gate could request, with an expectation that could be met: unknown keys,
+//! actions and policies are problems with file and line, and so is a directory without any case.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -29,12 +29,12 @@ use crate::{
     principal::Principal,
 };
 
-/// When cases happen that do not say, in ms since 1970: 2026-01-01T00:00:00Z.
-const USUAL_TIME: i64 = 1_767_225_600_000;
-/// Largest size that a case may give, 1 TiB: more than any body.
+/// The default time of a case, in ms since 1970: 2026-01-01T00:00:00Z.
+const DEFAULT_TIME: i64 = 1_767_225_600_000;
+/// The largest size in a case, 1 TiB: more than any body.
 const MAX_SIZE: u64 = 1 << 40;
 
-/// The policies of a directory and what is expected of them.
+/// The policies of a directory and their test cases.
 pub(crate) struct Cases {
     /// The policies.
     pub(crate) policy: Policy,
@@ -60,7 +60,8 @@ pub(crate) fn cases(directory: &Path) -> Result<Cases, Problems> {
         .filter(|path| path.extension().is_some_and(|e| e == "toml"))
         .collect();
     files.sort();
-    let (mut cases, mut problems) = (Vec::new(), Vec::new());
+    let mut cases = Vec::new();
+    let mut problems: Vec<Problem> = Vec::new();
     let known = policy.names();
     for file in files {
         match std::fs::read_to_string(&file) {
@@ -76,7 +77,7 @@ pub(crate) fn cases(directory: &Path) -> Result<Cases, Problems> {
         }
     }
     if cases.is_empty() && problems.is_empty() {
-        let text = "holds no `[[case]]` in any *.toml file, so nothing would be tested";
+        let text = "has no `[[case]]` in any *.toml file, so nothing would be tested";
         problems.push(Problem::of_file(&tests, text));
     }
     if problems.is_empty() { Ok(Cases { policy, cases }) } else { Err(Problems(problems)) }
@@ -124,7 +125,7 @@ fn principal(section: &Section<'_>) -> Option<Principal> {
     let issuer = principal.string("issuer").unwrap_or_else(|| "test".into());
     let subject = principal.string("subject").unwrap_or_else(|| "test".into());
     let claims = principal.json_object("claims");
-    // no roles at all is a list without any
+    // `roles = []` is a principal without roles
     let none = principal.is_empty_list("roles");
     let roles = if none { Some(Vec::new()) } else { principal.strings("roles") };
     if roles.is_some() == claims.is_some() {
@@ -150,13 +151,15 @@ fn principal(section: &Section<'_>) -> Option<Principal> {
 }
 
 fn resource(section: &Section<'_>) -> Option<Resource> {
-    let (exporter, service, vertex) = (section.string("exporter"), section.string("service"), section.string("vertex"));
+    let exporter = section.string("exporter");
+    let service = section.string("service");
+    let vertex = section.string("vertex");
     let grant = if section.has("grant") { section.section("grant") } else { None };
     match (exporter, service, vertex, grant) {
         (Some(name), None, None, None) => Some(Resource::Exporter(name.into())),
         (None, Some(name), None, None) => Some(Resource::Service(name.into())),
         (None, None, Some(name), None) => Some(Resource::Vertex(VertexResource::parse(&name))),
-        (None, None, None, Some(grant)) => Some(Resource::Grant(Box::new(asked_for(&grant)))),
+        (None, None, None, Some(grant)) => Some(Resource::Grant(Box::new(grant_resource(&grant)))),
         _ => {
             let text = "write one of `exporter = \"node\"`, `service = \"write\"`, \
                         `vertex = \"projects/p/locations/l/endpoints/1\"` and \
@@ -167,8 +170,8 @@ fn resource(section: &Section<'_>) -> Option<Resource> {
     }
 }
 
-/// A grant that somebody asked for, or asks for.
-fn asked_for(grant: &Section<'_>) -> GrantResource {
+/// A requested grant.
+fn grant_resource(grant: &Section<'_>) -> GrantResource {
     let role = grant.required("role", "infer");
     let resource = grant.required("resource", "exporter/node");
     let asker = grant.required("asker", "corp:alice");
@@ -199,10 +202,10 @@ struct Context {
     named: Option<Named>,
 }
 
-/// The context, or what is usual where the case does not say.
+/// The context, with defaults for what the case does not have.
 fn context(section: &Section<'_>) -> Option<Context> {
     let mut context = Context {
-        time: Timestamp::from_millisecond(USUAL_TIME).unwrap_or(Timestamp::UNIX_EPOCH),
+        time: Timestamp::from_millisecond(DEFAULT_TIME).unwrap_or(Timestamp::UNIX_EPOCH),
         peer: IpAddr::from([127, 0, 0, 1]),
         tls: true,
         certificate: None,
@@ -268,9 +271,9 @@ fn expected(section: &Section<'_>, known: &BTreeSet<Arc<str>>) -> Option<Expecte
     let mut seen = HashSet::new();
     for name in policies.iter().flatten() {
         if !known.contains(name.as_str()) {
-            section.problem("policies", format!("no policy is called `{name}`"));
+            section.problem("policies", format!("no policy has the name `{name}`"));
         } else if !seen.insert(name) {
-            section.problem("policies", format!("the policy `{name}` stands twice"));
+            section.problem("policies", format!("the policy `{name}` is listed twice"));
         }
     }
     let reason = section.string("denial").and_then(|text| {
@@ -282,7 +285,7 @@ fn expected(section: &Section<'_>, known: &BTreeSet<Arc<str>>) -> Option<Expecte
         reason
     });
     if allowed == Some(true) && section.has("denial") {
-        section.problem("denial", "what is allowed has no reason to be denied; leave it out");
+        section.problem("denial", "an allowed case has no reason for a denial; leave it out");
     }
     Some(Expected { allowed: allowed?, policies: policies.map(|list| list.into_iter().collect()), reason })
 }

@@ -1,4 +1,4 @@
-//! The sections about the data path: `[ingest]`, `[spool]` and `[[forecast]]`.
+//! The sections of the data path: `[ingest]`, `[spool]` and `[[forecast]]`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,7 +17,7 @@ const SPOOL_BYTES: u64 = 1 << 30;
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 const FORECAST_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Reads the data path; nothing where `[ingest]` is missing.
+/// Reads the data path; `None` if `[ingest]` is missing.
 pub(super) fn data(
     top: &Section<'_>,
     exporters: &[ExporterSettings],
@@ -33,7 +33,7 @@ pub(super) fn data(
         }
         return None;
     };
-    // `upstreams::local` reads it
+    // read by `upstreams::local`
     let _ = section.has("token_binding");
     let max_body = section.size("max_body", MAX_BODY, 1024, 1 << 30);
     let max_decoded = section.size("max_decoded", MAX_DECODED, 1024, 4 << 30);
@@ -47,7 +47,7 @@ pub(super) fn data(
         })
         .collect();
     if keep.is_empty() && !section.has("keep") {
-        section.problem("keep", "missing; without `[[ingest.keep]]` nothing would be kept");
+        section.problem("keep", "missing; without `[[ingest.keep]]` no series would be stored");
     }
     let scrapes = section.sections("scrape").into_iter().map(|scrape| self::scrape(scrape, exporters)).collect();
     section.finish();
@@ -125,7 +125,7 @@ fn forecasts(top: &Section<'_>, vertex: Option<&VertexSettings>) -> Vec<Forecast
     forecasts
 }
 
-/// The location in an endpoint's name, which must be one that [vertex] has.
+/// The location in an endpoint's name, which must be one of `[vertex]`.
 fn location(section: &Section<'_>, endpoint: &str, vertex: Option<&VertexSettings>) -> Option<String> {
     let segments: Vec<&str> = endpoint.split('/').collect();
     let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:@".contains(c));
@@ -139,10 +139,7 @@ fn location(section: &Section<'_>, endpoint: &str, vertex: Option<&VertexSetting
         section.problem("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
     }
     let Some(vertex) = vertex else {
-        section.problem(
-            "endpoint",
-            "needs the sections [vertex] and [google]: they say where it is and as whom it is asked",
-        );
+        section.problem("endpoint", "needs the sections [vertex] and [google]: they have its address and credential");
         return None;
     };
     if !vertex.upstreams.iter().any(|(known, _)| known == location) {

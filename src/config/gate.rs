@@ -1,4 +1,4 @@
-//! The sections about the gate itself: `[gate]`, `[[listen]]`, `[admin]`, `[audit]`, `[policy]`.
+//! The sections of the gate itself: `[gate]`, `[[listen]]`, `[admin]`, `[audit]`, `[policy]`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -33,7 +33,7 @@ pub(super) fn gate(top: &Section<'_>) -> GateSettings {
     let Some(section) = top.section("gate") else { return settings };
     settings.url = section.string("url");
     if settings.url.as_deref().is_some_and(|url| !url.starts_with("https://") || url.contains(['"', '\\', '?', '#'])) {
-        section.problem("url", "write the https URL that clients use, such as `https://gate.example.com`");
+        section.problem("url", "write the https URL of the gate for clients, such as `https://gate.example.com`");
     }
     settings.token_binding = binding::token_binding(&section, settings.token_binding);
     settings.workers = section.size("workers", cores as u64, 1, MAX_WORKERS as u64);
@@ -48,7 +48,7 @@ pub(super) fn listeners(top: &Section<'_>) -> Vec<listen::Settings> {
     for section in top.sections("listen") {
         let address = address(&section, "address").unwrap_or(DEFAULT_ADMIN);
         if address.port() != 0 && listeners.iter().any(|other| other.address == address) {
-            section.problem("address", format!("two sections listen on `{address}`"));
+            section.problem("address", format!("two `[[listen]]` sections have the address `{address}`"));
         }
         let tls = if section.is_false("tls") { None } else { tls(&section) };
         listeners.push(listen::Settings { address, tls });
@@ -67,7 +67,7 @@ fn tls(section: &Section<'_>) -> Option<listen::Tls> {
                 "tls",
                 format!(
                     "write `tls = true` for `{CERTIFICATE}` and `{KEY}`, or `tls = {{ certificate = \"{CERTIFICATE}\", \
-                     key = \"{KEY}\" }}`, or `tls = false` for clear text"
+                     key = \"{KEY}\" }}`, or `tls = false` for plain HTTP"
                 ),
             );
             return None;

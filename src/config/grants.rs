@@ -9,26 +9,28 @@ use crate::{
 };
 
 const DEFAULT_MAX: Duration = Duration::from_secs(8 * 3600);
-/// A grant is for a while: a role for good belongs into roles.toml.
+/// A permanent role belongs into roles.toml.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEFAULT_PENDING: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEFAULT_STALE: Duration = Duration::from_secs(60);
 const DEFAULT_BUCKET: &str = "wicketgate_grants";
 
-/// Reads `[grants]`; nothing where it is missing.
+/// Reads `[grants]`; `None` if it is missing.
 pub(super) fn grants(top: &Section<'_>) -> Option<Settings> {
     let section = top.section("grants")?;
     let directory = section.path("directory");
     let place = match section.section("nats") {
         Some(nats) => {
             if directory.is_some() {
-                section
-                    .problem("directory", "has no effect with `nats`, which keeps the grants; leave one of them out");
+                section.problem(
+                    "directory",
+                    "has no effect with `nats`, where the grants are stored; leave one of them out",
+                );
             }
             let stale = section.duration("max_staleness", DEFAULT_STALE);
             if stale < Duration::from_secs(1) {
-                section.problem("max_staleness", "at least one second, or no grant would ever count");
+                section.problem("max_staleness", "at least one second, or no grant would ever be valid");
             }
             let settings = self::nats(&nats, stale);
             nats.finish();
@@ -36,7 +38,7 @@ pub(super) fn grants(top: &Section<'_>) -> Option<Settings> {
         }
         None => {
             if section.has("max_staleness") {
-                section.problem("max_staleness", "has no effect without `nats`: this gate alone keeps its grants");
+                section.problem("max_staleness", "has no effect without `nats`: only this gate changes its grants");
             }
             Place::Directory(directory.unwrap_or_else(|| section.resolve("grants")))
         }
@@ -45,7 +47,7 @@ pub(super) fn grants(top: &Section<'_>) -> Option<Settings> {
     if max > LONGEST || max < Duration::from_secs(1) {
         section.problem(
             "max_duration",
-            "from one second to thirty days, `\"720h\"`: a role for good belongs into roles.toml",
+            "from one second to thirty days, `\"720h\"`: a permanent role belongs into roles.toml",
         );
     }
     let pending = section.duration("pending_timeout", DEFAULT_PENDING);
@@ -63,10 +65,10 @@ fn nats(section: &Section<'_>, stale: Duration) -> NatsSettings {
             section.problem("url", "holds a user name or password; write `token`, or `user` and `password`");
         }
         Some(parsed) if parsed.scheme() == "nats" && !is_loopback(parsed) => {
-            section.problem("url", "write `tls://…`: in clear anybody on the way could grant what they like");
+            section.problem("url", "write `tls://…`: without TLS, anything on the network path could grant roles");
         }
         Some(parsed) if parsed.host_str().is_some_and(|host| !host.is_empty()) => {}
-        _ => section.problem("url", "write where NATS is, such as `tls://nats.example.com:4222`"),
+        _ => section.problem("url", "write the address of NATS, such as `tls://nats.example.com:4222`"),
     }
     let bucket = section.string("bucket").unwrap_or_else(|| DEFAULT_BUCKET.into());
     if !bucket.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
@@ -87,17 +89,18 @@ fn nats(section: &Section<'_>, stale: Duration) -> NatsSettings {
     let ca = section.file("ca");
     match &parsed {
         Some(url) if ca.is_some() && url.scheme() == "nats" => {
-            section.problem("ca", "has no effect with `nats://`, which is in clear; write `tls://`, or leave it out");
+            section
+                .problem("ca", "has no effect with `nats://`, which is without TLS; write `tls://`, or leave it out");
         }
         _ => {
-            // it is read again at each connection; a file that will not do is told now
+            // read again at each connection; an invalid file is reported now
             let _ = ca.as_deref().map(|ca| section.ok_or_problem("ca", Client::new(Some(ca))));
         }
     }
     NatsSettings { url, bucket, login, ca, stale }
 }
 
-/// Whether it is this machine, and nobody on the way.
+/// Whether the URL names this machine.
 fn is_loopback(url: &url::Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

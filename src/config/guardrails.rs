@@ -1,6 +1,6 @@
-//! `guardrails.toml` in the policy directory: the guardrails that permits oblige to by `@oblige("NAME")`.
+//! `guardrails.toml` in the policy directory: the guardrails that permits name by `@oblige("NAME")`.
 //!
-//! Promises: what would not guard anything is a problem: a guardrail that asks for nothing, and one that no permit names.
+//! Promises: a guardrail without effect is a problem: one without keys, and one that no permit names.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -15,21 +15,26 @@ use crate::{
     series::{METRIC_NAME, NamePattern},
 };
 
-/// Labels that say what a sample is: without them, or with others' values, it would be another one.
+/// Labels that are part of a sample's meaning: without them, or with other values, it would be another sample.
 const STRUCTURE: [&str; 3] = [METRIC_NAME, "le", "quantile"];
 
 /// The file's name in its directory.
 pub(super) const FILE: &str = "guardrails.toml";
 
-/// Puts the guardrails of `file` behind the names that the policies say. No file is no guardrails. `borrowed` is one that
-/// other policies were written with: these may leave out some of it.
-pub(super) fn guarded(policy: Policy, file: &Path, borrowed: bool, problems: &mut Vec<Problem>) -> Option<Policy> {
+/// Adds the guardrails of `file`, if it exists, to the policies that name them. `inherited` is the file of the enforced
+/// policies for a shadow set, which need not name all of its guardrails.
+pub(super) fn with_guardrails(
+    policy: Policy,
+    file: &Path,
+    inherited: bool,
+    problems: &mut Vec<Problem>,
+) -> Option<Policy> {
     let before = problems.len();
     let guardrails = match std::fs::read_to_string(file) {
         Ok(text) => {
-            let obliged = Some(policy.obliged()).filter(|_| !borrowed);
+            let obliged = Some(policy.obliged()).filter(|_| !inherited);
             let parsed = Section::read(TomlFile::new(file, text), |top| guardrails(top, obliged.as_ref()));
-            // of a file that is no TOML nothing more is known; else a name that is misspelt shows on both sides
+            // a file with a syntax error has no known guardrails; else a misspelt name is reported on both sides
             let unread = parsed.problems.iter().any(|problem| problem.key.is_empty());
             problems.extend(parsed.problems);
             if unread {
@@ -69,7 +74,7 @@ fn guardrails(top: &Section<'_>, obliged: Option<&BTreeSet<&str>>) -> Vec<Obliga
             } else if guardrails.iter().any(|other| *other.name == *name) {
                 section.problem("", "another guardrail has this name, and `@oblige` could mean either");
             } else if obliged.is_some_and(|obliged| !obliged.contains(&*name)) {
-                let text = format!("no permit names it, so it guards nothing; write `@oblige(\"{name}\")` on one");
+                let text = format!("no permit names it, so it has no effect; write `@oblige(\"{name}\")` on one");
                 section.problem("", text);
             }
             guardrails.push(Obligation { name: name.into(), duty });
@@ -110,7 +115,8 @@ fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Duty {
     let labels = |key| labels(section, key).iter().map(|name| plain(name)).collect::<Vec<Box<str>>>();
     let mut hide_series = Vec::new();
     for series in section.sections("hide_series") {
-        let (label, value) = (series.required("label", "tenant"), series.required("value", "x"));
+        let label = series.required("label", "tenant");
+        let value = series.required("value", "x");
         hide_series.push((plain(&label), value.into()));
         series.finish();
     }
@@ -123,11 +129,11 @@ fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Duty {
         mask: mask.cloned(),
     };
     if !duty.mask_labels.is_empty() && mask.is_none() {
-        let text = "needs a key: write `mask_key = \"mask.key\"` at the top of this file, and 32 random bytes at least into \
-                    that one, such as by `openssl rand -base64 48`";
+        let text = "needs a key: write `mask_key = \"mask.key\"` at the top of this file, and at least 32 random bytes into that \
+                    file, such as by `openssl rand -base64 48`";
         section.problem("mask_labels", text);
     }
-    asks(section, "`hide_families = [\"go_*\"]`");
+    check_not_empty(section, "`hide_families = [\"go_*\"]`");
     Duty::Scrape(duty)
 }
 
@@ -145,7 +151,7 @@ fn write(section: &Section<'_>) -> Duty {
         allow_metrics: patterns(section, "allow_metrics"),
         refuse_metrics: patterns(section, "refuse_metrics").unwrap_or_default(),
     };
-    asks(section, "`force = { tenant = \"{principal}\" }`");
+    check_not_empty(section, "`force = { tenant = \"{principal}\" }`");
     Duty::Write(duty)
 }
 
@@ -154,7 +160,7 @@ fn predict(section: &Section<'_>) -> Duty {
     let pointer = |key: &'static str, text: &str| {
         let pointer = Pointer::parse(text);
         if pointer.is_none() {
-            section.problem(key, format!("`{text}` is no JSON pointer into a body, such as `/parameters/seed`"));
+            section.problem(key, format!("`{text}` is not a JSON pointer into a body, such as `/parameters/seed`"));
         }
         pointer
     };
@@ -176,14 +182,14 @@ fn predict(section: &Section<'_>) -> Duty {
     if duty.max.iter().any(|(_, most)| most.as_f64().is_none_or(|most| most < 0.0)) {
         section.problem("max", "write numbers that are not negative");
     }
-    asks(section, "`max_instances = 100`");
+    check_not_empty(section, "`max_instances = 100`");
     Duty::Predict(duty)
 }
 
-/// Refuses a guardrail without any key; what is wrong with the keys that are there is told already.
-fn asks(section: &Section<'_>, example: &str) {
+/// Reports a guardrail without keys.
+fn check_not_empty(section: &Section<'_>, example: &str) {
     if section.is_empty() {
-        section.problem("", format!("asks for nothing; write for example {example}"));
+        section.problem("", format!("has no keys, so it has no effect; write for example {example}"));
     }
 }
 
@@ -195,7 +201,7 @@ fn patterns(section: &Section<'_>, key: &'static str) -> Option<Vec<NamePattern>
 fn labels(section: &Section<'_>, key: &'static str) -> Vec<Box<str>> {
     let names = section.strings(key).unwrap_or_default();
     if let Some(name) = names.iter().find(|name| STRUCTURE.contains(&name.as_str()) || name.is_empty()) {
-        section.problem(key, format!("`{name}` cannot be one of them: a series would be another one without it"));
+        section.problem(key, format!("`{name}` cannot be listed: without it a sample would be another one"));
     }
     names.into_iter().map(Into::into).collect()
 }

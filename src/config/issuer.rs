@@ -1,4 +1,4 @@
-//! The `[[issuer]]` sections: whose tokens are taken, and by which rules.
+//! The `[[issuer]]` sections: token issuers and the rules for their tokens.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,16 +20,16 @@ use crate::{
     },
 };
 
-/// Prometheus' OAuth client renews about 10 s before `exp`; a clock that is off by more would lose its samples.
+/// Prometheus' OAuth client renews about 10 s before `exp`: with less leeway, a clock that differs more loses samples.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(60);
 const MOST_LEEWAY: Duration = Duration::from_secs(300);
-/// How long an issuer's word on one token counts.
+/// How long the result of a remote validation is valid.
 const DEFAULT_CACHE: Duration = Duration::from_secs(60);
-/// A token that was revoked lives on for as long.
+/// A revoked token is accepted for as long.
 const MOST_CACHE: Duration = Duration::from_secs(600);
 const DEFAULT_ALGORITHMS: [Algorithm; 4] = [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
 
-/// The issuers; those that people log in at are added to `logins`.
+/// The issuers. Each `[issuer.login]` is added to `logins`.
 pub(super) fn issuers<'a>(
     top: &Section<'a>,
     clients: &Clients,
@@ -40,10 +40,16 @@ pub(super) fn issuers<'a>(
         let settings = issuer(&section);
         for (other, _) in &issuers {
             if other.name == settings.name {
-                section.problem("name", format!("two issuers are called `{}`", settings.name));
+                section.problem(
+                    "name",
+                    format!("two issuers have the name `{}`; give one of them another name", settings.name),
+                );
             }
             if other.rules.issuer == settings.rules.issuer {
-                section.problem("issuer", format!("two sections are for `{}`", settings.rules.issuer));
+                section.problem(
+                    "issuer",
+                    format!("two `[[issuer]]` sections have the `iss` `{}`; leave one out", settings.rules.issuer),
+                );
             }
         }
         let client = section.ok_or_problem("ca", clients.trusting(settings.ca.as_deref()));
@@ -53,7 +59,7 @@ pub(super) fn issuers<'a>(
         logins.extend(login.map(|settings| Login { settings, section }));
     }
     if issuers.is_empty() && !top.has("issuer") && !top.has("certificate") {
-        top.problem("issuer", "missing; without an `[[issuer]]` or a `[[certificate]]` nobody could be let in");
+        top.problem("issuer", "missing; without an `[[issuer]]` or a `[[certificate]]` every request would be refused");
     }
     issuers
 }
@@ -70,7 +76,7 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
     }
     let leeway = section.duration("leeway", DEFAULT_LEEWAY);
     if leeway > MOST_LEEWAY {
-        section.problem("leeway", "at most five minutes: a longer one keeps expired tokens alive");
+        section.problem("leeway", "at most five minutes: a longer one accepts expired tokens");
     }
     let remote = remote(section);
     let keys = keys(section, remote.as_ref(), &issuer);
@@ -86,21 +92,20 @@ fn issuer(section: &Section<'_>) -> identity::Settings {
     };
     let credential = section.has("credential").then(|| source(section, "credential")).flatten();
     if credential.is_some() && matches!(keys, KeySource::File(_) | KeySource::None) {
-        section.problem("credential", "it is shown when keys are fetched, and this issuer's are not; leave it out");
+        section.problem("credential", "it authenticates key fetches, and this issuer fetches no keys; leave it out");
     }
     identity::Settings { name, rules, keys, grace, ca: section.file("ca"), credential, remote }
 }
 
-/// Where the keys come from; nowhere, where the issuer is asked about each token.
+/// The source of the keys; none if each token is validated remotely.
 fn keys(section: &Section<'_>, remote: Option<&remote::Settings>, issuer: &str) -> KeySource {
     let reviewed = matches!(remote, Some(remote::Settings { validator: remote::Validator::TokenReview(_), .. }));
     let none = section.is_false("jwks");
     if section.has("jwks") && !none {
-        section.problem("jwks", "write `jwks = false`, or leave it out: keys are found by discovery");
+        section.problem("jwks", "write `jwks = false`, or leave it out: discovery finds the keys");
     }
     if none && remote.is_none() {
-        section
-            .problem("jwks", "without keys an issuer has to be asked about its tokens: write `introspection = …` too");
+        section.problem("jwks", "without keys, tokens must be validated remotely: write `introspection = …` too");
     }
     let keys = match (section.string("jwks_url"), section.file("jwks_file")) {
         (None, None) if none || reviewed => KeySource::None,
@@ -124,7 +129,10 @@ fn keys(section: &Section<'_>, remote: Option<&remote::Settings>, issuer: &str) 
         }
         KeySource::Url(_) | KeySource::File(_) if none || reviewed => {
             let key = if matches!(keys, KeySource::Url(_)) { "jwks_url" } else { "jwks_file" };
-            section.problem(key, "this issuer is asked about each of its tokens, so its keys would have no effect");
+            section.problem(
+                key,
+                "every token of this issuer is validated remotely, so its keys have no effect; leave it out",
+            );
         }
         KeySource::Discovery if !issuer.is_empty() && !is_https_or_loopback(issuer) => {
             section
@@ -136,7 +144,8 @@ fn keys(section: &Section<'_>, remote: Option<&remote::Settings>, issuer: &str) 
         && introspection.url.is_none()
         && keys != KeySource::Discovery
     {
-        section.problem("introspection", "`url` is missing; it is found by discovery only where the keys are, too");
+        section
+            .problem("introspection", "`url` is missing; discovery finds it only if the keys come from discovery too");
     }
     keys
 }
@@ -144,7 +153,7 @@ fn keys(section: &Section<'_>, remote: Option<&remote::Settings>, issuer: &str) 
 fn access_tokens_only(section: &Section<'_>) -> bool {
     let kind = section.string("token_type");
     if kind.as_ref().is_some_and(|kind| kind != "at+jwt") {
-        section.problem("token_type", "write `at+jwt` (RFC 9068), or leave it out to take ID tokens and others too");
+        section.problem("token_type", "write `at+jwt` (RFC 9068), or leave it out to accept ID tokens and others too");
     }
     kind.is_some()
 }
@@ -152,7 +161,7 @@ fn access_tokens_only(section: &Section<'_>) -> bool {
 /// Claims and their values; `"*"` is any value.
 fn required_claims(section: &Section<'_>) -> Vec<(String, Option<Value>)> {
     let wanted = |(name, value): (String, Value)| {
-        // checked anyway, and by rules of their own
+        // always verified, by rules of their own
         if matches!(name.as_str(), "iss" | "aud" | "exp" | "nbf") {
             section.problem("required_claims", format!("`{name}` has a rule of its own; leave it out here"));
         }
@@ -162,9 +171,10 @@ fn required_claims(section: &Section<'_>) -> Vec<(String, Option<Value>)> {
     section.scalar_map("required_claims").into_iter().map(wanted).collect()
 }
 
-/// How the issuer is asked about its tokens, where it is.
+/// Remote token validation; `None` if the issuer's keys validate its tokens.
 fn remote(section: &Section<'_>) -> Option<remote::Settings> {
-    let (introspection, review) = (section.section("introspection"), section.section("token_review"));
+    let introspection = section.section("introspection");
+    let review = section.section("token_review");
     if introspection.is_some() && review.is_some() {
         section.problem(
             "token_review",
@@ -201,7 +211,7 @@ fn remote(section: &Section<'_>) -> Option<remote::Settings> {
 fn cache(table: &Section<'_>) -> Duration {
     let cache = table.duration("cache", DEFAULT_CACHE);
     if cache > MOST_CACHE || cache < Duration::from_secs(1) {
-        table.problem("cache", "from one second to ten minutes: a revoked token lives on for as long");
+        table.problem("cache", "from one second to ten minutes: a revoked token is accepted for as long");
     }
     cache
 }
@@ -213,7 +223,7 @@ fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
         if found.is_none() {
             let known = ASYMMETRIC.map(|algorithm| format!("{algorithm:?}"));
             section
-                .problem("algorithms", format!("`{name}` is not accepted; asymmetric ones are: {}", known.join(" ")));
+                .problem("algorithms", format!("`{name}` is not accepted; write asymmetric ones: {}", known.join(" ")));
         }
         found
     };

@@ -1,4 +1,4 @@
-//! The `[[limit]]` sections.
+//! The `[[limit]]` sections: usage limits, each checked against the routes, roles and actions that exist.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -9,16 +9,16 @@ use crate::gate::{
     routes::Group,
 };
 
-const PLACES: &str = "`vertex`, `exporter`, `exporter/NAME`, `write`, `predictions`, `sd` and `home`";
+const ROUTES: &str = "`vertex`, `exporter`, `exporter/NAME`, `write`, `predictions`, `sd` and `home`";
 const MOST_OPEN: u64 = 1_000_000;
 
-/// What a limit can be for.
+/// What a limit can apply to.
 pub(super) struct LimitTargets<'a> {
-    /// Nothing where it has problems of its own.
+    /// `None` if the policies have problems.
     pub(super) policy: Option<&'a Policy>,
     pub(super) exporters: &'a [ExporterSettings],
     pub(super) vertex: bool,
-    /// The largest remote write in bytes, where there is remote write.
+    /// The largest remote write in bytes; `None` without `[ingest]`.
     pub(super) max_write: Option<usize>,
 }
 
@@ -27,10 +27,11 @@ pub(super) fn limits(top: &Section<'_>, there: &LimitTargets<'_>) -> Vec<Setting
     for section in top.sections("limit") {
         let name = section.required("name", "infer-per-caller");
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-            section.problem("name", "write letters, digits, `-`, `_` and `.` only: clients read it in a header");
+            section
+                .problem("name", "write letters, digits, `-`, `_` and `.` only: the name is part of a response header");
         }
         if limits.iter().any(|other| *other.name == *name) {
-            section.problem("name", format!("two limits are called `{name}`; audit could not tell them apart"));
+            section.problem("name", format!("two limits have the name `{name}`; give one of them another name"));
         }
         let per = per(&section);
         let roles = roles(&section, there);
@@ -43,12 +44,12 @@ pub(super) fn limits(top: &Section<'_>, there: &LimitTargets<'_>) -> Vec<Setting
         if !counts && streams.is_none() {
             section.problem(
                 "name",
-                "limits nothing; write one at least of `requests`, `bytes`, `instances`, `tokens` and `streams`",
+                "has no quantity; write at least one of `requests`, `bytes`, `instances`, `tokens` and `streams`",
             );
         }
         let settings = Settings { name: name.into(), per, roles, routes, actions, rates, streams };
-        asks_models(&section, &settings, there);
-        lets_writes_pass(&section, &settings, there);
+        check_reaches_models(&section, &settings, there);
+        check_writes_fit(&section, &settings, there);
         section.finish();
         limits.push(settings);
     }
@@ -75,9 +76,7 @@ fn roles(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<Arc<str>
         if there.policy.is_some_and(|policy| !policy.gives(role) && !policy.mentions(role)) {
             section.problem(
                 "roles",
-                format!(
-                    "no rule gives the role `{role}` and no policy speaks of it, so a limit for it can have no effect"
-                ),
+                format!("no rule gives the role `{role}` and no policy mentions it, so the limit has no effect"),
             );
         }
     }
@@ -98,13 +97,13 @@ fn routes(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<RouteFi
                     (!known).then(|| format!("no exporter is called `{name}`"))
                 }
                 None => {
-                    section.problem("routes", format!("`{other}` is no route; there are {PLACES}"));
+                    section.problem("routes", format!("`{other}` is not a route; write one of {ROUTES}"));
                     None
                 }
             },
         };
         if let Some(missing) = missing {
-            section.problem("routes", format!("{missing}, so a limit for `{route}` can have no effect"));
+            section.problem("routes", format!("{missing}, so a limit for `{route}` has no effect"));
         }
     }
     let place = |route: String| match route.split_once('/') {
@@ -114,7 +113,7 @@ fn routes(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<RouteFi
     Some(listed.into_iter().map(place).collect())
 }
 
-/// The actions themselves: groups are taken apart.
+/// The actions, with each group replaced by its actions.
 fn actions(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<BTreeSet<Box<str>>> {
     let listed = section.strings("actions")?;
     let policy = there.policy?;
@@ -129,7 +128,7 @@ fn actions(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<BTreeSet<B
     Some(actions)
 }
 
-/// `requests = "600/m"`, or with a burst of its own `requests = { rate = "600/m", burst = "50" }`.
+/// `requests = "600/m"`, or with `burst`: `requests = { rate = "600/m", burst = "50" }`.
 fn rate(section: &Section<'_>, quantity: Quantity) -> Option<Rate> {
     let key = quantity.name();
     let unit = if quantity == Quantity::Bytes { Unit::Bytes } else { Unit::Count };
@@ -143,8 +142,8 @@ fn rate(section: &Section<'_>, quantity: Quantity) -> Option<Rate> {
     section.ok_or_problem(key, Rate::read(&rate, burst.as_deref(), unit))
 }
 
-/// Refuses to count instances and tokens where no model is asked.
-fn asks_models(section: &Section<'_>, settings: &Settings, there: &LimitTargets<'_>) {
+/// Reports instances and tokens for requests that reach no model.
+fn check_reaches_models(section: &Section<'_>, settings: &Settings, there: &LimitTargets<'_>) {
     let vertex = settings.routes.as_ref().map_or(there.vertex, |places| places.iter().any(|p| *p.route == *"vertex"));
     let group = there.policy.map(|policy| policy.actions_inside(Group::Infer.name()));
     let infers = match (&settings.actions, &group) {
@@ -153,22 +152,22 @@ fn asks_models(section: &Section<'_>, settings: &Settings, there: &LimitTargets<
     };
     for of in [Quantity::Instances, Quantity::Tokens] {
         if section.has(of.name()) && !(vertex && infers) {
-            let text = "can have no effect: only models of [vertex] count it, in actions of the group `infer`";
+            let text = "has no effect: only models of [vertex] count it, in actions of the group `infer`";
             section.problem(of.name(), text);
         }
     }
 }
 
-/// A remote write that can never pass would be dropped by whoever sends it, and its samples be lost.
-fn lets_writes_pass(section: &Section<'_>, settings: &Settings, there: &LimitTargets<'_>) {
+/// Reports a burst that is smaller than a remote write may be: the sender would drop it, and lose its samples.
+fn check_writes_fit(section: &Section<'_>, settings: &Settings, there: &LimitTargets<'_>) {
     let writes = settings.routes.as_ref().is_none_or(|places| places.iter().any(|p| *p.route == *"write"));
     let most = there.max_write.map_or(0, |most| most as u64);
     let burst = settings.rates.iter().find(|(of, _)| *of == Quantity::Bytes).map(|(_, rate)| rate.burst);
     let actions = settings.actions.as_ref().is_none_or(|actions| actions.contains("RemoteWrite.Write"));
     if writes && actions && burst.is_some_and(|burst| burst < most) {
         let text = format!(
-            "a remote write may have {most} bytes (`max_body` under [ingest]) and could never pass; write a burst that is \
-             as large, a smaller `max_body`, or `routes` without `write`"
+            "a remote write may have {most} bytes (`max_body` of [ingest]), more than this burst, and could never pass; \
+             write a burst that is as large, a smaller `max_body`, or `routes` without `write`"
         );
         section.problem("bytes", text);
     }

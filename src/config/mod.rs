@@ -1,8 +1,8 @@
 //! The configuration: `wicketgate.toml` and the files beside it become a [`Config`] of built values, or a list of every
 //! problem.
 //!
-//! Promises: what loading returns can be served as it is: certificates are loaded, policies compiled, URLs parsed. A file
-//! with problems yields no configuration. Must never use the network.
+//! Promises: what loading returns can be served as it is: certificates are loaded, policies compiled, URLs parsed. A
+//! file with problems yields no configuration. Must never use the network.
 
 mod binding;
 mod cases;

@@ -1,8 +1,8 @@
-//! The policy directory: roles.toml, the schema and every `*.cedar` file, compiled together, guardrails.toml, and the
-//! shadow set below it.
+//! The policy directory: `roles.toml`, the schema, every `*.cedar` file and `guardrails.toml`, compiled together, with
+//! the shadow set below it.
 //!
-//! Promises: every problem of every file is diagnostics, with its place; nothing of a directory with problems is served, be
-//! they in the shadow set alone.
+//! Promises: every problem of every file is reported with its line. A directory with problems is not served, even if
+//! they are in the shadow set alone.
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,12 @@ use crate::gate::{
     proxy, routes,
 };
 
-/// What is to be said of a policy directory.
+/// The problems and warnings of a policy directory.
 #[derive(Default)]
 pub(super) struct Diagnostics {
-    /// What keeps it from being served.
+    /// The directory is not served.
     pub(super) problems: Vec<Problem>,
-    /// What does not.
+    /// Accepted, but probably a mistake.
     pub(super) warnings: Vec<Problem>,
 }
 
@@ -32,8 +32,8 @@ impl Diagnostics {
     }
 }
 
-/// Loads roles and policies from their directory alone, for those who look at policy without a gate. Role rules may name
-/// any issuer: there is no configuration to know them by. A directory `shadow` without a schema of its own is read as the
+/// Loads roles and policies from their directory alone, for the `policy` commands. Role rules may name any issuer,
+/// because no configuration lists them. A directory `shadow` without a schema of its own is read as the
 /// shadow set of the directory above it.
 ///
 /// # Errors
@@ -41,7 +41,7 @@ impl Diagnostics {
 pub fn load_policies(directory: &Path) -> Result<Policy, Problems> {
     let mut diagnostics = Diagnostics::default();
     let is_shadow = directory.file_name().is_some_and(|name| name == SHADOW);
-    let policy = match is_shadow && !directory.join("wicketgate.cedarschema").exists() {
+    let policy = match is_shadow && !directory.join(SCHEMA).exists() {
         true => shadow(directory, &mut diagnostics),
         false => policy(directory, None, &mut diagnostics),
     };
@@ -51,17 +51,19 @@ pub fn load_policies(directory: &Path) -> Result<Policy, Problems> {
     }
 }
 
-/// The schema and the policies of a directory, as they are written.
+/// The source texts of a directory's schema and policies.
 pub(super) fn sources(directory: &Path, diagnostics: &mut Diagnostics) -> (Option<PolicyFile>, Vec<PolicyFile>) {
-    let schema = read_file(&directory.join("wicketgate.cedarschema"), diagnostics);
+    let schema = read_file(&directory.join(SCHEMA), diagnostics);
     (schema, cedar_files(directory).iter().filter_map(|path| read_file(path, diagnostics)).collect())
 }
 
-/// Where the shadow set is, below the policy directory.
+const ROLES: &str = "roles.toml";
+const SCHEMA: &str = "wicketgate.cedarschema";
+/// The folder of the shadow set in the policy directory.
 pub(super) const SHADOW: &str = "shadow";
 
-/// Loads the set of a directory, and the shadow set below it where there is one. `claims` tells what the issuers that
-/// rules may name say, where that is known.
+/// Loads the policies of a directory, and its shadow set if there is one. `claims` are the known claims of each issuer;
+/// `None` if the issuers are unknown.
 pub(super) fn policy(directory: &Path, claims: Option<&KnownClaims>, diagnostics: &mut Diagnostics) -> Option<Policy> {
     let enforced = set(directory, None, claims, diagnostics);
     let folder = directory.join(SHADOW);
@@ -71,47 +73,46 @@ pub(super) fn policy(directory: &Path, claims: Option<&KnownClaims>, diagnostics
     let mut of_shadow = Diagnostics::default();
     let shadow = set(&folder, Some(directory), claims, &mut of_shadow);
     of_shadow.problems.retain(|problem| !diagnostics.problems.contains(problem));
-    // what it takes from above was looked at there
+    // files that it inherits were reported already
     of_shadow.warnings.retain(|warning| warning.file.starts_with(&folder));
     diagnostics.problems.extend(of_shadow.problems);
     diagnostics.warnings.extend(of_shadow.warnings);
     Some(enforced?.with_shadow(shadow?))
 }
 
-/// Loads a shadow set alone, as if it were the one to be served.
+/// Loads a shadow set alone, as if it were enforced.
 pub(super) fn shadow(folder: &Path, diagnostics: &mut Diagnostics) -> Option<Policy> {
-    // of `.` it could not be diagnostics what is above
+    // `.` has no parent
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     set(&folder, folder.parent(), None, diagnostics)
 }
 
-/// Loads roles, schema and policies from one directory. Each that a shadow set lacks is the one of the directory
-/// `above` it: `*.cedar` all together, so that a shadow set stands for the enforced policies whole.
+/// Loads roles, schema and policies from one directory. A shadow set inherits what it lacks from the directory `above`
+/// it: all `*.cedar` files together, so that a shadow set replaces the enforced policies as a whole.
 fn set(
     directory: &Path,
     above: Option<&Path>,
     claims: Option<&KnownClaims>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Policy> {
-    let (roles_file, schema_file) = ("roles.toml", "wicketgate.cedarschema");
     let place = |name: &str| above.filter(|_| !directory.join(name).exists()).unwrap_or(directory).join(name);
     let mut files = cedar_files(directory);
     if let Some(above) = above.filter(|_| files.is_empty()) {
-        if ![roles_file, schema_file].iter().any(|name| directory.join(name).exists()) {
-            let text = "holds nothing to be tried out; put *.cedar files or roles.toml there, or take it away";
+        if ![ROLES, SCHEMA].iter().any(|name| directory.join(name).exists()) {
+            let text = "has no *.cedar files and no roles.toml; put some there, or remove the folder";
             diagnostics.problem(directory.to_owned(), 0, text.into());
             return None;
         }
         files = cedar_files(above);
     }
     if files.is_empty() {
-        let text = "holds no *.cedar file, so everything would be denied; start from the shipped policies";
+        let text = "has no *.cedar file, so every request would be denied; start from the shipped policies";
         diagnostics.problem(directory.to_owned(), 0, text.into());
     }
-    let roles = read_file(&place(roles_file), diagnostics);
-    let schema = read_file(&place(schema_file), diagnostics);
-    let strange = schema.as_ref().map(schema_check::strange).unwrap_or_default();
-    strange.into_iter().for_each(|p| diagnostics.problem(p.file, p.line, p.text));
+    let roles = read_file(&place(ROLES), diagnostics);
+    let schema = read_file(&place(SCHEMA), diagnostics);
+    let unknown = schema.as_ref().map(schema_check::strange).unwrap_or_default();
+    unknown.into_iter().for_each(|p| diagnostics.problem(p.file, p.line, p.text));
     let policies: Vec<PolicyFile> = files.iter().filter_map(|path| read_file(path, diagnostics)).collect();
     let compiled = schema.map(|schema| Policy::new(Roles::default(), &schema, &policies, actions()));
     let compiled = compiled.and_then(|compiled| {
@@ -124,12 +125,12 @@ fn set(
         diagnostics.warnings.extend(parsed.warnings);
         parsed.value
     });
-    let rails = place(guardrails::FILE);
-    let borrowed = rails.parent() != Some(directory);
-    guardrails::guarded(compiled?.with_roles(roles?), &rails, borrowed, &mut diagnostics.problems)
+    let file = place(guardrails::FILE);
+    let inherited = file.parent() != Some(directory);
+    guardrails::with_guardrails(compiled?.with_roles(roles?), &file, inherited, &mut diagnostics.problems)
 }
 
-/// Every action that policy can be asked about.
+/// Every action that the gate requests decisions for; a schema may have more.
 pub(crate) fn actions() -> impl Iterator<Item = &'static str> {
     routes::actions().chain([proxy::EXCHANGE])
 }

@@ -1,8 +1,8 @@
-//! proofs.toml: what is to be proved of a policy directory, besides what is proved of every one.
+//! `proofs.toml`: statements to prove about a policy directory, and those that are proved of every directory.
 //!
-//! Promises: each statement is read against the directory's own schema before a solver is asked; one that cannot be
-//! meant so is a problem with its line. Of every directory it is proved, whatever the file says, that nobody may both
-//! ingest and infer, and the same of each two roles that roles.toml keeps apart and that are groups of actions.
+//! Promises: each statement is validated against the directory's own schema before a solver runs; an invalid one is a
+//! problem with its line. Of every directory it is proved that no principal may both ingest and infer, and the same of
+//! each two roles that roles.toml separates and that are groups of actions.
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
@@ -19,37 +19,37 @@ use crate::gate::{
     routes,
 };
 
-/// The groups that are kept apart whatever a configuration says.
-const ALWAYS_APART: [&str; 2] = ["ingest", "infer"];
+/// The groups that are separated in every configuration.
+const ALWAYS_SEPARATE: [&str; 2] = ["ingest", "infer"];
 
-/// What is to be proved of a directory.
+/// The statements to prove about a directory.
 pub(crate) struct Proofs {
     /// The directory's policies.
     pub(crate) subject: Subject,
-    /// What is said of them.
+    /// The statements.
     pub(crate) statements: Vec<Statement>,
-    /// What nothing is said of, though it may have been meant.
+    /// Separated roles about which nothing is proved.
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads a policy directory and the `proofs.toml` in it, where there is one.
+/// Reads a policy directory and its optional `proofs.toml`.
 ///
 /// # Errors
 /// Every problem of its files, and of the directories that it is compared with.
 pub(crate) fn proofs(directory: &Path) -> Result<Proofs, Problems> {
     let (schema, set, roles) = directory_of(directory, "these policies")?;
     let subject = Subject::new(&schema, set).map_err(|p| Problem::at(p.file, p.line, p.text))?;
-    let mut problems: Vec<Problem> = strays(&subject)
+    let mut problems: Vec<Problem> = actions_outside_group(&subject)
         .into_iter()
         .map(|(action, group)| {
             let text = format!(
-                "the gate counts the action `{action}` as `{group}`, but it is not in `Action::\"{group}\"`, so that \
-                 proofs about the group would not speak of it; take the shipped schema and put your own types behind it"
+                "the gate assigns the action `{action}` to `{group}`, but it is not in `Action::\"{group}\"`, so \
+                 proofs about the group would not cover it; use the shipped schema and add your own types after it"
             );
             Problem::of_file(&schema.path, text)
         })
         .collect();
-    let (mut statements, warnings) = usual(&subject, &roles);
+    let (mut statements, warnings) = default_statements(&subject, &roles);
     let file = directory.join("proofs.toml");
     match std::fs::read_to_string(&file) {
         Ok(text) => {
@@ -63,7 +63,7 @@ pub(crate) fn proofs(directory: &Path) -> Result<Proofs, Problems> {
     if problems.is_empty() { Ok(Proofs { subject, statements, warnings }) } else { Err(Problems(problems)) }
 }
 
-/// A directory that can be served: its schema, its policies and its roles.
+/// The schema, policies and roles of a valid directory.
 fn directory_of(directory: &Path, name: &str) -> Result<(PolicyFile, Set, Roles), Problems> {
     let roles = load_policies(directory)?.roles().clone();
     let mut diagnostics = Diagnostics::default();
@@ -77,19 +77,20 @@ fn directory_of(directory: &Path, name: &str) -> Result<(PolicyFile, Set, Roles)
     }
 }
 
-/// Actions that the schema has taken out of the group that the gate counts them as.
-fn strays(subject: &Subject) -> BTreeSet<(&'static str, &'static str)> {
+/// Actions that the schema does not have in the group that the gate assigns them to.
+fn actions_outside_group(subject: &Subject) -> BTreeSet<(&'static str, &'static str)> {
     routes::groups().filter(|(action, group)| !subject.is_in(action, group)).collect()
 }
 
-/// What is proved of every directory, and what cannot be.
-fn usual(subject: &Subject, roles: &Roles) -> (Vec<Statement>, Vec<String>) {
-    let (mut pairs, mut warnings) = (vec![ALWAYS_APART.map(Arc::from)], BTreeSet::new());
+/// The statements that are proved of every directory, and warnings about those that cannot be.
+fn default_statements(subject: &Subject, roles: &Roles) -> (Vec<Statement>, Vec<String>) {
+    let mut pairs = vec![ALWAYS_SEPARATE.map(Arc::from)];
+    let mut warnings = BTreeSet::new();
     let mut statements = Vec::new();
     for list in roles.separate.iter().chain(&roles.dynamic) {
         for role in list.iter().filter(|role| !subject.is_group(role)) {
             warnings.insert(format!(
-                "roles.toml keeps `{role}` apart, but no group of actions has that name, so nothing is proved of it; \
+                "roles.toml separates `{role}`, but no group of actions has that name, so nothing is proved of it; \
                  write into proofs.toml what it must never do"
             ));
         }
@@ -115,20 +116,20 @@ fn usual(subject: &Subject, roles: &Roles) -> (Vec<Statement>, Vec<String>) {
         }
     }
     let apart = pairs.into_iter().map(|[one, other]| Statement {
-        name: format!("whoever may `{one}` may not `{other}`, and the reverse"),
+        name: format!("no principal may both `{one}` and `{other}`"),
         claim: Claim::Apart([(*one).to_owned(), (*other).to_owned()]),
     });
     (apart.chain(statements).collect(), warnings.into_iter().collect())
 }
 
-fn read(top: &Section<'_>, subject: &Subject, usual: &[Statement]) -> Vec<Statement> {
-    let mut names: BTreeSet<String> = usual.iter().map(|statement| statement.name.clone()).collect();
+fn read(top: &Section<'_>, subject: &Subject, defaults: &[Statement]) -> Vec<Statement> {
+    let mut names: BTreeSet<String> = defaults.iter().map(|statement| statement.name.clone()).collect();
     let mut statements = Vec::new();
     let mut keep = |section: &Section<'_>, claim: Option<Claim>| {
         let name = section.required("name", "scrapers never administer");
         section.finish();
         if !name.is_empty() && !names.insert(name.clone()) {
-            section.problem("name", format!("two proofs are called `{name}`; nobody could tell them apart"));
+            section.problem("name", format!("two proofs have the name `{name}`; give one of them another name"));
         }
         statements.extend(claim.map(|claim| Statement { name, claim }));
     };

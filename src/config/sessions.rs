@@ -1,4 +1,4 @@
-//! `[sessions]` and the `[issuer.login]` sections: how people come in.
+//! `[sessions]` and the `[issuer.login]` sections: logins and sessions of people.
 
 use std::time::Duration;
 
@@ -12,22 +12,23 @@ use crate::gate::identity::{
     },
 };
 
-/// A working day, with a margin.
+/// A working day and a margin.
 const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 const DEFAULT_SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
-/// A `[issuer.login]`, and the section of its issuer for what is wrong with it.
+/// An `[issuer.login]`, with the section of its issuer for problems.
 pub(super) struct Login<'a> {
     pub(super) settings: LoginSettings,
     pub(super) section: Section<'a>,
 }
 
-/// One `[issuer.login]`; `None` where its issuer has none.
+/// Reads `[issuer.login]`; `None` if the issuer has none.
 pub(super) fn login(issuer: &Section<'_>, of: &identity::Settings) -> Option<LoginSettings> {
     let section = issuer.section("login")?;
-    let (name, iss) = (of.name.as_str(), of.rules.issuer.as_str());
+    let name = of.name.as_str();
+    let iss = of.rules.issuer.as_str();
     if of.keys == KeySource::None {
-        issuer.problem("login", "needs the issuer's keys to verify ID tokens; without keys there is no login");
+        issuer.problem("login", "needs the issuer's keys to verify ID tokens, and this issuer has none; leave it out");
     }
     let client_id = section.required("client_id", "wicketgate");
     let client_secret = section.has("client_secret").then(|| source(&section, "client_secret")).flatten();
@@ -44,13 +45,13 @@ pub(super) fn login(issuer: &Section<'_>, of: &identity::Settings) -> Option<Log
         section.problem("end_session", "write an https URL (http is allowed to loopback addresses only)");
     }
     if !iss.is_empty() && !is_https_or_loopback(iss) {
-        issuer.problem("issuer", "a login finds its pages by discovery, which needs an https URL");
+        issuer.problem("issuer", "a login needs discovery, which needs an https URL");
     }
     section.finish();
     Some(LoginSettings { issuer: name.to_owned(), title, client_id, client_secret, scopes, end_session })
 }
 
-/// What lets people in, where any issuer has a login.
+/// Reads `[sessions]`; `None` if no issuer has a login.
 pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login<'_>>) -> Option<Settings> {
     let section = top.section("sessions");
     if logins.is_empty() {
@@ -62,9 +63,9 @@ pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login
     let url = gate.url.as_deref().map(origin);
     for login in &logins {
         match &url {
-            None => login.section.problem("login", "needs `url` in [gate], to which the provider sends browsers back"),
+            None => login.section.problem("login", "needs `url` in [gate]: the provider redirects browsers to it"),
             Some(None) => {
-                login.section.problem("login", "needs a `url` in [gate] without a path: cookies are for a whole host")
+                login.section.problem("login", "needs a `url` in [gate] without a path: cookies apply to a whole host")
             }
             Some(Some(_)) => {}
         }
@@ -80,26 +81,26 @@ pub(super) fn sessions(top: &Section<'_>, gate: &GateSettings, logins: Vec<Login
     settings.keys = keys(&section);
     settings.max_lifetime = section.duration("max_lifetime", DEFAULT_MAX_LIFETIME);
     if settings.max_lifetime > MAX_LIFETIME {
-        section.problem(
-            "max_lifetime",
-            "at most thirty days, `\"720h\"`: who was let in long ago may no longer belong here",
-        );
+        section.problem("max_lifetime", "at most thirty days, `\"720h\"`: people must log in again from time to time");
     }
     let ended = section.path("revocations");
     if ended.is_some() && settings.keys.is_empty() {
         section.problem("revocations", "has no effect without `keys`: sessions end with the process");
     }
-    // sessions that outlive the process must not outlive their own end
+    // with `keys`, sessions outlive the process, so revocations must too
     let ended = ended.unwrap_or_else(|| section.resolve("sessions.revocations"));
     if ended.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-        section.problem("revocations", format!("`{}` is in no folder that exists", ended.display()));
+        section.problem(
+            "revocations",
+            format!("`{}` is in no folder that exists; make the folder, or write another path", ended.display()),
+        );
     }
     settings.revocations = (!settings.keys.is_empty()).then_some(ended);
     section.finish();
     Some(settings)
 }
 
-/// The URL without a slash at its end, where it is an origin and no more.
+/// The URL without a trailing slash; `None` if it has a path or a user name.
 fn origin(url: &str) -> Option<String> {
     let url = url::Url::parse(url).ok()?;
     (url.path() == "/" && url.username().is_empty()).then(|| url.origin().ascii_serialization())
@@ -108,12 +109,12 @@ fn origin(url: &str) -> Option<String> {
 fn keys(section: &Section<'_>) -> Vec<SealingKey> {
     let files = section.files("keys");
     if files.len() > MAX_KEYS {
-        section.problem("keys", format!("at most {MAX_KEYS} files: the one that seals, and a few that only open"));
+        section.problem("keys", format!("at most {MAX_KEYS} files: the first seals, the others only open"));
     }
     let key = |file: std::path::PathBuf| match std::fs::read(&file) {
         Ok(bytes) => {
-            let told = |error| section.problem("keys", format!("`{}` {error}", file.display()));
-            SealingKey::new(&zeroize::Zeroizing::new(bytes)).map_err(told).ok()
+            let invalid = |error| section.problem("keys", format!("`{}` {error}", file.display()));
+            SealingKey::new(&zeroize::Zeroizing::new(bytes)).map_err(invalid).ok()
         }
         Err(error) => {
             section.problem("keys", format!("cannot read `{}`: {error}", file.display()));

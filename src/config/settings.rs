@@ -1,4 +1,4 @@
-//! Built values of the configuration that the start, a reload and the commands take.
+//! Configuration types: the built values of each section.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,45 +18,45 @@ use crate::{
     series::Selector,
 };
 
-/// A whole configuration, ready to be served.
+/// A complete, valid configuration.
 pub struct Config {
     /// The `[gate]` section.
     pub(crate) gate: GateSettings,
     /// The sockets to listen on.
     pub(crate) listeners: Vec<listen::Settings>,
-    /// Where the admin pages are.
+    /// The address of the admin pages.
     pub(crate) admin: SocketAddr,
-    /// Where requests are written down.
+    /// The audit log.
     pub(crate) audit: audit::Settings,
     /// Roles and policies, compiled.
     pub policy: Policy,
-    /// The issuers and the clients that ask them.
+    /// The token issuers, each with the HTTP client for its CA.
     pub issuers: Vec<(identity::Settings, Arc<Client>)>,
-    /// Whose client certificates are principals.
+    /// Client certificates that authenticate a principal.
     pub(crate) certificates: Vec<identity::certificate::CertificateRule>,
-    /// How DPoP proofs are taken.
+    /// How DPoP proofs are verified.
     pub(crate) dpop: identity::dpop::Settings,
-    /// The gate as an issuer, where it is one.
+    /// The gate as a token issuer.
     pub(crate) issue: Option<IssueSettings>,
-    /// How people come in, where they do.
+    /// Logins and sessions of people.
     pub(crate) sessions: Option<identity::session::Settings>,
     /// The exporters.
     pub(crate) exporters: Vec<ExporterSettings>,
-    /// Vertex, where it is fronted.
+    /// Vertex AI.
     pub(crate) vertex: Option<VertexSettings>,
-    /// How much may be used.
+    /// The usage limits.
     pub(crate) limits: Vec<limits::Settings>,
-    /// The data path, where there is one.
+    /// Remote write, scrapes, spool and forecasts.
     pub(crate) data: Option<DataSettings>,
-    /// How roles are granted for a time, where they are.
+    /// Time-bound elevation.
     pub(crate) grants: Option<grants::Settings>,
-    /// The options of what the gate itself answers.
+    /// The options of the gate's own services.
     pub(crate) local: LocalRouteOptions,
-    /// The files and folders that all this was read from.
+    /// The files and folders that the configuration was read from.
     pub(crate) files: Vec<PathBuf>,
-    /// What is served all the same, and hardly meant so: whoever loads says it.
+    /// Warnings: accepted, but probably a mistake. The caller of `load` reports them.
     pub(crate) warnings: Vec<Problem>,
-    /// When reading began.
+    /// The time before the first file was read.
     pub(crate) read_at: Timestamp,
 }
 
@@ -73,28 +73,28 @@ pub(crate) struct CertificateFiles {
 /// The `[gate]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GateSettings {
-    /// The https URL that clients know the gate by.
+    /// The https URL of the gate for clients.
     pub(crate) url: Option<String>,
-    /// Whether routes that do not say take tokens that are bound to nothing.
+    /// The default for routes: whether they accept plain bearer tokens.
     pub(crate) token_binding: TokenBinding,
-    /// Serving threads.
+    /// Worker threads.
     pub(crate) workers: usize,
-    /// Connections served at once, over all workers.
+    /// Open connections over all workers, at most.
     pub(crate) max_connections: usize,
-    /// How long open requests may take to end at a stop.
+    /// How long open requests may take to end after SIGTERM.
     pub(crate) drain: Duration,
 }
 
 /// The `[token_issuer]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IssueSettings {
-    /// `iss` of what the gate signs: `[gate] url` without a slash at its end.
+    /// The `iss` of its tokens: `[gate] url` without a trailing slash.
     pub(crate) url: String,
-    /// Where its keys are and when they change.
+    /// The key directory and the rotation schedule.
     pub(crate) keys: signing::Settings,
-    /// How long its tokens live at most.
+    /// The lifetime of a token, at most.
     pub(crate) lifetime: Duration,
-    /// Whom tokens may be asked for; the first is the gate itself.
+    /// The audiences that an exchange may request; the first is the gate itself.
     pub(crate) audiences: Vec<String>,
 }
 
@@ -102,19 +102,19 @@ pub(crate) struct IssueSettings {
 pub(crate) struct ExporterSettings {
     /// Its name.
     pub(crate) name: String,
-    /// Where it is.
+    /// Its address.
     pub(crate) upstream: Upstream,
-    /// Its metrics page.
+    /// The path of its metrics page.
     pub(crate) metrics_path: String,
-    /// Labels for discovery.
+    /// Further labels in `/sd`.
     pub(crate) labels: Vec<(String, String)>,
-    /// What it is shown.
+    /// The credential that the gate sends to it.
     pub(crate) credential: Option<CredentialOrigin>,
-    /// How long the head of its answer may take.
+    /// How long the head of a response may take.
     pub(crate) timeout: Duration,
-    /// Its options.
+    /// The route's options.
     pub(crate) options: RouteOptions,
-    /// Whether scripts of its pages may run.
+    /// Whether scripts of its pages may run in browsers.
     pub(crate) scripts: bool,
 }
 
@@ -122,30 +122,30 @@ pub(crate) struct ExporterSettings {
 pub(crate) struct VertexSettings {
     /// The server of each location.
     pub(crate) upstreams: Vec<(String, Upstream)>,
-    /// The projects that may be asked, where that is bounded.
+    /// The allowed projects; `None` for any.
     pub(crate) projects: Option<Vec<String>>,
     /// Endpoints with hosts of their own.
     pub(crate) dedicated: Vec<DedicatedEndpoint>,
-    /// How long the head of an answer may take.
+    /// How long the head of a response may take.
     pub(crate) timeout: Duration,
-    /// What Google is shown, by group.
+    /// The credential for Google, by group of methods.
     pub(crate) credentials: Vec<(Group, CredentialOrigin)>,
-    /// Its options.
+    /// The route's options.
     pub(crate) options: RouteOptions,
 }
 
-/// The data path, where it is configured.
+/// The `[ingest]`, `[spool]` and `[[forecast]]` sections.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DataSettings {
-    /// Bounds on remote write.
+    /// Limits of remote write.
     pub(crate) remote_write: remote_write::Settings,
-    /// What is kept.
+    /// The series that are stored.
     pub(crate) keep: Vec<Selector>,
     /// The gate's own scrapes.
     pub(crate) scrapes: Vec<ScrapeSettings>,
-    /// Where batches wait.
+    /// Where batches wait until they are delivered.
     pub(crate) spool: spool::Settings,
-    /// What is forecast.
+    /// The forecasts.
     pub(crate) forecasts: Vec<ForecastSettings>,
 }
 
@@ -154,7 +154,7 @@ pub(crate) struct DataSettings {
 pub(crate) struct ScrapeSettings {
     /// The exporter's name.
     pub(crate) exporter: String,
-    /// The page's path.
+    /// The page's path; `None` for the exporter's metrics page.
     pub(crate) path: Option<String>,
     /// How often.
     pub(crate) interval: Duration,
@@ -165,22 +165,22 @@ pub(crate) struct ScrapeSettings {
 pub(crate) struct ForecastSettings {
     /// Its name in metrics.
     pub(crate) name: String,
-    /// The series it is about.
+    /// The series to forecast.
     pub(crate) selector: Selector,
     /// `projects/P/locations/L/endpoints/E`.
     pub(crate) endpoint: String,
-    /// The `L` of it.
+    /// The `L` of `endpoint`.
     pub(crate) location: String,
     /// Time between two points.
     pub(crate) step: Duration,
-    /// Points sent at most.
+    /// Points in a request, at most.
     pub(crate) context: usize,
-    /// Points sent at least.
+    /// Points in a request, at least.
     pub(crate) min_context: usize,
-    /// Points asked for.
+    /// Points to forecast.
     pub(crate) horizon: usize,
     /// How often.
     pub(crate) interval: Duration,
-    /// Series at most.
+    /// Series, at most.
     pub(crate) max_series: usize,
 }

@@ -18,10 +18,10 @@ const LEAST_LIFETIME: Duration = Duration::from_secs(60);
 const DEFAULT_ROTATE: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEFAULT_OVERLAP: Duration = Duration::from_secs(3600);
 
-/// The issuer's name in principals of the gate's own, such as `wicketgate:forecast`.
+/// The issuer's name in the gate's own principals, such as `wicketgate:forecast`.
 pub(super) const OWN_NAME: &str = "wicketgate";
 
-/// Reads `[token_issuer]`, which needs the gate's own URL; `issuers` may not claim that.
+/// Reads `[token_issuer]`, which needs the gate's own URL. None of `issuers` may have that URL.
 pub(super) fn token_issuer<'a>(
     top: &Section<'_>,
     gate: &GateSettings,
@@ -30,14 +30,16 @@ pub(super) fn token_issuer<'a>(
     let section = top.section("token_issuer")?;
     let url = gate.url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
     let Some(url) = url else {
-        let text = "needs `url` under [gate]: it is the `iss` of every token that the gate signs";
+        let text = "needs `url` in [gate]: it is the `iss` of every token that the gate signs";
         top.problem("token_issuer", text);
         return None;
     };
     if url::Url::parse(&url).is_ok_and(|url| url.path() != "/") {
         top.problem(
             "token_issuer",
-            format!("`{url}` of [gate] has a path, and discovery is not found below one; leave it out"),
+            format!(
+                "`{url}` of [gate] has a path, and clients look for discovery at the host only; leave the path out"
+            ),
         );
     }
     for issuer in issuers {
@@ -46,27 +48,28 @@ pub(super) fn token_issuer<'a>(
             top.problem("issuer", text);
         }
         if issuer.name == OWN_NAME {
-            top.problem("issuer", format!("`{OWN_NAME}` is what the gate calls itself; give this issuer another name"));
+            top.problem("issuer", format!("`{OWN_NAME}` is the gate's own name; give this issuer another one"));
         }
     }
     let directory = section.path("keys").unwrap_or_else(|| section.resolve("keys"));
     let rotate = section.duration("rotate", DEFAULT_ROTATE);
     let overlap = section.duration("overlap", DEFAULT_OVERLAP);
     if overlap < JWKS_MAX_AGE {
-        section.problem("overlap", format!("at least {} s, for which verifiers keep the keys", JWKS_MAX_AGE.as_secs()));
+        section
+            .problem("overlap", format!("at least {} s, for which verifiers cache the keys", JWKS_MAX_AGE.as_secs()));
     }
     if rotate < overlap * 2 {
-        section.problem("rotate", "at least twice `overlap`, or keys would go before their turn has come");
+        section.problem("rotate", "at least twice `overlap`, or keys would be replaced before they sign");
     }
     let lifetime = section.duration("lifetime", DEFAULT_LIFETIME);
     if !(LEAST_LIFETIME..=MAX_LIFETIME).contains(&lifetime) {
-        section.problem("lifetime", "from one minute to one hour: these tokens cannot be called back");
+        section.problem("lifetime", "from one minute to one hour: these tokens cannot be revoked");
     }
     let own = section.string("audience").unwrap_or_else(|| url.clone());
     let mut audiences = vec![own];
     for audience in section.strings("audiences").unwrap_or_default() {
         if audiences.contains(&audience) {
-            section.problem("audiences", format!("`{audience}` stands twice, or is the gate's own audience"));
+            section.problem("audiences", format!("`{audience}` is listed twice, or is the gate's own audience"));
         }
         audiences.push(audience);
     }
@@ -75,7 +78,7 @@ pub(super) fn token_issuer<'a>(
     Some(IssueSettings { url, keys, lifetime, audiences })
 }
 
-/// Refuses audiences for which the gate signs something else: a caller could have that made by a token exchange.
+/// Reports audiences for which the gate signs other tokens: a caller could obtain such a token by an exchange.
 pub(super) fn check_audiences(top: &Section<'_>, issue: Option<&IssueSettings>, vertex: Option<&VertexSettings>) {
     let origins = vertex.into_iter().flat_map(|vertex| &vertex.credentials).map(|(_, origin)| origin);
     let google: Vec<&str> = origins
@@ -85,7 +88,11 @@ pub(super) fn check_audiences(top: &Section<'_>, issue: Option<&IssueSettings>, 
         .collect();
     for audience in issue.into_iter().flat_map(|issue| &issue.audiences) {
         if google.contains(&audience.as_str()) {
-            top.problem("token_issuer", format!("the audience `{audience}` is that of [google], where the gate speaks for its callers itself; take it out of `audiences`"));
+            let text = format!(
+                "the audience `{audience}` is that of [google], for which the gate signs its callers' tokens itself; \
+                 take it out of `audiences`"
+            );
+            top.problem("token_issuer", text);
         }
         if audience == "vertex" || audience.starts_with("exporter/") {
             top.problem(
@@ -98,7 +105,7 @@ pub(super) fn check_audiences(top: &Section<'_>, issue: Option<&IssueSettings>, 
     }
 }
 
-/// Says where `[token_issuer]` is missing though something needs the gate's signature.
+/// Reports a missing `[token_issuer]` if another section needs the gate's signature.
 pub(super) fn check_present(top: &Section<'_>, exporters: &[ExporterSettings], vertex: Option<&VertexSettings>) {
     if top.has("token_issuer") {
         return;

@@ -1,4 +1,4 @@
-//! The sections about what stands behind the gate: `[[exporter]]`, `[vertex]` and `[google]`.
+//! The sections of upstreams: `[[exporter]]`, `[vertex]` and `[google]`.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,12 +20,12 @@ use crate::{
 };
 
 const EXPORTER_TIMEOUT: Duration = Duration::from_secs(30);
-/// What Google gives shared endpoints.
+/// Google's own timeout for shared endpoints.
 const VERTEX_TIMEOUT: Duration = Duration::from_secs(60);
 const STS: &str = "https://sts.googleapis.com/v1/token";
 const IAM: &str = "https://iamcredentials.googleapis.com";
 
-pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: RouteOptions) -> Vec<ExporterSettings> {
+pub(super) fn exporters(top: &Section<'_>, clients: &Clients, default: RouteOptions) -> Vec<ExporterSettings> {
     let mut exporters: Vec<ExporterSettings> = Vec::new();
     for section in top.sections("exporter") {
         let name = section.required("name", "node");
@@ -33,7 +33,7 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: RouteOption
             section.problem("name", "write letters, digits, `-`, `_` and `.` only, a letter or digit first");
         }
         if exporters.iter().any(|other| other.name == name) {
-            section.problem("name", format!("two exporters are called `{name}`"));
+            section.problem("name", format!("two exporters have the name `{name}`; give one of them another name"));
         }
         let metrics_path = section.string("metrics_path").unwrap_or_else(|| "/metrics".into());
         if !metrics_path.starts_with('/') {
@@ -41,17 +41,14 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: RouteOption
         }
         let url = section.required("url", "http://127.0.0.1:9100");
         if url.trim_end_matches('/').ends_with(&*metrics_path) {
-            section.problem(
-                "url",
-                format!("leave `{metrics_path}` out: it is the path that `metrics_path` names below this URL"),
-            );
+            section.problem("url", format!("leave `{metrics_path}` out: `metrics_path` is below this URL"));
         }
         let ca = section.file("ca");
         let upstream = upstream(&section, "url", &url, ca, clients);
         let labels = section.string_map("labels");
         let credential = credential(&section);
         let timeout = section.duration("timeout", EXPORTER_TIMEOUT);
-        let options = route_options(&section, usual);
+        let options = route_options(&section, default);
         let scripts = section.boolean("allow_scripts", false);
         exporters.extend(upstream.map(|upstream| ExporterSettings {
             name,
@@ -68,22 +65,23 @@ pub(super) fn exporters(top: &Section<'_>, clients: &Clients, usual: RouteOption
     exporters
 }
 
-/// What a section says of its route; the rest is as `usual`.
-fn route_options(section: &Section<'_>, usual: RouteOptions) -> RouteOptions {
+/// The route options of a section; `default` for each that it does not have.
+fn route_options(section: &Section<'_>, default: RouteOptions) -> RouteOptions {
     RouteOptions {
-        end_streams: section.boolean("end_streams", usual.end_streams),
-        token_binding: token_binding(section, usual.token_binding),
-        assertion: section.boolean("assertion", usual.assertion),
-        identity_headers: section.boolean("identity_headers", usual.identity_headers),
+        end_streams: section.boolean("end_streams", default.end_streams),
+        token_binding: token_binding(section, default.token_binding),
+        assertion: section.boolean("assertion", default.assertion),
+        identity_headers: section.boolean("identity_headers", default.identity_headers),
     }
 }
 
-/// The options of what the gate itself answers: remote write may have its own.
-pub(super) fn local(top: &Section<'_>, usual: RouteOptions) -> LocalRouteOptions {
-    let write = top
-        .table("ingest")
-        .map_or(usual, |section| RouteOptions { token_binding: token_binding(&section, usual.token_binding), ..usual });
-    LocalRouteOptions { discover: usual, write, predictions: usual }
+/// The options of the gate's own services; `[ingest]` can override those of remote write.
+pub(super) fn local(top: &Section<'_>, default: RouteOptions) -> LocalRouteOptions {
+    let write = top.table("ingest").map_or(default, |section| RouteOptions {
+        token_binding: token_binding(&section, default.token_binding),
+        ..default
+    });
+    LocalRouteOptions { discover: default, write, predictions: default }
 }
 
 fn upstream(
@@ -117,10 +115,10 @@ fn credential(section: &Section<'_>) -> Option<CredentialOrigin> {
     basic.or(bearer)
 }
 
-/// A place that a secret is read from.
+/// The source of a secret.
 pub(super) fn source(section: &Section<'_>, key: &'static str) -> Option<SecretSource> {
     let how = "write `{ file = \"PATH\" }`, `{ env = \"NAME\" }` or `{ command = [\"PROGRAM\", \"ARGUMENT\"] }`; \
-               a secret is never written here itself";
+               a secret is never written into this file";
     let Some(inner) = section.table(key) else {
         section.problem(key, how);
         return None;
@@ -139,16 +137,19 @@ pub(super) fn source(section: &Section<'_>, key: &'static str) -> Option<SecretS
     }
 }
 
-pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: RouteOptions) -> Option<VertexSettings> {
+pub(super) fn vertex(top: &Section<'_>, clients: &Clients, default: RouteOptions) -> Option<VertexSettings> {
     let credentials = top.section("google").map(|section| google(&section, clients));
     let Some(section) = top.section("vertex") else {
         if top.has("google") {
-            top.problem("google", "is for Vertex; write a section `[vertex]` with `locations = [\"us-central1\"]`");
+            top.problem(
+                "google",
+                "has no effect without [vertex]; write a section `[vertex]` with `locations = [\"us-central1\"]`",
+            );
         }
         return None;
     };
     if credentials.is_none() && !top.has("google") {
-        top.problem("vertex", "needs a section `[google]` too: as whom the gate is known to Google");
+        top.problem("vertex", "needs a section `[google]` too, with the gate's credential for Google");
     }
     let locations = section.strings("locations").unwrap_or_default();
     if !section.has("locations") {
@@ -156,7 +157,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: RouteOptions) 
     }
     let url = section.string("url");
     if url.as_ref().is_some_and(|url| locations.len() > 1 && !url.contains("{location}")) {
-        section.problem("url", "with several locations write `{location}` where the location goes");
+        section.problem("url", "with several locations the URL must contain `{location}`");
     }
     let ca = section.file("ca");
     let mut upstreams = Vec::new();
@@ -164,7 +165,7 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: RouteOptions) 
         if location.is_empty() || !location.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
             section.problem(
                 "locations",
-                format!("`{location}` is no location; write for example `us-central1` or `global`"),
+                format!("`{location}` is not a location; write for example `us-central1` or `global`"),
             );
             continue;
         }
@@ -173,20 +174,19 @@ pub(super) fn vertex(top: &Section<'_>, clients: &Clients, usual: RouteOptions) 
         upstreams.extend(found.map(|upstream| (location, upstream)));
     }
     let timeout = section.duration("timeout", VERTEX_TIMEOUT);
-    let options = route_options(&section, usual);
+    let options = route_options(&section, default);
     let projects = section.strings("projects");
     if projects
         .as_ref()
         .is_some_and(|projects| projects.is_empty() || projects.iter().any(|p| p.is_empty() || p.contains('/')))
     {
-        section.problem("projects", "write ids of projects, such as `projects = [\"my-project\"]`, or leave it out");
+        section.problem("projects", "write project IDs, such as `projects = [\"my-project\"]`, or leave it out");
     }
     let dedicated = dedicated(&section, ca.as_ref(), clients);
     for DedicatedEndpoint { endpoint, .. } in &dedicated {
         let location = endpoint.split('/').nth(3).unwrap_or_default();
         if !upstreams.iter().any(|(known, _)| known == location) {
-            let text =
-                format!("`{endpoint}` is in `{location}`; add that to `locations`: all but its predictions go there");
+            let text = format!("`{endpoint}` is in `{location}`; add that to `locations`: its other methods go there");
             section.problem("dedicated", text);
         }
     }
@@ -222,7 +222,8 @@ fn dedicated(vertex: &Section<'_>, ca: Option<&PathBuf>, clients: &Clients) -> V
             section.problem("endpoint", "write `projects/PROJECT/locations/LOCATION/endpoints/ID`");
         }
         if all.iter().any(|other| *other.endpoint == *endpoint) {
-            section.problem("endpoint", format!("`{endpoint}` has two hosts"));
+            section
+                .problem("endpoint", format!("`{endpoint}` is in two `[[vertex.dedicated]]` sections; leave one out"));
         }
         let both = upstream.zip(id);
         all.extend(both.map(|(upstream, id)| DedicatedEndpoint { endpoint: endpoint.into(), upstream, id }));
@@ -262,7 +263,7 @@ fn google(section: &Section<'_>, clients: &Clients) -> Vec<(Group, CredentialOri
         .collect()
 }
 
-/// As whom Google is asked.
+/// The subject of the credential for Google.
 fn subject(section: &Section<'_>) -> Option<GoogleSubject> {
     let word = section.string("subject");
     match word.as_deref() {
@@ -295,15 +296,15 @@ fn accounts(section: &Section<'_>, shared: bool) -> Vec<(Group, String)> {
         if !account.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@:".contains(c)) || !account.contains('@') {
             table.problem(group.name(), "write a service account's e-mail address");
         }
-        let apart = matches!(group, Group::Ingest | Group::Infer | Group::Train);
-        if let Some(other) = holders.get(&account).filter(|_| apart && !shared) {
+        let separate = matches!(group, Group::Ingest | Group::Infer | Group::Train);
+        if let Some(other) = holders.get(&account).filter(|_| separate && !shared) {
             let text = format!(
-                "`{other}` has the same account, so the two would not be separate at Google; give it one of its own, \
-                 or write `allow_shared_accounts = true` under [google]"
+                "`{other}` has the same account, so the two would not be separated at Google; write another account, \
+                 or `allow_shared_accounts = true` in [google]"
             );
             table.problem(group.name(), text);
         }
-        if apart {
+        if separate {
             holders.insert(account.clone(), group.name());
         }
         accounts.push((group, account));

@@ -326,7 +326,7 @@ async fn a_setting_without_effect_is_a_problem_with_its_remedy() {
         (OPTIONAL, "client_certificates = \"any\"", "certificate", "client_ca"),
         ("name = \"mesh\"", "name = \"corp\"", "certificate[0].name", "corp"),
         ("name = \"hosts\"", "name = \"mesh\"", "certificate[1].name", "mesh"),
-        ("name = \"hosts\"", "name = \"wicketgate\"", "certificate[1].name", "calls itself"),
+        ("name = \"hosts\"", "name = \"wicketgate\"", "certificate[1].name", "own name"),
         ("spiffe = \"spiffe://example.org/ns/prod/*\"", "", "certificate[0].spiffe", "dns = "),
         ("ns/prod/*", "ns/*/node", "certificate[0].spiffe", "spiffe://example.org"),
         ("spiffe://example.org", "spiffe://*", "certificate[0].spiffe", "spiffe://example.org"),

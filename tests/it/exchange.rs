@@ -328,7 +328,7 @@ async fn check_reports_what_the_issue_section_needs() {
     let output = checked(&harness, |config| config.replace(URL, "https://gate.example/below")).await;
     assert!(output.contains("has a path"), "{output}");
     let output = checked(&harness, |config| config.replace("name = \"corp\"", "name = \"wicketgate\"")).await;
-    assert!(output.contains("what the gate calls itself"), "{output}");
+    assert!(output.contains("the gate's own name"), "{output}");
     // tokens for another purpose cannot be obtained by an exchange
     for (audience, remedy) in [
         ("//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/gate/providers/corp", "take it out"),

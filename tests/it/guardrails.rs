@@ -387,7 +387,7 @@ async fn an_unused_guardrail_is_reported_with_its_line() {
                 [predict.a]\nmax_bytes = 1\n";
     let expected = [
         ("guardrails.toml:1:", "32 bytes"),
-        ("guardrails.toml:2:", "asks for nothing"),
+        ("guardrails.toml:2:", "has no keys"),
         ("guardrails.toml:4:", "unknown key"),
         ("guardrails.toml:5:", "only at the end"),
         ("guardrails.toml:7:", "mask_key"),

@@ -126,7 +126,7 @@ async fn a_case_without_effect_is_refused_with_its_line() {
     let harness = with_cases("").await;
     let (code, _, errors) = test(&harness, &[]).await;
     assert_eq!(code, Some(2), "{errors}");
-    assert!(errors.contains("holds no `[[case]]`"), "{errors}");
+    assert!(errors.contains("has no `[[case]]`"), "{errors}");
     let good = "[[case]]\nname = \"a\"\nprincipal = { roles = [\"scrape\"] }\naction = \"Exporter.Scrape\"\n\
                 exporter = \"node\"\ndecision = \"deny\"\n";
     for (from, to, line, key, remedy) in [

@@ -201,7 +201,7 @@ async fn an_inconsistent_rule_is_refused_and_one_without_effect_is_a_warning() {
     for (rules, code, place, told) in [
         (rule("scrape", "claim = \"tenant\"\nvalue = \"t-2\""), 2, "roles.toml:4: `rule[0].claim`", "can ever meet"),
         (rule("scrape", "claim = \"tenant\"\nvalue = \"t-1\""), 0, "", ""),
-        (rule("janitor", "claim = \"a\"\nvalue = 1"), 0, "roles.toml:2: `rule[0].role`", "no policy speaks of"),
+        (rule("janitor", "claim = \"a\"\nvalue = 1"), 0, "roles.toml:2: `rule[0].role`", "no policy mentions"),
     ] {
         harness.directory.write("policies/roles.toml", &rules);
         let output = run(&["check", "--config", harness.directory.join("wicketgate.toml").to_str().unwrap()]).await;

@@ -121,7 +121,7 @@ async fn a_broken_shadow_refuses_the_configuration_with_its_line() {
     for (files, expected) in [
         (&[("a.cedar", "\npermit (principal, action == Action::\"Fly\", resource);\n")][..], "shadow/a.cedar:2"),
         (&[("roles.toml", "[[rule]]\nrole = \"scrape\"\n")], "shadow/roles.toml:1"),
-        (&[], "holds nothing to be tried out"),
+        (&[], "has no *.cedar files and no roles.toml"),
     ] {
         let harness = Harness::new().await;
         harness.directory.write("wicketgate.toml", harness.config());

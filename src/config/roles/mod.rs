@@ -1,7 +1,7 @@
-//! roles.toml: which claims earn a role, and which roles are kept apart.
+//! `roles.toml`: rules that derive roles from claims, and separation of duty between roles.
 //!
-//! Promises: what cannot be meant so is a problem, and what has no effect is a warning at least: a rule that can never
-//! hold, that an earlier one covers, or whose role no policy speaks of.
+//! Promises: a rule that can never match is a problem. A rule without effect is at least a warning: one that another
+//! rule covers, or whose role no policy mentions.
 
 use std::sync::Arc;
 
@@ -14,25 +14,25 @@ use crate::gate::{
     policy::{Claim, Condition, Matcher, Policy, Roles, Rule, is_role},
 };
 
-/// Claims that differ from token to token, so that a condition on them means none or one.
+/// Claims that differ from token to token: a condition on them matches one token at most.
 const OF_ONE_TOKEN: [&str; 7] = ["exp", "nbf", "iat", "jti", "nonce", "at_hash", "c_hash"];
 
-/// Lists of roles that are kept apart.
-type Lists = Vec<Vec<Arc<str>>>;
+/// Lists of roles that are separated from each other.
+type RoleSets = Vec<Vec<Arc<str>>>;
 
-/// What is known of the claims of each issuer that rules may name.
+/// The known claims of each issuer that rules may name.
 pub(super) struct KnownClaims(Vec<IssuerClaims>);
 
 struct IssuerClaims {
-    /// The issuer's or the certificates' name.
+    /// The name of the `[[issuer]]` or `[[certificate]]`.
     name: String,
     /// Claims that always have this value.
     fixed: Value,
-    /// The only claims there are, where that is known.
+    /// The only claims that exist; `None` if others may.
     only: Option<[&'static str; 2]>,
 }
 
-/// What the issuers and the certificates of a configuration say.
+/// The known claims of a configuration's issuers and certificates.
 pub(super) fn known_claims<'a>(
     issuers: impl Iterator<Item = &'a identity::Settings>,
     certificates: &[certificate::CertificateRule],
@@ -61,7 +61,7 @@ impl IssuerClaims {
     }
 }
 
-/// Reads roles.toml. `policy` is what its roles are for, where that could be compiled.
+/// Reads `roles.toml`. `policy` uses its roles; `None` if it has problems.
 pub(super) fn roles(top: &Section<'_>, claims: Option<&KnownClaims>, policy: Option<&Policy>) -> Roles {
     let sections = top.sections("rule");
     let rules: Vec<Rule> = sections.iter().map(|section| rule(section, claims)).collect();
@@ -69,7 +69,7 @@ pub(super) fn roles(top: &Section<'_>, claims: Option<&KnownClaims>, policy: Opt
     let (separate, dynamic) = separation.as_ref().map(|section| separation_of(section, &rules, policy)).unzip();
     let roles = Roles { separate: separate.unwrap_or_default(), dynamic: dynamic.unwrap_or_default(), rules };
     for (n, (section, rule)) in sections.iter().zip(&roles.rules).enumerate() {
-        idle(section, rule, n, &roles, policy);
+        warn_without_effect(section, rule, n, &roles, policy);
     }
     roles
 }
@@ -79,7 +79,7 @@ fn rule(section: &Section<'_>, claims: Option<&KnownClaims>) -> Rule {
     if !role.is_empty() && !is_role(&role) {
         section.problem(
             "role",
-            "write at most 128 of the characters `a-z A-Z 0-9 . _ : / -`, so that a header can hold it",
+            "write at most 128 of the characters `a-z A-Z 0-9 . _ : / -`, so that it fits into a header",
         );
     }
     let issuers = issuers(section, claims);
@@ -89,7 +89,7 @@ fn rule(section: &Section<'_>, claims: Option<&KnownClaims>) -> Rule {
         let said: Vec<&IssuerClaims> = claims.iter().flat_map(|claims| &claims.0).filter(named).collect();
         if !said.is_empty() && !said.iter().any(|issuer| issuer.can_meet(condition)) {
             let text = format!(
-                "no token or certificate of these issuers can ever meet `{condition}`, so this rule gives nothing"
+                "no token or certificate of these issuers can ever meet `{condition}`, so this rule has no effect"
             );
             section.problem(if section.has("all") { "all" } else { "claim" }, text);
         }
@@ -98,7 +98,7 @@ fn rule(section: &Section<'_>, claims: Option<&KnownClaims>) -> Rule {
     Rule { role: role.into(), issuers, conditions }
 }
 
-/// The names of the issuers, or nothing for every one.
+/// The names of the issuers; `None` for every issuer.
 fn issuers(section: &Section<'_>, claims: Option<&KnownClaims>) -> Option<Vec<String>> {
     let listed = section.strings("issuers").unwrap_or_default();
     if !section.has("issuers") {
@@ -106,26 +106,25 @@ fn issuers(section: &Section<'_>, claims: Option<&KnownClaims>) -> Option<Vec<St
     }
     let every = listed.iter().any(|name| name == "*");
     if every && listed.len() > 1 {
-        section
-            .problem("issuers", "`*` is every issuer, so the other names have no effect; write the one or the others");
+        section.problem("issuers", "`*` is every issuer, so the other names have no effect; leave them out, or `*`");
     }
     let known: Option<Vec<&str>> = claims.map(|known| known.0.iter().map(|issuer| issuer.name.as_str()).collect());
     for unknown in listed.iter().filter(|name| !every && known.as_ref().is_some_and(|k| !k.contains(&name.as_str()))) {
         let known = known.as_deref().unwrap_or_default().join(", ");
-        let text = format!("no issuer is called `{unknown}`, so this rule can have no effect; there are: {known}");
+        let text = format!("no issuer is called `{unknown}`, so this rule has no effect; write one of: {known}");
         section.problem("issuers", text);
     }
     (!every).then_some(listed)
 }
 
-/// One condition in the rule itself, or several under `all`.
+/// The condition of the rule itself, or those in `all`.
 fn conditions(section: &Section<'_>) -> Vec<Condition> {
     if !section.has("all") {
         return condition(section).into_iter().collect();
     }
     for key in ["claim", "value", "prefix", "cidr"] {
         if section.has(key) {
-            section.problem(key, "a rule has one condition or `all`, not both; put this into the list");
+            section.problem(key, "a rule has one condition or `all`, not both; move this into the list");
         }
     }
     let mut conditions: Vec<Condition> = Vec::new();
@@ -136,7 +135,7 @@ fn conditions(section: &Section<'_>) -> Vec<Condition> {
     for item in items {
         if let Some(found) = condition(&item) {
             if conditions.contains(&found) {
-                item.problem("claim", format!("`{found}` stands twice, so one of the two has no effect"));
+                item.problem("claim", format!("`{found}` is listed twice; leave one out"));
             }
             conditions.push(found);
         }
@@ -152,14 +151,16 @@ fn condition(section: &Section<'_>) -> Option<Condition> {
     }
     let claim = Claim::parse(&claim);
     if OF_ONE_TOKEN.contains(&claim.top()) {
-        section.problem("claim", format!("`{}` differs from token to token, so no rule can go by it", claim.top()));
+        section.problem("claim", format!("`{}` differs from token to token, so a rule cannot use it", claim.top()));
     }
     let matcher = matcher(section)?;
     Some(Condition { claim, matcher })
 }
 
 fn matcher(section: &Section<'_>) -> Option<Matcher> {
-    let (value, prefix, cidr) = (section.has("value"), section.has("prefix"), section.has("cidr"));
+    let value = section.has("value");
+    let prefix = section.has("prefix");
+    let cidr = section.has("cidr");
     if [value, prefix, cidr].iter().filter(|there| **there).count() != 1 {
         let text =
             "write one of `value = \"scrape\"`, `prefix = \"refs/tags/\"` and `cidr = \"10.0.0.0/8\"` beside the claim";
@@ -194,8 +195,8 @@ fn block(section: &Section<'_>) -> Option<IpNet> {
     let text = section.string("cidr")?;
     let block: Option<IpNet> = text.parse().ok();
     match block {
-        None => section.problem("cidr", format!("`{text}` is no block of addresses; write one such as `10.0.0.0/8`")),
-        // whoever writes 10.1.2.3/8 may mean either of two blocks
+        None => section.problem("cidr", format!("`{text}` is not a CIDR block; write one such as `10.0.0.0/8`")),
+        // 10.1.2.3/8 may be meant as 10.0.0.0/8 or as 10.1.2.3/32
         Some(block) if block.trunc() != block => {
             section.problem("cidr", format!("the address has bits beyond the prefix; write `{}`", block.trunc()));
         }
@@ -204,20 +205,23 @@ fn block(section: &Section<'_>) -> Option<IpNet> {
     block
 }
 
-fn separation_of(section: &Section<'_>, rules: &[Rule], policy: Option<&Policy>) -> (Lists, Lists) {
-    let read = |key: &'static str| -> Lists {
-        let lists: Lists =
+fn separation_of(section: &Section<'_>, rules: &[Rule], policy: Option<&Policy>) -> (RoleSets, RoleSets) {
+    let read = |key: &'static str| -> RoleSets {
+        let lists: RoleSets =
             section.string_lists(key).into_iter().map(|list| list.into_iter().map(Into::into).collect()).collect();
         check_lists(section, key, &lists, rules, policy);
         lists
     };
-    let (fixed, dynamic) = (read("static"), read("dynamic"));
+    let fixed = read("static");
+    let dynamic = read("dynamic");
     for (list, other) in dynamic.iter().flat_map(|list| fixed.iter().map(move |other| (list, other))) {
         let both: Vec<String> =
             list.iter().filter(|role| other.contains(role)).map(|role| format!("`{role}`")).collect();
         if both.len() > 1 {
-            let text =
-                format!("nobody can hold {} to activate one of them: `static` keeps them apart", both.join(" and "));
+            let text = format!(
+                "no principal has both {}, because `static` keeps them apart; leave one list out",
+                both.join(" and ")
+            );
             section.problem("dynamic", text);
         }
     }
@@ -234,14 +238,14 @@ fn check_lists(
 ) {
     for list in lists {
         if list.len() < 2 {
-            section.problem(key, "a list of roles that are kept apart needs two roles at least");
+            section.problem(key, "a list of separated roles needs at least two roles");
         }
         for (n, role) in list.iter().enumerate() {
             if list.iter().take(n).any(|earlier| earlier == role) {
-                section.problem(key, format!("the role `{role}` stands twice in a list"));
+                section.problem(key, format!("the role `{role}` is twice in a list; leave one out"));
             } else if !rules.iter().any(|rule| rule.role == *role) {
-                // a role that policies speak of may be granted for a time; any other is a slip of the pen
-                let text = format!("no rule gives the role `{role}`, so keeping it apart has no effect");
+                // a role that policies mention may be granted for a time; any other is misspelt
+                let text = format!("no rule gives the role `{role}`, so its separation has no effect");
                 match policy {
                     Some(policy) if policy.mentions(role) => {
                         section.warning(key, format!("{text} unless it is granted"))
@@ -253,26 +257,26 @@ fn check_lists(
     }
 }
 
-/// Warns of a rule that has no effect, though it could be meant so.
-fn idle(section: &Section<'_>, rule: &Rule, place: usize, roles: &Roles, policy: Option<&Policy>) {
+/// Warns about a rule without effect.
+fn warn_without_effect(section: &Section<'_>, rule: &Rule, place: usize, roles: &Roles, policy: Option<&Policy>) {
     if rule.conditions.is_empty() || rule.role.is_empty() {
         return;
     }
     let covering = |(other, earlier): (usize, &Rule)| {
-        // of two that are equal the first one has the effect
+        // of two equal rules the second has no effect
         let covers = other != place && earlier.covers(rule) && (other < place || !rule.covers(earlier));
         covers.then_some(other)
     };
     if let Some(other) = roles.rules.iter().enumerate().find_map(covering) {
         let text = format!(
-            "`rule[{}]` gives `{}` to everybody whom this rule would give it to, so this one has no effect",
+            "`rule[{}]` gives `{}` to every principal that this rule matches, so this one has no effect",
             other, rule.role
         );
         section.warning("role", text);
     }
     let separated = roles.separate.iter().chain(&roles.dynamic).flatten().any(|role| *role == rule.role);
     if policy.is_some_and(|policy| !policy.mentions(&rule.role)) && !separated {
-        let text = format!("no policy speaks of the role `{}`, so holding it has no effect", rule.role);
+        let text = format!("no policy mentions the role `{}`, so the role has no effect", rule.role);
         section.warning("role", text);
     }
 }

@@ -44,7 +44,7 @@ fn a_rule_that_cannot_be_meant_so_is_a_problem_with_what_to_write() {
         let train = rule("claim = \"a\"\nvalue = \"c\"").replace("scrape", "train");
         format!("{}{train}[separation_of_duty]\n{rest}\n", rule("claim = \"a\"\nvalue = \"b\""))
     };
-    for (text, place, told) in [
+    for (text, place, remedy) in [
         (rule("claim = \"a\""), ":1: `rule[0].value`", "write one of"),
         (rule("claim = \"a\"\nvalue = \"b\"\nprefix = \"b\""), ":6: `rule[0].prefix`", "write one of"),
         (rule("claim = \"a\"\nvalue = \"b\"\ncidr = \"10.0.0.0/8\""), ":6: `rule[0].cidr`", "write one of"),
@@ -99,8 +99,8 @@ fn a_rule_that_cannot_be_meant_so_is_a_problem_with_what_to_write() {
         let found = problems
             .iter()
             .map(ToString::to_string)
-            .any(|said| said.contains(&format!("roles.toml{place}")) && said.contains(told));
-        assert!(found, "nothing of {place} and `{told}` for\n{text}\nin\n{problems:?}");
+            .any(|said| said.contains(&format!("roles.toml{place}")) && said.contains(remedy));
+        assert!(found, "nothing of {place} and `{remedy}` for\n{text}\nin\n{problems:?}");
     }
 }
 
@@ -109,13 +109,13 @@ fn a_rule_without_effect_is_warned_of() {
     let plain = rule("claim = \"a\"\nvalue = \"b\"");
     let wide = rule("claim = \"ip\"\ncidr = \"10.0.0.0/8\"");
     let long = |prefix: &str| rule(&format!("claim = \"r\"\nprefix = \"{prefix}\""));
-    for (text, place, told) in [
+    for (text, place, remedy) in [
         (plain.repeat(2), ":7: `rule[1].role`", "`rule[0]` gives `scrape`"),
         (format!("{plain}{}", plain.replace('*', "corp")), ":7: `rule[1].role`", "`rule[0]` gives"),
         (format!("{}{plain}", plain.replace('*', "corp")), ":2: `rule[0].role`", "`rule[1]` gives"),
         (format!("{wide}{}", wide.replace("10.0.0.0/8", "10.7.0.0/16")), ":7: `rule[1].role`", "`rule[0]` gives"),
         (format!("{}{}", long("a"), long("ab")), ":7: `rule[1].role`", "`rule[0]` gives"),
-        (plain.replace("scrape", "janitor"), ":2: `rule[0].role`", "no policy speaks of the role `janitor`"),
+        (plain.replace("scrape", "janitor"), ":2: `rule[0].role`", "no policy mentions the role `janitor`"),
         (
             format!("{plain}[separation_of_duty]\nstatic = [[\"scrape\", \"train\"]]\n"),
             ":7: `separation_of_duty.static`",
@@ -125,7 +125,7 @@ fn a_rule_without_effect_is_warned_of() {
         let (problems, warnings) = read(&text);
         assert_eq!(problems, [], "{text}");
         let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        assert!(said.len() == 1 && said[0].contains(place) && said[0].contains(told), "{text}\n{said:?}");
+        assert!(said.len() == 1 && said[0].contains(place) && said[0].contains(remedy), "{text}\n{said:?}");
     }
     let more = plain.replace("scrape", "train");
     assert_eq!(read(&format!("{plain}{more}{}", long("a"))), (vec![], vec![]));
