@@ -1,8 +1,8 @@
-//! Client certificates as identity: which certificate is which principal.
+//! Client certificate authentication: from the subject alternative names of a certificate to a principal.
 //!
-//! Promises: only a certificate whose chain the listener verified names anybody, by a subject alternative name that a
-//! `[[certificate]]` section allows, byte for byte. Never: a common name, a name of a certificate with several SPIFFE
-//! ids, or a wildcard that a certificate itself brings. Pure: no I/O, no clock.
+//! Promises: a certificate has a principal only if the listener verified its chain, and a subject alternative name matches
+//! a `[[certificate]]` section byte for byte. Never: a common name, a name of a certificate with several SPIFFE ids, or a
+//! wildcard in the certificate itself. Pure: no I/O, no clock.
 
 use std::sync::Arc;
 
@@ -17,48 +17,48 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Certificates remembered at once; the least used make room.
-const REMEMBERED: usize = 10_000;
-/// Longest SPIFFE id (SPIFFE-ID section 2.3) that is read.
+/// Cached principals; the least recently used are evicted.
+const MAX_CACHED: usize = 10_000;
+/// Longest accepted SPIFFE id (SPIFFE-ID section 2.3).
 const MAX_SPIFFE_ID: usize = 2048;
 
 /// One `[[certificate]]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateRule {
-    /// What stands before the colon in its principals' names.
+    /// The prefix before the colon in its principals' names.
     pub name: Arc<str>,
-    /// The names it takes.
+    /// The accepted names.
     pub names: SanPattern,
 }
 
-/// Which subject alternative names are taken.
+/// A pattern of subject alternative names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SanPattern {
-    /// This SPIFFE id, or where `below` all that begin with it and have more segments.
+    /// This SPIFFE id, or if `below` all that begin with it and have more segments.
     Spiffe {
-        /// The id, or what stands before the `*`, its slash included.
+        /// The id, or the part before the `*`, including its slash.
         id: Box<str>,
         /// Whether the pattern ended in `/*`.
         below: bool,
     },
-    /// This DNS name, or where `below` those with one more label.
+    /// This DNS name, or if `below` those with one more label.
     Dns {
-        /// The name, or what stands behind the `*`, its dot included.
+        /// The name, or the part after the `*`, including its dot.
         name: Box<str>,
         /// Whether the pattern began with `*.`.
         below: bool,
     },
 }
 
-/// Why a pattern is none.
+/// The reason why a pattern is invalid.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
 pub enum PatternError {
     #[error(
-        "`{0}` is no SPIFFE id such as `spiffe://example.org/ns/prod/sa/node`; `*` may stand for the end, after a slash"
+        "`{0}` is not a SPIFFE id such as `spiffe://example.org/ns/prod/sa/node`; `*` is allowed at the end, after a slash"
     )]
     Spiffe(String),
-    #[error("`{0}` is no DNS name such as `node.example.org` or `*.example.org`")]
+    #[error("`{0}` is not a DNS name such as `node.example.org` or `*.example.org`")]
     Dns(String),
 }
 
@@ -66,7 +66,7 @@ impl SanPattern {
     /// `spiffe://example.org/a/b`, or `spiffe://example.org/a/*` for everything below.
     ///
     /// # Errors
-    /// When it is neither.
+    /// If it is neither.
     pub fn spiffe(pattern: &str) -> Result<Self, PatternError> {
         let wrong = || PatternError::Spiffe(pattern.to_owned());
         let below = pattern.strip_suffix('*').filter(|id| id.ends_with('/'));
@@ -80,7 +80,7 @@ impl SanPattern {
     /// `node.example.org`, or `*.example.org` for one label before it.
     ///
     /// # Errors
-    /// When it is neither.
+    /// If it is neither.
     pub fn dns(pattern: &str) -> Result<Self, PatternError> {
         let below = pattern.strip_prefix("*.");
         if !is_dns_name(below.unwrap_or(pattern)) {
@@ -90,8 +90,8 @@ impl SanPattern {
         Ok(Self::Dns { name: name.into(), below: below.is_some() })
     }
 
-    /// Whether this name is taken. It is compared byte for byte.
-    fn takes(&self, found: &str) -> bool {
+    /// Whether a name matches, byte for byte.
+    fn matches(&self, found: &str) -> bool {
         match self {
             Self::Spiffe { id, below: true } => {
                 is_spiffe_id(found) && found.strip_prefix(&**id).is_some_and(|rest| !rest.is_empty())
@@ -105,33 +105,33 @@ impl SanPattern {
         }
     }
 
-    /// The subject of a certificate by these names, and the claims that roles are read from.
+    /// The subject of a certificate with a matching name, and the claims for role rules.
     fn subject<'c>(&self, certificate: &'c Certificate) -> Option<(&'c str, serde_json::Value)> {
         match self {
             Self::Spiffe { .. } => {
                 // X.509-SVID section 2: exactly one URI name
                 let [uri] = certificate.uris.as_slice() else { return None };
-                self.takes(uri).then(|| (&**uri, serde_json::json!({ "spiffe_id": uri })))
+                self.matches(uri).then(|| (&**uri, serde_json::json!({ "spiffe_id": uri })))
             }
             Self::Dns { .. } => {
-                let taken: Vec<&str> =
-                    certificate.dns_names.iter().map(|name| &**name).filter(|name| self.takes(name)).collect();
-                let first = *taken.first()?;
-                Some((first, serde_json::json!({ "dns_names": taken })))
+                let matching: Vec<&str> =
+                    certificate.dns_names.iter().map(|name| &**name).filter(|name| self.matches(name)).collect();
+                let first = *matching.first()?;
+                Some((first, serde_json::json!({ "dns_names": matching })))
             }
         }
     }
 }
 
-/// Refuses a connection that proves nothing any longer, whatever is on the request.
+/// Refuses every request on a connection whose client certificate is missing, expired, distrusted or malformed.
 ///
 /// # Errors
-/// 401 with what to do.
-pub(super) fn stands(peer: &Peer) -> Result<(), Refusal> {
+/// 401 with the remedy.
+pub(super) fn check_connection(peer: &Peer) -> Result<(), Refusal> {
     let (reason, text) = match peer.rejection {
         None => return Ok(()),
         Some(CertificateRejection::Missing) => {
-            ("certificate_missing", "this needs a client certificate; connect again with one")
+            ("certificate_missing", "a client certificate is required; connect again with one")
         }
         Some(CertificateRejection::Expired) => {
             ("certificate_expired", "this connection's client certificate has expired; connect again with a new one")
@@ -142,28 +142,28 @@ pub(super) fn stands(peer: &Peer) -> Result<(), Refusal> {
         ),
         Some(CertificateRejection::Malformed) => (
             "certificate_odd",
-            "this client certificate's names hold bytes that no name has, or cannot be read; use another certificate",
+            "the names in this client certificate contain invalid bytes or cannot be parsed; use another certificate",
         ),
     };
     Err(Refusal::new(StatusCode::UNAUTHORIZED, reason, text))
 }
 
-/// The principals that certificates are, by thumbprint: a certificate's names never change, so one is made for each. What
-/// may change is looked at with every request: whether the listener trusts it.
+/// Principals of certificates, by thumbprint. The names of a certificate never change. Whether the listener trusts it may
+/// change, and is checked on each request.
 pub(super) struct PrincipalCache(Cache<[u8; 32], Arc<Principal>>);
 
 impl PrincipalCache {
-    /// None yet. What is remembered holds for one list of rules.
+    /// An empty cache. It is valid for one list of rules.
     pub(super) fn new() -> Self {
-        Self(Cache::new(REMEMBERED))
+        Self(Cache::new(MAX_CACHED))
     }
 
-    /// The principal that the connection's certificate is, by the first rule that takes one of its names.
+    /// The principal of the connection's certificate, by the first rule that matches one of its names.
     ///
     /// # Errors
-    /// 401 where there is no certificate that could name anybody, or none that does.
+    /// 401 without a trusted certificate, or if no rule matches it.
     pub(super) fn principal(&self, rules: &[CertificateRule], peer: &Peer) -> Result<Arc<Principal>, Refusal> {
-        let certificate = trusted(rules, peer)?;
+        let certificate = trusted_certificate(rules, peer)?;
         if let Some(known) = self.0.get(&certificate.thumbprint) {
             return Ok(known);
         }
@@ -173,13 +173,13 @@ impl PrincipalCache {
     }
 }
 
-/// The certificate of this connection, where it proves who is at its other end.
-fn trusted<'p>(rules: &[CertificateRule], peer: &'p Peer) -> Result<&'p Certificate, Refusal> {
+/// The trusted client certificate of this connection.
+fn trusted_certificate<'p>(rules: &[CertificateRule], peer: &'p Peer) -> Result<&'p Certificate, Refusal> {
     peer.certificate.as_deref().filter(|certificate| certificate.trusted).ok_or_else(|| {
         let text = if rules.is_empty() {
-            "this needs a bearer token in the Authorization header"
+            "a bearer token in the Authorization header is required"
         } else {
-            "this needs a bearer token in the Authorization header, or a client certificate"
+            "a bearer token in the Authorization header or a client certificate is required"
         };
         Refusal::new(StatusCode::UNAUTHORIZED, "no_token", text)
     })
@@ -188,8 +188,8 @@ fn trusted<'p>(rules: &[CertificateRule], peer: &'p Peer) -> Result<&'p Certific
 fn principal(rules: &[CertificateRule], certificate: &Certificate) -> Result<Principal, Refusal> {
     let found = rules.iter().find_map(|rule| rule.names.subject(certificate).map(|found| (rule, found)));
     let Some((rule, (subject, mut claims))) = found else {
-        let text = "your client certificate's names are nobody's here, and there is no token; bring a token, or have a \
-                    `[[certificate]]` section name you";
+        let text = "no `[[certificate]]` section matches the names in this client certificate, and there is no token; send a \
+                    token, or have a section added";
         let names = [certificate.uris.as_slice(), certificate.dns_names.as_slice()].concat().join(" ");
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "certificate_unknown", text).with_detail(names));
     };
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{clock::Timestamp, peer::Chain};
 
-    fn shown(uris: &[&str], dns_names: &[&str], trusted: bool) -> Peer {
+    fn peer(uris: &[&str], dns_names: &[&str], trusted: bool) -> Peer {
         let boxed = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
         let certificate = Certificate {
             thumbprint: [7; 32],
@@ -264,20 +264,20 @@ mod tests {
             rule("many", SanPattern::dns("*.exporters.example.org")),
         ];
         let holders = PrincipalCache::new();
-        let found = holders.principal(&rules, &shown(uris, dns_names, true)).map(|p| p.name.to_string());
+        let found = holders.principal(&rules, &peer(uris, dns_names, true)).map(|p| p.name.to_string());
         assert_eq!(found.unwrap_or_else(|refusal| refusal.reason.into()), expected, "{uris:?} {dns_names:?}");
-        // what is remembered of a certificate is worth nothing while it is not trusted
-        let untrusted = holders.principal(&rules, &shown(uris, dns_names, false));
+        // a cached principal is not used while the certificate is not trusted
+        let untrusted = holders.principal(&rules, &peer(uris, dns_names, false));
         assert_eq!(untrusted.map_err(|refusal| refusal.reason).err(), Some("no_token"));
     }
 
     #[test]
-    fn a_certificate_is_the_principal_that_its_names_say_byte_for_byte() {
+    fn a_certificate_name_matches_byte_for_byte() {
         check(&["spiffe://example.org/one"], &[], "one:spiffe://example.org/one");
         check(&["spiffe://example.org/ns/prod/sa/a"], &[], "prod:spiffe://example.org/ns/prod/sa/a");
         check(&[], &["node.example.org"], "node:node.example.org");
         check(&[], &["a.b", "x.exporters.example.org"], "many:x.exporters.example.org");
-        // the sections' order decides, not the certificate's
+        // the order of the sections decides, not that in the certificate
         check(&["spiffe://example.org/one"], &["node.example.org"], "one:spiffe://example.org/one");
         for uri in [
             "spiffe://example.org/ones",
@@ -314,20 +314,20 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_comes_again_is_the_principal_that_was_made_of_it() {
+    fn the_principal_of_a_certificate_is_cached() {
         let rules = [CertificateRule { name: "node".into(), names: SanPattern::dns("node.example.org").unwrap() }];
         let holders = PrincipalCache::new();
-        let come = || holders.principal(&rules, &shown(&[], &["node.example.org"], true)).unwrap();
-        assert!(Arc::ptr_eq(&come(), &come()));
-        let mut other = shown(&[], &["node.example.org"], true);
+        let principal = || holders.principal(&rules, &peer(&[], &["node.example.org"], true)).unwrap();
+        assert!(Arc::ptr_eq(&principal(), &principal()));
+        let mut other = peer(&[], &["node.example.org"], true);
         let renewed = Certificate { thumbprint: [8; 32], ..Certificate::clone(other.certificate.as_ref().unwrap()) };
         other.certificate = Some(Arc::new(renewed));
         let renewed = holders.principal(&rules, &other).unwrap();
-        assert_ne!(renewed.proof, come().proof, "another certificate is another proof");
+        assert_ne!(renewed.proof, principal().proof, "another certificate is another proof");
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused() {
+    fn an_invalid_pattern_is_refused() {
         for pattern in [
             "spiffe://example.org",
             "spiffe://example.org/",

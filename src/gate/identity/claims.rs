@@ -1,7 +1,7 @@
-//! What is said of a token: by itself, where it is a signed JWT, or by its issuer, where that was asked (RFC 7662).
+//! Claims of a token, from a JWT or from an introspection response (RFC 7662).
 //!
-//! Promises: a claim of the wrong type is refused, not converted; a member that stands twice refuses all (`object`).
-//! Pure: no I/O, no clock. Never: a claim compared otherwise than byte by byte.
+//! Promises: a claim of the wrong type is refused, not converted; a duplicate member refuses the claims set
+//! (`strict_json`). Claims are compared byte by byte. Pure: no I/O, no clock.
 
 use std::{fmt, time::Duration};
 
@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{
     confirmation::Cnf,
-    jwt::{Rules, TokenError},
+    rules::{Rules, TokenError},
     strict_json::{self, Object, is_duplicate_member, is_too_deep},
 };
 use crate::clock::{self, Timestamp};
@@ -17,7 +17,7 @@ use crate::clock::{self, Timestamp};
 /// Longest subject in bytes. OpenID Connect Core section 2 stops at 255; Kubernetes' service accounts need more.
 const MAX_SUBJECT: usize = 1024;
 
-/// The claims that decisions are made on. The rest stays in the text.
+/// The claims that are checked here. The others stay in the text.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     pub(super) iss: Option<String>,
@@ -27,19 +27,19 @@ pub(super) struct Claims {
     pub(super) nbf: Option<f64>,
     pub(super) iat: Option<f64>,
     pub(super) cnf: Cnf,
-    /// Whether there are `events`: it is a security event token (RFC 8417), such as a logout token.
+    /// Whether `events` is present: the token is a security event token (RFC 8417), such as a logout token.
     pub(super) is_event: bool,
-    /// Of an introspection's answer only.
+    /// Only in an introspection response.
     pub(super) active: Option<bool>,
-    /// Of an introspection's answer only.
+    /// Only in an introspection response.
     pub(super) token_type: Option<String>,
 }
 
 impl Claims {
-    /// Reads a claims set.
+    /// Parses a claims set.
     ///
     /// # Errors
-    /// When it is not one JSON object with each member once and each claim of its type.
+    /// If it is not one JSON object with each member once and each claim of its type.
     pub(super) fn read(text: &str) -> Result<Self, TokenError> {
         if is_too_deep(text) {
             return Err(TokenError::Claims);
@@ -48,29 +48,31 @@ impl Claims {
             .map_err(|e| if is_duplicate_member(&e) { TokenError::Duplicate } else { TokenError::Claims })
     }
 
-    /// Whether one of the issuer's audiences is meant (RFC 7519 section 4.1.3, RFC 8725 section 3.9, RFC 9700 section
+    /// Whether `aud` contains one of the issuer's audiences (RFC 7519 section 4.1.3, RFC 8725 section 3.9, RFC 9700 section
     /// 2.3).
     pub(super) fn is_for(&self, audiences: &[String]) -> bool {
         self.aud.iter().flatten().any(|aud| audiences.iter().any(|ours| ours == aud))
     }
 
-    /// When it was issued, as it says; unverified as long as the token is.
+    /// `iat`; unverified if the token is.
     pub(super) fn issued_at(&self) -> Option<Timestamp> {
         self.iat.and_then(numeric_date)
     }
 
-    /// Checks `exp`, `nbf` and `iat` against `now`; gives `exp`, where there is one.
+    /// Checks `exp`, `nbf` and `iat` against `now`. Returns `exp`, if present.
     ///
     /// # Errors
-    /// When it has expired, is not valid yet, was issued in the future, or one of them is no date.
+    /// If the token has expired, is not valid yet, was issued in the future, or one of the claims is not a date.
     pub(super) fn check_times(&self, leeway: Duration, now: Timestamp) -> Result<Option<Timestamp>, TokenError> {
         let date = |seconds: Option<f64>| seconds.map(|s| numeric_date(s).ok_or(TokenError::Claims)).transpose();
-        let (exp, nbf, iat) = (date(self.exp)?, date(self.nbf)?, date(self.iat)?);
+        let exp = date(self.exp)?;
+        let nbf = date(self.nbf)?;
+        let iat = date(self.iat)?;
         // RFC 7519 section 4.1.4: not on or after `exp`
         if exp.is_some_and(|exp| clock::after(exp, leeway) <= now) {
             return Err(TokenError::Expired);
         }
-        // section 4.1.5; and what was issued in the future (section 4.1.6) was dated by a clock that nobody can go by
+        // section 4.1.5; an `iat` in the future (section 4.1.6) comes from an unreliable clock
         let future = |at: Option<Timestamp>| at.is_some_and(|at| at > clock::after(now, leeway));
         if future(nbf) || future(iat) {
             return Err(TokenError::NotYetValid);
@@ -79,14 +81,14 @@ impl Claims {
     }
 }
 
-/// A subject that a log can hold and a policy can name.
+/// Checks that a subject is safe in a log and in a policy.
 ///
 /// # Errors
-/// When it is missing, empty, very long, or holds a control character.
+/// If it is missing, empty, longer than [`MAX_SUBJECT`], or contains a control character.
 pub(super) fn check_subject(subject: Option<String>) -> Result<String, TokenError> {
     let subject = subject.filter(|s| !s.is_empty()).ok_or(TokenError::Claims)?;
-    let strange = subject.len() > MAX_SUBJECT || subject.chars().any(char::is_control);
-    if strange { Err(TokenError::Subject) } else { Ok(subject) }
+    let invalid = subject.len() > MAX_SUBJECT || subject.chars().any(char::is_control);
+    if invalid { Err(TokenError::Subject) } else { Ok(subject) }
 }
 
 /// Checks the claims that the issuer's section requires: exact values, or only that they are there.

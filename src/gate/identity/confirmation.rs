@@ -1,34 +1,34 @@
-//! `cnf`, what a token is bound to (RFC 7800), and whether the sender of the request holds it.
+//! The confirmation claim `cnf` (RFC 7800): the certificate or key that a token is bound to.
 //!
-//! Promises: a token with a `cnf` is refused unless every member of it was read and can be checked here; a binding that
-//! is not understood is never taken for none.
+//! Promises: a token with a `cnf` is refused unless every member of the `cnf` is supported. An unsupported binding is
+//! never treated as no binding.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::de::{Deserialize, Deserializer, MapAccess};
 
 use super::{
-    jwt::TokenError,
+    rules::TokenError,
     strict_json::{Object, object},
 };
 use crate::{peer::Peer, principal::Confirmation};
 
-/// A `cnf` claim as it stands in a token or in an introspection answer (RFC 8705 sections 3.1 and 3.2).
+/// The `cnf` claim of a token or of an introspection response (RFC 8705 sections 3.1 and 3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Cnf {
-    /// There is none.
+    /// No `cnf`.
     #[default]
     Absent,
-    /// All of it was understood.
+    /// Every member is supported.
     Bound(Confirmation),
-    /// It holds what cannot be checked here (`jwk`, `kid`, `x5c`, …), nothing, or no thumbprint.
+    /// It has an unsupported member (`jwk`, `kid`, `x5c`, …), no member, or an invalid thumbprint.
     Unknown,
 }
 
 impl Cnf {
-    /// What must be confirmed on each request; nothing for a plain bearer token.
+    /// The binding that each request must prove; `None` for a plain bearer token.
     ///
     /// # Errors
-    /// For a binding that cannot be checked.
+    /// For an unsupported binding.
     pub(crate) fn confirmation(self) -> Result<Option<Confirmation>, TokenError> {
         match self {
             Self::Absent => Ok(None),
@@ -40,23 +40,23 @@ impl Cnf {
 
 impl<'de> Deserialize<'de> for Cnf {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let Said { confirmation, unknown } = object(from)?;
+        let Members { confirmation, unknown } = object(from)?;
         Ok(if unknown || confirmation == Confirmation::default() { Self::Unknown } else { Self::Bound(confirmation) })
     }
 }
 
 /// The members of a `cnf`.
 #[derive(Default)]
-struct Said {
+struct Members {
     confirmation: Confirmation,
     unknown: bool,
 }
 
-impl<'de> Object<'de> for Said {
+impl<'de> Object<'de> for Members {
     const NAME: &'static str = "a confirmation";
 
     fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
-        let place = match name {
+        let thumbprint_of = match name {
             "x5t#S256" => &mut self.confirmation.certificate,
             "jkt" => &mut self.confirmation.key,
             _ => {
@@ -64,8 +64,8 @@ impl<'de> Object<'de> for Said {
                 return Ok(false);
             }
         };
-        *place = thumbprint(&map.next_value::<String>()?);
-        self.unknown |= place.is_none();
+        *thumbprint_of = thumbprint(&map.next_value::<String>()?);
+        self.unknown |= thumbprint_of.is_none();
         Ok(true)
     }
 }
@@ -75,9 +75,9 @@ fn thumbprint(text: &str) -> Option<[u8; 32]> {
     URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
 }
 
-/// RFC 8705 section 3: the connection's certificate is the one that the token names. Whether it is trusted is another
-/// matter; that its key is held was proved in the handshake.
-pub(super) fn holds_certificate(peer: &Peer, thumbprint: &[u8; 32]) -> bool {
+/// RFC 8705 section 3: whether the connection's client certificate has this thumbprint. The TLS handshake proved
+/// possession of its key. Whether its chain is trusted does not matter here.
+pub(super) fn matches_certificate(peer: &Peer, thumbprint: &[u8; 32]) -> bool {
     peer.certificate.as_ref().is_some_and(|certificate| certificate.thumbprint == *thumbprint)
 }
 
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binding_is_understood_whole_or_not_at_all() {
+    fn a_cnf_with_an_unsupported_member_is_unknown() {
         let zeros = URL_SAFE_NO_PAD.encode([0; 32]);
         let certificate = Confirmation { certificate: Some([0; 32]), key: None };
         let key = Confirmation { certificate: None, key: Some([0; 32]) };
@@ -106,7 +106,7 @@ mod tests {
         check(r#"{"jkt":""}"#, Some(Cnf::Unknown));
         check(&format!(r#"{{"jkt":"{zeros}="}}"#), Some(Cnf::Unknown));
         check(&format!(r#"{{"jkt":"{}"}}"#, URL_SAFE_NO_PAD.encode([0; 31])), Some(Cnf::Unknown));
-        // no confirmation at all refuses the token as one with malformed claims
+        // a `cnf` of the wrong type refuses the claims set
         for text in [r#"{"jkt":1}"#, r#"{"jkt":null}"#, "[]", "null", r#""jkt""#, "true"] {
             check(text, None);
         }

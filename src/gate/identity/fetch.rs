@@ -1,9 +1,8 @@
-//! Fetching what an issuer publishes: its discovery document and its JWKS.
+//! Fetching of an issuer's discovery document and JWKS.
 //!
-//! Promises: https only, or http to this machine itself; 1 MiB and ten seconds for each answer; no redirect is
-//! followed; the discovery document is of the issuer that was asked (OpenID Connect Discovery 1.0 section 4.3). The
-//! issuer's own credential, where it wants one, goes to its own origin and to the URL that the configuration names,
-//! nowhere else.
+//! Promises: only https, or http to a loopback address; at most 1 MiB and ten seconds for each response; redirects are not
+//! followed; the `issuer` of the discovery document must match (OpenID Connect Discovery 1.0 section 4.3). The credential
+//! for the issuer is sent to the issuer's own origin and to the configured JWKS URL, nowhere else.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,9 +10,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header::AUTHORIZATION};
 
 use super::{
-    issuer::{KeySource, Settings},
     keys::{JwksError, Key, MAX_JWKS_BYTES, parse_jwks},
     openid::metadata::{self, DiscoveryError, MetadataError},
+    settings::{KeySource, Settings},
 };
 use crate::{
     client::Client,
@@ -22,47 +21,47 @@ use crate::{
     telemetry::chain,
 };
 
-const REFRESH_LEAST: Duration = Duration::from_secs(60);
-const REFRESH_MOST: Duration = Duration::from_secs(3600);
+const REFRESH_MIN: Duration = Duration::from_secs(60);
+const REFRESH_MAX: Duration = Duration::from_secs(3600);
 const REFRESH_DEFAULT: Duration = Duration::from_secs(300);
-/// For each answer.
+/// The deadline of one request.
 pub(super) const FETCH_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What an issuer publishes.
+/// The result of a fetch.
 pub(super) struct Fetched {
     pub(super) keys: Vec<Key>,
-    /// When to ask again.
+    /// The time until the next fetch.
     pub(super) refresh: Duration,
-    /// Its introspection endpoint (RFC 8414 section 2), where its discovery document was read and names one.
+    /// The introspection endpoint (RFC 8414 section 2), if the discovery document was fetched and lists one.
     pub(super) introspection: Option<String>,
 }
 
-/// Why keys could not be fetched.
+/// The reason why keys could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("{0}")]
     Client(String),
-    #[error("`{0}` answered {1}")]
+    #[error("`{0}` responded with {1}")]
     Status(String, StatusCode),
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
     #[error("cannot read `{path}`: {problem}", path = .0.display(), problem = .1)]
     File(PathBuf, std::io::Error),
-    #[error("the credential that it wants")]
+    #[error("the credential for the issuer")]
     Credential(#[from] SourceError),
-    #[error("the credential that it wants holds bytes that no header may hold")]
-    NoHeader(#[from] http::header::InvalidHeaderValue),
+    #[error("the credential for the issuer contains bytes that are not allowed in a header")]
+    CredentialBytes(#[from] http::header::InvalidHeaderValue),
     #[error(transparent)]
     Jwks(#[from] JwksError),
 }
 
-/// Fetches the keys, from wherever the settings say.
+/// Fetches the keys from the configured source.
 pub(super) async fn fetch(settings: &Settings, client: &Client) -> Result<Fetched, FetchError> {
     let (url, introspection) = match &settings.keys {
-        KeySource::None => return Ok(Fetched { keys: Vec::new(), refresh: REFRESH_MOST, introspection: None }),
+        KeySource::None => return Ok(Fetched { keys: Vec::new(), refresh: REFRESH_MAX, introspection: None }),
         KeySource::File(path) => {
             let text = tokio::fs::read(path).await.map_err(|e| FetchError::File(path.clone(), e))?;
-            return Ok(Fetched { keys: parse_jwks(&text)?, refresh: REFRESH_LEAST, introspection: None });
+            return Ok(Fetched { keys: parse_jwks(&text)?, refresh: REFRESH_MIN, introspection: None });
         }
         KeySource::Url(url) => (url.clone(), None),
         KeySource::Discovery => discover(settings, client).await?,
@@ -85,7 +84,7 @@ async fn discover(settings: &Settings, client: &Client) -> Result<(String, Optio
 
 /// The issuer's credential for a request to `url`; `None` if it has none, or if it must not be sent there.
 async fn credential(settings: &Settings, url: &str) -> Result<Option<HeaderValue>, FetchError> {
-    let Some(source) = settings.credential.as_ref().filter(|_| may_be_shown_to(settings, url)) else {
+    let Some(source) = settings.credential.as_ref().filter(|_| may_receive_credential(settings, url)) else {
         return Ok(None);
     };
     Ok(Some(authorization(&format!("Bearer {}", source.read().await?.expose()))?))
@@ -106,15 +105,15 @@ async fn get(settings: &Settings, client: &Client, url: &str) -> Result<(Bytes, 
     Ok((answer.into_body(), refresh))
 }
 
-/// Whether the issuer's credential may be shown to `url`: a document that names a server of somebody else's must not
-/// make this gate hand it over.
-fn may_be_shown_to(settings: &Settings, url: &str) -> bool {
+/// Whether the issuer's credential may be sent to `url`: a discovery document that names a foreign server must not obtain
+/// it.
+fn may_receive_credential(settings: &Settings, url: &str) -> bool {
     let origin = |url: &str| url::Url::parse(url).ok().map(|url| url.origin());
     let named = matches!(&settings.keys, KeySource::Url(named) if named == url);
     named || origin(url).is_some() && origin(url) == origin(&settings.rules.issuer)
 }
 
-/// When to ask again: `max-age` of `Cache-Control` (RFC 9111 section 5.2.2.1) less `Age` (section 5.1), within bounds;
+/// The time until the next fetch: `max-age` of `Cache-Control` (RFC 9111 section 5.2.2.1) less `Age` (section 5.1), within bounds;
 /// `no-store` and `no-cache` are as short as it gets.
 fn refresh_after(headers: &http::HeaderMap) -> Duration {
     let text =
@@ -122,12 +121,12 @@ fn refresh_after(headers: &http::HeaderMap) -> Duration {
     let directives = text(http::header::CACHE_CONTROL).to_ascii_lowercase();
     let mut directives = directives.split(',').map(str::trim);
     if directives.clone().any(|d| d == "no-store" || d == "no-cache" || d.starts_with("no-cache=")) {
-        return REFRESH_LEAST;
+        return REFRESH_MIN;
     }
     let fresh = directives.find_map(|d| d.strip_prefix("max-age=")?.trim_matches('"').parse().ok());
     let age = text(http::header::AGE).trim().parse().unwrap_or(0);
     let fresh = fresh.map(|seconds: u64| Duration::from_secs(seconds.saturating_sub(age)));
-    fresh.unwrap_or(REFRESH_DEFAULT).clamp(REFRESH_LEAST, REFRESH_MOST)
+    fresh.unwrap_or(REFRESH_DEFAULT).clamp(REFRESH_MIN, REFRESH_MAX)
 }
 
 #[cfg(test)]
@@ -136,7 +135,7 @@ mod tests {
     use crate::{gate::identity::jwt::Rules, secret::SecretSource};
 
     #[test]
-    fn the_answers_cache_headers_say_when_to_ask_again_within_bounds() {
+    fn cache_headers_set_the_refresh_interval_within_bounds() {
         let check = |headers: &[(&'static str, &str)], seconds: u64| {
             let headers = headers.iter().map(|(name, value)| {
                 (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap())
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuers_credential_is_shown_to_its_own_origin_alone() {
+    fn an_issuers_credential_is_sent_to_its_own_origin_only() {
         let check = |keys: KeySource, url: &str, expected: bool| {
             let settings = Settings {
                 rules: Rules { issuer: "https://api.example".into(), ..Rules::default() },
@@ -165,7 +164,7 @@ mod tests {
                 credential: Some(SecretSource::Env("X".into())),
                 ..Settings::test()
             };
-            assert_eq!(may_be_shown_to(&settings, url), expected, "{url}");
+            assert_eq!(may_receive_credential(&settings, url), expected, "{url}");
         };
         check(KeySource::Discovery, "https://api.example/openid/v1/jwks", true);
         check(KeySource::Discovery, "https://api.example:6443/openid/v1/jwks", false);

@@ -1,4 +1,4 @@
-//! An issuer's public keys, as its JWKS publishes them.
+//! Public keys of an issuer, parsed from its JWKS (RFC 7517).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,35 +16,35 @@ pub const MAX_JWKS_KEYS: usize = 100;
 /// RSA keys below this are refused (RFC 7518 section 3.3).
 const MIN_RSA_BYTES: usize = 256;
 
-/// One public key. It can be withdrawn while tokens that it verified are still remembered.
+/// One public key. It can be withdrawn while tokens verified with it are still cached.
 pub struct Key {
     kid: Option<String>,
     algorithms: Vec<Algorithm>,
     decoding: DecodingKey,
-    /// What it was parsed from: the same JWK in the next JWKS is the same key.
+    /// Its JWK. The same JWK in the next JWKS is the same key.
     jwk: Jwk,
     usable: AtomicBool,
     withdrawn: CancellationToken,
 }
 
-/// Why a JWKS is refused as a whole.
+/// The reason why a whole JWKS is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
     /// Not a JSON object with a list `keys`.
     #[error("not a JWKS: {0}")]
     Malformed(String),
-    /// More keys than any issuer needs.
+    /// More than [`MAX_JWKS_KEYS`] keys.
     #[error("a JWKS of {0} keys; at most {MAX_JWKS_KEYS} are read")]
     TooMany(usize),
-    /// No key that can verify anything.
+    /// No usable signature key.
     #[error("a JWKS without one usable signature key (RSA of 2048 bits or more, P-256, P-384 or Ed25519)")]
     NoKey,
 }
 
-/// Parses a JWKS (RFC 7517 section 5). Keys of other kinds or uses are passed over, as its section 5 asks.
+/// Parses a JWKS (RFC 7517 section 5). Keys of other types or uses are skipped, as section 5 requires.
 ///
 /// # Errors
-/// When it is not a JWKS, has too many keys, or none that is usable.
+/// If it is not a JWKS, has too many keys, or no usable one.
 pub fn parse_jwks(text: &[u8]) -> Result<Vec<Key>, JwksError> {
     #[derive(serde::Deserialize)]
     struct Jwks {
@@ -90,8 +90,14 @@ impl Key {
         }
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
         let kid = jwk.common.key_id.clone();
-        let (usable, withdrawn) = (AtomicBool::new(true), CancellationToken::new());
-        (!algorithms.is_empty()).then_some(Self { kid, algorithms, decoding, jwk, usable, withdrawn })
+        (!algorithms.is_empty()).then(|| Self {
+            kid,
+            algorithms,
+            decoding,
+            jwk,
+            usable: AtomicBool::new(true),
+            withdrawn: CancellationToken::new(),
+        })
     }
 
     /// Whether it may verify a token of this algorithm (RFC 8725 section 3.1: a key has its algorithms, not the token).
@@ -122,12 +128,12 @@ impl Key {
         self.jwk == other.jwk
     }
 
-    /// Whether tokens that it verified still count.
+    /// Whether tokens verified with it are still accepted.
     pub fn usable(&self) -> bool {
         self.usable.load(Ordering::Relaxed)
     }
 
-    /// Is cancelled with the key. For those who wait; whoever only asks has [`Key::usable`], which takes no lock.
+    /// Cancelled when the key is withdrawn, for tasks that wait. [`Key::usable`] is a check without a lock.
     pub(super) fn withdrawn(&self) -> &CancellationToken {
         &self.withdrawn
     }

@@ -1,9 +1,9 @@
-//! The tokens that this gate issued itself, as proof of who is asking.
+//! Verification of the tokens that this gate issued itself.
 //!
-//! Promises: they are believed only with the gate's own `iss`, one of its own keys, and the audience that is the gate
-//! itself; their principal is the one that the token was given for, by name, and their roles are those that it was
-//! given. A key whose file is removed stops counting with the next look, tokens that were remembered among it. Never: a
-//! principal of an issuer that is not configured any longer.
+//! Promises: a token is accepted only with the gate's own `iss`, one of its own keys, and the gate itself as audience. Its
+//! principal is the one that it was issued for, by name, with the roles in the token. A key whose file is removed is
+//! withdrawn when the directory is next read, and cached tokens with it. Never: a principal of an issuer that is no longer
+//! configured.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,8 +13,9 @@ use std::{
 use jsonwebtoken::Algorithm;
 
 use super::{
-    jwt::{Rules, TokenError, Unverified},
+    jwt::Unverified,
     keys::{Key, parse_jwks},
+    rules::{Rules, TokenError},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -22,36 +23,36 @@ use crate::{
     principal::Principal,
 };
 
-/// The gates that share keys may differ in time by this much. It is short: a token of the gate must not outlive the one
-/// that it was given for.
+/// Clock difference allowed between gates that share keys. It is short: a token of the gate must not outlive the token
+/// that it was exchanged for.
 const LEEWAY: Duration = Duration::from_secs(10);
 
-/// The gate as an issuer that it trusts.
+/// The gate as an issuer of tokens for itself.
 pub struct SelfIssued {
     rules: Rules,
-    /// The names that principals may carry.
+    /// The accepted issuer names of principals.
     issuers: Vec<Arc<str>>,
     signing: Arc<Signing>,
-    known: Mutex<Known>,
+    state: Mutex<KeyState>,
 }
 
 #[derive(Default)]
-struct Known {
-    /// Which of the keys' changes this is; nothing before the first look.
+struct KeyState {
+    /// The version of the keys; `None` before they are first read.
     version: Option<u64>,
     keys: Vec<Arc<Key>>,
-    /// There are no keys from here on.
+    /// Whether the keys were withdrawn for good.
     closed: bool,
 }
 
-/// What a token of the gate says besides what every token does.
+/// The additional claims of a token of the gate.
 #[derive(serde::Deserialize)]
-struct Given {
+struct RolesClaim {
     roles: Vec<Arc<str>>,
 }
 
 impl SelfIssued {
-    /// Believes tokens of `issuer` for `audience` that these keys signed and that are of principals of these issuers.
+    /// Accepts tokens of `issuer` for `audience`, signed by these keys, for principals of these issuers.
     #[must_use]
     pub fn new(issuer: &str, audience: &str, issuers: Vec<Arc<str>>, signing: Arc<Signing>) -> Self {
         let rules = Rules {
@@ -59,36 +60,36 @@ impl SelfIssued {
             audiences: vec![audience.to_owned()],
             algorithms: vec![Algorithm::ES256],
             leeway: LEEWAY,
-            // what the gate signs for others is of other types
+            // what the gate signs for other audiences has other types
             access_tokens_only: true,
             ..Rules::default()
         };
-        Self { rules, issuers, signing, known: Mutex::default() }
+        Self { rules, issuers, signing, state: Mutex::default() }
     }
 
-    /// Takes over changes of the keys, for as long as it is polled.
+    /// Follows changes of the keys, while it is polled.
     pub async fn follow_key_changes(&self) {
         let mut changes = self.signing.changes();
         loop {
-            drop(self.up_to_date());
+            drop(self.current());
             if changes.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// Believes nothing from here on: its keys are withdrawn, remembered tokens and open streams with them.
+    /// Withdraws all keys for good; cached tokens and open streams end with them.
     pub fn close(&self) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.closed = true;
-        known.keys.drain(..).for_each(|key| key.withdraw());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.closed = true;
+        state.keys.drain(..).for_each(|key| key.withdraw());
     }
 
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// The principal that a token of the gate was given for.
+    /// Verifies a token of the gate. Returns its principal and the key.
     pub(super) fn verify(
         &self,
         token: Unverified<'_>,
@@ -99,8 +100,8 @@ impl SelfIssued {
         let key = self.key(kid).ok_or(TokenError::UnknownKey)?;
         let verified = token.verify(&key, &self.rules, now)?;
         let (issuer, subject) = verified.subject.split_once(':').ok_or(TokenError::Claims)?;
-        let issuer = self.issuers.iter().find(|known| ***known == *issuer).ok_or(TokenError::Issuer)?;
-        let given: Given = serde_json::from_str(&verified.claims).map_err(|_| TokenError::Claims)?;
+        let issuer = self.issuers.iter().find(|name| ***name == *issuer).ok_or(TokenError::Issuer)?;
+        let claims: RolesClaim = serde_json::from_str(&verified.claims).map_err(|_| TokenError::Claims)?;
         let principal = Principal {
             name: verified.subject.as_str().into(),
             issuer: issuer.clone(),
@@ -110,30 +111,30 @@ impl SelfIssued {
             expires_at: verified.expires_at,
             until: clock::after(verified.expires_at, LEEWAY),
             ended: key.withdrawn().child_token(),
-            roles: Some(given.roles.into()),
+            roles: Some(claims.roles.into()),
             confirmation: verified.confirmation,
         };
         Ok((principal, key))
     }
 
     fn key(&self, kid: &str) -> Option<Arc<Key>> {
-        self.up_to_date().keys.iter().find(|key| key.kid() == Some(kid)).cloned()
+        self.current().keys.iter().find(|key| key.kid() == Some(kid)).cloned()
     }
 
-    /// The keys of the last look. A key that is still there stays the same value, so tokens that it verified stay
-    /// remembered; one that is gone is withdrawn.
-    fn up_to_date(&self) -> MutexGuard<'_, Known> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The current keys. A key that is still published keeps its identity, so that tokens verified with it stay cached;
+    /// one that is no longer published is withdrawn.
+    fn current(&self) -> MutexGuard<'_, KeyState> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let version = self.signing.version();
-        if known.version != Some(version) && !known.closed {
-            // an empty set is an error to the parser, and no key here
+        if state.version != Some(version) && !state.closed {
+            // an empty set is an error for the parser, and no keys here
             let published = parse_jwks(self.signing.jwks().as_bytes()).unwrap_or_default();
-            let same = |key: &Key| known.keys.iter().find(|old| old.same_as(key)).cloned();
+            let same = |key: &Key| state.keys.iter().find(|old| old.same_as(key)).cloned();
             let keys: Vec<_> = published.into_iter().map(|key| same(&key).unwrap_or_else(|| Arc::new(key))).collect();
-            let gone = known.keys.iter().filter(|old| !keys.iter().any(|key| Arc::ptr_eq(key, old)));
-            gone.for_each(|old| old.withdraw());
-            *known = Known { version: Some(version), keys, closed: false };
+            let removed = state.keys.iter().filter(|old| !keys.iter().any(|key| Arc::ptr_eq(key, old)));
+            removed.for_each(|old| old.withdraw());
+            *state = KeyState { version: Some(version), keys, closed: false };
         }
-        known
+        state
     }
 }

@@ -1,38 +1,38 @@
-//! JSON objects whose members have one reading: headers, claims sets, keys.
+//! Strict JSON object parser for JOSE headers, claims sets and keys: duplicate members are refused.
 //!
-//! Promises: a member that stands twice is refused, since two readers could disagree on it; so is an object of very many
-//! members, and what nobody looks at is read all the same. Pure: no I/O, no clock.
+//! Promises: a duplicate member is refused, because two parsers could disagree on it; so is an object with too many
+//! members. Members that are not used are parsed too. Pure: no I/O, no clock.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// Most members of a header or a claims set. Each is compared with those before it, before any signature is looked at.
+/// Most members of a header or a claims set. Each is compared with those before it, before the signature is verified.
 pub(in crate::gate::identity) const MAX_MEMBERS: usize = 128;
-/// Most objects and lists within each other. What reads claims later stops at 128.
+/// The maximum nesting of objects and lists. Later parsers of the claims stop at 128.
 const MAX_DEPTH: usize = 32;
 
-/// What a JSON object is read into, member by member.
+/// A type that is parsed from a JSON object, member by member.
 pub(in crate::gate::identity) trait Object<'de>: Default {
-    /// What is expected where something else stands.
+    /// The expected type, for error messages.
     const NAME: &'static str;
 
-    /// Takes the value of the member `name` from `map`, or leaves it there and says `false`.
+    /// Takes the value of the member `name` from `map`, or leaves it there and returns `false`.
     ///
     /// # Errors
     /// When the value is of another type.
     fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error>;
 }
 
-/// Reads an object within another one, or wherever a deserializer stands.
+/// Parses an object from any deserializer, such as a nested object.
 ///
 /// # Errors
-/// When it is no object, a member stands twice or is of another type, or there are too many.
+/// If it is not an object, a member is a duplicate or of another type, or there are too many.
 pub(in crate::gate::identity) fn object<'de, T: Object<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     from.deserialize_map(Members(PhantomData))
 }
 
-/// Reads a text that is one object and nothing else.
+/// Parses a text that is one object and nothing else.
 ///
 /// # Errors
 /// As [`object`].
@@ -45,17 +45,19 @@ pub(in crate::gate::identity) fn read<'de, T: Object<'de>>(
     Ok(object)
 }
 
-const TWICE: &str = "a member stands twice";
+const DUPLICATE: &str = "duplicate member";
 
-/// Whether reading ended because a member stands twice.
+/// Whether parsing failed because of a duplicate member.
 pub(in crate::gate::identity) fn is_duplicate_member(error: &serde_json::Error) -> bool {
-    error.to_string().starts_with(TWICE)
+    error.to_string().starts_with(DUPLICATE)
 }
 
-/// Whether objects and lists are nested deeper than any issuer nests them. Looks at brackets alone: what is not JSON is
-/// refused by whoever reads it.
+/// Whether objects and lists are nested deeper than [`MAX_DEPTH`]. Only counts brackets: the parser refuses what is not
+/// JSON.
 pub(in crate::gate::identity) fn is_too_deep(text: &str) -> bool {
-    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    let mut depth = 0_usize;
+    let mut quoted = false;
+    let mut escaped = false;
     for byte in text.bytes() {
         match byte {
             _ if escaped => escaped = false,
@@ -86,20 +88,20 @@ impl<'de, T: Object<'de>> Visitor<'de> for Members<T> {
     }
 }
 
-/// Reads the members of an object, each name at most once, and no more than anybody needs.
+/// Parses the members of an object, each name at most once, and at most [`MAX_MEMBERS`].
 fn members<'de, A: MapAccess<'de>, T: Object<'de>>(map: &mut A) -> Result<T, A::Error> {
     let mut object = T::default();
     let mut seen: Vec<Text<'de>> = Vec::with_capacity(16);
     while let Some(name) = map.next_key::<Text<'de>>()? {
         if seen.iter().any(|other| other.0 == name.0) {
-            return Err(serde::de::Error::custom(TWICE));
+            return Err(serde::de::Error::custom(DUPLICATE));
         }
         if seen.len() == MAX_MEMBERS {
             return Err(serde::de::Error::custom("there are too many members"));
         }
         if !object.member(&name.0, map)? {
-            // read whole: what is only skipped may hold a broken escape or an endless number, which whoever reads the
-            // claims later would stop at
+            // parsed, not skipped: a skipped value may contain an invalid escape or an overlong number, at which a later
+            // parser of the claims would fail
             map.next_value::<serde_json::Value>()?;
         }
         seen.push(name);
@@ -107,7 +109,7 @@ fn members<'de, A: MapAccess<'de>, T: Object<'de>>(map: &mut A) -> Result<T, A::
     Ok(object)
 }
 
-/// A string, borrowed where it has no escapes.
+/// A string, borrowed if it has no escapes.
 pub(in crate::gate::identity) struct Text<'a>(pub(in crate::gate::identity) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Text<'de> {
@@ -134,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brackets_within_strings_are_no_depth() {
+    fn brackets_within_strings_are_not_nesting() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
         assert!(!is_too_deep(&nested(MAX_DEPTH - 1)) && is_too_deep(&nested(MAX_DEPTH)));
         assert!(!is_too_deep(&format!("{{\"a\":\"{}\\\"{}\"}}", "[".repeat(99), "{".repeat(99))));

@@ -1,48 +1,48 @@
-//! Which key signs, which are published, when the next is made and when the old one goes. Pure: names and times in, a
-//! plan out, so that every gate that shares a directory comes to the same one.
+//! Key rotation plan: which key signs, which are published, and which are generated or removed. Pure, so that all gates
+//! that share a directory compute the same plan.
 //!
-//! Promises: a key that signs has been published for a whole overlap before, unless it is the first of all; a key stays
-//! published until the last token that it can have signed has ended.
+//! Promises: a key has been published for a whole overlap before it signs, unless it is the first key. A key stays
+//! published until the last token that it can have signed has expired.
 
 use std::time::Duration;
 
 use crate::clock::{self, Timestamp};
 
-/// The longest that anything signed here may live. Old keys stay published for it, whatever is configured now, because
-/// what is alive was signed under the settings of then.
+/// The longest lifetime of anything signed. Old keys stay published for it whatever is configured now, because valid
+/// tokens may have been signed under earlier settings.
 pub(crate) const MAX_LIFETIME: Duration = Duration::from_secs(3600);
-/// Added before a key is removed: the clock difference that verifiers allow, and another gate that looks at the
-/// directory a little later.
+/// The margin before a key is removed: the clock difference that verifiers allow, and the delay until another gate reads
+/// the directory.
 const SLACK: Duration = Duration::from_secs(10 * 60);
 
-/// When keys change.
+/// The rotation schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// The age of the newest key at which the next is made.
+    /// The age of the newest key at which the next is generated.
     pub rotate: Duration,
-    /// How long a key is published before it signs: at least as long as verifiers keep the key set.
+    /// How long a key is published before it signs: at least as long as verifiers cache the key set.
     pub overlap: Duration,
 }
 
-/// A key as its file's name tells of it. The order is that of time.
+/// Creation time and thumbprint of a key, from its file's name. Ordered by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyName {
-    /// When it was made, to the second.
+    /// Its creation time, to the second.
     pub created: Timestamp,
     /// Its thumbprint (RFC 7638).
     pub kid: String,
 }
 
-/// What is to be done now.
+/// The actions that are due.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan<'a> {
     /// The key that signs.
     pub signing: Option<&'a KeyName>,
-    /// The keys that verifiers are told of, the oldest first.
+    /// The keys in the JWKS, the oldest first.
     pub published: Vec<&'a KeyName>,
     /// Whether a new key is due.
-    pub make: bool,
-    /// Keys whose last token has ended.
+    pub generate: bool,
+    /// Keys whose last token has expired.
     pub remove: Vec<&'a KeyName>,
 }
 
@@ -51,23 +51,23 @@ pub(crate) struct Plan<'a> {
 pub(crate) fn plan<'a>(keys: &'a [KeyName], now: Timestamp, schedule: Schedule) -> Plan<'a> {
     let mut keys: Vec<&KeyName> = keys.iter().collect();
     keys.sort_unstable();
-    // a key of a far future is of a clock that was wrong; it must not put off the next one
-    let make = !keys.iter().any(|key| {
+    // a key of the far future comes from a wrong clock; it must not delay the next one
+    let generate = !keys.iter().any(|key| {
         let from_now = clock::after(now, schedule.overlap);
         key.created <= from_now && now < clock::after(key.created, schedule.rotate)
     });
-    let ripe = |key: &KeyName| clock::after(key.created, schedule.overlap) <= now;
-    // the first key of all signs at once: nobody can have kept a key set without it
-    let turn = keys.iter().rposition(|key| ripe(key)).unwrap_or(0);
-    let signing = keys.get(turn).copied();
-    let over = |successor: &KeyName| {
+    let may_sign = |key: &KeyName| clock::after(key.created, schedule.overlap) <= now;
+    // the very first key signs at once: no verifier can have cached a key set without it
+    let current = keys.iter().rposition(|key| may_sign(key)).unwrap_or(0);
+    let signing = keys.get(current).copied();
+    let expired = |successor: &KeyName| {
         let retired = clock::after(successor.created, schedule.overlap);
         clock::after(clock::after(retired, MAX_LIFETIME), SLACK) <= now
     };
-    // a key is retired when its successor's turn comes; those before the one that signs have had theirs
-    let gone = (0..turn).take_while(|at| keys.get(at + 1).is_some_and(|next| over(next))).count();
-    let published = keys.split_off(gone);
-    Plan { signing, published, make, remove: keys }
+    // a key is retired when its successor begins to sign; the keys before the current one are retired
+    let removed = (0..current).take_while(|at| keys.get(at + 1).is_some_and(|next| expired(next))).count();
+    let published = keys.split_off(removed);
+    Plan { signing, published, generate, remove: keys }
 }
 
 #[cfg(test)]
@@ -85,20 +85,24 @@ mod tests {
         KeyName { created: at(hours), kid: format!("key-{hours}") }
     }
 
-    /// `keys` and times in hours; the plan as (signs, published, made, removed).
+    /// `keys` and times in hours; the plan as (signing, published, generated, removed).
     fn check(keys: &[f64], now: f64, expected: (Option<f64>, &[f64], bool, &[f64])) {
         let names: Vec<KeyName> = keys.iter().map(|hours| key(*hours)).collect();
         let found = plan(&names, at(now), SCHEDULE);
         let kids = |keys: &[f64]| keys.iter().map(|hours| key(*hours)).collect::<Vec<_>>();
         let of = |names: &[&KeyName]| names.iter().map(|name| (*name).clone()).collect::<Vec<_>>();
-        let (signs, published, made, removed) = expected;
-        assert_eq!(found.signing.cloned(), signs.map(key), "who signs of {keys:?} at {now}");
-        assert_eq!(of(&found.published), kids(published), "who is published of {keys:?} at {now}");
-        assert_eq!((found.make, of(&found.remove)), (made, kids(removed)), "made, removed of {keys:?} at {now}");
+        let (signs, published, generated, removed) = expected;
+        assert_eq!(found.signing.cloned(), signs.map(key), "signing of {keys:?} at {now}");
+        assert_eq!(of(&found.published), kids(published), "published of {keys:?} at {now}");
+        assert_eq!(
+            (found.generate, of(&found.remove)),
+            (generated, kids(removed)),
+            "generated, removed of {keys:?} at {now}"
+        );
     }
 
     #[test]
-    fn keys_take_turns_with_overlap() {
+    fn keys_rotate_with_overlap() {
         check(&[], 0.0, (None, &[], true, &[]));
         // the first signs at once
         check(&[0.0], 0.0, (Some(0.0), &[0.0], false, &[]));
@@ -113,17 +117,17 @@ mod tests {
     }
 
     #[test]
-    fn what_other_gates_and_wrong_clocks_leave_behind_is_borne() {
-        // two gates that started at once: the older signs until the other is ripe
+    fn keys_of_other_gates_and_of_wrong_clocks_are_tolerated() {
+        // two gates that started at once: the older key signs until the other one may
         check(&[0.0, 0.001], 0.5, (Some(0.0), &[0.0, 0.001], false, &[]));
         check(&[0.0, 0.001], 1.5, (Some(0.001), &[0.0, 0.001], false, &[]));
-        // a gate that stood still for long does not jump over the overlap
+        // a gate that was suspended does not skip the overlap
         check(&[0.0], 5000.0, (Some(0.0), &[0.0], true, &[]));
         check(&[0.0, 5000.0], 5000.5, (Some(0.0), &[0.0, 5000.0], false, &[]));
-        // a key of next year neither signs nor puts off the next one
+        // a key of next year neither signs nor delays the next one
         check(&[0.0, 9000.0], 50.0, (Some(0.0), &[0.0, 9000.0], false, &[]));
         check(&[0.0, 9000.0], 100.0, (Some(0.0), &[0.0, 9000.0], true, &[]));
-        // where it is the only one it signs: better than nothing
+        // it signs if it is the only key
         check(&[9000.0], 50.0, (Some(9000.0), &[9000.0], true, &[]));
     }
 
@@ -134,9 +138,9 @@ mod tests {
             let now = at(f64::from(now));
             let found = plan(&names, now, SCHEDULE);
             let signing = found.signing.unwrap();
-            assert!(found.published.contains(&signing), "who signs is published");
+            assert!(found.published.contains(&signing), "the signing key is published");
             assert_eq!(found.published.len() + found.remove.len(), names.len(), "every key is in one list");
-            // whoever could have signed within the longest life of a token is published still
+            // every key that could have signed within the longest lifetime is still published
             for ago in 0..=12 {
                 let then = now - Duration::from_secs(ago * 300);
                 let had: Vec<KeyName> = names.iter().filter(|name| name.created <= then).cloned().collect();

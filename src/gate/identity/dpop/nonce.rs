@@ -1,31 +1,31 @@
-//! Nonces that the gate gives clients to put into their proofs (RFC 9449 sections 8 and 9).
+//! Server-provided DPoP nonces (RFC 9449 sections 8 and 9).
 //!
-//! Promises: nobody can make one ahead of its time, and each ends by itself within two minutes. Nothing is stored: a
-//! nonce is a keyed hash of its minute. The key lives as long as the process, so no nonce outlives it.
+//! Promises: a client cannot predict a nonce, and each expires within two minutes. Nothing is stored: a nonce is a keyed
+//! hash of its minute. The key is per process, so a restart invalidates all nonces.
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, rand};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::clock::Timestamp;
 
-/// A nonce counts in the period that it was made in and in the next, in seconds.
+/// In seconds. A nonce is valid in the period in which it was issued and in the next.
 const PERIOD: i64 = 60;
 
-/// Makes and knows nonces.
+/// Issues and checks nonces.
 pub(super) struct Nonces {
-    /// `None` where the system gave no randomness: then no nonce is good.
+    /// `None` if the system provided no randomness; then every nonce is invalid.
     key: Option<[u8; 32]>,
 }
 
-/// What is known of a nonce.
+/// The status of a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
-    /// It is good.
-    Good,
-    /// It is good for a while yet; the client had better have the next.
-    Ending,
-    /// It is not one of ours, or has ended.
-    No,
+pub(super) enum NonceStatus {
+    /// Valid, of this period.
+    Current,
+    /// Valid, of the previous period: the client should get the next nonce.
+    Previous,
+    /// Not issued by this process, or expired.
+    Invalid,
 }
 
 impl Nonces {
@@ -34,20 +34,20 @@ impl Nonces {
         Self { key: rand::fill(&mut key).is_ok().then_some(key) }
     }
 
-    /// The nonce to be given out now.
+    /// The nonce to issue now.
     pub(super) fn current(&self, now: Timestamp) -> Option<String> {
         self.of(now.as_second().div_euclid(PERIOD))
     }
 
-    pub(super) fn know(&self, nonce: &str, now: Timestamp) -> Known {
+    pub(super) fn check(&self, nonce: &str, now: Timestamp) -> NonceStatus {
         let period = now.as_second().div_euclid(PERIOD);
         let is = |period| {
             self.of(period).is_some_and(|ours| verify_slices_are_equal(ours.as_bytes(), nonce.as_bytes()).is_ok())
         };
         match () {
-            () if is(period) => Known::Good,
-            () if is(period - 1) => Known::Ending,
-            () => Known::No,
+            () if is(period) => NonceStatus::Current,
+            () if is(period - 1) => NonceStatus::Previous,
+            () => NonceStatus::Invalid,
         }
     }
 
@@ -62,15 +62,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonce_is_good_in_its_period_and_the_next_and_with_its_key_alone() {
+    fn a_nonce_is_valid_in_two_periods_and_for_one_key() {
         let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
-        let (ours, theirs) = (Nonces::new(), Nonces::new());
+        let ours = Nonces::new();
+        let theirs = Nonces::new();
         let nonce = ours.current(at(0)).unwrap();
-        let found = [0, 59, 60, 119, 120, -1].map(|second| ours.know(&nonce, at(second)));
-        assert_eq!(found, [Known::Good, Known::Good, Known::Ending, Known::Ending, Known::No, Known::No]);
-        assert_eq!(theirs.know(&nonce, at(0)), Known::No);
-        assert_eq!(ours.know("", at(0)), Known::No);
+        let found = [0, 59, 60, 119, 120, -1].map(|second| ours.check(&nonce, at(second)));
+        assert_eq!(
+            found,
+            [
+                NonceStatus::Current,
+                NonceStatus::Current,
+                NonceStatus::Previous,
+                NonceStatus::Previous,
+                NonceStatus::Invalid,
+                NonceStatus::Invalid
+            ]
+        );
+        assert_eq!(theirs.check(&nonce, at(0)), NonceStatus::Invalid);
+        assert_eq!(ours.check("", at(0)), NonceStatus::Invalid);
         let none = Nonces { key: None };
-        assert_eq!((none.current(at(0)), none.know("", at(0))), (None, Known::No));
+        assert_eq!((none.current(at(0)), none.check("", at(0))), (None, NonceStatus::Invalid));
     }
 }

@@ -1,19 +1,21 @@
-//! One issuer: its rules, its keys, and the task that keeps the keys fresh.
+//! One issuer: its rules, its keys, and the task that refreshes the keys.
 //!
-//! The JWKS contract: keys are refreshed as the answer's cache headers say, within [1 min, 1 h]; a token with an
-//! unknown `kid` causes one fetch more, at most every 30 s, whoever asks; a key that is no longer published is refused
-//! with the refresh that shows it; while the issuer cannot be reached its last keys serve for a bounded grace, then
-//! none. Answers are bounded, and only https is spoken, or http to this machine itself. Starting needs no issuer.
+//! The JWKS contract: keys are refreshed according to the response's cache headers, within [1 min, 1 h]. A token with an
+//! unknown `kid` causes one additional fetch, at most every 30 s for all callers together. A key that is no longer
+//! published is withdrawn with the refresh that shows it. While the issuer is unreachable its last keys stay valid for a
+//! bounded grace period, then none. Responses are bounded; only https is used, or http to a loopback address. The gate
+//! starts without the issuer.
 //!
-//! A key is called unknown (401) only on proof: a fetch that succeeded, began after the token was there, and did not
-//! show the key; or showed that a key which was there before is gone. Without that (the issuer is away, or the last
-//! look is younger than 30 s but older than the token) the answer is 503 with the time of the next look, since senders
-//! drop what is answered with 401, and a rotation may just have happened. That a token was there is known when it
-//! arrives; that it was there before, its `iat` says, with the leeway added. A caller may bend `iat`, which changes the
-//! answer to itself alone and causes no fetch.
+//! A key is reported as unknown (401) only on proof: a fetch that succeeded, began after the token existed, and did not
+//! contain the key; or showed that a key which was there before is gone. Without that (the issuer is unreachable, or the
+//! last fetch is younger than 30 s but older than the token) the response is 503 with the time of the next fetch:
+//! senders drop what is answered with 401, and a rotation may just have happened. The token existed when it arrived;
+//! that it existed before is known from its `iat`, with the leeway added. A caller may forge `iat`: this changes only its
+//! own response and causes no fetch.
+
+mod key_set;
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -26,222 +28,173 @@ use jsonwebtoken::Algorithm;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::key_set::{FetchTime, KeySet};
+pub(super) use self::key_set::{KeyLookup, unavailable};
 pub(crate) use super::openid::metadata::is_https_or_loopback;
 use super::{
     fetch::{FETCH_DEADLINE, Fetched, fetch},
-    jwt::Rules,
     keys::{Key, MAX_JWKS_KEYS},
-    remote::{self, RemoteValidator},
+    remote::{RemoteValidator, ValidationCounts},
+    settings::{KeySource, Settings},
 };
 use crate::{
     client::Client,
     clock::{self, Instant, Timestamp},
-    secret::SecretSource,
     telemetry::{Telemetry, chain},
 };
 
-/// Between two fetches that unknown keys cause.
-const UNKNOWN_KEY_FLOOR: Duration = Duration::from_secs(30);
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(30);
+/// The minimum time between two fetches that unknown keys cause.
+const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// Where an issuer's keys come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeySource {
-    /// `jwks_uri` of the discovery document (OpenID Connect Discovery 1.0 section 4).
-    Discovery,
-    /// This URL.
-    Url(String),
-    /// This file, read when the configuration is loaded and at each refresh.
-    File(PathBuf),
-    /// Nowhere: it is asked about each of its tokens.
-    None,
-}
-
-/// One `[[issuer]]` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The name that principals carry.
-    pub name: String,
-    /// What its tokens must satisfy.
-    pub rules: Rules,
-    /// Where its keys come from.
-    pub keys: KeySource,
-    /// How long its last keys serve while it cannot be reached.
-    pub grace: Duration,
-    /// The roots its server's certificate must chain to; `None` for the system's.
-    pub ca: Option<PathBuf>,
-    /// The bearer token that is shown when discovery and keys are fetched; Kubernetes' API server wants one.
-    pub credential: Option<SecretSource>,
-    /// How it is asked about tokens that only it can judge.
-    pub remote: Option<remote::Settings>,
-}
-
-/// An issuer with its keys. Lives on over reloads that do not change its settings.
+/// An issuer with its keys. A reload keeps the issuers whose settings are unchanged.
 pub struct Issuer {
     /// As configured.
     pub settings: Settings,
     /// The name, shared by its principals.
     pub name: Arc<str>,
     client: Arc<Client>,
-    keys: ArcSwap<Keys>,
+    keys: ArcSwap<KeySet>,
     progress: watch::Sender<Progress>,
     counts: Counts,
     closed: CancellationToken,
     pub(super) remote: Option<Arc<RemoteValidator>>,
 }
 
-#[derive(Default)]
-struct Keys {
-    keys: Vec<Arc<Key>>,
-    /// The `kid`s of keys that were published once and then no longer, the latest last.
-    withdrawn: Vec<String>,
-    /// The last fetch that succeeded.
-    confirmed: Option<Confirmed>,
-    failing: bool,
-}
-
-/// When a fetch that succeeded began: by the wall clock, to compare with claims, and by the monotonic one, to measure.
-#[derive(Clone, Copy)]
-struct Confirmed {
-    began: Timestamp,
-    at: Instant,
-}
-
-/// How far the task is with its fetches. One lock, held for a few instructions, makes asking for one atomic.
+/// The progress of the fetch task. Requesting a fetch is atomic under its one lock, which is held for a few
+/// instructions.
 #[derive(Default)]
 struct Progress {
     /// Fetches begun and finished; they differ while one is under way.
     begun: u64,
     finished: u64,
     /// Whether a token with an unknown key waits for a fetch that has not begun.
-    wanted: bool,
-    /// When the last fetch that an unknown key caused was asked for, or began.
-    wanted_at: Option<Instant>,
+    requested: bool,
+    /// When the last fetch that an unknown key caused was requested, or began.
+    requested_at: Option<Instant>,
 }
 
-/// What happened since the start, for `/metrics`.
+/// Fetches since the start, for `/metrics`.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Fetches that gave keys.
+    /// Successful fetches.
     pub fetched: AtomicU64,
-    /// Fetches that gave none.
+    /// Failed fetches.
     pub failed: AtomicU64,
     /// Fetches that unknown keys caused.
     pub unknown_key: AtomicU64,
 }
 
-/// What is known of a key that a token names.
-pub(super) enum Lookup {
-    Found(Arc<Key>),
-    /// The issuer publishes it, but not for this algorithm.
-    Unfit,
-    /// The token names none, and several would fit.
-    Ambiguous,
-    /// The issuer does not publish it.
-    Unknown,
-    /// Nobody can say for now; when to ask again, where that is known.
-    Unavailable(Option<Duration>),
-}
-
 impl Issuer {
-    /// An issuer without keys yet; [`Issuer::run`] fetches them.
+    /// An issuer without keys; [`Issuer::run`] fetches them.
     #[must_use]
     pub fn new(settings: Settings, client: Arc<Client>) -> Self {
         let name: Arc<str> = settings.name.as_str().into();
-        let remote =
-            settings.remote.clone().map(|remote| RemoteValidator::new(remote, &settings, name.clone(), client.clone()));
-        let (keys, progress) = (ArcSwap::default(), watch::Sender::new(Progress::default()));
-        let (counts, closed) = (Counts::default(), CancellationToken::new());
-        Self { settings, name, client, keys, progress, counts, closed, remote }
+        let remote = settings
+            .remote
+            .clone()
+            .map(|remote| RemoteValidator::new(remote, settings.rules.clone(), name.clone(), client.clone()));
+        Self {
+            settings,
+            name,
+            client,
+            keys: ArcSwap::default(),
+            progress: watch::Sender::new(Progress::default()),
+            counts: Counts::default(),
+            closed: CancellationToken::new(),
+            remote,
+        }
     }
 
-    /// What it is asked by.
+    /// The HTTP client for this issuer.
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// What readiness calls it.
+    /// Its component name in readiness.
     #[must_use]
     pub fn component(&self) -> String {
         format!("issuer {}", self.name)
     }
 
-    /// The same, and what readiness calls its answers about tokens.
+    /// Its component names in readiness: its keys, and its remote validation.
     pub fn components(&self) -> impl Iterator<Item = String> {
         std::iter::once(self.component()).chain(self.remote.as_ref().map(|remote| remote.component()))
     }
 
-    /// The key for a token's `kid` and algorithm, asking the issuer once more where it is not known. `issued_at` is
-    /// what the token says of itself.
+    /// The key for a token's `kid` and algorithm. An unknown key causes a fetch. `issued_at` is the token's unverified
+    /// `iat`.
     pub(super) async fn key(
         &self,
         kid: Option<&str>,
         algorithm: Algorithm,
         issued_at: Option<Timestamp>,
         now: Timestamp,
-    ) -> Lookup {
+    ) -> KeyLookup {
         match self.keys.load().find(kid, algorithm) {
-            Lookup::Unknown => {}
+            KeyLookup::Unknown => {}
             known => return known,
         }
-        let (awaited, floor_left) = self.want();
+        let (awaited, wait) = self.request_fetch();
         if let Some(number) = awaited {
             let mut progress = self.progress.subscribe();
             let finished = progress.wait_for(|progress| progress.finished >= number);
             if tokio::time::timeout(FETCH_DEADLINE, finished).await.is_err() {
-                return Lookup::Unavailable(None);
+                return KeyLookup::Unavailable(None);
             }
         }
         let keys = self.keys.load();
         match keys.find(kid, algorithm) {
-            Lookup::Unknown => {}
+            KeyLookup::Unknown => {}
             known => return known,
         }
-        let was_withdrawn = kid.is_some_and(|kid| keys.withdrawn.iter().any(|gone| gone == kid));
-        // it was there when it arrived, or earlier where it says so
-        let there_at = issued_at.map_or(now, |at| clock::after(at, self.settings.rules.leeway).min(now));
+        let was_withdrawn = kid.is_some_and(|kid| keys.withdrawn.iter().any(|withdrawn| withdrawn == kid));
+        // the token existed when it arrived, or earlier according to its `iat`
+        let existed_at = issued_at.map_or(now, |at| clock::after(at, self.settings.rules.leeway).min(now));
         match keys.confirmed {
-            Some(confirmed) if !keys.failing && (was_withdrawn || confirmed.began >= there_at) => Lookup::Unknown,
-            _ => Lookup::Unavailable(floor_left.filter(|_| !keys.failing)),
+            Some(confirmed) if !keys.failing && (was_withdrawn || confirmed.began >= existed_at) => KeyLookup::Unknown,
+            _ => KeyLookup::Unavailable(wait.filter(|_| !keys.failing)),
         }
     }
 
-    /// Asks the task for a fetch where the floor allows one. Gives the number of the fetch to wait for: the one asked
-    /// for, else one under way; and how long the floor holds.
-    fn want(&self) -> (Option<u64>, Option<Duration>) {
+    /// Requests a fetch from the task, unless the last one was too recent. Returns the number of the fetch to wait for
+    /// (the requested one, else one under way), and the time until the next fetch is allowed.
+    fn request_fetch(&self) -> (Option<u64>, Option<Duration>) {
         let now = clock::monotonic();
-        let (mut awaited, mut floor_left) = (None, None);
+        let mut awaited = None;
+        let mut wait = None;
         self.progress.send_if_modified(|progress| {
-            let next = progress.wanted_at.map(|at| at + UNKNOWN_KEY_FLOOR);
-            floor_left = next.and_then(|next| next.checked_duration_since(now)).filter(|left| !left.is_zero());
-            let may_ask = !progress.wanted && floor_left.is_none();
-            if may_ask {
-                (progress.wanted, progress.wanted_at) = (true, Some(now));
+            let next = progress.requested_at.map(|at| at + UNKNOWN_KEY_INTERVAL);
+            wait = next.and_then(|next| next.checked_duration_since(now)).filter(|left| !left.is_zero());
+            let allowed = !progress.requested && wait.is_none();
+            if allowed {
+                progress.requested = true;
+                progress.requested_at = Some(now);
             }
-            awaited = if progress.wanted {
+            awaited = if progress.requested {
                 Some(progress.begun + 1)
             } else {
                 (progress.begun > progress.finished).then_some(progress.begun)
             };
-            may_ask
+            allowed
         });
-        (awaited, floor_left)
+        (awaited, wait)
     }
 
-    /// How long ago the keys were last confirmed.
+    /// The time since the last successful fetch.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.keys.load().confirmed.map(|confirmed| clock::monotonic().duration_since(confirmed.at))
     }
 
-    /// How long the keys would serve from here on if the issuer could not be reached.
+    /// How long the keys would stay valid if the issuer were unreachable from now on.
     #[must_use]
     pub fn grace_left(&self) -> Option<Duration> {
         self.age().map(|age| self.settings.grace.saturating_sub(age))
     }
 
-    /// How many keys there are now.
+    /// The number of keys.
     #[must_use]
     pub fn key_count(&self) -> usize {
         self.keys.load().keys.len()
@@ -253,26 +206,26 @@ impl Issuer {
         self.keys.load().failing
     }
 
-    /// Whether it can let anybody in: it has keys, or needs none.
+    /// Whether it can verify tokens: it has keys, or needs none.
     #[must_use]
     pub fn can_verify(&self) -> bool {
         self.settings.keys == KeySource::None || self.key_count() > 0
     }
 
-    /// What happened since the start.
+    /// Fetches since the start.
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// How its questions about tokens were answered since the start, where it is asked.
+    /// Results of its remote validations since the start; `None` if it has none.
     #[must_use]
-    pub fn validation_counts(&self) -> Option<&remote::ValidationCounts> {
+    pub fn validation_counts(&self) -> Option<&ValidationCounts> {
         self.remote.as_ref().map(|remote| &remote.counts)
     }
 
-    /// Withdraws every key, and what it said of tokens: tokens of this issuer, remembered ones among them, are refused
-    /// from here on, and whoever still asks is cut off. It has no other keys ever.
+    /// Withdraws every key and every result of remote validation, for good: all tokens of this issuer, cached ones
+    /// included, are refused from now on, and open streams are closed.
     pub fn close(&self) {
         self.closed.cancel();
         self.withdraw();
@@ -281,17 +234,16 @@ impl Issuer {
     fn withdraw(&self) {
         self.keys.rcu(|keys| {
             keys.keys.iter().for_each(|k| k.withdraw());
-            let Keys { withdrawn, failing, .. } = &**keys;
-            Keys { keys: Vec::new(), withdrawn: withdrawn.clone(), confirmed: None, failing: *failing }
+            let KeySet { withdrawn, failing, .. } = &**keys;
+            KeySet { keys: Vec::new(), withdrawn: withdrawn.clone(), confirmed: None, failing: *failing }
         });
     }
 
-    /// Does its work for as long as it is polled and not closed: keeps the keys fresh, and asks about tokens that only the issuer can
-    /// judge.
+    /// Refreshes the keys and runs the remote validations, while it is polled and the issuer is not closed.
     pub async fn run(&self, telemetry: &Telemetry) {
         let remote = async {
             match &self.remote {
-                Some(remote) => remote.serve(telemetry).await,
+                Some(remote) => remote.run(telemetry).await,
                 None => std::future::pending().await,
             }
         };
@@ -302,50 +254,50 @@ impl Issuer {
         }
     }
 
-    /// Fetches the keys now and then.
+    /// Fetches the keys, again and again.
     async fn refresh_keys(&self, telemetry: &Telemetry) {
         let component = self.component();
-        let mut retry = RETRY_FIRST;
+        let mut retry = RETRY_MIN;
         let mut progress = self.progress.subscribe();
         loop {
-            let confirmed = Confirmed { began: clock::now(), at: clock::monotonic() };
-            self.begin(confirmed.at);
+            let confirmed = FetchTime { began: clock::now(), at: clock::monotonic() };
+            self.begin_fetch(confirmed.at);
             let wait = match fetch(&self.settings, &self.client).await {
                 Ok(fetched) => {
-                    retry = RETRY_FIRST;
+                    retry = RETRY_MIN;
                     telemetry.set_healthy(&component);
-                    self.publish(fetched, confirmed)
+                    self.install(fetched, confirmed)
                 }
                 Err(error) => {
                     let error = chain(&error);
-                    tracing::warn!(issuer = %self.name, error, "its keys cannot be refreshed");
-                    retry = (retry * 2).min(RETRY_MOST);
-                    let left = self.failed();
-                    telemetry.set_unhealthy(&component, false, in_words(&error, left));
-                    // not a moment longer than the grace
+                    tracing::warn!(issuer = %self.name, error, "the issuer's keys cannot be refreshed");
+                    retry = (retry * 2).min(RETRY_MAX);
+                    let left = self.record_failure();
+                    telemetry.set_unhealthy(&component, false, describe_outage(&error, left));
+                    // not after the end of the grace period
                     left.map_or(retry, |left| retry.min(left))
                 }
             };
             self.progress.send_modify(|progress| progress.finished = progress.begun);
-            let _ = tokio::time::timeout(wait, progress.wait_for(|progress| progress.wanted)).await;
+            let _ = tokio::time::timeout(wait, progress.wait_for(|progress| progress.requested)).await;
         }
     }
 
-    fn begin(&self, now: Instant) {
+    fn begin_fetch(&self, now: Instant) {
         self.progress.send_modify(|progress| {
             progress.begun += 1;
-            if std::mem::take(&mut progress.wanted) {
-                progress.wanted_at = Some(now);
+            if std::mem::take(&mut progress.requested) {
+                progress.requested_at = Some(now);
                 self.counts.unknown_key.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
 
-    /// Puts what was fetched in place; gives the time until the next fetch.
-    fn publish(&self, fetched: Fetched, confirmed: Confirmed) -> Duration {
+    /// Installs the fetched keys. Returns the time until the next fetch.
+    fn install(&self, fetched: Fetched, confirmed: FetchTime) -> Duration {
         self.counts.fetched.fetch_add(1, Ordering::Relaxed);
         let before = self.keys.load_full();
-        // a key that is still published stays the same value, so tokens that it verified stay remembered
+        // a key that is still published keeps its identity, so that tokens verified with it stay cached
         let same =
             |key: Key| before.keys.iter().find(|old| old.same_as(&key)).cloned().unwrap_or_else(|| Arc::new(key));
         let keys: Vec<Arc<Key>> = fetched.keys.into_iter().map(same).collect();
@@ -359,77 +311,41 @@ impl Issuer {
         }
         withdrawn.retain(|kid| !keys.iter().any(|key| key.kid() == Some(kid)));
         withdrawn.drain(..withdrawn.len().saturating_sub(MAX_JWKS_KEYS));
-        self.keys.store(Arc::new(Keys { keys, withdrawn, confirmed: Some(confirmed), failing: false }));
+        self.keys.store(Arc::new(KeySet { keys, withdrawn, confirmed: Some(confirmed), failing: false }));
         if self.closed.is_cancelled() {
-            // it was closed while these were on their way
+            // the issuer was closed during the fetch
             self.withdraw();
         }
         if let (Some(remote), Some(url)) = (&self.remote, fetched.introspection) {
-            remote.found_at(url);
+            remote.set_discovered_endpoint(url);
         }
         fetched.refresh
     }
 
-    /// Notes that a fetch failed; gives the grace that is left, nothing where there are no keys (any longer).
-    fn failed(&self) -> Option<Duration> {
+    /// Records a failed fetch. Returns the grace that is left; `None` if there are no keys, or no longer any.
+    fn record_failure(&self) -> Option<Duration> {
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         let before = self.keys.load_full();
         let left = self.grace_left();
         if left == Some(Duration::ZERO) {
-            tracing::error!(issuer = %self.name, "its keys are too old to be trusted any longer");
+            tracing::error!(issuer = %self.name, "the issuer's keys are withdrawn: the grace period is over");
             before.keys.iter().for_each(|k| k.withdraw());
         }
         let left = left.filter(|left| !left.is_zero());
         let keys = if left.is_some() { before.keys.clone() } else { Vec::new() };
         let confirmed = before.confirmed.filter(|_| left.is_some());
-        self.keys.store(Arc::new(Keys { keys, withdrawn: before.withdrawn.clone(), confirmed, failing: true }));
+        self.keys.store(Arc::new(KeySet { keys, withdrawn: before.withdrawn.clone(), confirmed, failing: true }));
         left
     }
 }
 
-/// What readiness says while an issuer cannot be reached.
-fn in_words(error: &str, grace_left: Option<Duration>) -> String {
+/// The readiness text while an issuer is unreachable.
+fn describe_outage(error: &str, grace_left: Option<Duration>) -> String {
     match grace_left {
-        None => format!("its keys cannot be fetched, so its tokens are answered with 503: {error}"),
+        None => format!("its keys cannot be fetched, so its tokens are refused with 503: {error}"),
         Some(left) => {
             let minutes = left.as_secs().div_ceil(60);
-            format!("its keys cannot be refreshed; the last ones serve for {minutes} min more: {error}")
-        }
-    }
-}
-
-impl Keys {
-    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
-        let named = || self.keys.iter().filter(|k| kid.is_none() || k.kid() == kid);
-        let mut fitting = named().filter(|k| k.supports(algorithm));
-        match (fitting.next(), fitting.next()) {
-            // a token without `kid` is for the one key that fits; between two it would be a guess
-            (Some(_), Some(_)) if kid.is_none() => Lookup::Ambiguous,
-            (Some(key), _) => Lookup::Found(key.clone()),
-            (None, _) if kid.is_some() && named().next().is_some() => Lookup::Unfit,
-            (None, _) => Lookup::Unknown,
-        }
-    }
-}
-
-#[cfg(test)]
-impl Settings {
-    /// Settings for the tests of pure parts.
-    pub(super) fn test() -> Self {
-        Self {
-            name: "corp".into(),
-            rules: Rules {
-                issuer: "https://idp.test".into(),
-                audiences: vec!["wicketgate".into()],
-                algorithms: vec![Algorithm::RS256, Algorithm::ES256],
-                leeway: Duration::from_secs(60),
-                ..Rules::default()
-            },
-            keys: KeySource::Discovery,
-            grace: Duration::from_secs(24 * 3600),
-            ca: None,
-            credential: None,
-            remote: None,
+            format!("its keys cannot be refreshed; the last ones stay valid for {minutes} min more: {error}")
         }
     }
 }

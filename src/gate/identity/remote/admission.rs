@@ -1,79 +1,79 @@
-//! Whose question is asked next.
+//! Admission of remote validations: bounded concurrency, with permits reserved for tokens that were active before.
 //!
-//! Promises: what is under way and what waits is bounded in number. A token that was active before does not wait behind
-//! tokens that nobody knows, however many come: turns are reserved for it. Never: a place that a stranger takes from a
-//! token that was active.
+//! Promises: the number of running and of queued validations is bounded. A token that was active before does not queue
+//! behind unknown tokens, however many arrive. Never: a reserved permit for an unknown token.
 
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use super::Digest;
+/// BLAKE3 of a token.
+pub(super) type Digest = [u8; 32];
 
-/// Questions under way at once that may be about any token.
-pub(super) const OPEN: usize = 48;
-/// As many more about tokens that were active before.
+/// Concurrent validations, of any token.
+pub(super) const MAX_CONCURRENT: usize = 48;
+/// Additional concurrent validations of tokens that were active before.
 const RESERVED: usize = 16;
-/// Tokens that nobody knows yet whose question waits for its turn.
-pub(super) const MAX_WAITING: usize = 1000;
-/// Tokens that were active, known beyond their answer's time; the least used make room.
+/// Queued validations of unknown tokens.
+pub(super) const MAX_QUEUED: usize = 1000;
+/// Tokens remembered as active, also after their cached result has expired; the least recently used are evicted.
 const MAX_ACTIVE: usize = 50_000;
 
-/// The turns of one issuer's questions.
-pub(super) struct Turns {
-    pub(super) open: Semaphore,
+/// Admission control of one issuer's validations.
+pub(super) struct Admission {
+    pub(super) concurrent: Semaphore,
     reserved: Semaphore,
-    places: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
     active: Cache<Digest, ()>,
 }
 
-/// Where a first question waits.
-pub(super) enum Place {
-    /// Its token was active before.
+/// The queue position of a token's first validation.
+pub(super) enum QueueTicket {
+    /// The token was active before.
     Reserved,
-    /// Among the strangers; the place is free again when this is dropped.
-    Stranger(OwnedSemaphorePermit),
+    /// The token is unknown. Dropping the permit frees its position.
+    Queued(OwnedSemaphorePermit),
 }
 
-impl Turns {
+impl Admission {
     pub(super) fn new() -> Self {
         Self {
-            open: Semaphore::new(OPEN),
+            concurrent: Semaphore::new(MAX_CONCURRENT),
             reserved: Semaphore::new(RESERVED),
-            places: Arc::new(Semaphore::new(MAX_WAITING)),
+            queue: Arc::new(Semaphore::new(MAX_QUEUED)),
             active: Cache::new(MAX_ACTIVE),
         }
     }
 
-    /// A place for a token's first question; nothing where too many strangers wait.
-    pub(super) fn place(&self, digest: &Digest) -> Option<Place> {
+    /// A queue position for a token's first validation; `None` if too many unknown tokens are queued.
+    pub(super) fn enqueue(&self, digest: &Digest) -> Option<QueueTicket> {
         if self.active.get(digest).is_some() {
-            return Some(Place::Reserved);
+            return Some(QueueTicket::Reserved);
         }
-        self.places.clone().try_acquire_owned().ok().map(Place::Stranger)
+        self.queue.clone().try_acquire_owned().ok().map(QueueTicket::Queued)
     }
 
-    /// Waits for the turn of a first question. There always is one: nobody closes them.
-    pub(super) async fn first(&self, place: Place) -> Option<SemaphorePermit<'_>> {
-        match place {
-            Place::Reserved => self.again().await,
-            Place::Stranger(_until_its_turn) => self.open.acquire().await.ok(),
+    /// Waits for the permit of a first validation. It is never `None`, because the semaphores are never closed.
+    pub(super) async fn acquire(&self, ticket: QueueTicket) -> Option<SemaphorePermit<'_>> {
+        match ticket {
+            QueueTicket::Reserved => self.acquire_reserved().await,
+            QueueTicket::Queued(_until_acquired) => self.concurrent.acquire().await.ok(),
         }
     }
 
-    /// Waits for the turn of a question about a token that was active.
-    pub(super) async fn again(&self) -> Option<SemaphorePermit<'_>> {
-        let turn = tokio::select! {
+    /// Waits for the permit of a validation of a token that was active before.
+    pub(super) async fn acquire_reserved(&self) -> Option<SemaphorePermit<'_>> {
+        let permit = tokio::select! {
             biased;
-            turn = self.reserved.acquire() => turn,
-            turn = self.open.acquire() => turn,
+            permit = self.reserved.acquire() => permit,
+            permit = self.concurrent.acquire() => permit,
         };
-        turn.ok()
+        permit.ok()
     }
 
-    /// Takes note of what the judge said.
-    pub(super) fn judged(&self, digest: &Digest, active: bool) {
+    /// Records the result of a validation.
+    pub(super) fn record(&self, digest: &Digest, active: bool) {
         if active {
             self.active.insert(*digest, ());
         } else {

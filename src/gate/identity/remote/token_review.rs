@@ -1,15 +1,16 @@
-//! Asking Kubernetes' API server about one token: `TokenReview` of `authentication.k8s.io/v1`.
+//! Kubernetes `TokenReview` (`authentication.k8s.io/v1`).
 //!
-//! Promises: a token is good only where the review says that it is authenticated for one of the audiences asked for. A
-//! review that names no audience was made by an authenticator that looks at none, and is refused: such a token is the
-//! API server's own. The principal's claims are the review's user and nothing else.
+//! Promises: a token is accepted only if the review reports it as authenticated for one of the requested audiences. A
+//! review without an audience comes from an authenticator that ignores audiences, and is refused: such a token is for the
+//! API server itself. The principal's claims are the review's `user` and nothing else.
 
 use serde_json::{Map, Value, json};
 
-use super::{Active, RemoteValidator, Validation, ValidationError};
+use super::endpoint::{ActiveToken, Endpoint, Validation, ValidationError};
 use crate::gate::identity::{
     claims::{check_required_claims, check_subject},
-    jwt::{Rules, TokenError, Unverified},
+    jwt::Unverified,
+    rules::{Rules, TokenError},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -21,7 +22,7 @@ use crate::{
 pub struct Settings {
     /// The API server.
     pub url: String,
-    /// The gate's own token there: its service account may `create` `tokenreviews`.
+    /// The gate's service account token; the account must be allowed to `create` `tokenreviews`.
     pub credential: SecretSource,
 }
 
@@ -40,30 +41,36 @@ struct Status {
     user: Map<String, Value>,
 }
 
-pub(in crate::gate::identity) async fn ask(
-    validator: &RemoteValidator,
+/// Requests a review of `token`.
+pub(super) async fn request(
+    endpoint: &Endpoint,
     settings: &Settings,
     rules: &Rules,
     token: &Secret,
     now: Timestamp,
 ) -> Result<Validation, ValidationError> {
     let url = format!("{}/apis/authentication.k8s.io/v1/tokenreviews", settings.url.trim_end_matches('/'));
-    let credential = validator.secret(&settings.credential).await?;
+    let credential = endpoint.secret(&settings.credential).await?;
     let bearer = authorization(&format!("Bearer {}", credential.expose()))?;
     let review = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
         "spec": {"token": token.expose(), "audiences": rules.audiences},
     });
-    let answer = validator.post(&url, bearer, "application/json", review.to_string()).await?;
-    let answer: Review = serde_json::from_slice(&answer)
-        .map_err(|_| ValidationError::Malformed(url, "it is not a TokenReview with a status"))?;
-    // the server has vouched for the token as a whole, its `exp` included; it does not repeat it
+    let response = endpoint.post(&url, bearer, "application/json", review.to_string()).await?;
+    let response: Review = serde_json::from_slice(&response)
+        .map_err(|_| ValidationError::Malformed(url, "not a TokenReview with a status"))?;
+    // the review covers the whole token, `exp` included, but does not repeat it
     let expires_at = Unverified::parse(token.expose()).ok().and_then(|token| token.expires_at());
-    Ok(judge(answer.status, expires_at, rules, now).map_or_else(Validation::Refused, Validation::Active))
+    Ok(validate(response.status, expires_at, rules, now).map_or_else(Validation::Refused, Validation::Active))
 }
 
-fn judge(status: Status, expires_at: Option<Timestamp>, rules: &Rules, now: Timestamp) -> Result<Active, TokenError> {
+fn validate(
+    status: Status,
+    expires_at: Option<Timestamp>,
+    rules: &Rules,
+    now: Timestamp,
+) -> Result<ActiveToken, TokenError> {
     if !status.authenticated {
         return Err(TokenError::Inactive);
     }
@@ -78,7 +85,7 @@ fn judge(status: Status, expires_at: Option<Timestamp>, rules: &Rules, now: Time
     let subject = check_subject(user.get("username").and_then(Value::as_str).map(str::to_owned))?;
     let claims = Value::Object(user).to_string();
     check_required_claims(&claims, rules)?;
-    Ok(Active { subject, claims, expires_at, confirmation: None })
+    Ok(ActiveToken { subject, claims, expires_at, confirmation: None })
 }
 
 #[cfg(test)]
@@ -86,13 +93,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_review_is_yes_only_for_an_audience_that_was_asked_for() {
+    fn a_token_is_active_only_for_a_requested_audience() {
         let rules = Rules { audiences: vec!["wicketgate".into()], ..Rules::default() };
         let user = json!({"username": "system:serviceaccount:ns:sa", "groups": ["g"], "uid": "u", "more": 1});
         let check = |status: Value, expires_at: Option<i64>, expected: Result<&str, TokenError>| {
             let expires_at = expires_at.map(|at| Timestamp::from_second(at).unwrap());
             let parsed = serde_json::from_value(status.clone()).unwrap();
-            let found = judge(parsed, expires_at, &rules, Timestamp::from_second(1000).unwrap());
+            let found = validate(parsed, expires_at, &rules, Timestamp::from_second(1000).unwrap());
             let found = found.map(|active| {
                 let claims: Value = serde_json::from_str(&active.claims).unwrap();
                 assert_eq!(claims, json!({"username": active.subject, "groups": ["g"], "uid": "u"}));

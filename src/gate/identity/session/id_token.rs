@@ -9,7 +9,6 @@ use super::provider::LoginProvider;
 use crate::{
     clock::Timestamp,
     gate::identity::{
-        found,
         jwt::{Rules, TokenError, TokenKind, Unverified, Verified},
         keys::Key,
         openid::id_token::{self, ExpectedIdToken, IdTokenError, VerifiedIdToken},
@@ -65,7 +64,7 @@ impl LoginProvider {
         unverified.check_header(&self.rules).map_err(invalid)?;
         let kid = unverified.kid.as_deref();
         let lookup = self.issuer.key(kid, unverified.algorithm, unverified.issued_at(), now).await;
-        found(lookup, &self.issuer, invalid)
+        lookup.key_or(&self.issuer.name, invalid)
     }
 
     /// The person at the browser cannot mend their provider's token.

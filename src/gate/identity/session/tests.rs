@@ -9,13 +9,13 @@ use super::{cookie::SessionCookie, sealed::Session, *};
 use crate::{
     client::Client,
     clock::{self, Timestamp},
-    gate::identity::{Issuer, issuer},
+    gate::identity::{self, Issuer},
     secret::Secret,
 };
 
 /// A `[sessions]` section with one provider, `corp`.
-fn sessions(state: &Arc<SessionState>, client_id: &str, change: impl FnOnce(&mut issuer::Settings)) -> Arc<Sessions> {
-    let mut corp = issuer::Settings::test();
+fn sessions(state: &Arc<SessionState>, client_id: &str, change: impl FnOnce(&mut identity::Settings)) -> Arc<Sessions> {
+    let mut corp = identity::Settings::test();
     change(&mut corp);
     let login = LoginSettings {
         issuer: "corp".into(),
@@ -58,7 +58,7 @@ fn session(now: Timestamp) -> Session {
 fn a_stream_of_a_session_ends_with_its_provider() {
     let now = clock::now();
     // whether its stream stays open, and whether its cookie is accepted again
-    let check = |client_id: &str, change: fn(&mut issuer::Settings), stays_open: bool, accepted: bool| {
+    let check = |client_id: &str, change: fn(&mut identity::Settings), stays_open: bool, accepted: bool| {
         let state = Arc::new(SessionState::open(None, now).unwrap());
         let before = sessions(&state, "gate", |_| {});
         let (sealed, active) = before.seal(session(now), now).unwrap();

@@ -1,8 +1,8 @@
-//! One DPoP proof, read and checked (RFC 9449 section 4.3). Pure: no I/O, no clock, nothing remembered.
+//! Verification of one DPoP proof (RFC 9449 section 4.3). Pure: no I/O, no clock, no state.
 //!
-//! Promises: a [`Proof`] exists only where type, algorithm, key, signature, method, URL, time and token were all
-//! checked. The key is the one that the proof brings and the token names; a private key, a symmetric one or one to be
-//! fetched refuses the proof, as does a member that stands twice. Whether it came before is for `replay` to say.
+//! Promises: a [`Proof`] exists only if type, algorithm, key, signature, method, URL, time and token were all checked. The
+//! key is in the proof, and the token is bound to it. A private or symmetric key, a reference to a key, or a duplicate
+//! member refuses the proof. Replays are detected by `replay`.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -19,13 +19,13 @@ use crate::{
     },
 };
 
-/// Longest proof that is looked at, in bytes: an RSA key of 4096 bits and its signature fit twice.
+/// Longest proof in bytes: twice an RSA key of 4096 bits with its signature.
 const MAX_PROOF: usize = 4096;
 /// Longest `jti`, in bytes.
 const MAX_ID: usize = 256;
-/// How far ahead of ours a client's clock may be.
-pub(super) const FUTURE: Duration = Duration::from_secs(10);
-/// RSA keys below this are refused (RFC 7518 section 3.3); those above cost more than an honest one.
+/// How far a client's clock may be ahead.
+pub(super) const MAX_CLOCK_AHEAD: Duration = Duration::from_secs(10);
+/// RSA keys below this are refused (RFC 7518 section 3.3); larger ones are too expensive to verify.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=512;
 
 /// The algorithms of proofs, by name; asymmetric ones only (RFC 9449 section 11.6).
@@ -37,40 +37,39 @@ pub(crate) const ALGORITHMS: [(&str, Algorithm); 5] = [
     ("RS256", Algorithm::RS256),
 ];
 
-/// What a proof must be about.
+/// The values that a proof must match.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpectedProof<'a> {
     /// The request's method.
     pub method: &'a str,
-    /// The request's URL as [`normalize_url`] gives it.
+    /// The request's URL, normalized by [`normalize_url`].
     pub url: &'a str,
-    /// The access token that the proof must name (`ath`). `None` where a proof goes with a request for a token (RFC
-    /// 9449 section 5), which names none.
+    /// The access token of `ath`. `None` for the proof of a token request (RFC 9449 section 5), which has no `ath`.
     pub token: Option<&'a str>,
-    /// The thumbprint that the token names (`cnf.jkt`).
+    /// The token's `cnf.jkt`.
     pub key: [u8; 32],
-    /// How old the proof may be.
+    /// The maximum age of the proof.
     pub max_age: Duration,
-    /// When the request came.
+    /// When the request arrived.
     pub now: Timestamp,
 }
 
-/// A proof, all of it checked except whether it came before and whether its nonce is ours.
+/// A verified proof; replay and nonce are not checked yet.
 #[derive(Debug)]
 pub struct Proof {
-    /// BLAKE3 of `jti` and key, cut: what a replay would have again.
+    /// BLAKE3 of `jti` and key, truncated; equal for a replay.
     pub id: u128,
-    /// The server's nonce in it, unchecked.
+    /// The nonce in it, unchecked.
     pub nonce: Option<String>,
 }
 
-/// Why a proof proves nothing.
+/// The reason why a proof is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// Not a signed JWT, or a member stands twice.
+    /// Not a signed JWT, or a duplicate member.
     #[error("the DPoP proof is not a signed JWT")]
     Malformed,
-    /// `typ` is another.
+    /// `typ` is not `dpop+jwt`.
     #[error("the DPoP proof's `typ` is not `dpop+jwt`")]
     Type,
     /// `alg` is not in the list.
@@ -79,13 +78,13 @@ pub enum ProofError {
     /// The header has a critical extension.
     #[error("the DPoP proof has a critical header extension")]
     Critical,
-    /// The key is missing, private, to be fetched, or does not fit the algorithm.
-    #[error("the DPoP proof must bring one public key as `jwk` that fits its algorithm, and no private part of it")]
+    /// The key is missing, private, only a reference, or does not fit the algorithm.
+    #[error("the DPoP proof must contain one public key as `jwk` that fits its algorithm, without private members")]
     Key,
-    /// The signature does not fit.
-    #[error("the DPoP proof's signature is wrong")]
+    /// The signature does not verify.
+    #[error("the DPoP proof's signature is invalid")]
     Signature,
-    /// The token names another key.
+    /// The token is bound to another key.
     #[error("the DPoP proof is signed with another key than the token is bound to")]
     OtherKey,
     /// A claim is missing or of the wrong type.
@@ -95,7 +94,7 @@ pub enum ProofError {
     #[error("the DPoP proof's `htm` is not this request's method")]
     Method,
     /// For another URL.
-    #[error("the DPoP proof's `htu` is not this request's URL; it is the URL that this gate announces, and the path")]
+    #[error("the DPoP proof's `htu` is not this request's URL: the gate's external URL with the request's path")]
     Url,
     /// Too old, or ahead of the clock.
     #[error("the DPoP proof is too old or from the future; make one for each request, and set the clock")]
@@ -106,7 +105,7 @@ pub enum ProofError {
 }
 
 impl ProofError {
-    /// The stable word for audit, metrics and programs.
+    /// The stable reason code for audit, metrics and programs.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -126,10 +125,10 @@ impl ProofError {
     }
 }
 
-/// Checks `proof` in the order of RFC 9449 section 4.3.
+/// Verifies `proof` in the order of RFC 9449 section 4.3.
 ///
 /// # Errors
-/// The first rule that it breaks; the signature is looked at before any claim.
+/// The first rule that it violates; the signature is verified before any claim.
 pub fn verify(proof: &str, expected: &ExpectedProof<'_>) -> Result<Proof, ProofError> {
     if proof.len() > MAX_PROOF {
         return Err(ProofError::Malformed);
@@ -171,7 +170,7 @@ pub fn verify(proof: &str, expected: &ExpectedProof<'_>) -> Result<Proof, ProofE
     if normalize_url(&url).as_deref() != Some(expected.url) {
         return Err(ProofError::Url);
     }
-    if clock::after(made, expected.max_age) <= expected.now || made > clock::after(expected.now, FUTURE) {
+    if clock::after(made, expected.max_age) <= expected.now || made > clock::after(expected.now, MAX_CLOCK_AHEAD) {
         return Err(ProofError::Time);
     }
     if let Some((token, hash)) = expected.token.zip(claims.ath)
@@ -185,8 +184,8 @@ pub fn verify(proof: &str, expected: &ExpectedProof<'_>) -> Result<Proof, ProofE
     Ok(Proof { id: u128::from_be_bytes(seen), nonce: claims.nonce })
 }
 
-/// An https URL without query and fragment, after the normalisation of RFC 3986 sections 6.2.2 and 6.2.3, as RFC 9449
-/// section 4.3 asks: `https://HOST:PORT/PATH`. Nothing for what is no such URL, or has more than one reading.
+/// Normalizes an https URL without query and fragment (RFC 3986 sections 6.2.2 and 6.2.3), as RFC 9449 section 4.3
+/// requires, to `https://HOST:PORT/PATH`. `None` if it is not such a URL, or is ambiguous.
 #[must_use]
 pub fn normalize_url(url: &str) -> Option<String> {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&b);
@@ -221,11 +220,11 @@ struct Header<'a> {
     alg: Option<Cow<'a, str>>,
     jwk: Option<Jwk<'a>>,
     critical: bool,
-    /// Whether it names a key elsewhere, which nobody here fetches.
+    /// Whether it refers to a key elsewhere, which is never fetched.
     fetched: bool,
 }
 
-/// A public key as a proof brings it (RFC 7517), its values still text.
+/// The public key in a proof (RFC 7517), with undecoded values.
 #[derive(Default)]
 struct Jwk<'a> {
     kty: Option<Cow<'a, str>>,
@@ -238,21 +237,23 @@ struct Jwk<'a> {
 }
 
 impl Jwk<'_> {
-    /// Its RFC 7638 thumbprint and the key, where it is a public key that fits the algorithm.
+    /// Its RFC 7638 thumbprint and the key, if it is a public key that fits the algorithm.
     fn key(&self, algorithm: Algorithm) -> Option<([u8; 32], DecodingKey)> {
         if self.private {
             return None;
         }
-        let (kty, crv) = (self.kty.as_deref()?, self.crv.as_deref());
+        let kty = self.kty.as_deref()?;
+        let crv = self.crv.as_deref();
         let coordinate = match (kty, crv, algorithm) {
             ("EC", Some("P-256"), Algorithm::ES256) | ("OKP", Some("Ed25519"), Algorithm::EdDSA) => 32,
             ("EC", Some("P-384"), Algorithm::ES384) => 48,
             ("RSA", None, Algorithm::RS256 | Algorithm::PS256) => return self.rsa(),
             _ => return None,
         };
-        // RFC 7518 section 6.2.1.2: always the full length, so that a key has one text and one thumbprint
+        // RFC 7518 section 6.2.1.2: always the full length, so that a key has one encoding and one thumbprint
         let full = |text: &str| URL_SAFE_NO_PAD.decode(text).is_ok_and(|bytes| bytes.len() == coordinate);
-        let (crv, x) = (crv?, self.x.as_deref().filter(|x| full(x))?);
+        let crv = crv?;
+        let x = self.x.as_deref().filter(|x| full(x))?;
         if kty == "OKP" {
             let text = format!(r#"{{"crv":"{crv}","kty":"OKP","x":"{x}"}}"#);
             return Some((sha256(&text), DecodingKey::from_ed_components(x).ok()?));
@@ -317,21 +318,21 @@ impl<'de> Object<'de> for Jwk<'de> {
     const NAME: &'static str = "a JSON Web Key";
 
     fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
-        let place = match name {
+        let member = match name {
             "kty" => &mut self.kty,
             "crv" => &mut self.crv,
             "x" => &mut self.x,
             "y" => &mut self.y,
             "n" => &mut self.n,
             "e" => &mut self.e,
-            // RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1: what is secret of a key
+            // RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1: private members
             "d" | "p" | "q" | "dp" | "dq" | "qi" | "oth" | "k" => {
                 self.private = true;
                 return Ok(false);
             }
             _ => return Ok(false),
         };
-        *place = Some(map.next_value::<Text<'de>>()?.0);
+        *member = Some(map.next_value::<Text<'de>>()?.0);
         Ok(true)
     }
 }

@@ -1,4 +1,4 @@
-//! Proofs as an honest client makes them, and bent in every way, through one `check`.
+//! Valid proofs, and proofs with one changed part.
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -17,8 +17,8 @@ enum Signer {
     Ed(Ed25519KeyPair),
 }
 
-/// A proof before it is signed.
-struct Bent {
+/// An unsigned proof.
+struct ProofBuilder {
     signer: Signer,
     header: Value,
     claims: Value,
@@ -29,30 +29,30 @@ fn text(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn ec() -> Bent {
+fn ec() -> ProofBuilder {
     let pair = EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
-    let (x, y) = (text(x), text(y));
+    let [x, y] = [x, y].map(text);
     let thumbprint = sha256(&format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#));
     let jwk = json!({"kty": "EC", "crv": "P-256", "x": x, "y": y});
-    bent(Signer::Ec(pair), "ES256", jwk, thumbprint)
+    builder(Signer::Ec(pair), "ES256", jwk, thumbprint)
 }
 
-fn ed() -> Bent {
+fn ed() -> ProofBuilder {
     let pair = Ed25519KeyPair::generate().unwrap();
     let x = text(pair.public_key());
     let thumbprint = sha256(&format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#));
     let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": x});
-    bent(Signer::Ed(pair), "EdDSA", jwk, thumbprint)
+    builder(Signer::Ed(pair), "EdDSA", jwk, thumbprint)
 }
 
-fn bent(signer: Signer, algorithm: &str, jwk: Value, thumbprint: [u8; 32]) -> Bent {
+fn builder(signer: Signer, algorithm: &str, jwk: Value, thumbprint: [u8; 32]) -> ProofBuilder {
     let header = json!({"typ": "dpop+jwt", "alg": algorithm, "jwk": jwk});
     let claims = json!({
         "jti": "one", "htm": "GET", "htu": "https://gate.example/exporters/app/metrics", "iat": NOW,
         "ath": text(sha256(TOKEN)),
     });
-    Bent { signer, header, claims, thumbprint }
+    ProofBuilder { signer, header, claims, thumbprint }
 }
 
 fn set(object: &mut Value, name: &str, value: Value) {
@@ -63,8 +63,8 @@ fn set(object: &mut Value, name: &str, value: Value) {
     }
 }
 
-impl Bent {
-    /// Sets a claim; `null` takes it away.
+impl ProofBuilder {
+    /// Sets a claim; `null` removes it.
     fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         set(&mut self.claims, name, value.into());
         self
@@ -96,16 +96,17 @@ impl Bent {
 
 fn found(proof: &str, key: [u8; 32]) -> Result<(), ProofError> {
     let url = normalize_url("https://gate.example/exporters/app/metrics").unwrap();
-    let (max_age, now) = (Duration::from_secs(60), Timestamp::from_second(NOW).unwrap());
+    let max_age = Duration::from_secs(60);
+    let now = Timestamp::from_second(NOW).unwrap();
     verify(proof, &ExpectedProof { method: "GET", url: &url, token: Some(TOKEN), key, max_age, now }).map(drop)
 }
 
-fn check(bent: Bent, expected: Result<(), ProofError>) {
-    assert_eq!(found(&bent.sign(), bent.thumbprint), expected, "{} {}", bent.header, bent.claims);
+fn check(builder: ProofBuilder, expected: Result<(), ProofError>) {
+    assert_eq!(found(&builder.sign(), builder.thumbprint), expected, "{} {}", builder.header, builder.claims);
 }
 
 #[test]
-fn an_honest_proof_is_taken() {
+fn a_valid_proof_is_accepted() {
     check(ec(), Ok(()));
     check(ed(), Ok(()));
     check(ec().header("typ", "DPoP+JWT").header("kid", "mine").jwk("use", "sig").jwk("kid", "mine"), Ok(()));
@@ -125,7 +126,7 @@ fn an_honest_proof_is_taken() {
 }
 
 #[test]
-fn a_bent_header_is_refused() {
+fn an_invalid_header_is_refused() {
     for typ in [json!("jwt"), json!("at+jwt"), json!("application/dpop+jwt"), json!(""), Value::Null] {
         check(ec().header("typ", typ), Err(ProofError::Type));
     }
@@ -147,7 +148,7 @@ fn a_bent_header_is_refused() {
 }
 
 #[test]
-fn a_bent_key_is_refused() {
+fn an_invalid_key_is_refused() {
     for private in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
         check(ec().jwk(private, "AA"), Err(ProofError::Key));
         check(ed().jwk(private, json!(null)).jwk(private, 1), Err(ProofError::Key));
@@ -175,10 +176,11 @@ fn a_bent_key_is_refused() {
 }
 
 #[test]
-fn a_signature_by_another_or_over_something_else_is_refused() {
-    let (ours, theirs) = (ec(), ec());
+fn a_signature_by_another_key_or_over_other_bytes_is_refused() {
+    let ours = ec();
+    let theirs = ec();
     assert_eq!(found(&theirs.sign(), ours.thumbprint), Err(ProofError::OtherKey));
-    let stolen = Bent { signer: theirs.signer, ..ec() };
+    let stolen = ProofBuilder { signer: theirs.signer, ..ec() };
     check(stolen, Err(ProofError::Signature));
     let proof = ours.sign();
     let (message, _) = proof.rsplit_once('.').unwrap();
@@ -189,26 +191,35 @@ fn a_signature_by_another_or_over_something_else_is_refused() {
 }
 
 #[test]
-fn what_is_no_jwt_is_refused() {
-    let bent = ec();
-    let good = bent.sign();
+fn a_malformed_jwt_is_refused() {
+    let builder = ec();
+    let good = builder.sign();
     for proof in
         ["", ".", "..", "a.b.c", &good.replace('.', ""), &format!("{good}."), &format!(".{good}"), &"a".repeat(5000)]
     {
-        assert!(found(proof, bent.thumbprint).is_err(), "{proof}");
+        assert!(found(proof, builder.thumbprint).is_err(), "{proof}");
     }
-    let jwk = &bent.header["jwk"];
+    let jwk = &builder.header["jwk"];
     let twice = format!(r#"{{"typ":"dpop+jwt","alg":"none","alg":"ES256","jwk":{jwk}}}"#);
-    assert_eq!(found(&bent.sign_text(&twice, &bent.claims.to_string()), bent.thumbprint), Err(ProofError::Malformed));
-    let claims = bent.claims.to_string().replace('}', r#","htm":"GET"}"#);
-    assert_eq!(found(&bent.sign_text(&bent.header.to_string(), &claims), bent.thumbprint), Err(ProofError::Claims));
+    assert_eq!(
+        found(&builder.sign_text(&twice, &builder.claims.to_string()), builder.thumbprint),
+        Err(ProofError::Malformed)
+    );
+    let claims = builder.claims.to_string().replace('}', r#","htm":"GET"}"#);
+    assert_eq!(
+        found(&builder.sign_text(&builder.header.to_string(), &claims), builder.thumbprint),
+        Err(ProofError::Claims)
+    );
     for claims in ["", "[]", "1", "null", "{"] {
-        assert_eq!(found(&bent.sign_text(&bent.header.to_string(), claims), bent.thumbprint), Err(ProofError::Claims));
+        assert_eq!(
+            found(&builder.sign_text(&builder.header.to_string(), claims), builder.thumbprint),
+            Err(ProofError::Claims)
+        );
     }
 }
 
 #[test]
-fn bent_claims_are_refused() {
+fn invalid_claims_are_refused() {
     for name in ["jti", "htm", "htu", "iat", "ath"] {
         check(ec().claim(name, Value::Null), Err(ProofError::Claims));
         check(ec().claim(name, json!(["a"])), Err(ProofError::Claims));
@@ -266,17 +277,21 @@ fn another_url_is_refused() {
 }
 
 #[test]
-fn a_proof_beside_a_request_for_a_token_names_none() {
-    let bent = ec().claim("ath", Value::Null);
+fn the_proof_of_a_token_request_has_no_ath() {
+    let builder = ec().claim("ath", Value::Null);
     let url = normalize_url("https://gate.example/exporters/app/metrics").unwrap();
-    let (max_age, now) = (Duration::from_secs(60), Timestamp::from_second(NOW).unwrap());
-    let expected = ExpectedProof { method: "GET", url: &url, token: None, key: bent.thumbprint, max_age, now };
-    assert!(verify(&bent.sign(), &expected).is_ok());
-    assert_eq!(verify(&bent.sign(), &ExpectedProof { token: Some(TOKEN), ..expected }).err(), Some(ProofError::Claims));
+    let max_age = Duration::from_secs(60);
+    let now = Timestamp::from_second(NOW).unwrap();
+    let expected = ExpectedProof { method: "GET", url: &url, token: None, key: builder.thumbprint, max_age, now };
+    assert!(verify(&builder.sign(), &expected).is_ok());
+    assert_eq!(
+        verify(&builder.sign(), &ExpectedProof { token: Some(TOKEN), ..expected }).err(),
+        Some(ProofError::Claims)
+    );
 }
 
 #[test]
-fn the_thumbprint_is_that_of_the_rfc() {
+fn the_thumbprint_is_that_of_rfc_7638() {
     // RFC 7638 section 3.1
     let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3\
              oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdA\
@@ -289,25 +304,25 @@ fn the_thumbprint_is_that_of_the_rfc() {
 
 proptest! {
     #[test]
-    fn nothing_that_was_not_signed_is_taken(proof in "[a-zA-Z0-9_-]{0,80}(\\.[a-zA-Z0-9_-]{0,80}){0,3}") {
+    fn an_unsigned_proof_is_refused(proof in "[a-zA-Z0-9_-]{0,80}(\\.[a-zA-Z0-9_-]{0,80}){0,3}") {
         prop_assert!(found(&proof, [0; 32]).is_err());
     }
 
     #[test]
-    fn a_url_that_is_normal_stays_so(url in "(https://)?[!-~]{0,60}") {
+    fn normalization_is_idempotent(url in "(https://)?[!-~]{0,60}") {
         if let Some(once) = normalize_url(&url) {
             prop_assert_eq!(normalize_url(&once), Some(once));
         }
     }
 
     #[test]
-    fn one_changed_byte_spoils_a_proof(at in 0usize..400, to in "[a-zA-Z0-9_-]") {
-        let bent = ec();
-        let proof = bent.sign();
+    fn one_changed_byte_invalidates_a_proof(at in 0usize..400, to in "[a-zA-Z0-9_-]") {
+        let builder = ec();
+        let proof = builder.sign();
         let at = at % proof.len();
-        // the last character of a part may hold bits that no decoder takes; those are refused as well
+        // the last character of a part may have spare bits; those are refused as well
         let mut changed = proof.clone();
         changed.replace_range(at..=at, &to);
-        prop_assert!(changed == proof || found(&changed, bent.thumbprint).is_err());
+        prop_assert!(changed == proof || found(&changed, builder.thumbprint).is_err());
     }
 }
