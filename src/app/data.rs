@@ -25,6 +25,8 @@ use crate::{
 
 /// How long a scrape may take at most; a shorter interval bounds it further.
 const SCRAPE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long the spool may take to close when the gate stops.
+const CLOSE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What of the data path lives as long as the process.
 pub(super) struct DataPath {
@@ -55,6 +57,16 @@ impl DataPath {
         let ingest = ingest::Metrics::register(telemetry);
         let forecasts = vertex::Metrics::register(telemetry);
         Ok(Self { spool, ingest, forecasts, predictions: Predictions::new() })
+    }
+
+    /// Syncs what is queued and closes the store, so that the next start need not repair it. Later appends fail.
+    pub(super) async fn close(&self) {
+        match tokio::time::timeout(CLOSE_DEADLINE, self.spool.close()).await {
+            Ok(()) => tracing::info!("the spool is closed"),
+            Err(_) => {
+                tracing::warn!(deadline = ?CLOSE_DEADLINE, "the spool did not close in time; the next start checks it")
+            }
+        }
     }
 
     /// The pipeline for `plan`: the running one if its plan is equal.

@@ -1,23 +1,26 @@
-//! One line of the Prometheus text formats (0.0.4, 1.0.0 and OpenMetrics 1.0), cut into its parts. Pure.
+//! One line of the Prometheus text formats (0.0.4, 1.0.0 and OpenMetrics 1.0) with the positions of its parts. Pure.
 //!
-//! Promises: the parts lie in the line as they stand there, so that what is not changed is passed on byte for byte; a
-//! line that could be read in another way than here is an error, never passed. Quoted names (`{"my.metric", "a.b"="c"}`)
-//! are read too.
+//! Promises: every part is a slice of the line, so that an unchanged part is passed on byte for byte. A line that has two
+//! readings is an error. Quoted names (`{"my.metric", "a.b"="c"}`) are read too.
 
 use std::borrow::Cow;
+
+use super::tokenizer::{self, BLANKS, LabelTokens, SyntaxError, Text};
 
 /// A line, without its end.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Line<'a> {
-    /// Nothing in it.
     Blank,
     /// `# EOF`.
     Eof,
-    /// `# HELP`, `# TYPE` or `# UNIT` of a family, and what is said of it.
-    Meta { keyword: &'a str, family: Cow<'a, str>, said: &'a str },
+    /// `# HELP`, `# TYPE` or `# UNIT` of a family, and the text after the family's name.
+    Meta {
+        keyword: &'a str,
+        family: Cow<'a, str>,
+        text: &'a str,
+    },
     /// Any other comment.
     Comment,
-    /// A sample.
     Sample(Sample<'a>),
 }
 
@@ -34,11 +37,11 @@ pub(crate) struct Sample<'a> {
     pub(crate) exemplar: Option<Exemplar<'a>>,
 }
 
-/// What stands behind a `#` at the end of a sample.
+/// An exemplar: what follows a `#` at the end of a sample.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Exemplar<'a> {
     pub(crate) labels: Vec<Label<'a>>,
-    /// All of it, the `#` included.
+    /// The exemplar as it is written, including `#`.
     pub(crate) written: &'a str,
 }
 
@@ -49,16 +52,13 @@ pub(crate) struct Label<'a> {
     pub(crate) value: Cow<'a, str>,
     /// The name as it is written.
     pub(crate) written_name: &'a str,
-    /// All of it as it is written.
+    /// The label as it is written.
     pub(crate) written: &'a str,
 }
 
-/// What is wrong with a line.
-pub(crate) type Wrong = &'static str;
-
 impl<'a> Line<'a> {
-    pub(crate) fn parse(text: &'a str) -> Result<Self, Wrong> {
-        let text = text.trim_start_matches(SPACE);
+    pub(crate) fn parse(text: &'a str) -> Result<Self, SyntaxError> {
+        let text = text.trim_start_matches(BLANKS);
         match text.strip_prefix('#') {
             None if text.is_empty() => Ok(Self::Blank),
             None => Sample::parse(text).map(Self::Sample),
@@ -67,78 +67,67 @@ impl<'a> Line<'a> {
     }
 }
 
-const SPACE: [char; 2] = [' ', '\t'];
-
-fn meta(comment: &str) -> Result<Line<'_>, Wrong> {
-    let said = comment.trim_start_matches(SPACE);
-    if said.trim_end_matches(SPACE) == "EOF" {
+fn meta(comment: &str) -> Result<Line<'_>, SyntaxError> {
+    let text = comment.trim_start_matches(BLANKS);
+    if text.trim_end_matches(BLANKS) == "EOF" {
         return Ok(Line::Eof);
     }
-    // without space behind the `#` it is a comment like any other
-    let spaced = said.len() < comment.len();
-    let Some((keyword, rest)) = said.split_once(SPACE).filter(|_| spaced) else { return Ok(Line::Comment) };
+    // a `#` without a blank behind it begins an ordinary comment
+    let spaced = text.len() < comment.len();
+    let Some((keyword, rest)) = text.split_once(BLANKS).filter(|_| spaced) else { return Ok(Line::Comment) };
     if !matches!(keyword, "HELP" | "TYPE" | "UNIT") {
         return Ok(Line::Comment);
     }
-    let mut cursor = Cursor { rest: rest.trim_start_matches(SPACE) };
-    let family = match cursor.quoted()? {
-        Some(raw) => unescaped(raw),
-        None => Cow::Borrowed(cursor.name().ok_or("a name is missing")?),
-    };
-    match cursor.rest.strip_prefix(SPACE) {
-        Some(said) => Ok(Line::Meta { keyword, family, said: said.trim_matches(SPACE) }),
-        None if cursor.rest.is_empty() => Ok(Line::Meta { keyword, family, said: "" }),
+    let (family, rest) = tokenizer::family(rest.trim_start_matches(BLANKS))?;
+    let family = unescaped(family)?;
+    match rest.strip_prefix(BLANKS) {
+        Some(text) => Ok(Line::Meta { keyword, family, text: text.trim_matches(BLANKS) }),
+        None if rest.is_empty() => Ok(Line::Meta { keyword, family, text: "" }),
         None => Err("there is no space behind a name"),
     }
 }
 
 impl<'a> Sample<'a> {
-    fn parse(text: &'a str) -> Result<Self, Wrong> {
-        let mut cursor = Cursor { rest: text };
-        let before = cursor.name();
-        let rest = cursor.rest.trim_start_matches(SPACE);
-        let (mut within, mut labels) = (None, Vec::new());
-        if rest.starts_with('{') {
-            cursor.rest = rest;
-            (within, labels) = cursor.braces()?;
-        } else if !cursor.rest.starts_with(SPACE) {
-            return Err("there is neither a label nor a space behind a name");
-        }
-        let (name, written, inside) = match (before, within) {
-            (Some(name), None) => (Cow::Borrowed(name), name, false),
-            (None, Some(quoted)) => (unescaped(unquoted(quoted)), quoted, true),
-            (None, None) => return Err("a sample has no name"),
-            (Some(_), Some(_)) => return Err("a sample has two names"),
-        };
+    fn parse(text: &'a str) -> Result<Self, SyntaxError> {
+        let mut labels = Vec::new();
+        let tokens = tokenizer::sample(text, |label| {
+            labels.push(Label::new(&label)?);
+            Ok(())
+        })?;
         if labels.iter().any(|label| label.name == "__name__") {
             return Err("a label is called `__name__`");
         }
-        let (value, exemplar) = match cursor.rest.find('#') {
-            None => (cursor.rest, None),
-            Some(at) => {
-                let (value, written) = cursor.rest.split_at_checked(at).ok_or("it is cut")?;
-                (value, Some(Exemplar::parse(written)?))
-            }
-        };
-        numbers(value)?;
-        Ok(Self { name, written, inside, labels, value, exemplar })
+        let exemplar = tokens.exemplar.map(Exemplar::parse).transpose()?;
+        check_numbers(tokens.value)?;
+        let name = unescaped(tokens.name)?;
+        let inside = tokens.name.is_quoted();
+        Ok(Self { name, written: tokens.name.written, inside, labels, value: tokens.value, exemplar })
     }
 }
 
 impl<'a> Exemplar<'a> {
-    fn parse(written: &'a str) -> Result<Self, Wrong> {
-        let rest = written.strip_prefix('#').unwrap_or(written).trim_start_matches(SPACE);
-        let mut cursor = Cursor { rest };
-        let (None, labels) = cursor.braces()? else { return Err("an exemplar has a name") };
-        numbers(cursor.rest)?;
+    fn parse(written: &'a str) -> Result<Self, SyntaxError> {
+        let mut labels = Vec::new();
+        let numbers = tokenizer::exemplar(written, |label| {
+            labels.push(Label::new(&label)?);
+            Ok(())
+        })?;
+        check_numbers(numbers)?;
         Ok(Self { labels, written })
     }
 }
 
+impl<'a> Label<'a> {
+    fn new(tokens: &LabelTokens<'a>) -> Result<Self, SyntaxError> {
+        let LabelTokens { name, value, written } = *tokens;
+        Ok(Self { name: unescaped(name)?, value: unescaped(value)?, written_name: name.written, written })
+    }
+}
+
 /// One number or two: a value and perhaps a timestamp. Words such as `NaN` and `+Inf` are numbers here.
-fn numbers(text: &str) -> Result<(), Wrong> {
+fn check_numbers(text: &str) -> Result<(), SyntaxError> {
     let mut count = 0;
-    for number in text.split(SPACE).filter(|number| !number.is_empty()) {
+    for number in text.split(BLANKS).filter(|number| !number.is_empty()) {
         count += 1;
         if !number.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._".contains(&b)) {
             return Err("a value is no number");
@@ -147,104 +136,25 @@ fn numbers(text: &str) -> Result<(), Wrong> {
     if matches!(count, 1 | 2) { Ok(()) } else { Err("there is not one value and at most one timestamp") }
 }
 
-struct Cursor<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Cursor<'a> {
-    /// An unquoted name, if one begins here. A label's name has no colon, but nothing else could be meant by one.
-    fn name(&mut self) -> Option<&'a str> {
-        let fits = |(at, c): (usize, char)| {
-            c.is_ascii_alphabetic() || matches!(c, '_' | ':') || (at > 0 && c.is_ascii_digit())
-        };
-        let end = self.rest.char_indices().find(|&place| !fits(place)).map_or(self.rest.len(), |(at, _)| at);
-        let (name, rest) = self.rest.split_at_checked(end)?;
-        self.rest = rest;
-        (!name.is_empty()).then_some(name)
+/// An escape that the formats do not define is an error: readers differ in what they make of it.
+fn unescaped(quoted: Text<'_>) -> Result<Cow<'_, str>, SyntaxError> {
+    let raw = quoted.raw;
+    if !quoted.escaped {
+        return Ok(Cow::Borrowed(raw));
     }
-
-    /// What stands between double quotes, escapes and all, if a quote is next.
-    fn quoted(&mut self) -> Result<Option<&'a str>, Wrong> {
-        let Some(inner) = self.rest.strip_prefix('"') else { return Ok(None) };
-        let mut bytes = inner.bytes().enumerate();
-        while let Some((at, byte)) = bytes.next() {
-            match byte {
-                b'"' => {
-                    let (raw, rest) = inner.split_at_checked(at).ok_or("it is cut")?;
-                    self.rest = rest.strip_prefix('"').ok_or("it is cut")?;
-                    return Ok(Some(raw));
-                }
-                b'\\' if !bytes.next().is_some_and(|(_, b)| matches!(b, b'\\' | b'"' | b'n')) => {
-                    return Err("an escape is not known");
-                }
-                _ => {}
-            }
-        }
-        Err("a quote is not closed")
-    }
-
-    /// Everything between braces: a metric's quoted name, quotes included, and labels.
-    fn braces(&mut self) -> Result<(Option<&'a str>, Vec<Label<'a>>), Wrong> {
-        let (mut name, mut labels) = (None, Vec::new());
-        self.rest = self.rest.strip_prefix('{').ok_or("braces are missing")?;
-        loop {
-            self.rest = self.rest.trim_start_matches(SPACE);
-            if let Some(rest) = self.rest.strip_prefix('}') {
-                self.rest = rest;
-                return Ok((name, labels));
-            }
-            let start = self.rest;
-            let quoted = self.quoted()?;
-            let written_name = match quoted {
-                Some(_) => upto(start, self.rest),
-                None => self.name().ok_or("a label has no name")?,
-            };
-            self.rest = self.rest.trim_start_matches(SPACE);
-            match self.rest.strip_prefix('=') {
-                Some(rest) => {
-                    self.rest = rest.trim_start_matches(SPACE);
-                    let value = unescaped(self.quoted()?.ok_or("a label's value is not quoted")?);
-                    let label = quoted.map_or(Cow::Borrowed(written_name), unescaped);
-                    labels.push(Label { name: label, value, written_name, written: upto(start, self.rest) });
-                }
-                None if quoted.is_some() && name.is_none() => name = Some(written_name),
-                None => return Err("a label has no value"),
-            }
-            self.rest = self.rest.trim_start_matches(SPACE);
-            match self.rest.strip_prefix(',') {
-                Some(rest) => self.rest = rest,
-                None if self.rest.starts_with('}') => {}
-                None => return Err("there is no comma between two labels"),
-            }
-        }
-    }
-}
-
-/// What of `start` lies before `rest`, which is its end.
-fn upto<'a>(start: &'a str, rest: &str) -> &'a str {
-    start.get(..start.len().saturating_sub(rest.len())).unwrap_or_default()
-}
-
-fn unquoted(written: &str) -> &str {
-    written.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(written)
-}
-
-fn unescaped(raw: &str) -> Cow<'_, str> {
-    if !raw.contains('\\') {
-        return Cow::Borrowed(raw);
-    }
-    let (mut text, mut characters) = (String::with_capacity(raw.len()), raw.chars());
+    let mut text = String::with_capacity(raw.len());
+    let mut characters = raw.chars();
     while let Some(c) = characters.next() {
         match c {
             '\\' => match characters.next() {
                 Some('n') => text.push('\n'),
-                Some(other) => text.push(other),
-                None => {}
+                Some(c @ ('\\' | '"')) => text.push(c),
+                _ => return Err("an escape is not known"),
             },
             _ => text.push(c),
         }
     }
-    Cow::Owned(text)
+    Ok(Cow::Owned(text))
 }
 
 #[cfg(test)]
@@ -252,7 +162,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, name: &str, labels: &[(&str, &str)], value: &str, exemplar: Option<&str>) {
-        let Line::Sample(sample) = Line::parse(text).unwrap_or_else(|wrong| panic!("{text}: {wrong}")) else {
+        let Line::Sample(sample) = Line::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")) else {
             panic!("{text} is no sample")
         };
         let found: Vec<(&str, &str)> = sample.labels.iter().map(|label| (&*label.name, &*label.value)).collect();
@@ -275,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_another_reading_is_no_line() {
+    fn a_line_with_two_readings_is_an_error() {
         for text in [
             "up",
             "1up 1",
@@ -301,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_a_family_is_told_from_other_comments() {
+    fn metadata_of_a_family_is_distinguished_from_other_comments() {
         let check = |text: &str, expected: Line<'_>| assert_eq!(Line::parse(text), Ok(expected), "{text}");
-        let meta = |keyword, family: &'static str, said| Line::Meta { keyword, family: family.into(), said };
+        let meta = |keyword, family: &'static str, text| Line::Meta { keyword, family: family.into(), text };
         check("# TYPE up gauge", meta("TYPE", "up", "gauge"));
         check("  #\tHELP  up   is \\n it ", meta("HELP", "up", "is \\n it"));
         check("# HELP up", meta("HELP", "up", ""));

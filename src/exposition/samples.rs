@@ -1,14 +1,15 @@
-//! Reads what exporters say: the Prometheus text format 0.0.4 and OpenMetrics 1.0 text.
+//! Samples of a page in the Prometheus text format 0.0.4 or OpenMetrics 1.0, with their values.
 //!
-//! Promises: a page is read whole or refused with the line that is wrong, as Prometheus does, so that half a page is
-//! never taken for a whole one. Names are borrowed from the page; values are copied only where they hold escapes.
-//! Quoted names (`{"my.metric", "a.b"="c"}`) are read too. Comments, exemplars and units are passed over.
+//! Promises: a page is read whole or refused with the number of the wrong line, as Prometheus does, so that a truncated
+//! page is never taken for a whole one. Texts are borrowed from the page, and copied only if they hold escapes. Quoted
+//! names (`{"my.metric", "a.b"="c"}`) are read too. Comments, exemplars and units are skipped.
 
 use std::borrow::Cow;
 
+use super::tokenizer::{self, BLANKS, SyntaxError, Text};
 use crate::http::is_media_type;
 
-/// Which of the two formats a page is in: they differ in the unit of timestamps and in how they end.
+/// The format of a page. The two differ in the unit of timestamps and in how they end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Timestamps in milliseconds.
@@ -18,60 +19,60 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that a `Content-Type` names; plain text where it names none.
+    /// The format that a `Content-Type` names; plain text if it names none.
     #[must_use]
     pub(crate) fn of(content_type: &str) -> Self {
         if is_media_type(content_type, "application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
 }
 
-/// One line of a page.
+/// One sample of a page.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Line<'a> {
+pub(crate) struct PageSample<'a> {
     /// The metric's name.
     pub metric: Cow<'a, str>,
     /// Its labels, in the order of the page.
     pub labels: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     /// Its value.
     pub value: f64,
-    /// Milliseconds since the Unix epoch, where the page says so.
+    /// Milliseconds since the Unix epoch, if the page has a timestamp.
     pub timestamp: Option<i64>,
 }
 
-/// Why a page cannot be read.
+/// A page cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub(crate) struct ParseError {
     /// The line, counted from 1.
     pub line: usize,
     /// What is wrong with it.
-    pub problem: &'static str,
+    pub problem: SyntaxError,
 }
 
-/// Calls `visit` with each sample of a page; the same `Line` is filled anew each time.
+/// Calls `visit` with each sample of a page; the same `PageSample` is filled again each time.
 ///
 /// # Errors
-/// At the first line that is not of the format. Lines before it have been visited by then.
-pub(crate) fn for_each_line<'a>(
+/// At the first line that is not of the format. Samples before it have been visited by then.
+pub(crate) fn for_each_sample<'a>(
     page: &'a str,
     format: Format,
-    mut visit: impl FnMut(&Line<'a>),
+    mut visit: impl FnMut(&PageSample<'a>),
 ) -> Result<(), ParseError> {
-    let mut line = Line::default();
+    let mut sample = PageSample::default();
     let mut ended = false;
     let mut number = 0;
     for text in page.lines() {
         number += 1;
-        let wrong = |problem| ParseError { line: number, problem };
+        let failed = |problem| ParseError { line: number, problem };
         if ended {
-            return Err(wrong("there is more behind `# EOF`"));
+            return Err(failed("there is more behind `# EOF`"));
         }
-        let text = text.trim_start_matches([' ', '\t']);
+        let text = text.trim_start_matches(BLANKS);
         if text.starts_with('#') {
             ended = format == Format::OpenMetrics && text.trim_end() == "# EOF";
         } else if !text.is_empty() {
-            Cursor { rest: text }.line(format, &mut line).map_err(wrong)?;
-            visit(&line);
+            sample.read(text, format).map_err(failed)?;
+            visit(&sample);
         }
     }
     if format == Format::OpenMetrics && !ended {
@@ -80,123 +81,58 @@ pub(crate) fn for_each_line<'a>(
     Ok(())
 }
 
-struct Cursor<'a> {
-    rest: &'a str,
+impl<'a> PageSample<'a> {
+    fn read(&mut self, text: &'a str, format: Format) -> Result<(), SyntaxError> {
+        self.labels.clear();
+        let tokens = tokenizer::sample(text, |label| {
+            self.labels.push((unescaped(label.name), unescaped(label.value)));
+            Ok(())
+        })?;
+        self.metric = unescaped(tokens.name);
+        let mut numbers = tokens.value.split([' ', '\t', '\r']).filter(|number| !number.is_empty());
+        self.value = numbers.next().and_then(number).ok_or("the value is not a number")?;
+        self.timestamp = numbers.next().map(|text| timestamp(text, format)).transpose()?;
+        if numbers.next().is_some() || (tokens.exemplar.is_some() && format == Format::Text) {
+            return Err("there is more than a timestamp");
+        }
+        Ok(())
+    }
 }
 
-impl<'a> Cursor<'a> {
-    fn line(&mut self, format: Format, line: &mut Line<'a>) -> Result<(), &'static str> {
-        line.labels.clear();
-        line.metric = Cow::Borrowed(self.word());
-        self.skip_blanks();
-        if self.eat('{') {
-            self.labels(line)?;
+fn timestamp(text: &str, format: Format) -> Result<i64, SyntaxError> {
+    match format {
+        Format::Text => text.parse().map_err(|_| "the timestamp is not in milliseconds"),
+        Format::OpenMetrics => {
+            let seconds = number(text).filter(|seconds| seconds.is_finite());
+            Ok((seconds.ok_or("the timestamp is not in seconds")? * 1000.0).round() as i64)
         }
-        if line.metric.is_empty() {
-            return Err("a metric name was expected");
-        }
-        line.value = number(self.token()).ok_or("the value is not a number")?;
-        line.timestamp = match self.token() {
-            "" | "#" => None,
-            text if format == Format::Text => Some(text.parse().map_err(|_| "the timestamp is not in milliseconds")?),
-            text => {
-                let seconds = number(text).filter(|seconds| seconds.is_finite());
-                Some((seconds.ok_or("the timestamp is not in seconds")? * 1000.0).round() as i64)
-            }
-        };
-        // an exemplar may follow in OpenMetrics: it begins with `#`, which the token above may have been
-        let tail = self.rest.trim_start_matches([' ', '\t']);
-        if tail.is_empty() || format == Format::OpenMetrics { Ok(()) } else { Err("there is more than a timestamp") }
-    }
-
-    fn labels(&mut self, line: &mut Line<'a>) -> Result<(), &'static str> {
-        loop {
-            self.skip_blanks();
-            if self.eat('}') {
-                return Ok(());
-            }
-            let quoted = self.rest.starts_with('"');
-            let name = if quoted { self.quoted()? } else { Cow::Borrowed(self.word()) };
-            self.skip_blanks();
-            if self.eat('=') {
-                self.skip_blanks();
-                if name.is_empty() {
-                    return Err("a label name was expected");
-                }
-                line.labels.push((name, self.quoted()?));
-            } else if quoted && line.metric.is_empty() && line.labels.is_empty() {
-                line.metric = name;
-            } else {
-                return Err("a label was expected, or `}`");
-            }
-            self.skip_blanks();
-            if !self.eat(',') && !self.rest.starts_with('}') {
-                return Err("`,` or `}` was expected behind a label");
-            }
-        }
-    }
-
-    /// A name without quotes: up to whatever cannot be part of one.
-    fn word(&mut self) -> &'a str {
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-        self.split(self.rest.find(|c| !fits(c)).unwrap_or(self.rest.len()))
-    }
-
-    /// What stands up to the next blank.
-    fn token(&mut self) -> &'a str {
-        self.skip_blanks();
-        self.split(self.rest.find([' ', '\t', '\r']).unwrap_or(self.rest.len()))
-    }
-
-    fn quoted(&mut self) -> Result<Cow<'a, str>, &'static str> {
-        const OPEN: &str = "a quoted text was expected";
-        if !self.eat('"') {
-            return Err(OPEN);
-        }
-        let mut text = Cow::Borrowed("");
-        loop {
-            let plain = self.split(self.rest.find(['"', '\\']).ok_or("a quoted text does not end")?);
-            text = if text.is_empty() { Cow::Borrowed(plain) } else { text + plain };
-            if self.eat('"') {
-                return Ok(text);
-            }
-            self.eat('\\');
-            let mut rest = self.rest.chars();
-            let escaped = rest.next().ok_or("a quoted text does not end")?;
-            self.rest = rest.as_str();
-            match escaped {
-                'n' => text.to_mut().push('\n'),
-                '\\' | '"' => text.to_mut().push(escaped),
-                // Prometheus keeps what is no escape as it is
-                other => text.to_mut().extend(['\\', other]),
-            }
-        }
-    }
-
-    fn eat(&mut self, c: char) -> bool {
-        match self.rest.strip_prefix(c) {
-            Some(rest) => {
-                self.rest = rest;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn skip_blanks(&mut self) {
-        self.rest = self.rest.trim_start_matches([' ', '\t']);
-    }
-
-    fn split(&mut self, at: usize) -> &'a str {
-        let (taken, rest) = self.rest.split_at_checked(at).unwrap_or((self.rest, ""));
-        self.rest = rest;
-        taken
     }
 }
 
 /// A number as Go writes and reads it: `+Inf`, `NaN`, `1e-3`.
 fn number(text: &str) -> Option<f64> {
     text.parse().ok()
+}
+
+/// Prometheus keeps a backslash that begins no escape.
+fn unescaped(quoted: Text<'_>) -> Cow<'_, str> {
+    let raw = quoted.raw;
+    if !quoted.escaped {
+        return Cow::Borrowed(raw);
+    }
+    let mut text = String::with_capacity(raw.len());
+    let mut characters = raw.chars();
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' => match characters.next() {
+                Some('n') => text.push('\n'),
+                Some(c @ ('\\' | '"')) => text.push(c),
+                other => text.extend(std::iter::once('\\').chain(other)),
+            },
+            _ => text.push(c),
+        }
+    }
+    Cow::Owned(text)
 }
 
 #[cfg(test)]
@@ -207,7 +143,7 @@ mod tests {
 
     fn read(page: &str, format: Format) -> Result<Vec<String>, ParseError> {
         let mut lines = Vec::new();
-        for_each_line(page, format, |line| {
+        for_each_sample(page, format, |line| {
             let labels: Vec<_> = line.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
             lines.push(format!("{}[{}]{}@{:?}", line.metric, labels.join("|"), line.value, line.timestamp));
         })?;
@@ -297,7 +233,7 @@ mod tests {
             let stamp = timestamp.map(|t| format!(" {t}")).unwrap_or_default();
             let page = format!("m{{{}}} {value}{stamp}\n", text.join(","));
             let mut seen = 0;
-            for_each_line(&page, Format::Text, |line| {
+            for_each_sample(&page, Format::Text, |line| {
                 seen += 1;
                 assert_eq!((&*line.metric, line.timestamp), ("m", timestamp));
                 assert!(line.value == value || value.is_nan() && line.value.is_nan());

@@ -42,6 +42,32 @@ async fn an_acknowledged_sample_outlives_kill_9() {
 }
 
 #[tokio::test]
+async fn a_stop_closes_the_spool_and_the_next_start_finds_every_sample() {
+    let mut gate = Harness::new().await.keeping("kept_*").section("forecast", FORECAST).start().await;
+    let token = gate.token("ingest");
+    let now = clock::now().as_millisecond();
+    for point in 0..7 {
+        let body = remote_write(&[("__name__", "kept_load")], &[(now - 8000 + point * 1000, 100.0 + point as f64)]);
+        assert_eq!(gate.write(&token, body).send().await.status, 204);
+    }
+    gate.program.signal("TERM").await;
+    gate.program.ended().await;
+    eventually("the spool to be closed", || async {
+        gate.program.lines().iter().any(|line| line.contains("the spool is closed")).then_some(())
+    })
+    .await;
+
+    gate.restart().await;
+    let body = remote_write(&[("__name__", "kept_load")], &[(now - 1000, 107.0)]);
+    assert_eq!(gate.write(&token, body).send().await.status, 204);
+    let expected: Vec<f64> = (0..8).map(|point| 100.0 + f64::from(point)).collect();
+    eventually("every acknowledged point at Vertex", || async {
+        inputs(&gate).iter().any(|input| input.windows(8).any(|window| window == expected)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn writes_that_run_into_kill_9_are_acknowledged_or_not_there() {
     let mut gate = Harness::new().await.keeping("kept_*").section("forecast", FORECAST).start().await;
     let token = gate.token("ingest");

@@ -113,7 +113,7 @@ impl Scraper {
     async fn take(&mut self, now: Timestamp, fetched: Result<Page, Failure>, seconds: f64) {
         let yielded = fetched.and_then(|page| {
             let mut harvest = Harvest::new(&self.target, &self.destination.keep, now);
-            match samples::for_each_line(&page.text, page.format, |line| harvest.add(line)) {
+            match samples::for_each_sample(&page.text, page.format, |line| harvest.add(line)) {
                 Ok(()) => Ok(harvest),
                 Err(problem) => {
                     tracing::warn!(job = &*self.target.job, error = %problem, "an exporter's page cannot be read");
@@ -204,7 +204,7 @@ impl<'a> Harvest<'a> {
         Self { target, keep, builder, seen, at, scraped: 0, kept: 0, not_kept: 0, invalid: 0, ahead: 0 }
     }
 
-    fn add(&mut self, line: &samples::Line<'_>) {
+    fn add(&mut self, line: &samples::PageSample<'_>) {
         self.scraped += 1;
         let own = |name: &str| line.labels.iter().any(|(known, _)| known == name);
         let mut labels: BTreeSet<(Cow<'_, str>, &str)> = BTreeSet::new();

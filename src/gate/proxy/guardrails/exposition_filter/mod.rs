@@ -96,12 +96,12 @@ impl ExpositionFilter {
             Line::Blank | Line::Eof => out.extend_from_slice(line),
             // a comment could contain anything, even a hidden sample
             Line::Comment => {}
-            Line::Meta { keyword, family, said } => {
+            Line::Meta { keyword, family, text: about } => {
                 if self.duties.iter().all(|duty| shows_metadata(duty, &family)) {
                     out.extend_from_slice(line);
                 }
                 if keyword == "TYPE" {
-                    self.family = Some((family.into_owned(), said.to_owned()));
+                    self.family = Some((family.into_owned(), about.to_owned()));
                 }
             }
             Line::Sample(sample) => {
