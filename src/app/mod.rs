@@ -137,6 +137,9 @@ impl App {
                 worker.ended().await;
             }
         }
+        if let Some(data) = &self.shared.process.data {
+            data.close().await;
+        }
         self.shared.process.audit.flush();
     }
 }
