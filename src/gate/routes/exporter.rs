@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::RouteOptions;
+use super::options::RouteOptions;
 use crate::{client::Upstream, gate::policy::Resource, secret::CredentialSlot};
 
 /// An exporter: where it is, what it is shown, how discovery describes it.

@@ -5,7 +5,10 @@ use std::{borrow::Cow, sync::Arc};
 use http::{Method, StatusCode};
 use uuid::Uuid;
 
-use super::{APPROVE_GRANT, LIST_GRANTS, LocalRoute, Matched, REQUEST_GRANT, REVOKE_GRANT, Route, RouteOptions, only};
+use super::{
+    options::RouteOptions,
+    route::{APPROVE_GRANT, LIST_GRANTS, LocalRoute, Matched, REQUEST_GRANT, REVOKE_GRANT, Route, only},
+};
 use crate::{
     gate::{grants::GrantCommand, policy::Resource},
     refusal::Refusal,

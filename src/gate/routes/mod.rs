@@ -6,39 +6,32 @@
 
 mod exporter;
 mod grants;
+mod options;
+mod route;
 mod vertex;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{Method, StatusCode};
 
-pub use self::vertex::Vertex;
+use self::route::{
+    APPROVE_GRANT, DISCOVER, HOME, LocalRoute, READ, READ_PREDICTIONS, REMOTE_WRITE, REQUEST_GRANT, REVOKE_GRANT,
+    SCRAPE, VERTEX, only,
+};
 pub(crate) use self::{
     exporter::Exporter,
     grants::GrantRoutes,
+    route::LIST_GRANTS,
     vertex::{
         DedicatedEndpoint, Field, Group, Payload, Rpc, Streaming, actions as vertex_actions, groups as vertex_groups,
     },
 };
-use crate::{
-    client::Upstream,
-    gate::{grants::GrantCommand, policy::Resource},
-    http::LocalService,
-    refusal::Refusal,
-    secret::CredentialSource,
+pub use self::{
+    options::{LocalRouteOptions, RouteOptions, TokenBinding},
+    route::{Matched, Route},
+    vertex::Vertex,
 };
-
-/// The actions of routes that are not Vertex methods; the schema must have them besides those.
-const SCRAPE: &str = "Exporter.Scrape";
-const DISCOVER: &str = "Exporter.Discover";
-const READ_PREDICTIONS: &str = "Predictions.Scrape";
-const REMOTE_WRITE: &str = "RemoteWrite.Write";
-const HOME: &str = "Gate.Home";
-/// The action of looking at grants, the only one about them that is about no one grant.
-pub(crate) const LIST_GRANTS: &str = "Grant.List";
-const REQUEST_GRANT: &str = "Grant.Request";
-const APPROVE_GRANT: &str = "Grant.Approve";
-const REVOKE_GRANT: &str = "Grant.Revoke";
+use crate::{gate::policy::Resource, http::LocalService, refusal::Refusal};
 
 /// Every action that a route can ask about.
 pub(crate) fn actions() -> impl Iterator<Item = &'static str> {
@@ -62,59 +55,6 @@ pub struct Routes {
     predictions: Option<(LocalRoute, Arc<dyn LocalService>)>,
     scrape: Arc<str>,
     grants: Option<GrantRoutes>,
-}
-
-/// What policy is asked about a part of the gate itself.
-struct LocalRoute {
-    action: Arc<str>,
-    resource: Resource,
-    options: RouteOptions,
-}
-
-impl LocalRoute {
-    fn new(action: &str, name: &str, options: RouteOptions) -> Self {
-        Self { action: action.into(), resource: Resource::Service(name.into()), options }
-    }
-}
-
-/// What a route asks of its callers and does for its upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteOptions {
-    /// Whether an answer without a known end is ended when its caller's proof ends.
-    pub end_streams: bool,
-    /// Whether it takes tokens that are bound to nothing.
-    pub token_binding: TokenBinding,
-    /// Whether its upstream is shown a signed statement of who is asking.
-    pub assertion: bool,
-    /// Whether its upstream is told in plain headers who is asking.
-    pub identity_headers: bool,
-}
-
-impl Default for RouteOptions {
-    fn default() -> Self {
-        Self { end_streams: true, token_binding: TokenBinding::Optional, assertion: false, identity_headers: false }
-    }
-}
-
-/// Whether a route takes a token that anybody who has it may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TokenBinding {
-    /// It does. A token that is bound must still be confirmed.
-    #[default]
-    Optional,
-    /// Only tokens bound to a client certificate (RFC 8705) or a DPoP key (RFC 9449), or a client certificate alone.
-    Required,
-}
-
-/// The options of what the gate itself answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LocalRouteOptions {
-    /// Of the list of exporters.
-    pub discover: RouteOptions,
-    /// Of remote write.
-    pub write: RouteOptions,
-    /// Of the forecasts.
-    pub predictions: RouteOptions,
 }
 
 /// A request's route, as far as its head tells it.
@@ -159,91 +99,6 @@ impl<'r> RouteMatch<'r> {
         match self {
             Self::Matched(matched) => matched.route.options(),
             Self::Rpc(rpc) => rpc.options(),
-        }
-    }
-}
-
-const VERTEX: &str = "vertex";
-
-/// A request's route: where it goes, and what policy is asked about it.
-pub struct Matched<'r> {
-    /// Where it goes.
-    pub route: Route<'r>,
-    /// The Cedar action.
-    pub action: &'r Arc<str>,
-    /// The Cedar resource.
-    pub resource: Cow<'r, Resource>,
-}
-
-/// Where a permitted request goes.
-pub enum Route<'r> {
-    /// To an exporter; `path` is what is asked of it, query included.
-    Exporter {
-        /// The exporter.
-        exporter: &'r Arc<Exporter>,
-        /// Path and query below the exporter's URL.
-        path: &'r str,
-    },
-    /// To Vertex, path and query as they came.
-    Vertex {
-        /// The server for the request's location.
-        upstream: &'r Upstream,
-        /// The credential of the method's group; `None` where none is configured.
-        credential: Option<&'r CredentialSource>,
-        /// The group of the method.
-        group: Group,
-        /// How long the answer's head may take.
-        timeout: std::time::Duration,
-        /// Its options.
-        options: RouteOptions,
-        /// What the method's body is.
-        payload: Payload,
-        /// What a gRPC call is routed by: the value of `x-goog-request-params`. `None` for REST.
-        params: Option<HeaderValue>,
-        /// The id of the endpoint whose own host this is: the value of `x-vertex-ai-endpoint-id`.
-        endpoint_id: Option<&'r HeaderValue>,
-    },
-    /// To the list of exporters.
-    Discover {
-        /// Its options.
-        options: RouteOptions,
-    },
-    /// To the start page of people.
-    Home,
-    /// To grants: what is wished there.
-    Grants(GrantCommand),
-    /// To a part of the gate itself.
-    Service {
-        /// The part.
-        service: &'r Arc<dyn LocalService>,
-        /// Its name in metrics and audit.
-        kind: &'static str,
-        /// Its options.
-        options: RouteOptions,
-    },
-}
-
-impl Route<'_> {
-    /// The route's kind, for audit and metrics.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Exporter { .. } => "exporter",
-            Self::Vertex { .. } => VERTEX,
-            Self::Discover { .. } => "sd",
-            Self::Home => "home",
-            Self::Grants(_) => "grants",
-            Self::Service { kind, .. } => kind,
-        }
-    }
-
-    /// The route's options.
-    #[must_use]
-    pub fn options(&self) -> RouteOptions {
-        match self {
-            Self::Exporter { exporter, .. } => exporter.options,
-            Self::Vertex { options, .. } | Self::Discover { options } | Self::Service { options, .. } => *options,
-            Self::Home | Self::Grants(_) => RouteOptions::default(),
         }
     }
 }
@@ -393,12 +248,4 @@ fn service<'r>(
         action: &local.action,
         resource: Cow::Borrowed(&local.resource),
     })
-}
-
-/// The methods of what is only read.
-const READ: &str = "GET, HEAD";
-
-fn only(method: &Method, allowed: &'static str) -> Result<(), Refusal> {
-    let is_allowed = allowed.split(", ").any(|one| one == method.as_str());
-    if is_allowed { Ok(()) } else { Err(Refusal::wrong_method(allowed)) }
 }

@@ -3,6 +3,7 @@
 //! Promises: a method that the table does not hold is refused, whatever it looks like; a literal segment is never read
 //! as an id (`endpoints/openapi` is no endpoint), so each path has one reading.
 
+mod group;
 mod rpc;
 mod table;
 #[cfg(test)]
@@ -12,50 +13,22 @@ use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode};
 
+pub use self::group::Group;
 use self::table::{VertexMethod, split_custom};
 pub(crate) use self::{
     rpc::Rpc,
     table::{Field, Payload, Streaming, actions, groups},
 };
-use super::{Matched, Route, RouteOptions};
+use super::{
+    options::RouteOptions,
+    route::{Matched, Route},
+};
 use crate::{
     client::Upstream,
     gate::policy::{Resource, VertexResource},
     refusal::Refusal,
     secret::{CredentialSlot, CredentialSource},
 };
-
-/// A group of actions. Each Vertex method is in one, and each has a service account of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Group {
-    /// Writes data.
-    Ingest,
-    /// Asks a model.
-    Infer,
-    /// Makes models.
-    Train,
-    /// Looks at resources.
-    Observe,
-    /// Everything else.
-    Administer,
-}
-
-impl Group {
-    /// Every group.
-    pub const ALL: [Self; 5] = [Self::Ingest, Self::Infer, Self::Train, Self::Observe, Self::Administer];
-
-    /// The group's name in policies and configuration.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Infer => "infer",
-            Self::Train => "train",
-            Self::Observe => "observe",
-            Self::Administer => "administer",
-        }
-    }
-}
 
 /// Vertex behind the gate.
 pub struct Vertex {

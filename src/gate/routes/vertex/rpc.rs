@@ -9,7 +9,7 @@ use http::{HeaderValue, Method};
 use url::form_urlencoded;
 
 use super::{
-    super::{Matched, RouteOptions},
+    super::{options::RouteOptions, route::Matched},
     Vertex, resource,
     table::{self, Field, RpcMethod, Streaming},
 };

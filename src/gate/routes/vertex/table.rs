@@ -11,7 +11,7 @@ use std::{
 
 use http::Method;
 
-use super::Group;
+use super::group::Group;
 
 /// The generated table; `src/routes/generate.py` says what its columns are and how it is made.
 pub(super) const TABLE: &str = include_str!("../vertex_methods.tsv");
