@@ -13,7 +13,7 @@ use http::Method;
 
 use super::group::Group;
 
-/// The generated table; `src/routes/generate.py` says what its columns are and how it is made.
+/// The generated table; `src/gate/routes/generate.py` says what its columns are and how it is made.
 pub(super) const TABLE: &str = include_str!("../vertex_methods.tsv");
 
 static READ: LazyLock<Table> = LazyLock::new(|| Table::read(TABLE));
