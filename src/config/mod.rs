@@ -29,7 +29,7 @@ pub(crate) use self::{
     policies::actions,
     proofs::proofs,
     settings::{
-        CertificateFiles, DataSettings, ExporterSettings, ForecastSettings, IssueSettings, ScrapeSettings,
+        DataSettings, ExporterSettings, ForecastSettings, IssueSettings, ScrapeSettings,
         VertexSettings,
     },
 };

@@ -32,7 +32,7 @@ const MAX_DAYS: i64 = 825;
 
 /// The options of `wicketgate certs init`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(in crate::cli) struct Options {
     /// A DNS name or an IP address that clients reach the gate by; may be repeated
     #[arg(long = "name", value_name = "HOST", required = true)]
     names: Vec<String>,

@@ -17,7 +17,7 @@ use crate::{
 
 /// The options of `wicketgate certs ls`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(in crate::cli) struct Options {
     /// The directory: every `*.pem` in it, each with the `*.key` of the same name
     #[arg(long, value_name = "DIR", default_value = "certs", conflicts_with = "config")]
     dir: PathBuf,

@@ -20,7 +20,7 @@ use rustls::{
 };
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use super::tls::{TlsError, certificates};
+use super::pem::{TlsError, certificates};
 use crate::clock;
 
 /// What chains are verified by.

@@ -7,6 +7,7 @@
 mod certificate;
 mod clients;
 mod idle;
+mod pem;
 mod tls;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -25,7 +26,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::idle::{Activity, Watched};
-pub(crate) use self::tls::{ClientCertificates, Tls, TlsError, server_config};
+pub(crate) use self::{
+    pem::TlsError,
+    tls::{ClientCertificates, Tls, server_config},
+};
 use crate::{clock, http::BodyError, peer::Peer};
 
 /// Connections that the kernel holds until they are accepted.

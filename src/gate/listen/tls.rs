@@ -16,14 +16,14 @@ use std::{
 use quick_cache::sync::Cache;
 use rustls::{
     ServerConfig,
-    pki_types::{
-        CertificateDer, PrivateKeyDer, UnixTime,
-        pem::{Error as PemError, PemObject},
-    },
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::{NoServerSessionStorage, danger::ClientCertVerifier},
 };
 
-use super::clients::{AnyKey, Bundle};
+use super::{
+    clients::{AnyKey, Bundle},
+    pem::{TlsError, certificates},
+};
 use crate::{
     clock::{self, Timestamp},
     peer::{Certificate, CertificateRejection, Peer},
@@ -66,26 +66,6 @@ struct Clients {
     judged: Cache<[u8; 32], (bool, Timestamp)>,
 }
 
-/// Why certificate and key cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the message says it")]
-pub(crate) enum TlsError {
-    #[error("cannot read the certificate `{path}`: {problem}", path = .0.display(), problem = .1)]
-    Certificate(PathBuf, PemError),
-    #[error("`{}` holds no certificate", .0.display())]
-    NoCertificate(PathBuf),
-    #[error("cannot read the key `{path}`: {problem}", path = .0.display(), problem = .1)]
-    Key(PathBuf, PemError),
-    #[error("certificate and key cannot be used together: {0}")]
-    Pair(#[from] rustls::Error),
-    #[error("cannot use the CA certificates `{path}`: {problem}", path = .0.display(), problem = .1)]
-    Bundle(PathBuf, String),
-    #[error("cannot read the list of revoked certificates `{path}`: {problem}", path = .0.display(), problem = .1)]
-    Revoked(PathBuf, String),
-    #[error("client certificates cannot be verified: {0}")]
-    Verifier(String),
-}
-
 /// Loads a certificate chain and its key, both PEM, and what client certificates are verified with.
 ///
 /// # Errors
@@ -118,14 +98,6 @@ pub(crate) fn server_config(
         config.send_tls13_tickets = 0;
     }
     Ok(Tls { config: Arc::new(config), clients: clients.map(Arc::new) })
-}
-
-/// The certificates of a PEM file; one at least.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unreadable = |e| TlsError::Certificate(path.to_owned(), e);
-    let all: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)?;
-    if all.is_empty() { Err(TlsError::NoCertificate(path.to_owned())) } else { Ok(all) }
 }
 
 impl Tls {
