@@ -129,7 +129,7 @@ mod tests {
         check(&[forcing("team", "{claim:team}"), forcing("team", "a")], Ok(&[("team", "a")]));
         check(
             &[forcing("team", "{claim:team}"), forcing("team", "b")],
-            Err("the guardrail `g` sets the label `team`, as does another, differently"),
+            Err("the guardrail `g` sets the label `team` to another value than a second guardrail does"),
         );
         check(
             &[forcing("team", "{claim:other}")],
