@@ -28,10 +28,7 @@ pub(crate) use self::{
     load::{certificate_files, policy_directory},
     policies::actions,
     proofs::proofs,
-    settings::{
-        DataSettings, ExporterSettings, ForecastSettings, IssueSettings, ScrapeSettings,
-        VertexSettings,
-    },
+    settings::{DataSettings, ExporterSettings, ForecastSettings, IssueSettings, ScrapeSettings, VertexSettings},
 };
 pub use self::{
     load::load,

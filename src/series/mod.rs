@@ -109,7 +109,7 @@ impl NamePattern {
 
 /// Picks series by metric name and by exact labels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Selector {
+pub(crate) struct Selector {
     metric: NamePattern,
     labels: Box<[(Box<str>, Box<str>)]>,
 }
@@ -130,7 +130,7 @@ impl Selector {
     ///
     /// # Errors
     /// When `metric` is empty or has a `*` before its end.
-    pub fn new(
+    pub(crate) fn new(
         metric: &str,
         labels: impl IntoIterator<Item = (impl Into<Box<str>>, impl Into<Box<str>>)>,
     ) -> Result<Self, SelectorError> {
@@ -141,7 +141,7 @@ impl Selector {
 
     /// Whether a series with these labels is picked. A label with an empty value is the same as one that is absent.
     #[must_use]
-    pub fn matches(&self, labels: &[LabelRef<'_>]) -> bool {
+    pub(crate) fn matches(&self, labels: &[LabelRef<'_>]) -> bool {
         let value_of = |wanted: &str| labels.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
         let metric = value_of(METRIC_NAME);
         self.metric.matches(metric) && self.labels.iter().all(|(name, value)| value_of(name) == &**value)

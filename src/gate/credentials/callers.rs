@@ -35,7 +35,7 @@ const MAX_EXCHANGES: usize = 16;
 
 /// How callers' credentials of one group of methods are obtained.
 #[derive(Clone, PartialEq, Eq)]
-pub struct CallerCredentialOrigin {
+pub(crate) struct CallerCredentialOrigin {
     /// The client of Google's token services.
     pub google: Arc<Google>,
     /// The service account that every caller of this group impersonates.

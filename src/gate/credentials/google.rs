@@ -40,7 +40,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// The `[google]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The workload identity pool provider: `//iam.googleapis.com/projects/…/providers/…`.
     pub audience: String,
     /// The subject of the token exchange.
@@ -53,7 +53,7 @@ pub struct Settings {
 
 /// The subject of the token exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
+pub(crate) enum Subject {
     /// The gate, with the OIDC token from this source.
     Gate(SecretSource),
     /// Each caller, with a subject token that the gate signs.
@@ -61,7 +61,7 @@ pub enum Subject {
 }
 
 /// A client of Google's token services.
-pub struct Google {
+pub(crate) struct Google {
     settings: Settings,
     client: Arc<Client>,
 }
@@ -77,19 +77,19 @@ impl Eq for Google {}
 
 impl Google {
     #[must_use]
-    pub fn new(settings: Settings, client: Arc<Client>) -> Self {
+    pub(crate) fn new(settings: Settings, client: Arc<Client>) -> Self {
         Self { settings, client }
     }
 
     /// The `aud` of subject tokens.
     #[must_use]
-    pub fn audience(&self) -> &str {
+    pub(crate) fn audience(&self) -> &str {
         &self.settings.audience
     }
 
     /// Whether each caller has its own access token.
     #[must_use]
-    pub fn is_per_caller(&self) -> bool {
+    pub(crate) fn is_per_caller(&self) -> bool {
         self.settings.subject == Subject::Callers
     }
 

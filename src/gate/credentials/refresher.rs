@@ -14,7 +14,7 @@ use crate::{
 
 /// The kind of a credential, and where it is obtained.
 #[derive(Clone, PartialEq, Eq)]
-pub enum CredentialOrigin {
+pub(crate) enum CredentialOrigin {
     /// HTTP Basic (RFC 7617).
     Basic {
         /// The user name.

@@ -14,7 +14,7 @@ const MAX_SUBJECT: usize = 127;
 
 /// Signs subject tokens as the issuer that the gate is.
 #[derive(Clone)]
-pub struct SubjectTokenSigner {
+pub(crate) struct SubjectTokenSigner {
     /// `iss`.
     pub url: String,
     /// The gate's signing keys.

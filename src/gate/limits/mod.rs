@@ -15,12 +15,12 @@ mod reservation;
 mod settings;
 mod ticks;
 
+pub(crate) use self::{limit::Exceeded, reservation::Reservation, settings::RouteFilter};
 pub use self::{
-    limit::Exceeded,
     rate::{Rate, Unit},
     ratelimit_headers::RateLimitHeaders,
-    reservation::{Limits, Reservation},
-    settings::{Per, Quantity, RequestUsage, RouteFilter, Settings},
+    reservation::Limits,
+    settings::{Per, Quantity, RequestUsage, Settings},
 };
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{Circumstances, Denial, Named, Policy, PolicyFile, Question, Resource
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 
 /// One case of a table.
-pub struct Case {
+pub(crate) struct Case {
     /// Its name.
     pub name: String,
     /// The file it is in.
@@ -55,7 +55,7 @@ pub struct Case {
 }
 
 /// What a case expects.
-pub struct Expected {
+pub(crate) struct Expected {
     /// Whether it is allowed.
     pub allowed: bool,
     /// Exactly the policies that decide, where the case says.
@@ -66,7 +66,7 @@ pub struct Expected {
 
 /// Why something is denied, by the names that refusals and the audit log have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// No policy permits it.
     NotPermitted,
     /// A policy forbids it.
@@ -83,12 +83,12 @@ pub enum Reason {
 
 impl Reason {
     /// Each of them.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::NotPermitted, Self::Forbidden, Self::Separation, Self::RoleNotActivated, Self::RoleNotHeld, Self::Error];
 
     /// Its name in tables.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::NotPermitted => "not_permitted",
             Self::Forbidden => "forbidden",
@@ -114,7 +114,7 @@ impl Reason {
 impl Case {
     /// Puts the case to policy.
     #[must_use]
-    pub fn ask(&self, policy: &Policy) -> Ruling {
+    pub(crate) fn ask(&self, policy: &Policy) -> Ruling {
         policy.decide(Question {
             principal: &self.principal,
             granted: &self.granted,
@@ -137,7 +137,7 @@ impl Case {
 impl Expected {
     /// Whether this is what was expected.
     #[must_use]
-    pub fn fits(&self, ruling: &Ruling) -> bool {
+    pub(crate) fn fits(&self, ruling: &Ruling) -> bool {
         let policies: BTreeSet<&str> = ruling.policies.iter().map(|policy| &**policy).collect();
         let listed = |expected: &BTreeSet<String>| expected.iter().map(String::as_str).eq(policies.iter().copied());
         self.allowed == ruling.allowed

@@ -21,14 +21,14 @@ use self::route::{
 pub(crate) use self::{
     exporter::Exporter,
     grants::GrantRoutes,
-    route::LIST_GRANTS,
+    options::TokenBinding,
+    route::{LIST_GRANTS, Matched, Route},
     vertex::{
         DedicatedEndpoint, Field, Group, Payload, Rpc, Streaming, actions as vertex_actions, groups as vertex_groups,
     },
 };
 pub use self::{
-    options::{LocalRouteOptions, RouteOptions, TokenBinding},
-    route::{Matched, Route},
+    options::{LocalRouteOptions, RouteOptions},
     vertex::Vertex,
 };
 use crate::{gate::policy::Resource, http::LocalService, refusal::Refusal};

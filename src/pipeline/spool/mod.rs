@@ -37,7 +37,7 @@ const WAITING: usize = 1024;
 
 /// Where the spool is and how large it may become.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The spool's own directory; made if it is absent. One process at a time can have it open.
     pub directory: PathBuf,
     /// Appends are refused beyond this, in bytes on disk.

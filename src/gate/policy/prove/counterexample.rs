@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 
 /// One or two requests of one principal, which a statement says cannot be.
 #[derive(Clone, Debug)]
-pub struct Counterexample {
+pub(crate) struct Counterexample {
     principal: String,
     roles: BTreeSet<String>,
     requests: Vec<Shown>,

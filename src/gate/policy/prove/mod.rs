@@ -34,7 +34,7 @@ use super::{PolicyFile, PolicyProblem, Roles, compile};
 use crate::clock;
 
 /// What proofs are about: the policies of a directory and which of its roles are kept apart.
-pub struct Set {
+pub(crate) struct Set {
     name: String,
     policies: PolicySet,
     names: HashMap<PolicyId, Arc<str>>,
@@ -44,7 +44,7 @@ pub struct Set {
 }
 
 /// What is to be proved.
-pub enum Claim {
+pub(crate) enum Claim {
     /// No principal may do something of the one group of actions and something of the other.
     Apart([String; 2]),
     /// What meets the condition is never allowed.
@@ -58,10 +58,10 @@ pub enum Claim {
 }
 
 /// A Cedar expression over a request.
-pub struct Condition(Clause);
+pub(crate) struct Condition(Clause);
 
 /// A claim by the name that it is reported under.
-pub struct Statement {
+pub(crate) struct Statement {
     /// Its name.
     pub name: String,
     /// What it says.
@@ -69,7 +69,7 @@ pub struct Statement {
 }
 
 /// What came of a statement.
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It holds.
     Proved,
     /// It does not: here is a request.
@@ -81,7 +81,7 @@ pub enum Verdict {
 }
 
 /// A verdict and what it took.
-pub struct Report {
+pub(crate) struct Report {
     /// What came of it.
     pub verdict: Verdict,
     /// The environments it is about; for [`Claim::Apart`], the pairs of them.
@@ -93,7 +93,7 @@ pub struct Report {
 }
 
 /// A set of policies, the world it is about, and who decides.
-pub struct Proofs {
+pub(crate) struct Proofs {
     world: World,
     set: Set,
     /// What the set says of each action of the world.
@@ -102,7 +102,7 @@ pub struct Proofs {
 }
 
 /// A set and a schema that statements can be read against.
-pub struct Subject {
+pub(crate) struct Subject {
     world: World,
     set: Set,
 }
@@ -112,7 +112,7 @@ impl Set {
     ///
     /// # Errors
     /// Every problem of the files.
-    pub fn new(name: &str, files: &[PolicyFile], roles: &Roles) -> Result<Self, Vec<PolicyProblem>> {
+    pub(crate) fn new(name: &str, files: &[PolicyFile], roles: &Roles) -> Result<Self, Vec<PolicyProblem>> {
         let (policies, names, mut problems) = compile::read(files);
         let mut clauses = Vec::new();
         for policy in policies.policies() {
@@ -153,7 +153,7 @@ impl Subject {
     ///
     /// # Errors
     /// What is wrong with the schema.
-    pub fn new(schema: &PolicyFile, set: Set) -> Result<Self, PolicyProblem> {
+    pub(crate) fn new(schema: &PolicyFile, set: Set) -> Result<Self, PolicyProblem> {
         let world = World::new(&schema.text);
         let world = world.map_err(|e| PolicyProblem { file: schema.path.clone(), line: 0, text: e.to_string() })?;
         Ok(Self { world, set })
@@ -161,13 +161,13 @@ impl Subject {
 
     /// Whether there are actions in this group.
     #[must_use]
-    pub fn is_group(&self, group: &str) -> bool {
+    pub(crate) fn is_group(&self, group: &str) -> bool {
         self.world.of_group(group).next().is_some()
     }
 
     /// Whether the schema has this action in this group.
     #[must_use]
-    pub fn is_in(&self, action: &str, group: &str) -> bool {
+    pub(crate) fn is_in(&self, action: &str, group: &str) -> bool {
         let found = self.world.actions.iter().find(|known| *known.id == *action);
         found.is_some_and(|known| known.within.iter().any(|uid| uid.id().unescaped() == group))
     }
@@ -176,7 +176,7 @@ impl Subject {
     ///
     /// # Errors
     /// Why it is none, or that no request can meet it: what is said of nothing is proved of nothing.
-    pub fn condition(&self, text: &str) -> Result<Condition, String> {
+    pub(crate) fn condition(&self, text: &str) -> Result<Condition, String> {
         let policy = format!("permit (principal, action, resource) when {{\n{text}\n}};");
         let policy = Policy::parse(None, policy).map_err(|e| format!("no Cedar expression: {e}"))?;
         let set = PolicySet::from_policies([policy.clone()]).map_err(|e| e.to_string())?;
@@ -200,7 +200,7 @@ impl Subject {
     ///
     /// # Errors
     /// Where they do not.
-    pub fn fits(&self, other: &Set) -> Result<(), String> {
+    pub(crate) fn fits(&self, other: &Set) -> Result<(), String> {
         let verdict = Validator::new(self.world.schema.clone()).validate(&other.policies, ValidationMode::Strict);
         let errors: Vec<String> = verdict.validation_errors().map(ToString::to_string).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
@@ -210,7 +210,7 @@ impl Subject {
     ///
     /// # Errors
     /// Where there is none that works.
-    pub async fn with_solver(self, settings: Settings) -> Result<Proofs, NoSolver> {
+    pub(crate) async fn with_solver(self, settings: Settings) -> Result<Proofs, NoSolver> {
         let Self { world, set } = self;
         Ok(Proofs { here: set.of_each(&world), world, set, solver: Solver::start(settings).await? })
     }
@@ -241,7 +241,7 @@ impl Proofs {
     ///
     /// # Errors
     /// Where the solver is gone.
-    pub async fn prove(&mut self, statement: &Statement) -> Result<Report, NoSolver> {
+    pub(crate) async fn prove(&mut self, statement: &Statement) -> Result<Report, NoSolver> {
         let began = clock::monotonic();
         let report = Report { verdict: Verdict::Proved, environments: 0, questions: 0, took: Duration::ZERO };
         let mut progress = Progress { report, undecided: None };

@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Where the solver is and how long a question may take it.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// cvc5: a path, or a name to be found on `PATH`.
     pub program: PathBuf,
     /// For one question.
@@ -26,7 +26,7 @@ pub struct Settings {
 
 /// Why there is no solver.
 #[derive(Debug, thiserror::Error)]
-pub enum NoSolver {
+pub(crate) enum NoSolver {
     /// There is no such program.
     #[error(
         "the solver cvc5 is missing (`{0}` is not there): install the Debian package cvc5, or name it with \

@@ -13,7 +13,7 @@ use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode};
 
-pub use self::group::Group;
+pub(crate) use self::group::Group;
 use self::table::{VertexMethod, split_custom};
 pub(crate) use self::{
     rpc::Rpc,

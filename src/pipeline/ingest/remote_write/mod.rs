@@ -44,7 +44,7 @@ const AHEAD: i64 = 10 * 60 * 1000;
 
 /// How large a request may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Largest body as sent, in bytes.
     pub max_body: usize,
     /// Largest body once decompressed, in bytes.
