@@ -204,7 +204,7 @@ async fn kill_9_at_any_moment_loses_nothing_acknowledged() {
     let mut acknowledged = Vec::new();
     for round in 0..5 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["spool::tests::crash_child", "--exact", "--nocapture", "--test-threads=1"])
+            .args(["pipeline::spool::tests::crash_child", "--exact", "--nocapture", "--test-threads=1"])
             .env(CRASH_DIRECTORY, &directory.0)
             .stdout(Stdio::piped())
             .spawn()

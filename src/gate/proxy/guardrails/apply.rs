@@ -133,7 +133,7 @@ mod tests {
         );
         check(
             &[forcing("team", "{claim:other}")],
-            Err("the guardrail `g` sets the label `team` by a claim that your token lacks"),
+            Err("the guardrail `g` sets the label `team` from a claim that your token lacks"),
         );
     }
 }
