@@ -22,8 +22,8 @@ use http::{HeaderMap, Method, Uri, header};
 use wicketgate::{
     config::{load, load_policies},
     internals::{
-        AuthContext, Authenticators, Circumstances, Clients, Identity, Issuer, Log, Peer, Policy, Question, Record,
-        Resource, Target, Telemetry, clock,
+        AccessRequest, AuthContext, Authenticators, Clients, Identity, Issuer, Log, Peer, Policy, Record,
+        RequestContext, Resource, Target, Telemetry, clock,
         limits::{self, Limits, Per, Quantity, Rate, RateLimitHeaders, RequestUsage, Unit},
     },
 };
@@ -105,37 +105,37 @@ fn steps(c: &mut Criterion) {
     });
 
     let (action, resource): (Arc<str>, _) = ("Exporter.Scrape".into(), Resource::Exporter("bench".into()));
-    let circumstances = Circumstances::new(&at, &Method::GET, clock::now());
-    let question = Question {
+    let context = RequestContext::new(&at, &Method::GET, clock::now());
+    let question = AccessRequest {
         principal: &principal,
-        granted: &[],
-        active: None,
+        granted_roles: &[],
+        active_role: None,
         action: &action,
         resource: &resource,
-        circumstances,
+        context,
     };
-    c.bench_function("decision known", |b| b.iter(|| config.policy.rule(black_box(question)).allowed));
+    c.bench_function("decision known", |b| b.iter(|| config.policy.decide(black_box(question)).allowed));
     c.bench_function("decision made (shipped policies)", |b| {
-        b.iter(|| config.policy.decide(black_box(question)).allowed);
+        b.iter(|| config.policy.evaluate(black_box(question)).allowed);
     });
 
     let many = with_policies(&folder, 1_000);
-    c.bench_function("decision known, 1,000 policies", |b| b.iter(|| many.rule(black_box(question)).allowed));
-    c.bench_function("decision made, 1,000 policies", |b| b.iter(|| many.decide(black_box(question)).allowed));
+    c.bench_function("decision known, 1,000 policies", |b| b.iter(|| many.decide(black_box(question)).allowed));
+    c.bench_function("decision made, 1,000 policies", |b| b.iter(|| many.evaluate(black_box(question)).allowed));
     // each of these names meets a policy of its own besides
     let names: Vec<Resource> = (0..250).map(|n| Resource::Exporter(format!("e-{n}").into())).collect();
     let started = std::time::Instant::now();
     for resource in &names {
-        assert!(many.decide(Question { resource, ..question }).allowed);
+        assert!(many.evaluate(AccessRequest { resource, ..question }).allowed);
     }
     println!("decision made where its policies meet for the first time: {:?}", started.elapsed() / 250);
     let mut turn = names.iter().cycle();
     c.bench_function("decision made, 1,000 policies, one of its own", |b| {
-        b.iter(|| many.decide(Question { resource: turn.next().unwrap(), ..question }).allowed);
+        b.iter(|| many.evaluate(AccessRequest { resource: turn.next().unwrap(), ..question }).allowed);
     });
     let mut turn = names.iter().cycle();
     c.bench_function("decision known by circumstance, 1,000 policies", |b| {
-        b.iter(|| many.rule(Question { resource: turn.next().unwrap(), ..question }).allowed);
+        b.iter(|| many.decide(AccessRequest { resource: turn.next().unwrap(), ..question }).allowed);
     });
 
     let limits = Limits::new(

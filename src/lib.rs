@@ -40,7 +40,7 @@ pub mod internals {
                 Algorithm, AuthContext, Authenticators, Identity, Issuer,
                 session::{Callback, ReturnTo},
             },
-            policy::{Circumstances, Policy, Question, Resource},
+            policy::{AccessRequest, Policy, RequestContext, Resource},
             proxy::Target,
             routes::{LocalRouteOptions, RouteMatch, RouteOptions, Routes, Vertex},
         },

@@ -15,8 +15,10 @@ use uuid::Uuid;
 
 use crate::{
     gate::{
-        audit::{BodyNames, CertificateNames, Decision, Event, GrantAsked, Line, Lines, Verdict, verify},
-        policy::{Change, Changed, Denial, GrantResource, Named, Past, Policy, Replay, Resource, VertexResource},
+        audit::{
+            Decision, Event, Line, Lines, RecordedBodyNames, RecordedCertificate, RecordedGrantRequest, Verdict, verify,
+        },
+        policy::{BodyNames, Change, Changed, Denial, GrantResource, Past, Policy, Replay, Resource, VertexResource},
         routes,
     },
     peer::Certificate,
@@ -142,7 +144,7 @@ impl<'p> Reading<'p> {
         let (issuer, name) = (line.issuer.as_deref()?, line.principal.as_deref()?);
         let subject = name.strip_prefix(issuer)?.strip_prefix(':')?;
         let context = line.context.as_ref().filter(|context| !context.cut)?;
-        let roles = line.held.clone().or_else(|| line.roles.clone())?;
+        let roles = line.held_roles.clone().or_else(|| line.roles.clone())?;
         let (action, resource) = (line.action.clone()?, line.resource.as_deref()?);
         let resource = match line.route.as_deref() {
             Some("exporter") => Resource::Exporter(resource.into()),
@@ -151,10 +153,11 @@ impl<'p> Reading<'p> {
             Some("grants") if *action != *routes::LIST_GRANTS => grant(resource, line.grant.as_ref()?)?,
             _ => Resource::Service(resource.into()),
         };
-        let shown = |names: &CertificateNames| Certificate::hypothetical(names.uris.clone(), names.dns_names.clone());
+        let shown =
+            |names: &RecordedCertificate| Certificate::hypothetical(names.uris.clone(), names.dns_names.clone());
         Some(Past {
             principal: Principal::hypothetical(issuer, subject, "{}", Some(roles)),
-            active: line.active.as_deref().map(Into::into),
+            active_role: line.active_role.as_deref().map(Into::into),
             action,
             resource,
             at: line.at,
@@ -163,13 +166,13 @@ impl<'p> Reading<'p> {
             tls: context.tls,
             size: context.size,
             certificate: context.certificate.as_ref().map(shown),
-            named: context.names.as_ref().map(named),
+            names: context.names.as_ref().map(named),
         })
     }
 }
 
 /// The grant that policy was asked about.
-fn grant(id: &str, asked: &GrantAsked) -> Option<Resource> {
+fn grant(id: &str, asked: &RecordedGrantRequest) -> Option<Resource> {
     // no issuer's name has a colon
     let (issuer, subject) = asked.asker.split_once(':')?;
     Some(Resource::Grant(Box::new(GrantResource {
@@ -183,9 +186,9 @@ fn grant(id: &str, asked: &GrantAsked) -> Option<Resource> {
     })))
 }
 
-fn named(names: &BodyNames) -> Named {
+fn named(names: &RecordedBodyNames) -> BodyNames {
     let owned = |names: &[Box<str>]| names.iter().cloned().collect::<BTreeSet<_>>();
-    Named {
+    BodyNames {
         resources: names.resources.iter().map(|name| VertexResource::parse(name)).collect(),
         buckets: owned(&names.buckets),
         service_accounts: owned(&names.service_accounts),

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     gate::policy::{
-        GrantResource, Named, Policy, Resource, VertexResource,
+        BodyNames, GrantResource, Policy, Resource, VertexResource,
         cases::{Applies, Case, Expected, Reason},
     },
     peer::{Certificate, Chain},
@@ -86,8 +86,9 @@ pub(crate) fn cases(directory: &Path) -> Result<Cases, Problems> {
 fn case(section: &Section<'_>, file: &Path, applies: &Applies, known: &BTreeSet<Arc<str>>) -> Option<Case> {
     let name = section.required("name", "a scraper reads an exporter");
     let principal = principal(section);
-    let granted = section.has("granted").then(|| section.strings("granted")).flatten().unwrap_or_default();
-    let active = section.string("active");
+    let granted_roles =
+        section.has("granted_roles").then(|| section.strings("granted_roles")).flatten().unwrap_or_default();
+    let active_role = section.string("active_role");
     let action = section.required("action", "Exporter.Scrape");
     let resource = resource(section);
     if let (Some(resource), false) = (&resource, action.is_empty()) {
@@ -102,8 +103,8 @@ fn case(section: &Section<'_>, file: &Path, applies: &Applies, known: &BTreeSet<
         file: file.to_owned(),
         line: section.line(),
         principal: principal?,
-        granted: granted.into_iter().map(Into::into).collect(),
-        active,
+        granted_roles: granted_roles.into_iter().map(Into::into).collect(),
+        active_role,
         action: action.into(),
         resource: resource?,
         time: context.time,
@@ -112,7 +113,7 @@ fn case(section: &Section<'_>, file: &Path, applies: &Applies, known: &BTreeSet<
         certificate: context.certificate,
         method: context.method,
         size: context.size,
-        named: context.named,
+        names: context.names,
         expected: expected?,
     })
 }
@@ -199,7 +200,7 @@ struct Context {
     certificate: Option<Certificate>,
     method: Method,
     size: Option<u64>,
-    named: Option<Named>,
+    names: Option<BodyNames>,
 }
 
 /// The context, with defaults for what the case does not have.
@@ -211,7 +212,7 @@ fn context(section: &Section<'_>) -> Option<Context> {
         certificate: None,
         method: Method::GET,
         size: None,
-        named: None,
+        names: None,
     };
     if !section.has("context") {
         return Some(context);
@@ -246,7 +247,7 @@ fn context(section: &Section<'_>) -> Option<Context> {
     }
     if let Some(names) = section.has("names").then(|| section.section("names")).flatten() {
         let listed = |key: &'static str| names.has(key).then(|| names.strings(key)).flatten().unwrap_or_default();
-        context.named = Some(Named {
+        context.names = Some(BodyNames {
             resources: listed("resources").iter().map(|name| VertexResource::parse(name)).collect(),
             buckets: listed("buckets").into_iter().map(Into::into).collect(),
             service_accounts: listed("service_accounts").into_iter().map(Into::into).collect(),

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     gate::policy::{
-        Duty, MaskKey, Obligation, Pointer, Policy, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name,
+        Guardrail, MaskKey, Obligation, Pointer, Policy, PredictGuardrail, ScrapeGuardrail, Template, WriteGuardrail,
+        plain_name,
     },
     series::{METRIC_NAME, NamePattern},
 };
@@ -32,7 +33,7 @@ pub(super) fn with_guardrails(
     let before = problems.len();
     let guardrails = match std::fs::read_to_string(file) {
         Ok(text) => {
-            let obliged = Some(policy.obliged()).filter(|_| !inherited);
+            let obliged = Some(policy.guardrail_names()).filter(|_| !inherited);
             let parsed = Section::read(TomlFile::new(file, text), |top| guardrails(top, obliged.as_ref()));
             // a file with a syntax error has no known guardrails; else a misspelt name is reported on both sides
             let unread = parsed.problems.iter().any(|problem| problem.key.is_empty());
@@ -63,7 +64,7 @@ fn guardrails(top: &Section<'_>, obliged: Option<&BTreeSet<&str>>) -> Vec<Obliga
     for kind in ["scrape", "write", "predict"] {
         let Some(of_kind) = top.section(kind) else { continue };
         for (name, section) in of_kind.named_sections() {
-            let duty = match kind {
+            let guardrail = match kind {
                 "scrape" => scrape(&section, mask.as_ref()),
                 "write" => write(&section),
                 _ => predict(&section),
@@ -77,7 +78,7 @@ fn guardrails(top: &Section<'_>, obliged: Option<&BTreeSet<&str>>) -> Vec<Obliga
                 let text = format!("no permit names it, so it has no effect; write `@oblige(\"{name}\")` on one");
                 section.problem("", text);
             }
-            guardrails.push(Obligation { name: name.into(), duty });
+            guardrails.push(Obligation { name: name.into(), guardrail });
         }
     }
     guardrails
@@ -105,7 +106,7 @@ fn mask_key(top: &Section<'_>) -> Option<MaskKey> {
     }
 }
 
-fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Duty {
+fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Guardrail {
     let plain = |pattern: NamePattern| match pattern {
         NamePattern::Exact(name) => NamePattern::Exact(plain_name(&name).into()),
         NamePattern::Prefix(prefix) => NamePattern::Prefix(plain_name(&prefix).into()),
@@ -120,7 +121,7 @@ fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Duty {
         hide_series.push((plain(&label), value.into()));
         series.finish();
     }
-    let duty = ScrapeDuty {
+    let duty = ScrapeGuardrail {
         show: patterns(section, "show_families"),
         hide,
         drop_labels: labels("drop_labels"),
@@ -134,10 +135,10 @@ fn scrape(section: &Section<'_>, mask: Option<&MaskKey>) -> Duty {
         section.problem("mask_labels", text);
     }
     check_not_empty(section, "`hide_families = [\"go_*\"]`");
-    Duty::Scrape(duty)
+    Guardrail::Scrape(duty)
 }
 
-fn write(section: &Section<'_>) -> Duty {
+fn write(section: &Section<'_>) -> Guardrail {
     let mut force = Vec::new();
     for (label, text) in section.string_map("force") {
         if label == METRIC_NAME || label.is_empty() {
@@ -145,17 +146,17 @@ fn write(section: &Section<'_>) -> Duty {
         }
         force.extend(section.ok_or_problem("force", Template::parse(&text)).map(|template| (label.into(), template)));
     }
-    let duty = WriteDuty {
+    let duty = WriteGuardrail {
         force,
         refuse_labels: labels(section, "refuse_labels"),
         allow_metrics: patterns(section, "allow_metrics"),
         refuse_metrics: patterns(section, "refuse_metrics").unwrap_or_default(),
     };
     check_not_empty(section, "`force = { tenant = \"{principal}\" }`");
-    Duty::Write(duty)
+    Guardrail::Write(duty)
 }
 
-fn predict(section: &Section<'_>) -> Duty {
+fn predict(section: &Section<'_>) -> Guardrail {
     let count = |key: &'static str| section.has(key).then(|| section.number(key, 0, 0, u64::from(u32::MAX)));
     let pointer = |key: &'static str, text: &str| {
         let pointer = Pointer::parse(text);
@@ -169,7 +170,7 @@ fn predict(section: &Section<'_>) -> Duty {
         texts.iter().filter_map(|text| pointer(key, text)).collect()
     };
     let max = section.number_map("max").into_iter().filter_map(|(text, most)| Some((pointer("max", &text)?, most)));
-    let duty = PredictDuty {
+    let duty = PredictGuardrail {
         max: max.collect(),
         max_instances: count("max_instances"),
         max_bytes: count("max_bytes"),
@@ -183,7 +184,7 @@ fn predict(section: &Section<'_>) -> Duty {
         section.problem("max", "write numbers that are not negative");
     }
     check_not_empty(section, "`max_instances = 100`");
-    Duty::Predict(duty)
+    Guardrail::Predict(duty)
 }
 
 /// Reports a guardrail without keys.

@@ -73,7 +73,7 @@ fn per(section: &Section<'_>) -> Per {
 fn roles(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<Vec<Arc<str>>> {
     let listed = section.strings("roles")?;
     for role in &listed {
-        if there.policy.is_some_and(|policy| !policy.gives(role) && !policy.mentions(role)) {
+        if there.policy.is_some_and(|policy| !policy.gives_role(role) && !policy.mentions_role(role)) {
             section.problem(
                 "roles",
                 format!("no rule gives the role `{role}` and no policy mentions it, so the limit has no effect"),
@@ -119,7 +119,7 @@ fn actions(section: &Section<'_>, there: &LimitTargets<'_>) -> Option<BTreeSet<B
     let policy = there.policy?;
     let mut actions = BTreeSet::new();
     for action in &listed {
-        let inside = policy.actions_inside(action);
+        let inside = policy.actions_in(action);
         if inside.is_empty() {
             section.problem("actions", format!("the schema has neither an action nor a group `{action}`"));
         }
@@ -145,7 +145,7 @@ fn rate(section: &Section<'_>, quantity: Quantity) -> Option<Rate> {
 /// Reports instances and tokens for requests that reach no model.
 fn check_reaches_models(section: &Section<'_>, settings: &Settings, there: &LimitTargets<'_>) {
     let vertex = settings.routes.as_ref().map_or(there.vertex, |places| places.iter().any(|p| *p.route == *"vertex"));
-    let group = there.policy.map(|policy| policy.actions_inside(Group::Infer.name()));
+    let group = there.policy.map(|policy| policy.actions_in(Group::Infer.name()));
     let infers = match (&settings.actions, &group) {
         (Some(actions), Some(group)) => !actions.is_disjoint(group),
         _ => true,

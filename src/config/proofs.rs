@@ -14,7 +14,7 @@ use super::{
 use crate::gate::{
     policy::{
         PolicyFile, Roles,
-        prove::{Claim, Set, Statement, Subject},
+        prove::{Analysis, AnalyzedPolicies, Property, Statement},
     },
     routes,
 };
@@ -25,7 +25,7 @@ const ALWAYS_SEPARATE: [&str; 2] = ["ingest", "infer"];
 /// The statements to prove about a directory.
 pub(crate) struct Proofs {
     /// The directory's policies.
-    pub(crate) subject: Subject,
+    pub(crate) subject: Analysis,
     /// The statements.
     pub(crate) statements: Vec<Statement>,
     /// Separated roles about which nothing is proved.
@@ -38,7 +38,7 @@ pub(crate) struct Proofs {
 /// Every problem of its files, and of the directories that it is compared with.
 pub(crate) fn proofs(directory: &Path) -> Result<Proofs, Problems> {
     let (schema, set, roles) = directory_of(directory, "these policies")?;
-    let subject = Subject::new(&schema, set).map_err(|p| Problem::at(p.file, p.line, p.text))?;
+    let subject = Analysis::new(&schema, set).map_err(|p| Problem::at(p.file, p.line, p.text))?;
     let mut problems: Vec<Problem> = actions_outside_group(&subject)
         .into_iter()
         .map(|(action, group)| {
@@ -64,11 +64,11 @@ pub(crate) fn proofs(directory: &Path) -> Result<Proofs, Problems> {
 }
 
 /// The schema, policies and roles of a valid directory.
-fn directory_of(directory: &Path, name: &str) -> Result<(PolicyFile, Set, Roles), Problems> {
+fn directory_of(directory: &Path, name: &str) -> Result<(PolicyFile, AnalyzedPolicies, Roles), Problems> {
     let roles = load_policies(directory)?.roles().clone();
     let mut diagnostics = Diagnostics::default();
     let (schema, files) = policies::sources(directory, &mut diagnostics);
-    match (schema, Set::new(name, &files, &roles)) {
+    match (schema, AnalyzedPolicies::new(name, &files, &roles)) {
         (Some(schema), Ok(set)) if diagnostics.problems.is_empty() => Ok((schema, set, roles)),
         (_, set) => {
             let found = set.err().unwrap_or_default().into_iter().map(|p| Problem::at(p.file, p.line, p.text));
@@ -78,16 +78,16 @@ fn directory_of(directory: &Path, name: &str) -> Result<(PolicyFile, Set, Roles)
 }
 
 /// Actions that the schema does not have in the group that the gate assigns them to.
-fn actions_outside_group(subject: &Subject) -> BTreeSet<(&'static str, &'static str)> {
+fn actions_outside_group(subject: &Analysis) -> BTreeSet<(&'static str, &'static str)> {
     routes::groups().filter(|(action, group)| !subject.is_in(action, group)).collect()
 }
 
 /// The statements that are proved of every directory, and warnings about those that cannot be.
-fn default_statements(subject: &Subject, roles: &Roles) -> (Vec<Statement>, Vec<String>) {
+fn default_statements(subject: &Analysis, roles: &Roles) -> (Vec<Statement>, Vec<String>) {
     let mut pairs = vec![ALWAYS_SEPARATE.map(Arc::from)];
     let mut warnings = BTreeSet::new();
     let mut statements = Vec::new();
-    for list in roles.separate.iter().chain(&roles.dynamic) {
+    for list in roles.static_separation.iter().chain(&roles.dynamic_separation) {
         for role in list.iter().filter(|role| !subject.is_group(role)) {
             warnings.insert(format!(
                 "roles.toml separates `{role}`, but no group of actions has that name, so nothing is proved of it; \
@@ -109,7 +109,7 @@ fn default_statements(subject: &Subject, roles: &Roles) -> (Vec<Statement>, Vec<
                     );
                     if let Ok(condition) = subject.condition(&text) {
                         let name = format!("the role `{role}` without `{other}` does nothing of `{other}`");
-                        statements.push(Statement { name, claim: Claim::Never(condition) });
+                        statements.push(Statement { name, property: Property::Never(condition) });
                     }
                 }
             }
@@ -117,58 +117,58 @@ fn default_statements(subject: &Subject, roles: &Roles) -> (Vec<Statement>, Vec<
     }
     let apart = pairs.into_iter().map(|[one, other]| Statement {
         name: format!("no principal may both `{one}` and `{other}`"),
-        claim: Claim::Apart([(*one).to_owned(), (*other).to_owned()]),
+        property: Property::Separation([(*one).to_owned(), (*other).to_owned()]),
     });
     (apart.chain(statements).collect(), warnings.into_iter().collect())
 }
 
-fn read(top: &Section<'_>, subject: &Subject, defaults: &[Statement]) -> Vec<Statement> {
+fn read(top: &Section<'_>, subject: &Analysis, defaults: &[Statement]) -> Vec<Statement> {
     let mut names: BTreeSet<String> = defaults.iter().map(|statement| statement.name.clone()).collect();
     let mut statements = Vec::new();
-    let mut keep = |section: &Section<'_>, claim: Option<Claim>| {
+    let mut keep = |section: &Section<'_>, property: Option<Property>| {
         let name = section.required("name", "scrapers never administer");
         section.finish();
         if !name.is_empty() && !names.insert(name.clone()) {
             section.problem("name", format!("two proofs have the name `{name}`; give one of them another name"));
         }
-        statements.extend(claim.map(|claim| Statement { name, claim }));
+        statements.extend(property.map(|property| Statement { name, property }));
     };
     for section in top.sections("never") {
-        let claim = condition(&section, subject, Claim::Never);
-        keep(&section, claim);
+        let property = condition(&section, subject, Property::Never);
+        keep(&section, property);
     }
     for section in top.sections("always") {
-        let claim = condition(&section, subject, Claim::Always);
-        keep(&section, claim);
+        let property = condition(&section, subject, Property::Always);
+        keep(&section, property);
     }
-    for section in top.sections("apart") {
-        let claim = groups(&section, subject);
-        keep(&section, claim);
+    for section in top.sections("separation") {
+        let property = groups(&section, subject);
+        keep(&section, property);
     }
     for section in top.sections("equivalent") {
-        let claim = other(&section, subject, Claim::Equivalent);
-        keep(&section, claim);
+        let property = other(&section, subject, Property::Equivalent);
+        keep(&section, property);
     }
     for section in top.sections("at_most") {
-        let claim = other(&section, subject, Claim::AtMost);
-        keep(&section, claim);
+        let property = other(&section, subject, Property::AtMost);
+        keep(&section, property);
     }
     statements
 }
 
 fn condition(
     section: &Section<'_>,
-    subject: &Subject,
-    claim: fn(crate::gate::policy::prove::Condition) -> Claim,
-) -> Option<Claim> {
+    subject: &Analysis,
+    property: fn(crate::gate::policy::prove::RequestCondition) -> Property,
+) -> Option<Property> {
     let text = section.required("when", "principal in Role::\\\"scrape\\\" && action in Action::\\\"administer\\\"");
     if text.is_empty() {
         return None;
     }
-    subject.condition(&text).map_err(|e| section.problem("when", e)).map(claim).ok()
+    subject.condition(&text).map_err(|e| section.problem("when", e)).map(property).ok()
 }
 
-fn groups(section: &Section<'_>, subject: &Subject) -> Option<Claim> {
+fn groups(section: &Section<'_>, subject: &Analysis) -> Option<Property> {
     let groups = section.strings("groups").unwrap_or_default();
     let example = "write two groups of actions, such as `groups = [\"ingest\", \"train\"]`";
     if groups.len() != 2 || groups.first() == groups.last() {
@@ -180,10 +180,14 @@ fn groups(section: &Section<'_>, subject: &Subject) -> Option<Claim> {
         section.problem("groups", format!("no action of the schema is in a group `{group}`; {example}"));
         return None;
     }
-    groups.try_into().ok().map(Claim::Apart)
+    groups.try_into().ok().map(Property::Separation)
 }
 
-fn other(section: &Section<'_>, subject: &Subject, claim: fn(Arc<Set>) -> Claim) -> Option<Claim> {
+fn other(
+    section: &Section<'_>,
+    subject: &Analysis,
+    property: fn(Arc<AnalyzedPolicies>) -> Property,
+) -> Option<Property> {
     let text = section.required("directory", "../policies-before");
     if text.is_empty() {
         return None;
@@ -193,5 +197,5 @@ fn other(section: &Section<'_>, subject: &Subject, claim: fn(Arc<Set>) -> Claim)
         let fits = subject.fits(&set);
         fits.map(|()| set).map_err(|e| format!("its policies do not fit this directory's schema: {e}"))
     });
-    set.map_err(|e| section.problem("directory", e)).map(|set| claim(Arc::new(set))).ok()
+    set.map_err(|e| section.problem("directory", e)).map(|set| property(Arc::new(set))).ok()
 }

@@ -234,8 +234,8 @@ async fn changed_role_rules_are_reported_and_separation_is_checked_again() {
         let answer = call.send().await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let record = gate.record(&answer.id()).await;
-        assert_eq!(record["held"], role.map_or(Value::Null, |_| json!(["observe", "scrape"])), "{record}");
-        assert_eq!(record["active"], role.map_or(Value::Null, |role| json!(role)), "{record}");
+        assert_eq!(record["held_roles"], role.map_or(Value::Null, |_| json!(["observe", "scrape"])), "{record}");
+        assert_eq!(record["active_role"], role.map_or(Value::Null, |role| json!(role)), "{record}");
     }
     let old = policies(&gate.directory, "old", &[]);
     let new = policies(&gate.directory, "new", &[]);

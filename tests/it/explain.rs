@@ -109,9 +109,9 @@ async fn an_explanation_names_separation_and_activation() {
     let (code, out, _) = explain(&ask("ingest,infer")).await;
     assert_eq!(code, 1, "{out}");
     has(&out, &["one of ingest, infer may be active at a time"]);
-    let (code, out, _) = explain(&[&ask("ingest,infer")[..], &["--active", "ingest"]].concat()).await;
+    let (code, out, _) = explain(&[&ask("ingest,infer")[..], &["--active-role", "ingest"]].concat()).await;
     assert_eq!(code, 0, "{out}");
-    let (code, out, _) = explain(&[&ask("ingest,infer")[..], &["--active", "scrape"]].concat()).await;
+    let (code, out, _) = explain(&[&ask("ingest,infer")[..], &["--active-role", "scrape"]].concat()).await;
     assert_eq!(code, 1, "{out}");
     has(&out, &["the role `scrape` that it activates is not held"]);
 }
@@ -235,7 +235,7 @@ async fn wrong_usage_names_what_to_write() {
         ([&who[..], &scrape, &["--claims", "{}", "--issuer", "corp"]].concat(), "cannot be used with"),
         ([&who[..], &scrape, &["--vertex", ENDPOINT]].concat(), "cannot be used with"),
         ([&who[..], &scrape, &["--peer", "nowhere"]].concat(), "--peer"),
-        ([&who[..], &scrape, &["--active", "no role"]].concat(), "is no role"),
+        ([&who[..], &scrape, &["--active-role", "no role"]].concat(), "is no role"),
         ([&["--roles", "scrape"][..], &scrape].concat(), "--config"),
         (
             [&["--config", &*config, "--claims", "{}", "--issuer", "crop"][..], &scrape].concat(),

@@ -279,7 +279,10 @@ async fn activating_another_role_does_not_bypass_separation() {
     assert_eq!(given.status, 200, "{given:?}");
     let given = given.json();
     let own = given["access_token"].as_str().unwrap();
-    assert_eq!((&claims(own)["roles"], &claims(own)["held"]), (&json!(["observe"]), &json!(["ingest", "observe"])));
+    assert_eq!(
+        (&claims(own)["roles"], &claims(own)["held_roles"]),
+        (&json!(["observe"]), &json!(["ingest", "observe"]))
+    );
     refused(&gate, json_call(&gate, "/grants", own, &infer), 403, "separation_of_duty").await;
     // not when it is given again, and not where the grant was had with a token that says less
     let (_, again) = exchanged(&gate, own, exchange::URL).await;

@@ -130,7 +130,7 @@ async fn statements_of_a_file_are_proved_or_refuted() {
          !(principal in Role::\"administer\")'
 [[always]]\nname = \"scrapes\"\nwhen = '{scrapes}'
 [[always]]\nname = \"scrapes small ones\"\nwhen = '{scrapes} && context has size && context.size < 9'
-[[apart]]\nname = \"train and scrape\"\ngroups = [\"train\", \"scrape\"]
+[[separation]]\nname = \"train and scrape\"\ngroups = [\"train\", \"scrape\"]
 [[equivalent]]\nname = \"as before\"\ndirectory = \"../before\"
 [[at_most]]\nname = \"no more than before\"\ndirectory = \"../before\"
 [[equivalent]]\nname = \"the same\"\ndirectory = \"../same\"\n"
@@ -201,10 +201,10 @@ async fn inconsistent_statements_are_reported_with_their_line() {
             "when",
             "",
         ),
-        ("[[apart]]\nname = \"a\"\ngroups = [\"ingest\", \"fly\"]\n", 3, "groups", "no action of the schema"),
-        ("[[apart]]\nname = \"a\"\ngroups = [\"ingest\"]\n", 3, "groups", "two groups"),
+        ("[[separation]]\nname = \"a\"\ngroups = [\"ingest\", \"fly\"]\n", 3, "groups", "no action of the schema"),
+        ("[[separation]]\nname = \"a\"\ngroups = [\"ingest\"]\n", 3, "groups", "two groups"),
         ("[[at_most]]\nname = \"a\"\ndirectory = \"../nowhere\"\n", 3, "directory", "nowhere"),
-        ("[[nevr]]\nname = \"a\"\n", 1, "nevr", "known here: never, always, apart, equivalent, at_most"),
+        ("[[nevr]]\nname = \"a\"\n", 1, "nevr", "known here: never, always, separation, equivalent, at_most"),
         ("\n[[never]]\nwhen = 'action in Action::\"infer\"'\n", 2, "name", "missing"),
         ("[[never]]\nname = \"a\"\nwhen = 'context.tls'\nif = 1\n", 4, "if", "unknown key"),
     ] {

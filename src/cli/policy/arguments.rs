@@ -20,7 +20,7 @@ use crate::{
             inspect::{Inspected, TrustedIssuers, inspect},
             jwt::TokenError,
         },
-        policy::{Circumstances, Named, Policy, Question, Resource, VertexResource, is_role},
+        policy::{AccessRequest, BodyNames, Policy, RequestContext, Resource, VertexResource, is_role},
     },
     peer::Certificate,
     principal::Principal,
@@ -40,7 +40,7 @@ pub(super) struct Asked {
     #[command(flatten)]
     what: What,
     #[command(flatten)]
-    circumstances: Told,
+    context: Told,
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,7 @@ struct Who {
     subject: Option<String>,
     /// The role that the caller activates (`X-Wicketgate-Role`)
     #[arg(long, value_name = "ROLE")]
-    active: Option<String>,
+    active_role: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -119,14 +119,14 @@ pub(super) struct Ready {
     pub(super) who: Found,
     pub(super) action: Arc<str>,
     pub(super) resource: Resource,
-    active: Option<String>,
+    active_role: Option<String>,
     peer: IpAddr,
     method: Method,
     tls: bool,
     time: Timestamp,
     size: Option<u64>,
     certificate: Option<Certificate>,
-    named: Option<Named>,
+    names: Option<BodyNames>,
 }
 
 /// The caller, and how far it can be believed.
@@ -149,18 +149,25 @@ pub(super) enum Source {
 }
 
 impl Ready {
-    pub(super) fn question(&self) -> Question<'_> {
-        let circumstances = Circumstances {
+    pub(super) fn question(&self) -> AccessRequest<'_> {
+        let context = RequestContext {
             now: self.time,
             peer: self.peer,
             tls: self.tls,
             certificate: self.certificate.as_ref(),
             method: &self.method,
             size: self.size,
-            named: self.named.as_ref(),
+            names: self.names.as_ref(),
         };
         let (principal, action, resource) = (&self.who.principal, &self.action, &self.resource);
-        Question { principal, granted: &[], active: self.active.as_deref(), action, resource, circumstances }
+        AccessRequest {
+            principal,
+            granted_roles: &[],
+            active_role: self.active_role.as_deref(),
+            action,
+            resource,
+            context,
+        }
     }
 }
 
@@ -174,32 +181,32 @@ impl Asked {
             Some(file) => Some(config::load(file, &Clients::default()).map_err(|problems| problems.to_string())?),
             None => None,
         };
-        let time = self.circumstances.time.unwrap_or_else(clock::now);
+        let time = self.context.time.unwrap_or_else(clock::now);
         let who = self.who.found(config.as_ref(), time)?;
-        let (action, resource, method) = self.what.found(config.as_mut(), &self.circumstances.method)?;
+        let (action, resource, method) = self.what.found(config.as_mut(), &self.context.method)?;
         let policy = match (config, &self.policies) {
             (Some(config), _) => config.policy,
             (None, Some(directory)) => config::load_policies(directory).map_err(|problems| problems.to_string())?,
             (None, None) => return Err("name `--config FILE` or `--policies DIR`".into()),
         };
-        if let Some(active) = self.who.active.as_ref().filter(|role| !is_role(role)) {
+        if let Some(active) = self.who.active_role.as_ref().filter(|role| !is_role(role)) {
             return Err(format!("`{active}` is no role: write at most 128 of the characters `a-z A-Z 0-9 . _ : / -`"));
         }
-        let Told { peer, tls, size, certificate_uri, certificate_dns, names, .. } = &self.circumstances;
+        let Told { peer, tls, size, certificate_uri, certificate_dns, names, .. } = &self.context;
         let shown = !certificate_uri.is_empty() || !certificate_dns.is_empty();
         Ok(Ready {
             policy,
             who,
             action,
             resource,
-            active: self.who.active.clone(),
+            active_role: self.who.active_role.clone(),
             peer: peer.to_canonical(),
             method,
             tls: *tls,
             time,
             size: *size,
             certificate: shown.then(|| Certificate::hypothetical(certificate_uri.clone(), certificate_dns.clone())),
-            named: (!names.is_empty()).then(|| named(names)),
+            names: (!names.is_empty()).then(|| named(names)),
         })
     }
 }
@@ -329,8 +336,8 @@ fn action(wanted: &str) -> Result<Arc<str>, String> {
     Err(format!("no action is called `{wanted}`; {near}"))
 }
 
-fn named(names: &[String]) -> Named {
-    let mut named = Named::default();
+fn named(names: &[String]) -> BodyNames {
+    let mut named = BodyNames::default();
     for name in names {
         if let Some(bucket) = name.strip_prefix("gs://") {
             named.buckets.insert(bucket.split('/').next().unwrap_or(bucket).into());

@@ -12,7 +12,7 @@ use crate::{
         run::{CommandError, run_command},
     },
     config,
-    gate::policy::prove::{Report, Settings, Verdict},
+    gate::policy::prove::{ProofReport, ProofResult, SolverSettings},
 };
 
 /// What `wicketgate policy prove` is told.
@@ -36,12 +36,12 @@ pub(super) fn prove(options: &Options) -> ExitCode {
         proofs.warnings.iter().for_each(|warning| print_error(&format!("warning: {warning}")));
         let named = options.solver.clone().or_else(|| env_var("CVC5").map(PathBuf::from));
         let program = named.unwrap_or_else(|| "cvc5".into());
-        let settings = Settings { program, limit: Duration::from_secs(options.timeout) };
+        let settings = SolverSettings { program, limit: Duration::from_secs(options.timeout) };
         let mut solver = proofs.subject.with_solver(settings).await.map_err(|e| wrong(e.to_string()))?;
         let mut failed = 0;
         for statement in &proofs.statements {
             let report = solver.prove(statement).await.map_err(|e| wrong(e.to_string()))?;
-            failed += usize::from(!matches!(report.verdict, Verdict::Proved));
+            failed += usize::from(!matches!(report.verdict, ProofResult::Proved));
             tell(&statement.name, &report);
         }
         match failed {
@@ -51,15 +51,15 @@ pub(super) fn prove(options: &Options) -> ExitCode {
     })
 }
 
-fn tell(name: &str, report: &Report) {
+fn tell(name: &str, report: &ProofReport) {
     let seconds = report.took.as_secs_f64();
     match &report.verdict {
-        Verdict::Proved => print_line(&format!(
+        ProofResult::Proved => print_line(&format!(
             "proved {name} ({} environments, {} questions, {seconds:.1} s)",
             report.environments, report.questions
         )),
-        Verdict::Broken(example) => print_line(&format!("NOT PROVED {name}\n{example}")),
-        Verdict::BrokenSomehow(text) => print_line(&format!("NOT PROVED {name}\n  {text}")),
-        Verdict::Undecided(text) => print_line(&format!("UNDECIDED {name}\n  {text}")),
+        ProofResult::Disproved(example) => print_line(&format!("NOT PROVED {name}\n{example}")),
+        ProofResult::DisprovedWithoutExample(text) => print_line(&format!("NOT PROVED {name}\n  {text}")),
+        ProofResult::Undecided(text) => print_line(&format!("UNDECIDED {name}\n  {text}")),
     }
 }

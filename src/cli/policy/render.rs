@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::arguments::{Ready, Source};
-use crate::gate::policy::{Denial, Explanation, Outcome, PolicyTold, Resource, RuleTold, Ruling};
+use crate::gate::policy::{Denial, Explanation, Outcome, PolicyDecision, PolicyTold, Resource, RuleTold};
 
 /// An explanation, line by line.
 pub(super) fn text(ready: &Ready, told: &Explanation<'_>, allowed: bool) -> Vec<String> {
@@ -123,7 +123,7 @@ fn one(policy: &PolicyTold<'_>) -> Vec<String> {
     lines
 }
 
-fn shadow(shadow: &Ruling, enforced: &Ruling) -> String {
+fn shadow(shadow: &PolicyDecision, enforced: &PolicyDecision) -> String {
     let answer =
         shadow.denial.as_ref().map_or_else(|| "allow it".to_owned(), |denial| format!("deny it: {}", why(denial)));
     let by = if shadow.policies.is_empty() { String::new() } else { format!(" (by {})", shadow.policies.join(", ")) };
@@ -138,7 +138,7 @@ pub(super) fn why(denial: &Denial) -> String {
         Denial::Forbidden => "a policy forbids it".into(),
         Denial::Separation(rules) => format!("separation of duty: {rules}"),
         Denial::RoleNotActivated(roles) => {
-            format!("one of {} may be active at a time; activate one (`--active`)", roles.join(", "))
+            format!("one of {} may be active at a time; activate one (`--active-role`)", roles.join(", "))
         }
         Denial::RoleNotHeld(role) => format!("the role `{role}` that it activates is not held"),
         Denial::Error(error) => format!("a policy could not be evaluated: {error}"),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::reader::Section;
 use crate::gate::{
     identity::{self, certificate},
-    policy::{Claim, Condition, Matcher, Policy, Roles, Rule, is_role},
+    policy::{ClaimCondition, ClaimMatcher, ClaimPath, Policy, RoleRule, Roles, is_role},
 };
 
 /// Claims that differ from token to token: a condition on them matches one token at most.
@@ -54,7 +54,7 @@ pub(super) fn known_claims<'a>(
 }
 
 impl IssuerClaims {
-    fn can_meet(&self, condition: &Condition) -> bool {
+    fn can_meet(&self, condition: &ClaimCondition) -> bool {
         let top = condition.claim.top();
         self.only.is_none_or(|only| only.contains(&top))
             && (self.fixed.get(top).is_none() || condition.holds(&self.fixed))
@@ -64,17 +64,21 @@ impl IssuerClaims {
 /// Reads `roles.toml`. `policy` uses its roles; `None` if it has problems.
 pub(super) fn roles(top: &Section<'_>, claims: Option<&KnownClaims>, policy: Option<&Policy>) -> Roles {
     let sections = top.sections("rule");
-    let rules: Vec<Rule> = sections.iter().map(|section| rule(section, claims)).collect();
+    let rules: Vec<RoleRule> = sections.iter().map(|section| rule(section, claims)).collect();
     let separation = top.section("separation_of_duty");
     let (separate, dynamic) = separation.as_ref().map(|section| separation_of(section, &rules, policy)).unzip();
-    let roles = Roles { separate: separate.unwrap_or_default(), dynamic: dynamic.unwrap_or_default(), rules };
+    let roles = Roles {
+        static_separation: separate.unwrap_or_default(),
+        dynamic_separation: dynamic.unwrap_or_default(),
+        rules,
+    };
     for (n, (section, rule)) in sections.iter().zip(&roles.rules).enumerate() {
         warn_without_effect(section, rule, n, &roles, policy);
     }
     roles
 }
 
-fn rule(section: &Section<'_>, claims: Option<&KnownClaims>) -> Rule {
+fn rule(section: &Section<'_>, claims: Option<&KnownClaims>) -> RoleRule {
     let role = section.required("role", "scrape");
     if !role.is_empty() && !is_role(&role) {
         section.problem(
@@ -95,7 +99,7 @@ fn rule(section: &Section<'_>, claims: Option<&KnownClaims>) -> Rule {
         }
     }
     section.finish();
-    Rule { role: role.into(), issuers, conditions }
+    RoleRule { role: role.into(), issuers, conditions }
 }
 
 /// The names of the issuers; `None` for every issuer.
@@ -118,7 +122,7 @@ fn issuers(section: &Section<'_>, claims: Option<&KnownClaims>) -> Option<Vec<St
 }
 
 /// The condition of the rule itself, or those in `all`.
-fn conditions(section: &Section<'_>) -> Vec<Condition> {
+fn conditions(section: &Section<'_>) -> Vec<ClaimCondition> {
     if !section.has("all") {
         return condition(section).into_iter().collect();
     }
@@ -127,7 +131,7 @@ fn conditions(section: &Section<'_>) -> Vec<Condition> {
             section.problem(key, "a rule has one condition or `all`, not both; move this into the list");
         }
     }
-    let mut conditions: Vec<Condition> = Vec::new();
+    let mut conditions: Vec<ClaimCondition> = Vec::new();
     let items = section.sections("all");
     if items.is_empty() {
         section.problem("all", "write the conditions: `all = [ { claim = \"ref\", prefix = \"refs/tags/\" }, … ]`");
@@ -144,20 +148,20 @@ fn conditions(section: &Section<'_>) -> Vec<Condition> {
     conditions
 }
 
-fn condition(section: &Section<'_>) -> Option<Condition> {
+fn condition(section: &Section<'_>) -> Option<ClaimCondition> {
     let claim = section.required("claim", "roles");
     if claim.starts_with('/') && claim.replace("~0", "").replace("~1", "").contains('~') {
         section.problem("claim", "in a JSON pointer `~` is written `~0`, and `/` within a name `~1`");
     }
-    let claim = Claim::parse(&claim);
+    let claim = ClaimPath::parse(&claim);
     if OF_ONE_TOKEN.contains(&claim.top()) {
         section.problem("claim", format!("`{}` differs from token to token, so a rule cannot use it", claim.top()));
     }
     let matcher = matcher(section)?;
-    Some(Condition { claim, matcher })
+    Some(ClaimCondition { claim, matcher })
 }
 
-fn matcher(section: &Section<'_>) -> Option<Matcher> {
+fn matcher(section: &Section<'_>) -> Option<ClaimMatcher> {
     let value = section.has("value");
     let prefix = section.has("prefix");
     let cidr = section.has("cidr");
@@ -175,19 +179,19 @@ fn matcher(section: &Section<'_>) -> Option<Matcher> {
         return None;
     }
     if prefix {
-        return section.string("prefix").map(|text| Matcher::Prefix(text.into()));
+        return section.string("prefix").map(|text| ClaimMatcher::Prefix(text.into()));
     }
     if cidr {
-        return block(section).map(Matcher::Within);
+        return block(section).map(ClaimMatcher::Within);
     }
     match section.scalar("value")? {
         Value::String(text) if text.is_empty() => {
             section.problem("value", "write a string between quotes, not empty");
             None
         }
-        Value::String(text) => Some(Matcher::Text(text.into())),
-        Value::Bool(truth) => Some(Matcher::Truth(truth)),
-        number => number.as_i64().map(Matcher::Number),
+        Value::String(text) => Some(ClaimMatcher::Text(text.into())),
+        Value::Bool(truth) => Some(ClaimMatcher::Truth(truth)),
+        number => number.as_i64().map(ClaimMatcher::Number),
     }
 }
 
@@ -205,7 +209,7 @@ fn block(section: &Section<'_>) -> Option<IpNet> {
     block
 }
 
-fn separation_of(section: &Section<'_>, rules: &[Rule], policy: Option<&Policy>) -> (RoleSets, RoleSets) {
+fn separation_of(section: &Section<'_>, rules: &[RoleRule], policy: Option<&Policy>) -> (RoleSets, RoleSets) {
     let read = |key: &'static str| -> RoleSets {
         let lists: RoleSets =
             section.string_lists(key).into_iter().map(|list| list.into_iter().map(Into::into).collect()).collect();
@@ -233,7 +237,7 @@ fn check_lists(
     section: &Section<'_>,
     key: &'static str,
     lists: &[Vec<Arc<str>>],
-    rules: &[Rule],
+    rules: &[RoleRule],
     policy: Option<&Policy>,
 ) {
     for list in lists {
@@ -247,7 +251,7 @@ fn check_lists(
                 // a role that policies mention may be granted for a time; any other is misspelt
                 let text = format!("no rule gives the role `{role}`, so its separation has no effect");
                 match policy {
-                    Some(policy) if policy.mentions(role) => {
+                    Some(policy) if policy.mentions_role(role) => {
                         section.warning(key, format!("{text} unless it is granted"))
                     }
                     _ => section.problem(key, text),
@@ -258,11 +262,11 @@ fn check_lists(
 }
 
 /// Warns about a rule without effect.
-fn warn_without_effect(section: &Section<'_>, rule: &Rule, place: usize, roles: &Roles, policy: Option<&Policy>) {
+fn warn_without_effect(section: &Section<'_>, rule: &RoleRule, place: usize, roles: &Roles, policy: Option<&Policy>) {
     if rule.conditions.is_empty() || rule.role.is_empty() {
         return;
     }
-    let covering = |(other, earlier): (usize, &Rule)| {
+    let covering = |(other, earlier): (usize, &RoleRule)| {
         // of two equal rules the second has no effect
         let covers = other != place && earlier.covers(rule) && (other < place || !rule.covers(earlier));
         covers.then_some(other)
@@ -274,8 +278,9 @@ fn warn_without_effect(section: &Section<'_>, rule: &Rule, place: usize, roles: 
         );
         section.warning("role", text);
     }
-    let separated = roles.separate.iter().chain(&roles.dynamic).flatten().any(|role| *role == rule.role);
-    if policy.is_some_and(|policy| !policy.mentions(&rule.role)) && !separated {
+    let separated =
+        roles.static_separation.iter().chain(&roles.dynamic_separation).flatten().any(|role| *role == rule.role);
+    if policy.is_some_and(|policy| !policy.mentions_role(&rule.role)) && !separated {
         let text = format!("no policy mentions the role `{}`, so the role has no effect", rule.role);
         section.warning("role", text);
     }

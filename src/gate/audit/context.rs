@@ -12,7 +12,7 @@ const NAMES_LIMIT: usize = 4096;
 
 /// What policy was told of a request besides what its record holds anyway.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Context {
+pub struct RecordedContext {
     /// Whether the connection is encrypted.
     pub tls: bool,
     /// Bytes of the request's body, where that was known.
@@ -20,10 +20,10 @@ pub struct Context {
     pub size: Option<u64>,
     /// The names of the client's certificate, where it showed one that is trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<CertificateNames>,
+    pub certificate: Option<RecordedCertificate>,
     /// What the body names, where it was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub names: Option<BodyNames>,
+    pub names: Option<RecordedBodyNames>,
     /// Whether names were left out for want of room.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
@@ -31,7 +31,7 @@ pub struct Context {
 
 /// The names of a client's certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CertificateNames {
+pub struct RecordedCertificate {
     /// URI names.
     pub uris: Vec<Box<str>>,
     /// DNS names.
@@ -40,7 +40,7 @@ pub struct CertificateNames {
 
 /// What a request's body names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BodyNames {
+pub struct RecordedBodyNames {
     /// Vertex resources.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<Box<str>>,
@@ -52,10 +52,15 @@ pub struct BodyNames {
     pub service_accounts: Vec<Box<str>>,
 }
 
-impl Context {
+impl RecordedContext {
     /// What there is room for of this.
     #[must_use]
-    pub fn new(tls: bool, size: Option<u64>, certificate: Option<&Certificate>, names: Option<BodyNames>) -> Self {
+    pub fn new(
+        tls: bool,
+        size: Option<u64>,
+        certificate: Option<&Certificate>,
+        names: Option<RecordedBodyNames>,
+    ) -> Self {
         let fits = |lists: [&[Box<str>]; 3]| {
             lists.iter().copied().flatten().map(|name| written(name)).sum::<usize>() <= NAMES_LIMIT
         };
@@ -63,7 +68,7 @@ impl Context {
         let of_body =
             names.as_ref().is_none_or(|names| fits([&names.resources, &names.buckets, &names.service_accounts]));
         let names_of =
-            |shown: &Certificate| CertificateNames { uris: shown.uris.clone(), dns_names: shown.dns_names.clone() };
+            |shown: &Certificate| RecordedCertificate { uris: shown.uris.clone(), dns_names: shown.dns_names.clone() };
         let cut = fitting.is_some() != certificate.is_some() || !of_body;
         Self { tls, size, certificate: fitting.map(names_of), names: names.filter(|_| of_body), cut }
     }
@@ -88,8 +93,8 @@ mod tests {
         let check = |name: &str, count: usize, kept: bool| {
             let names: Vec<Box<str>> = vec![name.into(); count];
             let certificate = Certificate::hypothetical(names.clone(), Vec::new());
-            let body = BodyNames { buckets: names.clone(), ..BodyNames::default() };
-            let context = Context::new(true, Some(1), Some(&certificate), Some(body));
+            let body = RecordedBodyNames { buckets: names.clone(), ..RecordedBodyNames::default() };
+            let context = RecordedContext::new(true, Some(1), Some(&certificate), Some(body));
             assert_eq!(context.cut, !kept, "{count} of {name:?}");
             assert_eq!(context.certificate.is_some(), kept);
             assert_eq!(context.names.is_some(), kept);
@@ -104,11 +109,11 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read_back() {
-        let body = BodyNames { resources: vec!["models/m@1".into()], ..BodyNames::default() };
+        let body = RecordedBodyNames { resources: vec!["models/m@1".into()], ..RecordedBodyNames::default() };
         let certificate = Certificate::hypothetical(vec!["spiffe://a/b".into()], vec!["a.example".into()]);
-        let context = Context::new(false, Some(7), Some(&certificate), Some(body));
+        let context = RecordedContext::new(false, Some(7), Some(&certificate), Some(body));
         let text = serde_json::to_string(&context).unwrap();
-        assert_eq!(serde_json::from_str::<Context>(&text).unwrap(), context);
-        assert_eq!(serde_json::from_str::<Context>("{\"tls\":true}").unwrap().size, None);
+        assert_eq!(serde_json::from_str::<RecordedContext>(&text).unwrap(), context);
+        assert_eq!(serde_json::from_str::<RecordedContext>("{\"tls\":true}").unwrap().size, None);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Context, Decision};
+use super::{Decision, RecordedContext};
 use crate::clock::Timestamp;
 
 /// Far more than the longest line that is written.
@@ -35,8 +35,8 @@ pub(crate) enum Event {
 
 /// What a line about a grant says of it, as far as policy was told.
 #[derive(Debug, Deserialize)]
-#[allow(missing_docs, reason = "the fields are those of `GrantNote`")]
-pub(crate) struct GrantAsked {
+#[allow(missing_docs, reason = "the fields are those of `RecordedGrant`")]
+pub(crate) struct RecordedGrantRequest {
     pub asker: Arc<str>,
     pub role: Arc<str>,
     pub resource: Arc<str>,
@@ -60,8 +60,8 @@ pub(crate) struct Line<'a> {
     pub issuer: Option<Cow<'a, str>>,
     pub roles: Option<Arc<[Arc<str>]>>,
     #[serde(borrow)]
-    pub active: Option<Cow<'a, str>>,
-    pub held: Option<Arc<[Arc<str>]>>,
+    pub active_role: Option<Cow<'a, str>>,
+    pub held_roles: Option<Arc<[Arc<str>]>>,
     pub action: Option<Arc<str>>,
     #[serde(borrow)]
     pub resource: Option<Cow<'a, str>>,
@@ -71,8 +71,8 @@ pub(crate) struct Line<'a> {
     pub policies: Option<Arc<[Arc<str>]>>,
     #[serde(borrow)]
     pub reason: Option<Cow<'a, str>>,
-    pub context: Option<Context>,
-    pub grant: Option<GrantAsked>,
+    pub context: Option<RecordedContext>,
+    pub grant: Option<RecordedGrantRequest>,
     /// How many lines were lost.
     #[serde(default)]
     pub lines: u64,

@@ -18,10 +18,10 @@ mod record;
 mod verify;
 
 pub(crate) use self::{
-    context::{BodyNames, CertificateNames, Context},
-    line::{Event, GrantAsked, Line, Lines},
+    context::{RecordedBodyNames, RecordedCertificate, RecordedContext},
+    line::{Event, Line, Lines, RecordedGrantRequest},
     log::AuditError,
-    record::{Decision, GrantNote, cut},
+    record::{Decision, RecordedGrant, cut},
     verify::{Verdict, verify},
 };
 pub use self::{log::Log, record::Record};

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::Context;
+use super::RecordedContext;
 use crate::clock::{Instant, Timestamp};
 
 /// Longest text from outside that one field holds, in bytes; what is longer is cut and marked with `…`.
@@ -28,7 +28,7 @@ pub enum Decision {
 
 /// What the record of a request about a grant says of it.
 #[derive(Debug, Serialize)]
-pub struct GrantNote {
+pub struct RecordedGrant {
     /// The grant's id.
     pub id: Uuid,
     /// Who asked for it.
@@ -74,10 +74,10 @@ pub struct Record {
     pub roles: Option<Arc<[Arc<str>]>>,
     /// The one role that the caller activated for the request.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub active: Option<Box<str>>,
+    pub active_role: Option<Box<str>>,
     /// The roles that the principal holds, where it activated one of them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub held: Option<Arc<[Arc<str>]>>,
+    pub held_roles: Option<Arc<[Arc<str>]>>,
     /// The Cedar action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Arc<str>>,
@@ -94,7 +94,7 @@ pub struct Record {
     pub policies: Option<Arc<[Arc<str>]>>,
     /// What policy was told of the request besides.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub context: Option<Context>,
+    pub context: Option<RecordedContext>,
     /// What the shadow policies would have decided, where there are some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shadow_decision: Option<Decision>,
@@ -121,7 +121,7 @@ pub struct Record {
     pub detail: Option<Box<str>>,
     /// The grant that the request is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub grant: Option<Box<GrantNote>>,
+    pub grant: Option<Box<RecordedGrant>>,
     /// The grants whose roles are among those that the decision was made with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grants: Option<Box<[Uuid]>>,
@@ -165,8 +165,8 @@ impl Record {
             principal: None,
             issuer: None,
             roles: None,
-            active: None,
-            held: None,
+            active_role: None,
+            held_roles: None,
             action: None,
             resource: None,
             route: None,

@@ -15,7 +15,9 @@ use std::{
 use cedar_policy::Schema;
 use http::Method;
 
-use super::{Circumstances, Denial, Named, Policy, PolicyFile, Question, Resource, Ruling, VertexKind};
+use super::{
+    AccessRequest, BodyNames, Denial, Policy, PolicyDecision, PolicyFile, RequestContext, Resource, VertexKind,
+};
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 
 /// One case of a table.
@@ -29,9 +31,9 @@ pub(crate) struct Case {
     /// Who asks.
     pub principal: Principal,
     /// Roles granted for a time.
-    pub granted: Vec<Arc<str>>,
+    pub granted_roles: Vec<Arc<str>>,
     /// The role that is activated.
-    pub active: Option<String>,
+    pub active_role: Option<String>,
     /// The action's id.
     pub action: Arc<str>,
     /// To what.
@@ -49,7 +51,7 @@ pub(crate) struct Case {
     /// Bytes of the body, where they are known.
     pub size: Option<u64>,
     /// What the body names, where it was looked at.
-    pub named: Option<Named>,
+    pub names: Option<BodyNames>,
     /// What is expected.
     pub expected: Expected,
 }
@@ -114,21 +116,21 @@ impl Reason {
 impl Case {
     /// Puts the case to policy.
     #[must_use]
-    pub(crate) fn ask(&self, policy: &Policy) -> Ruling {
-        policy.decide(Question {
+    pub(crate) fn ask(&self, policy: &Policy) -> PolicyDecision {
+        policy.evaluate(AccessRequest {
             principal: &self.principal,
-            granted: &self.granted,
-            active: self.active.as_deref(),
+            granted_roles: &self.granted_roles,
+            active_role: self.active_role.as_deref(),
             action: &self.action,
             resource: &self.resource,
-            circumstances: Circumstances {
+            context: RequestContext {
                 now: self.time,
                 peer: self.peer,
                 tls: self.tls,
                 certificate: self.certificate.as_ref(),
                 method: &self.method,
                 size: self.size,
-                named: self.named.as_ref(),
+                names: self.names.as_ref(),
             },
         })
     }
@@ -137,7 +139,7 @@ impl Case {
 impl Expected {
     /// Whether this is what was expected.
     #[must_use]
-    pub(crate) fn fits(&self, ruling: &Ruling) -> bool {
+    pub(crate) fn fits(&self, ruling: &PolicyDecision) -> bool {
         let policies: BTreeSet<&str> = ruling.policies.iter().map(|policy| &**policy).collect();
         let listed = |expected: &BTreeSet<String>| expected.iter().map(String::as_str).eq(policies.iter().copied());
         self.allowed == ruling.allowed
@@ -157,7 +159,7 @@ impl fmt::Display for Expected {
 }
 
 /// A ruling in the words of a table.
-pub(crate) struct Told<'a>(pub &'a Ruling);
+pub(crate) struct Told<'a>(pub &'a PolicyDecision);
 
 impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

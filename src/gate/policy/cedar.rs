@@ -10,7 +10,7 @@ use std::{
 use cedar_policy::{Authorizer, Decision, Entities, Entity, Policy, PolicyId, PolicySetError, Request};
 
 use super::{
-    Denial, Question, Ruling,
+    AccessRequest, Denial, PolicyDecision,
     cedar_request::{Labels, Types},
     compile::{Compiled, PolicyFile, PolicyProblem, compile},
     context_attributes::Reads,
@@ -66,7 +66,11 @@ impl Policies {
     }
 
     /// The policies that can apply to a question that is decided with these roles.
-    pub(super) fn slice(&self, question: &Question<'_>, roles: &[Arc<str>]) -> Result<Arc<Slice>, Box<PolicySetError>> {
+    pub(super) fn slice(
+        &self,
+        question: &AccessRequest<'_>,
+        roles: &[Arc<str>],
+    ) -> Result<Arc<Slice>, Box<PolicySetError>> {
         let principal = [self.types.principal(&question.principal.name)].into_iter();
         let principal = principal.chain(roles.iter().map(|role| self.types.role(role)));
         let resource = self.types.resource(question.resource);
@@ -80,15 +84,20 @@ impl Policies {
     }
 
     /// Denies where Cedar denies or reports any error.
-    pub(super) fn decide(&self, question: Question<'_>, roles: Arc<[Arc<str>]>) -> Ruling {
+    pub(super) fn evaluate(&self, question: AccessRequest<'_>, roles: Arc<[Arc<str>]>) -> PolicyDecision {
         match self.slice(&question, &roles) {
-            Ok(slice) => self.decide_by(&slice, question, roles),
+            Ok(slice) => self.evaluate_slice(&slice, question, roles),
             Err(error) => failed(error.to_string(), roles),
         }
     }
 
     /// The same with the policies that can apply at hand.
-    pub(super) fn decide_by(&self, slice: &Slice, question: Question<'_>, roles: Arc<[Arc<str>]>) -> Ruling {
+    pub(super) fn evaluate_slice(
+        &self,
+        slice: &Slice,
+        question: AccessRequest<'_>,
+        roles: Arc<[Arc<str>]>,
+    ) -> PolicyDecision {
         let Some(action) = self.actions.get(&**question.action) else {
             return failed(format!("the schema lacks the action `{}`", question.action), roles);
         };
@@ -116,7 +125,7 @@ impl Policies {
         };
         match obligations {
             Ok(obligations) => {
-                Ruling { allowed: denial.is_none(), roles, policies: policies.into(), obligations, denial }
+                PolicyDecision { allowed: denial.is_none(), roles, policies: policies.into(), obligations, denial }
             }
             Err(text) => failed(text, roles),
         }
@@ -142,20 +151,20 @@ impl Policies {
     }
 
     /// The whole question in Cedar's words, whatever policies read of it; nothing where it has none.
-    pub(super) fn phrase(&self, question: Question<'_>, roles: &[Arc<str>]) -> Option<(Request, Entities)> {
+    pub(super) fn phrase(&self, question: AccessRequest<'_>, roles: &[Arc<str>]) -> Option<(Request, Entities)> {
         let action = self.actions.get(&**question.action)?;
         self.types.phrase(question, action, roles, &self.labels, Reads::ALL).ok()
     }
 
-    /// Decides by all policies and with all circumstances: what every other way must agree with.
+    /// Decides by all policies and with all context: what every other way must agree with.
     #[cfg(test)]
-    pub(super) fn decide_by_all(&self, question: Question<'_>, roles: Arc<[Arc<str>]>) -> Ruling {
-        self.decide_by(&self.index.whole(), question, roles)
+    pub(super) fn evaluate_all(&self, question: AccessRequest<'_>, roles: Arc<[Arc<str>]>) -> PolicyDecision {
+        self.evaluate_slice(&self.index.whole(), question, roles)
     }
 }
 
-pub(super) fn failed(text: String, roles: Arc<[Arc<str>]>) -> Ruling {
-    Ruling {
+pub(super) fn failed(text: String, roles: Arc<[Arc<str>]>) -> PolicyDecision {
+    PolicyDecision {
         allowed: false,
         roles,
         policies: Arc::default(),

@@ -14,7 +14,8 @@ use cedar_policy::{
 };
 
 use super::{
-    Circumstances, GrantResource, Named, Question, Resource, VertexKind, VertexResource, context_attributes::Reads,
+    AccessRequest, BodyNames, GrantResource, RequestContext, Resource, VertexKind, VertexResource,
+    context_attributes::Reads,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -142,25 +143,25 @@ impl Types {
         Ok(Entity::new(self.principal(&grant.asker), attributes.into(), HashSet::new())?)
     }
 
-    /// The question, with as much of its circumstances as is read.
+    /// The question, with as much of its context as is read.
     pub(super) fn phrase(
         &self,
-        question: Question<'_>,
+        question: AccessRequest<'_>,
         action: &Entity,
         roles: &[Arc<str>],
         labels: &Labels,
         reads: Reads,
     ) -> Result<(Request, Entities), Failure> {
-        let Question { principal, resource, circumstances, .. } = question;
+        let AccessRequest { principal, resource, context, .. } = question;
         let attributes =
             [("issuer", &*principal.issuer), ("subject", &*principal.subject)].map(|(k, v)| (k.into(), text(v)));
         let parents = roles.iter().map(|role| self.role(role)).collect();
         let principal = Entity::new(self.principal(&principal.name), attributes.into(), parents)?;
         let resource = self.resource_entity(resource, labels)?;
-        let context = self.context(circumstances, reads)?;
+        let context = self.context(context, reads)?;
         let request = Request::new(principal.uid(), action.uid(), resource.uid(), context, None)?;
         let mut entities = vec![principal, action.clone()];
-        if let Some(named) = circumstances.named.filter(|_| reads.any_of(Reads::NAMES)) {
+        if let Some(named) = question.context.names.filter(|_| reads.any_of(Reads::NAMES)) {
             for other in named.resources.iter().filter(|other| *other.name != **question.resource.id()) {
                 entities.push(self.vertex_entity(other)?);
             }
@@ -174,8 +175,8 @@ impl Types {
         Ok((request, Entities::from_entities(entities, None)?))
     }
 
-    fn context(&self, circumstances: Circumstances<'_>, reads: Reads) -> Result<Context, Failure> {
-        let Circumstances { now, peer, tls, certificate, method, size, named } = circumstances;
+    fn context(&self, context: RequestContext<'_>, reads: Reads) -> Result<Context, Failure> {
+        let RequestContext { now, peer, tls, certificate, method, size, names: named } = context;
         let mut context: Vec<(String, RestrictedExpression)> = Vec::new();
         let mut say = |what: Reads, name: &str, value: &dyn Fn() -> Result<Option<RestrictedExpression>, Failure>| {
             if reads.any_of(what) {
@@ -201,7 +202,7 @@ impl Types {
     }
 
     /// What a body names, by kind: Cedar's sets hold one type each.
-    fn names(&self, named: &Named) -> Result<RestrictedExpression, Failure> {
+    fn names(&self, named: &BodyNames) -> Result<RestrictedExpression, Failure> {
         let of_kind = |wanted: fn(&VertexKind) -> bool| {
             let found = named.resources.iter().filter(|resource| wanted(&resource.kind));
             let uids = found.map(|resource| uid(self.vertex_kind(resource), &resource.name));

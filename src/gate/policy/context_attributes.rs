@@ -1,4 +1,4 @@
-//! What of a request's circumstances a policy can read: the part of Cedar's context that its answer depends on.
+//! What of a request's context a policy can read: the part of Cedar's context that its answer depends on.
 //!
 //! Promises: sound. What this does not understand counts as reading everything, so a decision is never remembered, nor a
 //! context built, without something that a policy looks at. Pure.
@@ -10,7 +10,7 @@ use cedar_policy::{
     pst::{BinaryOp, Clause, Expr, Literal, Var},
 };
 
-/// A set of the circumstances.
+/// A set of the context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reads(u8);
 

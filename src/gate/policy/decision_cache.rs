@@ -16,9 +16,9 @@ use std::{
 use http::Method;
 use quick_cache::{Equivalent, sync::Cache};
 
-use super::{Circumstances, Question, Resource, Ruling, context_attributes::Reads, slice::Slice};
+use super::{AccessRequest, PolicyDecision, RequestContext, Resource, context_attributes::Reads, slice::Slice};
 
-/// Questions remembered at once, and as many decisions that depend on their circumstances; the least used make room.
+/// Questions remembered at once, and as many decisions that depend on their context; the least used make room.
 const REMEMBERED: usize = 100_000;
 /// Decisions about resources with longer names are made anew each time: whoever has a token chooses the names, and
 /// could fill the memory with them. Google's are far shorter.
@@ -29,8 +29,8 @@ const FLEETING: Reads = Reads::TIME.or(Reads::SIZE).or(Reads::NAMES);
 /// What is settled of a question before its circumstances are looked at.
 #[derive(Clone)]
 pub(super) enum Settled {
-    /// The answer, whatever the circumstances.
-    Ruled(Arc<Ruling>),
+    /// The answer, whatever the context.
+    Ruled(Arc<PolicyDecision>),
     /// The roles and the policies that decide.
     Open { roles: Arc<[Arc<str>]>, slice: Arc<Slice>, case: Option<Case> },
 }
@@ -41,7 +41,7 @@ pub(super) struct Case(u64);
 
 pub(super) struct Memory {
     settled: Cache<Asked, Settled>,
-    ruled: Cache<(Case, Told), Arc<Ruling>>,
+    ruled: Cache<(Case, Told), Arc<PolicyDecision>>,
     cases: AtomicU64,
 }
 
@@ -51,18 +51,18 @@ impl Memory {
     }
 
     /// Answers from memory, or by `settle` and `decide`.
-    pub(super) fn rule(
+    pub(super) fn decide(
         &self,
-        question: Question<'_>,
+        question: AccessRequest<'_>,
         settle: impl FnOnce() -> Settled,
-        decide: impl FnOnce(&Slice, Arc<[Arc<str>]>) -> Ruling,
-    ) -> Arc<Ruling> {
+        decide: impl FnOnce(&Slice, Arc<[Arc<str>]>) -> PolicyDecision,
+    ) -> Arc<PolicyDecision> {
         let settled = self.settled.get(&question).unwrap_or_else(|| self.keep(question, settle()));
         let (roles, slice, case) = match settled {
             Settled::Ruled(ruling) => return ruling,
             Settled::Open { roles, slice, case } => (roles, slice, case),
         };
-        let key = case.zip(Told::of(question.circumstances, slice.reads));
+        let key = case.zip(Told::of(question.context, slice.reads));
         if let Some(ruling) = key.as_ref().and_then(|key| self.ruled.get(key)) {
             return ruling;
         }
@@ -75,7 +75,7 @@ impl Memory {
         ruling
     }
 
-    fn keep(&self, question: Question<'_>, mut settled: Settled) -> Settled {
+    fn keep(&self, question: AccessRequest<'_>, mut settled: Settled) -> Settled {
         if question.resource.id().len() <= REMEMBERED_NAME {
             if let Settled::Open { case, .. } = &mut settled {
                 *case = Some(Case(self.cases.fetch_add(1, Ordering::Relaxed)));
@@ -100,10 +100,10 @@ struct Asked {
     resource: Resource,
 }
 
-impl From<Question<'_>> for Asked {
-    fn from(q: Question<'_>) -> Self {
+impl From<AccessRequest<'_>> for Asked {
+    fn from(q: AccessRequest<'_>) -> Self {
         let (proof, action, resource) = (q.principal.proof, q.action.clone(), q.resource.clone());
-        Self { proof, granted: q.granted.into(), active: q.active.map(Into::into), action, resource }
+        Self { proof, granted: q.granted_roles.into(), active: q.active_role.map(Into::into), action, resource }
     }
 }
 
@@ -114,8 +114,8 @@ impl Asked {
 }
 
 /// The same of a question.
-fn parts<'q>(q: &Question<'q>) -> (&'q [u8; 32], &'q [Arc<str>], Option<&'q str>, &'q str, &'q Resource) {
-    (&q.principal.proof, q.granted, q.active, q.action, q.resource)
+fn parts<'q>(q: &AccessRequest<'q>) -> (&'q [u8; 32], &'q [Arc<str>], Option<&'q str>, &'q str, &'q Resource) {
+    (&q.principal.proof, q.granted_roles, q.active_role, q.action, q.resource)
 }
 
 impl Hash for Asked {
@@ -124,7 +124,7 @@ impl Hash for Asked {
     }
 }
 
-impl Hash for Question<'_> {
+impl Hash for AccessRequest<'_> {
     fn hash<H: Hasher>(&self, to: &mut H) {
         parts(self).hash(to);
     }
@@ -138,13 +138,13 @@ impl PartialEq for Asked {
 
 impl Eq for Asked {}
 
-impl Equivalent<Asked> for Question<'_> {
+impl Equivalent<Asked> for AccessRequest<'_> {
     fn equivalent(&self, asked: &Asked) -> bool {
         parts(self) == asked.parts()
     }
 }
 
-/// Such circumstances as are read; the others are nothing.
+/// Such context as are read; the others are nothing.
 #[derive(PartialEq, Eq, Hash)]
 struct Told {
     peer: Option<IpAddr>,
@@ -156,8 +156,8 @@ struct Told {
 
 impl Told {
     /// Nothing where something is read that is too rarely the same twice.
-    fn of(circumstances: Circumstances<'_>, reads: Reads) -> Option<Self> {
-        let Circumstances { peer, method, tls, certificate, .. } = circumstances;
+    fn of(context: RequestContext<'_>, reads: Reads) -> Option<Self> {
+        let RequestContext { peer, method, tls, certificate, .. } = context;
         let read = |what: Reads| reads.any_of(what);
         (!read(FLEETING)).then(|| Self {
             peer: read(Reads::PEER).then_some(peer),

@@ -10,7 +10,7 @@ use cedar_policy::{Authorizer, Decision, Entities, Policy as One, PolicySet, Req
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Policy, Question, Rule, Ruling, Written, cedar::Policies};
+use super::{AccessRequest, Policy, PolicyDecision, RoleRule, Written, cedar::Policies};
 
 /// Most of a claim that is shown, in bytes.
 const SHOWN: usize = 200;
@@ -18,9 +18,9 @@ const SHOWN: usize = 200;
 /// An answer and where it comes from.
 pub struct Explanation<'p> {
     /// The answer.
-    pub ruling: Ruling,
+    pub ruling: PolicyDecision,
     /// What the shadow set would have ruled, where there is one.
-    pub shadow: Option<Ruling>,
+    pub shadow: Option<PolicyDecision>,
     /// Each rule of roles.toml, in its order; none where the roles did not come from claims.
     pub rules: Vec<RuleTold>,
     /// Each policy, in the order of files and lines; none where the roles already deny.
@@ -88,18 +88,18 @@ pub enum Outcome {
 impl Policy {
     /// Answers a question, and says why.
     #[must_use]
-    pub fn explain(&self, question: Question<'_>) -> Explanation<'_> {
-        let ruling = self.decide(question);
+    pub fn explain(&self, question: AccessRequest<'_>) -> Explanation<'_> {
+        let ruling = self.evaluate(question);
         let rules = if question.principal.roles.is_some() { Vec::new() } else { self.rules_told(&question) };
         let asked = self.roles.of(&question).is_ok();
         let policies = if asked { self.cedar.told(question, &ruling.roles) } else { Vec::new() };
-        let shadow = self.shadow.as_ref().map(|shadow| shadow.decide(question));
+        let shadow = self.shadow.as_ref().map(|shadow| shadow.evaluate(question));
         Explanation { ruling, shadow, rules, policies }
     }
 
-    fn rules_told(&self, question: &Question<'_>) -> Vec<RuleTold> {
+    fn rules_told(&self, question: &AccessRequest<'_>) -> Vec<RuleTold> {
         let claims = serde_json::from_str(&question.principal.claims).unwrap_or(Value::Null);
-        let told = |(place, rule): (usize, &Rule)| {
+        let told = |(place, rule): (usize, &RoleRule)| {
             let issuer = &*question.principal.issuer;
             let conditions = rule.conditions.iter().map(|condition| ConditionTold {
                 text: condition.to_string(),
@@ -126,7 +126,7 @@ fn short(text: &str) -> String {
 }
 
 impl Policies {
-    fn told(&self, question: Question<'_>, roles: &[Arc<str>]) -> Vec<PolicyTold<'_>> {
+    fn told(&self, question: AccessRequest<'_>, roles: &[Arc<str>]) -> Vec<PolicyTold<'_>> {
         let Some((request, entities)) = self.phrase(question, roles) else { return Vec::new() };
         let asked = Asked { request, entities, authorizer: Authorizer::new() };
         self.written.iter().map(|written| PolicyTold { written, outcome: asked.outcome(&written.policy) }).collect()
@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        gate::policy::{Circumstances, Claim, Condition, Denial, Matcher, PolicyFile, Resource, Roles},
+        gate::policy::{ClaimCondition, ClaimMatcher, ClaimPath, Denial, PolicyFile, RequestContext, Resource, Roles},
         principal::Principal,
     };
 
@@ -214,14 +214,17 @@ forbid (principal, action, resource) when { context has size && context.size * 9
 
     fn policy() -> Policy {
         let file = |path: &str, text: &str| PolicyFile { path: path.into(), text: text.into() };
-        let rule = |role: &str, issuers: Option<&str>, claim: &str| Rule {
+        let rule = |role: &str, issuers: Option<&str>, claim: &str| RoleRule {
             role: role.into(),
             issuers: issuers.map(|name| vec![name.to_owned()]),
-            conditions: vec![Condition { claim: Claim::parse(claim), matcher: Matcher::Text("yes".into()) }],
+            conditions: vec![ClaimCondition {
+                claim: ClaimPath::parse(claim),
+                matcher: ClaimMatcher::Text("yes".into()),
+            }],
         };
         let roles = Roles {
             rules: vec![rule("reader", None, "reads"), rule("writer", Some("corp"), "/may/write")],
-            separate: vec![vec!["reader".into(), "writer".into()]],
+            static_separation: vec![vec!["reader".into(), "writer".into()]],
             ..Roles::default()
         };
         let policies = [file("a.cedar", POLICIES)];
@@ -232,14 +235,14 @@ forbid (principal, action, resource) when { context has size && context.size * 9
         let policy = policy();
         let principal = Principal::hypothetical("corp", "s", claims, None);
         let (action, resource) = (action.into(), Resource::Exporter("e".into()));
-        let circumstances = Circumstances { size, ..Circumstances::test(IpAddr::from([127, 0, 0, 1])) };
-        let question = Question {
+        let context = RequestContext { size, ..RequestContext::test(IpAddr::from([127, 0, 0, 1])) };
+        let question = AccessRequest {
             principal: &principal,
-            granted: &[],
-            active: None,
+            granted_roles: &[],
+            active_role: None,
             action: &action,
             resource: &resource,
-            circumstances,
+            context,
         };
         with(policy.explain(question));
     }

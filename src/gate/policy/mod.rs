@@ -24,15 +24,18 @@ mod source_text;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-pub use self::question::{Circumstances, Question, Resource};
+pub use self::question::{AccessRequest, RequestContext, Resource};
 pub(crate) use self::{
     compile::{PolicyFile, PolicyProblem},
     explain::{Explanation, Outcome, PolicyTold, RuleTold},
-    obligations::{Duty, MaskKey, Obligation, Pointer, PredictDuty, ScrapeDuty, Template, WriteDuty, plain_name},
-    question::{GrantResource, Named, VertexKind, VertexResource},
+    obligations::{
+        Guardrail, MaskKey, Obligation, Pointer, PredictGuardrail, ScrapeGuardrail, Template, WriteGuardrail,
+        plain_name,
+    },
+    question::{BodyNames, GrantResource, VertexKind, VertexResource},
     replay::{Change, Changed, Decided, Difference, Is, Part, Past, Replay, differences},
-    roles::{HELD, Roles},
-    rule::{Claim, Condition, Matcher, Rule, is_role},
+    roles::{HELD_ROLES_CLAIM, Roles},
+    rule::{ClaimCondition, ClaimMatcher, ClaimPath, RoleRule, is_role},
     source_text::Written,
 };
 use self::{
@@ -52,7 +55,7 @@ pub struct Policy {
 
 /// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ruling {
+pub struct PolicyDecision {
     /// Whether it may.
     pub allowed: bool,
     /// The roles that it was decided with.
@@ -132,14 +135,14 @@ impl Policy {
 
     /// The roles that a principal holds, whichever it activates. Sorted.
     #[must_use]
-    pub fn held(&self, principal: &Principal, granted: &[Arc<str>]) -> Arc<[Arc<str>]> {
+    pub fn held_roles(&self, principal: &Principal, granted: &[Arc<str>]) -> Arc<[Arc<str>]> {
         roles::sorted(&self.roles.held(principal, granted))
     }
 
     /// The same of a principal's own roles, with those that its token of this gate leaves out since another one was
     /// activated for it: what separation goes by. Sorted.
     #[must_use]
-    pub fn held_in_all(&self, principal: &Principal) -> Arc<[Arc<str>]> {
+    pub fn all_held_roles(&self, principal: &Principal) -> Arc<[Arc<str>]> {
         roles::sorted(&[self.roles.held(principal, &[]), self.roles.left_out(principal)].concat())
     }
 
@@ -151,7 +154,7 @@ impl Policy {
 
     /// Every policy as its file has it, in the order of files and lines.
     #[must_use]
-    pub fn written(&self) -> &[Written] {
+    pub fn sources(&self) -> &[Written] {
         &self.cedar.written
     }
 
@@ -163,7 +166,7 @@ impl Policy {
 
     /// The guardrails that policies name.
     #[must_use]
-    pub fn obliged(&self) -> BTreeSet<&str> {
+    pub fn guardrail_names(&self) -> BTreeSet<&str> {
         self.cedar.obliged.names()
     }
 
@@ -179,46 +182,46 @@ impl Policy {
 
     /// Whether a policy speaks of this role.
     #[must_use]
-    pub fn mentions(&self, role: &str) -> bool {
+    pub fn mentions_role(&self, role: &str) -> bool {
         self.cedar.mentioned.contains(role)
     }
 
     /// The actions that a name stands for: the one that is called so, and all that are inside a group of that name. None
     /// where the schema does not know it.
     #[must_use]
-    pub fn actions_inside(&self, name: &str) -> BTreeSet<Box<str>> {
+    pub fn actions_in(&self, name: &str) -> BTreeSet<Box<str>> {
         self.cedar.inside(name)
     }
 
     /// Whether some rule gives this role.
     #[must_use]
-    pub fn gives(&self, role: &str) -> bool {
+    pub fn gives_role(&self, role: &str) -> bool {
         self.roles.rules.iter().any(|rule| *rule.role == *role)
     }
 
     /// Answers a question, from memory where the same was asked before.
-    pub fn rule(&self, question: Question<'_>) -> Arc<Ruling> {
-        let decide = |slice: &slice::Slice, roles| self.cedar.decide_by(slice, question, roles);
-        self.memory.rule(question, || self.settle(question), decide)
+    pub fn decide(&self, question: AccessRequest<'_>) -> Arc<PolicyDecision> {
+        let decide = |slice: &slice::Slice, roles| self.cedar.evaluate_slice(slice, question, roles);
+        self.memory.decide(question, || self.settle(question), decide)
     }
 
     /// Which of the `held` roles nobody may hold beside `role`.
     #[must_use]
-    pub fn apart<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
-        self.roles.apart(held, role)
+    pub fn conflicting_role<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
+        self.roles.conflicting_role(held, role)
     }
 
     /// Answers a question by evaluating roles and policies.
     #[must_use]
-    pub fn decide(&self, question: Question<'_>) -> Ruling {
+    pub fn evaluate(&self, question: AccessRequest<'_>) -> PolicyDecision {
         match self.roles.of(&question) {
-            Ok(roles) => self.cedar.decide(question, roles),
+            Ok(roles) => self.cedar.evaluate(question, roles),
             Err(unsettled) => unsettled.into(),
         }
     }
 
     /// The roles and the policies that decide a question.
-    fn settle(&self, question: Question<'_>) -> Settled {
+    fn settle(&self, question: AccessRequest<'_>) -> Settled {
         let ruled = |ruling| Settled::Ruled(Arc::new(ruling));
         match self.roles.of(&question) {
             Ok(roles) => match self.cedar.slice(&question, &roles) {
@@ -230,7 +233,7 @@ impl Policy {
     }
 }
 
-impl From<Unsettled> for Ruling {
+impl From<Unsettled> for PolicyDecision {
     fn from(Unsettled { roles, denial }: Unsettled) -> Self {
         Self { allowed: false, roles, policies: Arc::default(), obligations: Arc::default(), denial: Some(denial) }
     }

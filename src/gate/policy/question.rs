@@ -1,4 +1,4 @@
-//! What policy is asked: who, what, to what, in which circumstances. Pure.
+//! What policy is asked: who, what, to what, in which context. Pure.
 //!
 //! Promises: a resource has one name and one reading, wherever the name came from: a path, a gRPC message, a request's
 //! body, an audit record or a test table.
@@ -115,7 +115,7 @@ impl VertexResource {
 
 /// What a request's body names besides the resource that the request is for. Sorted, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named {
+pub struct BodyNames {
     /// Vertex resources.
     pub resources: BTreeSet<VertexResource>,
     /// Buckets of `gs://` URIs.
@@ -126,24 +126,24 @@ pub struct Named {
 
 /// One question: may this principal do this to that, in these circumstances?
 #[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
+pub struct AccessRequest<'a> {
     /// Who.
     pub principal: &'a Principal,
     /// Roles that are granted to the principal on this very resource for a time, besides those that its claims earn.
-    pub granted: &'a [Arc<str>],
+    pub granted_roles: &'a [Arc<str>],
     /// The one role that the caller activates, where it says so.
-    pub active: Option<&'a str>,
+    pub active_role: Option<&'a str>,
     /// The Cedar action's id, such as `PredictionService.Predict`.
     pub action: &'a Arc<str>,
     /// To what.
     pub resource: &'a Resource,
     /// What is known of the request besides.
-    pub circumstances: Circumstances<'a>,
+    pub context: RequestContext<'a>,
 }
 
 /// What is known of a request besides who, what and to what: Cedar's context.
 #[derive(Clone, Copy, Debug)]
-pub struct Circumstances<'a> {
+pub struct RequestContext<'a> {
     /// When the request's head had arrived.
     pub now: Timestamp,
     /// The other end of the connection.
@@ -157,24 +157,24 @@ pub struct Circumstances<'a> {
     /// Bytes of the request's body, where that is known before anything is forwarded.
     pub size: Option<u64>,
     /// What the body names; `None` where it was not looked at, since it is opaque or goes on after the decision.
-    pub named: Option<&'a Named>,
+    pub names: Option<&'a BodyNames>,
 }
 
-impl<'a> Circumstances<'a> {
+impl<'a> RequestContext<'a> {
     /// What a connection and a request's head tell. A certificate that is not trusted proves nothing here.
     #[must_use]
     pub fn new(peer: &'a Peer, method: &'a Method, now: Timestamp) -> Self {
         let certificate =
             peer.certificate.as_deref().filter(|certificate| certificate.trusted && !certificate.malformed);
-        Self { now, peer: peer.address.ip(), tls: peer.tls, certificate, method, size: None, named: None }
+        Self { now, peer: peer.address.ip(), tls: peer.tls, certificate, method, size: None, names: None }
     }
 }
 
 #[cfg(test)]
-impl Circumstances<'_> {
-    /// Circumstances for the tests of pure parts.
+impl RequestContext<'_> {
+    /// RequestContext for the tests of pure parts.
     pub(crate) fn test(peer: IpAddr) -> Self {
         let (now, method) = (Timestamp::UNIX_EPOCH, &Method::GET);
-        Self { now, peer, tls: true, certificate: None, method, size: None, named: None }
+        Self { now, peer, tls: true, certificate: None, method, size: None, names: None }
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use http::Method;
 use serde::Serialize;
 
-use super::{Circumstances, Named, Policy, Question, Resource, Rule, Ruling};
+use super::{AccessRequest, BodyNames, Policy, PolicyDecision, RequestContext, Resource, RoleRule};
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 
 /// A question as a record tells it.
@@ -16,7 +16,7 @@ pub(crate) struct Past {
     /// Who asked, with the roles that it held.
     pub principal: Principal,
     /// The one role that it activated, where it did.
-    pub active: Option<Box<str>>,
+    pub active_role: Option<Box<str>>,
     /// The Cedar action.
     pub action: Arc<str>,
     /// To what.
@@ -34,22 +34,29 @@ pub(crate) struct Past {
     /// The client's certificate, as far as policy goes by it.
     pub certificate: Option<Certificate>,
     /// What the body named, where it was looked at.
-    pub named: Option<Named>,
+    pub names: Option<BodyNames>,
 }
 
 impl Past {
-    fn question(&self) -> Question<'_> {
-        let circumstances = Circumstances {
+    fn question(&self) -> AccessRequest<'_> {
+        let context = RequestContext {
             now: self.at,
             peer: self.peer,
             tls: self.tls,
             certificate: self.certificate.as_ref(),
             method: &self.method,
             size: self.size,
-            named: self.named.as_ref(),
+            names: self.names.as_ref(),
         };
         let (principal, action, resource) = (&self.principal, &self.action, &self.resource);
-        Question { principal, granted: &[], active: self.active.as_deref(), action, resource, circumstances }
+        AccessRequest {
+            principal,
+            granted_roles: &[],
+            active_role: self.active_role.as_deref(),
+            action,
+            resource,
+            context,
+        }
     }
 }
 
@@ -80,8 +87,8 @@ pub struct Decided {
     pub reason: Option<&'static str>,
 }
 
-impl From<&Ruling> for Decided {
-    fn from(ruling: &Ruling) -> Self {
+impl From<&PolicyDecision> for Decided {
+    fn from(ruling: &PolicyDecision) -> Self {
         let reason = ruling.denial.as_ref().map(super::Denial::reason);
         Self { allowed: ruling.allowed, policies: ruling.policies.clone(), reason }
     }
@@ -113,8 +120,8 @@ impl<'p> Replay<'p> {
     }
 
     /// Puts one question to both; gives what the old policies say.
-    pub(crate) fn ask(&mut self, past: &Past) -> Arc<Ruling> {
-        let (old, new) = (self.old.rule(past.question()), self.new.rule(past.question()));
+    pub(crate) fn ask(&mut self, past: &Past) -> Arc<PolicyDecision> {
+        let (old, new) = (self.old.decide(past.question()), self.new.decide(past.question()));
         if old.allowed != new.allowed {
             let change = Change {
                 principal: past.principal.name.clone(),
@@ -194,8 +201,8 @@ pub(crate) fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
     let (before, after) = (old.roles(), new.roles());
     for (of, before, after) in [
         (Part::Rule, rules(old), rules(new)),
-        (Part::Static, lists(&before.separate), lists(&after.separate)),
-        (Part::Dynamic, lists(&before.dynamic), lists(&after.dynamic)),
+        (Part::Static, lists(&before.static_separation), lists(&after.static_separation)),
+        (Part::Dynamic, lists(&before.dynamic_separation), lists(&after.dynamic_separation)),
     ] {
         let missing = |these: &[String], those: &[String], is| -> Vec<Difference> {
             let missing = these.iter().filter(|one| !those.contains(one));
@@ -220,20 +227,20 @@ fn policies(old: &Policy, new: &Policy) -> Vec<Difference> {
         let place = Some(format!("{}:{}", written.file.display(), written.line));
         found.push(Difference { of: Part::Policy, is, name: written.name.to_string(), place });
     };
-    for before in old.written() {
-        match new.written().iter().find(|after| after.name == before.name) {
+    for before in old.sources() {
+        match new.sources().iter().find(|after| after.name == before.name) {
             None => tell(Is::Removed, before),
             Some(after) if after.policy.to_json().ok() != before.policy.to_json().ok() => tell(Is::Changed, after),
             Some(_) => {}
         }
     }
-    let is_new = |after: &&super::Written| !old.written().iter().any(|before| before.name == after.name);
-    new.written().iter().filter(is_new).for_each(|after| tell(Is::Added, after));
+    let is_new = |after: &&super::Written| !old.sources().iter().any(|before| before.name == after.name);
+    new.sources().iter().filter(is_new).for_each(|after| tell(Is::Added, after));
     found
 }
 
 /// A rule on one line.
-fn told(rule: &Rule) -> String {
+fn told(rule: &RoleRule) -> String {
     let issuers = rule.issuers.as_ref().map_or_else(|| "*".to_owned(), |issuers| issuers.join(", "));
     let conditions: Vec<String> = rule.conditions.iter().map(ToString::to_string).collect();
     format!("role = \"{}\", issuers = [{issuers}], {}", rule.role, conditions.join(" and "))
@@ -242,7 +249,9 @@ fn told(rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::policy::{Claim, Condition, Duty, Matcher, Obligation, PolicyFile, Roles, ScrapeDuty};
+    use crate::gate::policy::{
+        ClaimCondition, ClaimMatcher, ClaimPath, Guardrail, Obligation, PolicyFile, Roles, ScrapeGuardrail,
+    };
 
     fn policy(text: &str, roles: Roles) -> Policy {
         let schema = "entity Role; entity Principal in [Role] { issuer: String, subject: String }; entity Exporter;
@@ -256,7 +265,7 @@ mod tests {
         let roles = roles.iter().map(|role| Arc::from(*role)).collect();
         Past {
             principal: Principal::hypothetical("corp", subject, "{}", Some(roles)),
-            active: None,
+            active_role: None,
             action: "Read".into(),
             resource: Resource::Exporter("e".into()),
             at: Timestamp::from_second(second).unwrap(),
@@ -265,14 +274,14 @@ mod tests {
             tls: true,
             size: None,
             certificate: None,
-            named: None,
+            names: None,
         }
     }
 
     #[test]
     fn precisely_what_comes_out_otherwise_is_told_once_with_its_count_and_times() {
         let old = policy("@id(\"all\") permit (principal, action, resource);", Roles::default());
-        let apart = Roles { separate: vec![vec!["a".into(), "b".into()]], ..Roles::default() };
+        let apart = Roles { static_separation: vec![vec!["a".into(), "b".into()]], ..Roles::default() };
         let text = "@id(\"late\") permit (principal, action, resource) when { context.time > datetime(\"1970-01-01T00:00:05Z\") };";
         let new = policy(text, apart);
         let mut replay = Replay::new(&old, &new);
@@ -310,9 +319,9 @@ mod tests {
         let set = |group: &str, hide: &str| {
             let text = "@oblige(\"g\") permit (principal, action, resource);".to_owned();
             let files = [PolicyFile { path: "a".into(), text }];
-            let duty = ScrapeDuty { drop_labels: vec![hide.into()], ..ScrapeDuty::default() };
+            let duty = ScrapeGuardrail { drop_labels: vec![hide.into()], ..ScrapeGuardrail::default() };
             let policy = Policy::new(Roles::default(), &schema(group), &files, std::iter::empty()).unwrap();
-            policy.with_guardrails(vec![Obligation { name: "g".into(), duty: Duty::Scrape(duty) }]).unwrap()
+            policy.with_guardrails(vec![Obligation { name: "g".into(), guardrail: Guardrail::Scrape(duty) }]).unwrap()
         };
         let told = |old, new| differences(&old, &new).into_iter().map(|d| (d.of, d.is, d.name)).collect::<Vec<_>>();
         assert_eq!(told(set("scrape", "user"), set("scrape", "user")), []);
@@ -324,14 +333,17 @@ mod tests {
 
     #[test]
     fn layout_is_no_difference_and_all_else_is() {
-        let rule = |value: &str| Rule {
+        let rule = |value: &str| RoleRule {
             role: "r".into(),
             issuers: None,
-            conditions: vec![Condition { claim: Claim::parse("c"), matcher: Matcher::Text(value.into()) }],
+            conditions: vec![ClaimCondition {
+                claim: ClaimPath::parse("c"),
+                matcher: ClaimMatcher::Text(value.into()),
+            }],
         };
         let roles = |value: &str, apart: &[&str]| Roles {
             rules: vec![rule(value)],
-            separate: vec![apart.iter().map(|role| Arc::from(*role)).collect()],
+            static_separation: vec![apart.iter().map(|role| Arc::from(*role)).collect()],
             ..Roles::default()
         };
         let keep = "@id(\"keep\") permit (principal, action, resource);";

@@ -8,21 +8,21 @@ use std::{fmt, sync::Arc};
 
 use serde_json::Value;
 
-use super::{Denial, Question, Rule};
+use super::{AccessRequest, Denial, RoleRule};
 use crate::principal::Principal;
 
 /// The claim in a token of this gate that names all roles that were held when it was given for one of them.
-pub(crate) const HELD: &str = "held";
+pub(crate) const HELD_ROLES_CLAIM: &str = "held_roles";
 
 /// All rules, and the lists of roles that are kept apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     /// In the file's order; decisions do not depend on it.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<RoleRule>,
     /// Of each list a principal may hold one role.
-    pub separate: Vec<Vec<Arc<str>>>,
+    pub static_separation: Vec<Vec<Arc<str>>>,
     /// Of each list a principal may hold several roles and activates one for each request.
-    pub dynamic: Vec<Vec<Arc<str>>>,
+    pub dynamic_separation: Vec<Vec<Arc<str>>>,
 }
 
 /// Why a request has no roles to be decided with.
@@ -55,10 +55,10 @@ impl fmt::Display for Origin {
 
 impl Roles {
     /// The roles that a question is decided with, sorted.
-    pub(super) fn of(&self, question: &Question<'_>) -> Result<Arc<[Arc<str>]>, Unsettled> {
-        let held = self.held(question.principal, question.granted);
+    pub(super) fn of(&self, question: &AccessRequest<'_>) -> Result<Arc<[Arc<str>]>, Unsettled> {
+        let held = self.held(question.principal, question.granted_roles);
         let all = [self.left_out(question.principal), held.clone()].concat();
-        for apart in &self.separate {
+        for apart in &self.static_separation {
             let mut both = apart.iter().filter_map(|role| all.iter().find(|(held, _)| held == role));
             if let (Some((a, first)), Some((b, second))) = (both.next(), both.next()) {
                 let text = format!("{first} gives `{a}` and {second} gives `{b}`, which are kept apart");
@@ -67,13 +67,13 @@ impl Roles {
         }
         let roles = sorted(&held);
         let unsettled = |denial| Err(Unsettled { roles: roles.clone(), denial });
-        if let Some(active) = question.active {
+        if let Some(active) = question.active_role {
             return match roles.iter().find(|role| ***role == *active) {
                 Some(role) => Ok([role.clone()].into()),
                 None => unsettled(Denial::RoleNotHeld(active.into())),
             };
         }
-        for apart in &self.dynamic {
+        for apart in &self.dynamic_separation {
             let both: Vec<Arc<str>> = apart.iter().filter(|role| roles.contains(role)).cloned().collect();
             if both.len() > 1 {
                 return unsettled(Denial::RoleNotActivated(both.into()));
@@ -83,8 +83,8 @@ impl Roles {
     }
 
     /// Which of the `held` roles nobody may hold beside `role`.
-    pub(super) fn apart<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
-        let lists = || self.separate.iter().filter(|apart| apart.iter().any(|one| **one == *role));
+    pub(super) fn conflicting_role<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
+        let lists = || self.static_separation.iter().filter(|apart| apart.iter().any(|one| **one == *role));
         held.iter().find(|other| ***other != *role && lists().any(|apart| apart.contains(other)))
     }
 
@@ -110,7 +110,8 @@ impl Roles {
             return Vec::new();
         }
         let claims: Value = serde_json::from_str(&principal.claims).unwrap_or(Value::Null);
-        let held = claims.get(HELD).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let held =
+            claims.get(HELD_ROLES_CLAIM).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         held.map(|role| (role.into(), Origin::Token)).collect()
     }
 }
@@ -128,15 +129,18 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::gate::policy::{Circumstances, Claim, Condition, Matcher, Resource};
+    use crate::gate::policy::{ClaimCondition, ClaimMatcher, ClaimPath, RequestContext, Resource};
 
     const BOTH: &str = r#"{"realm":{"roles":["model"]},"roles":["writer"]}"#;
 
     fn roles() -> Roles {
-        let rule = |role: &str, issuers: Option<&str>, claim: &str, value: &str| Rule {
+        let rule = |role: &str, issuers: Option<&str>, claim: &str, value: &str| RoleRule {
             role: role.into(),
             issuers: issuers.map(|i| vec![i.to_owned()]),
-            conditions: vec![Condition { claim: Claim::parse(claim), matcher: Matcher::Text(value.into()) }],
+            conditions: vec![ClaimCondition {
+                claim: ClaimPath::parse(claim),
+                matcher: ClaimMatcher::Text(value.into()),
+            }],
         };
         Roles {
             rules: vec![
@@ -144,8 +148,8 @@ mod tests {
                 rule("infer", Some("corp"), "/realm/roles", "model"),
                 rule("scrape", None, "https://x.test/role", "reader"),
             ],
-            separate: vec![vec!["ingest".into(), "infer".into()]],
-            dynamic: vec![vec!["scrape".into(), "train".into(), "audit".into()]],
+            static_separation: vec![vec!["ingest".into(), "infer".into()]],
+            dynamic_separation: vec![vec!["scrape".into(), "train".into(), "audit".into()]],
         }
     }
 
@@ -157,14 +161,14 @@ mod tests {
     ) -> Result<Arc<[Arc<str>]>, Unsettled> {
         let granted: Vec<Arc<str>> = granted.iter().map(|role| (*role).into()).collect();
         let (action, resource) = ("scrape".into(), Resource::Exporter("e".into()));
-        let circumstances = Circumstances::test(IpAddr::from([127, 0, 0, 1]));
-        roles.of(&Question {
+        let context = RequestContext::test(IpAddr::from([127, 0, 0, 1]));
+        roles.of(&AccessRequest {
             principal,
-            granted: &granted,
-            active,
+            granted_roles: &granted,
+            active_role: active,
             action: &action,
             resource: &resource,
-            circumstances,
+            context,
         })
     }
 
@@ -210,15 +214,17 @@ mod tests {
 
     #[test]
     fn what_a_token_of_the_gate_leaves_out_stays_held() {
-        let narrowed =
-            Principal { claims: r#"{"roles":["scrape"],"held":["ingest","scrape"]}"#.into(), ..given(&["scrape"]) };
+        let narrowed = Principal {
+            claims: r#"{"roles":["scrape"],"held_roles":["ingest","scrape"]}"#.into(),
+            ..given(&["scrape"])
+        };
         check(&narrowed, &[], None, Ok(&["scrape"]));
         check(&narrowed, &[], Some("ingest"), Err(Denial::RoleNotHeld("ingest".into())));
         check(&narrowed, &["observe"], None, Ok(&["observe", "scrape"]));
         let refused = apart("the token of this gate gives `ingest` and a grant gives `infer`");
         check(&narrowed, &["infer"], None, Err(refused));
         // nobody but the gate says so
-        let claims = r#"{"https://x.test/role":"reader","held":["ingest"]}"#;
+        let claims = r#"{"https://x.test/role":"reader","held_roles":["ingest"]}"#;
         check(&Principal::test("corp", claims), &["infer"], None, Ok(&["infer", "scrape"]));
     }
 
@@ -255,9 +261,9 @@ mod tests {
     fn the_order_of_rules_and_lists_changes_no_answer() {
         let (straight, mut turned) = (roles(), roles());
         turned.rules.reverse();
-        turned.separate.reverse();
-        turned.separate.iter_mut().for_each(|list| list.reverse());
-        turned.dynamic.iter_mut().for_each(|list| list.reverse());
+        turned.static_separation.reverse();
+        turned.static_separation.iter_mut().for_each(|list| list.reverse());
+        turned.dynamic_separation.iter_mut().for_each(|list| list.reverse());
         for claims in [BOTH, r#"{"roles":["writer"],"https://x.test/role":"reader"}"#, "{}"] {
             for granted in [&[][..], &["train"], &["infer"]] {
                 for active in [None, Some("train"), Some("scrape")] {

@@ -21,7 +21,7 @@ pub(crate) fn is_role(text: &str) -> bool {
 
 /// Where in the claims a condition looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum ClaimPath {
     /// A claim by its exact name, dots and all.
     Name(Box<str>),
     /// The segments of a JSON pointer (RFC 6901) into nested claims. In a list a number is a position, as the RFC says;
@@ -31,7 +31,7 @@ pub enum Claim {
 
 /// What a claim must be. A list is as good as its best item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Matcher {
+pub enum ClaimMatcher {
     /// This very text.
     Text(Box<str>),
     /// This whole number, written without a fraction.
@@ -46,25 +46,25 @@ pub enum Matcher {
 
 /// One claim and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition {
+pub struct ClaimCondition {
     /// The claim that is looked at.
-    pub claim: Claim,
+    pub claim: ClaimPath,
     /// What it must be.
-    pub matcher: Matcher,
+    pub matcher: ClaimMatcher,
 }
 
 /// One rule: principals of these issuers that meet all conditions hold this role.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct RoleRule {
     /// The role it gives.
     pub role: Arc<str>,
     /// The issuers whose claims it reads; `None` for every one.
     pub issuers: Option<Vec<String>>,
     /// At least one.
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<ClaimCondition>,
 }
 
-impl Claim {
+impl ClaimPath {
     /// Reads a claim as roles.toml names it: a name, or a pointer where it begins with a slash.
     #[must_use]
     pub fn parse(text: &str) -> Self {
@@ -86,13 +86,13 @@ impl Claim {
     }
 }
 
-impl Condition {
+impl ClaimCondition {
     /// Whether these claims meet it.
     #[must_use]
     pub fn holds(&self, claims: &Value) -> bool {
         match &self.claim {
-            Claim::Name(name) => claims.get(&**name).is_some_and(|claim| self.matcher.takes_any(claim)),
-            Claim::Pointer(path) => self.holds_below(claims, path),
+            ClaimPath::Name(name) => claims.get(&**name).is_some_and(|claim| self.matcher.takes_any(claim)),
+            ClaimPath::Pointer(path) => self.holds_below(claims, path),
         }
     }
 
@@ -120,7 +120,7 @@ fn position(segment: &str) -> Option<usize> {
     is_one.then(|| segment.parse().ok()).flatten()
 }
 
-impl Matcher {
+impl ClaimMatcher {
     fn takes_any(&self, claim: &Value) -> bool {
         match claim {
             Value::Array(items) => items.iter().any(|item| self.takes(item)),
@@ -153,7 +153,7 @@ fn within(block: &IpNet, text: &str) -> bool {
     text.parse::<IpAddr>().is_ok_and(|address| block.contains(&address.to_canonical()))
 }
 
-impl Rule {
+impl RoleRule {
     /// Whether it gives this principal its role.
     pub(super) fn matches(&self, principal: &Principal, claims: &Value) -> bool {
         self.issuers.as_ref().is_none_or(|list| list.iter().any(|issuer| **issuer == *principal.issuer))
@@ -169,12 +169,12 @@ impl Rule {
             (Some(_), None) => false,
             (Some(ours), Some(theirs)) => theirs.iter().all(|issuer| ours.contains(issuer)),
         };
-        let implied = |condition: &Condition| other.conditions.iter().any(|theirs| theirs.implies(condition));
+        let implied = |condition: &ClaimCondition| other.conditions.iter().any(|theirs| theirs.implies(condition));
         self.role == other.role && all_issuers && self.conditions.iter().all(implied)
     }
 }
 
-impl fmt::Display for Claim {
+impl fmt::Display for ClaimPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => f.write_str(name),
@@ -186,7 +186,7 @@ impl fmt::Display for Claim {
 }
 
 /// As roles.toml has it, such as `value = "scrape"`.
-impl fmt::Display for Matcher {
+impl fmt::Display for ClaimMatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => write!(f, "value = {text:?}"),
@@ -199,7 +199,7 @@ impl fmt::Display for Matcher {
 }
 
 /// As roles.toml has it, such as `claim = "roles", value = "scrape"`.
-impl fmt::Display for Condition {
+impl fmt::Display for ClaimCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "claim = {:?}, {}", self.claim.to_string(), self.matcher)
     }
@@ -209,25 +209,25 @@ impl fmt::Display for Condition {
 mod tests {
     use super::*;
 
-    fn condition(claim: &str, matcher: Matcher) -> Condition {
-        Condition { claim: Claim::parse(claim), matcher }
+    fn condition(claim: &str, matcher: ClaimMatcher) -> ClaimCondition {
+        ClaimCondition { claim: ClaimPath::parse(claim), matcher }
     }
 
-    fn text(value: &str) -> Matcher {
-        Matcher::Text(value.into())
+    fn text(value: &str) -> ClaimMatcher {
+        ClaimMatcher::Text(value.into())
     }
 
-    fn prefix(value: &str) -> Matcher {
-        Matcher::Prefix(value.into())
+    fn prefix(value: &str) -> ClaimMatcher {
+        ClaimMatcher::Prefix(value.into())
     }
 
-    fn cidr(value: &str) -> Matcher {
-        Matcher::Within(value.parse().unwrap())
+    fn cidr(value: &str) -> ClaimMatcher {
+        ClaimMatcher::Within(value.parse().unwrap())
     }
 
     #[test]
     fn a_condition_holds_for_the_claim_it_names_and_no_other() {
-        let check = |claim: &str, matcher: Matcher, claims: &str, expected: bool| {
+        let check = |claim: &str, matcher: ClaimMatcher, claims: &str, expected: bool| {
             let found = condition(claim, matcher.clone()).holds(&serde_json::from_str(claims).unwrap());
             assert_eq!(found, expected, "{claim} {matcher} on {claims}");
         };
@@ -238,17 +238,17 @@ mod tests {
         check("roles", text("a"), r#"{"roles":{"a":true}}"#, false);
         check("roles", text("A"), r#"{"roles":"a"}"#, false);
         check("https://x.test/a.b", text("a"), r#"{"https://x.test/a.b":"a"}"#, true);
-        check("level", Matcher::Number(3), r#"{"level":3}"#, true);
-        check("level", Matcher::Number(3), r#"{"level":[1,3]}"#, true);
-        check("level", Matcher::Number(3), r#"{"level":"3"}"#, false);
-        check("level", Matcher::Number(3), r#"{"level":3.5}"#, false);
-        check("level", Matcher::Number(-3), r#"{"level":-3}"#, true);
+        check("level", ClaimMatcher::Number(3), r#"{"level":3}"#, true);
+        check("level", ClaimMatcher::Number(3), r#"{"level":[1,3]}"#, true);
+        check("level", ClaimMatcher::Number(3), r#"{"level":"3"}"#, false);
+        check("level", ClaimMatcher::Number(3), r#"{"level":3.5}"#, false);
+        check("level", ClaimMatcher::Number(-3), r#"{"level":-3}"#, true);
         check("level", text("3"), r#"{"level":3}"#, false);
-        check("admin", Matcher::Truth(true), r#"{"admin":true}"#, true);
-        check("admin", Matcher::Truth(true), r#"{"admin":"true"}"#, false);
-        check("admin", Matcher::Truth(true), r#"{"admin":1}"#, false);
-        check("admin", Matcher::Truth(false), r#"{}"#, false);
-        check("admin", Matcher::Truth(false), r#"{"admin":null}"#, false);
+        check("admin", ClaimMatcher::Truth(true), r#"{"admin":true}"#, true);
+        check("admin", ClaimMatcher::Truth(true), r#"{"admin":"true"}"#, false);
+        check("admin", ClaimMatcher::Truth(true), r#"{"admin":1}"#, false);
+        check("admin", ClaimMatcher::Truth(false), r#"{}"#, false);
+        check("admin", ClaimMatcher::Truth(false), r#"{"admin":null}"#, false);
         check("ref", prefix("refs/tags/"), r#"{"ref":"refs/tags/v1"}"#, true);
         check("ref", prefix("refs/tags/"), r#"{"ref":["x","refs/tags/v1"]}"#, true);
         check("ref", prefix("refs/tags/"), r#"{"ref":"xrefs/tags/v1"}"#, false);
@@ -279,21 +279,21 @@ mod tests {
 
     #[test]
     fn a_rule_that_another_covers_is_known() {
-        let rule = |issuers: Option<&[&str]>, conditions: &[(&str, Matcher)]| Rule {
+        let rule = |issuers: Option<&[&str]>, conditions: &[(&str, ClaimMatcher)]| RoleRule {
             role: "r".into(),
             issuers: issuers.map(|list| list.iter().map(|i| (*i).to_owned()).collect()),
             conditions: conditions.iter().map(|(claim, matcher)| condition(claim, matcher.clone())).collect(),
         };
-        let check = |first: &Rule, second: &Rule, expected: bool| {
+        let check = |first: &RoleRule, second: &RoleRule, expected: bool| {
             assert_eq!(first.covers(second), expected, "{first:?} over {second:?}");
         };
-        let any = |claim: &str, matcher: Matcher| rule(None, &[(claim, matcher)]);
+        let any = |claim: &str, matcher: ClaimMatcher| rule(None, &[(claim, matcher)]);
         check(&any("c", text("a")), &any("c", text("a")), true);
         check(&any("c", text("a")), &rule(Some(&["x"]), &[("c", text("a"))]), true);
         check(&rule(Some(&["x"]), &[("c", text("a"))]), &any("c", text("a")), false);
         check(&rule(Some(&["x", "y"]), &[("c", text("a"))]), &rule(Some(&["y"]), &[("c", text("a"))]), true);
         check(&any("c", text("a")), &any("d", text("a")), false);
-        check(&any("c", text("a")), &Rule { role: "other".into(), ..any("c", text("a")) }, false);
+        check(&any("c", text("a")), &RoleRule { role: "other".into(), ..any("c", text("a")) }, false);
         check(&any("c", prefix("a/")), &any("c", prefix("a/b")), true);
         check(&any("c", prefix("a/b")), &any("c", prefix("a/")), false);
         check(&any("c", prefix("a/")), &any("c", text("a/b")), true);
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_claim_is_shown_as_it_was_written() {
         for text in ["roles", "https://x.test/a", "/a/b", "/a~1b/c~0d", "/a~01"] {
-            assert_eq!(Claim::parse(text).to_string(), text);
+            assert_eq!(ClaimPath::parse(text).to_string(), text);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a schema says what the gate does: the types of entities and circumstances as it puts questions in words.
+//! Whether a schema says what the gate does: the types of entities and context as it puts questions in words.
 //!
 //! Promises: what Cedar's validator and `policy prove` take from a schema that has no problem here is so at the gate. A
 //! schema that calls something certain which the gate may leave out, or that keeps an action from a resource which the
@@ -165,7 +165,7 @@ mod tests {
         );
         check("tls: Bool,", "tls: Truth,", &["has a context"]);
         check("type Names =", "type Truth = Bool; type Names =", &[]);
-        check("Names", "BodyNames", &[]);
+        check("Names", "RequestNames", &[]);
         check("/// A role", "@doc(\"x\") /// A role", &[]);
         let scrape = "action \"Exporter.Scrape\" in [scrape] appliesTo { principal: Principal, resource: Exporter";
         check(scrape, &scrape.replace(": Exporter", ": [Exporter, Service]"), &[]);

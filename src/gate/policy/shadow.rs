@@ -1,17 +1,17 @@
 //! A second set of policies that is asked the same and decides nothing.
 //!
-//! Promises: what it would have ruled is told to whoever asks, and reaches no answer from here: a [`Ruling`] of the
+//! Promises: what it would have ruled is told to whoever asks, and reaches no answer from here: a [`PolicyDecision`] of the
 //! enforced set never depends on it. It denies where it cannot be evaluated, as the enforced set does.
 
 use std::sync::Arc;
 
-use super::{Policy, Question, Ruling, cedar_request::Labels, decision_cache::Memory};
+use super::{AccessRequest, Policy, PolicyDecision, cedar_request::Labels, decision_cache::Memory};
 
 /// What the shadow set would have ruled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shadowed {
+pub struct ShadowDecision {
     /// Its ruling.
-    pub ruling: Arc<Ruling>,
+    pub ruling: Arc<PolicyDecision>,
     /// Whether it would have decided otherwise.
     pub differs: bool,
 }
@@ -31,10 +31,10 @@ impl Policy {
 
     /// What the shadow set would have ruled where the enforced one ruled this; `None` where there is no shadow set.
     #[must_use]
-    pub fn shadow(&self, question: Question<'_>, enforced: &Ruling) -> Option<Shadowed> {
-        let ruling = self.shadow.as_ref()?.rule(question);
+    pub fn shadow(&self, question: AccessRequest<'_>, enforced: &PolicyDecision) -> Option<ShadowDecision> {
+        let ruling = self.shadow.as_ref()?.decide(question);
         let differs = ruling.allowed != enforced.allowed;
-        Some(Shadowed { ruling, differs })
+        Some(ShadowDecision { ruling, differs })
     }
 
     /// Whether there is a shadow set.

@@ -80,7 +80,7 @@ impl Asks {
         }
     }
 
-    fn put<T>(&self, ask: impl FnOnce(Question<'_>) -> T) -> T {
+    fn put<T>(&self, ask: impl FnOnce(AccessRequest<'_>) -> T) -> T {
         let given: Arc<[Arc<str>]> = self.roles.iter().map(|role| Arc::from(*role)).collect();
         let mut proof = [0; 32];
         for (byte, role) in proof.iter_mut().zip(&self.roles) {
@@ -97,27 +97,27 @@ impl Asks {
             chain: Chain { certificates: vec![], digest: [1; 32] },
         };
         let resources = self.named.iter().flatten().map(|name| VertexResource::parse(name)).collect();
-        let named = Named { resources, buckets: ["b".into()].into(), ..Named::default() };
+        let named = BodyNames { resources, buckets: ["b".into()].into(), ..BodyNames::default() };
         let action: Arc<str> = self.action.into();
-        ask(Question {
+        ask(AccessRequest {
             principal: &principal,
-            granted: &[],
-            active: None,
+            granted_roles: &[],
+            active_role: None,
             action: &action,
             resource: &self.resource,
-            circumstances: Circumstances {
+            context: RequestContext {
                 now: Timestamp::from_second(self.hour * 3600).unwrap(),
                 tls: self.tls,
                 certificate: self.certificate.then_some(&certificate),
                 method: if self.get { &http::Method::GET } else { &http::Method::POST },
                 size: self.size,
-                named: self.named.is_some().then_some(&named),
-                ..Circumstances::test(IpAddr::from(self.peer))
+                names: self.named.is_some().then_some(&named),
+                ..RequestContext::test(IpAddr::from(self.peer))
             },
         })
     }
 
-    /// The same in other circumstances, one thing changed each time.
+    /// The same in other context, one thing changed each time.
     fn varied(&self) -> Vec<Self> {
         let this = || self.clone();
         vec![
@@ -132,15 +132,15 @@ impl Asks {
         ]
     }
 
-    fn decided(&self, policy: &Policy) -> Ruling {
-        self.put(|question| policy.decide(question))
+    fn decided(&self, policy: &Policy) -> PolicyDecision {
+        self.put(|question| policy.evaluate(question))
     }
 
     /// By every policy and with every circumstance.
-    fn decided_by_all(&self, policy: &Policy) -> Ruling {
+    fn decided_by_all(&self, policy: &Policy) -> PolicyDecision {
         self.put(|question| {
             let roles = question.principal.roles.clone().unwrap();
-            policy.cedar.decide_by_all(question, roles)
+            policy.cedar.evaluate_all(question, roles)
         })
     }
 }
@@ -273,7 +273,7 @@ proptest! {
         let policy = unchecked(&policies);
         let asks: Vec<Asks> = asks.iter().flat_map(Asks::varied).collect();
         for asks in asks.iter().chain(&asks) {
-            let remembered = asks.put(|question| policy.rule(question));
+            let remembered = asks.put(|question| policy.decide(question));
             prop_assert_eq!(&*remembered, &asks.decided_by_all(&policy), "{:?}", asks);
         }
     }
@@ -337,7 +337,7 @@ fn a_model_that_the_body_names_can_be_pinned_too() {
     {
         let asks = Asks { named, ..asks.clone() };
         // not from memory either
-        assert_eq!(asks.put(|question| policy.rule(question)).allowed, allowed, "{asks:?}");
+        assert_eq!(asks.put(|question| policy.decide(question)).allowed, allowed, "{asks:?}");
     }
 }
 
@@ -392,9 +392,9 @@ fn what_depends_on_the_time_is_never_remembered_past_it() {
          when { context.time < datetime(\"1970-01-01T00:30:00Z\") };",
     );
     let asks = Asks::new("ModelService.GetModel", model(MODEL));
-    assert!(asks.put(|question| policy.rule(question)).allowed);
-    assert!(!Asks { hour: 1, ..asks.clone() }.put(|question| policy.rule(question)).allowed);
-    assert!(asks.put(|question| policy.rule(question)).allowed);
+    assert!(asks.put(|question| policy.decide(question)).allowed);
+    assert!(!Asks { hour: 1, ..asks.clone() }.put(|question| policy.decide(question)).allowed);
+    assert!(asks.put(|question| policy.decide(question)).allowed);
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn a_callers_long_names_are_not_remembered() {
     let policy = validated("permit (principal, action in Action::\"scrape\", resource) when { context.tls };");
     let check = |length: usize, remembered: (usize, usize)| {
         let asks = Asks::new("Exporter.Scrape", Resource::Exporter("a".repeat(length).into()));
-        assert!(asks.put(|question| policy.rule(question)).allowed);
+        assert!(asks.put(|question| policy.decide(question)).allowed);
         assert_eq!(policy.memory.len(), remembered, "{length} bytes");
     };
     check(REMEMBERED_NAME + 1, (0, 0));

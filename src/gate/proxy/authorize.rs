@@ -12,10 +12,10 @@ use super::{gate::Gate, headers::active_role};
 use crate::{
     clock::Timestamp,
     gate::{
-        audit::{BodyNames, Context, Decision, Record, cut},
+        audit::{Decision, Record, RecordedBodyNames, RecordedContext, cut},
         grants::Held,
         identity::AuthContext,
-        policy::{Circumstances, Denial, Named, Obligation, Question, Resource, Ruling},
+        policy::{AccessRequest, BodyNames, Denial, Obligation, PolicyDecision, RequestContext, Resource},
         routes::{Matched, Route, RouteOptions, TokenBinding},
     },
     principal::Principal,
@@ -52,16 +52,23 @@ pub(super) fn authorize<'r>(
     principal: Arc<Principal>,
     active: Option<&str>,
     matched: Matched<'r>,
-    circumstances: Circumstances<'_>,
+    request_context: RequestContext<'_>,
     record: &mut Record,
 ) -> Result<Permit<'r>, Refusal> {
     let resource: &Resource = &matched.resource;
-    let held = held(gate, &principal, resource, circumstances.now);
+    let held = held(gate, &principal, resource, request_context.now);
     if !held.grants.is_empty() {
         record.grants = Some(held.grants.iter().map(|grant| grant.id).collect());
     }
     let (action, granted) = (matched.action, held.roles.as_slice());
-    let question = Question { principal: &principal, granted, active, action, resource, circumstances };
+    let question = AccessRequest {
+        principal: &principal,
+        granted_roles: granted,
+        active_role: active,
+        action,
+        resource,
+        context: request_context,
+    };
     let ruling = ask(gate, question, record);
     if !ruling.allowed {
         return Err(denied(&ruling, matched.action, resource));
@@ -91,11 +98,18 @@ pub(super) fn may(
     resource: &Resource,
 ) -> bool {
     let Ok(active) = active_role(context.headers) else { return false };
-    let circumstances = Circumstances::new(context.peer, &Method::GET, context.now);
+    let request_context = RequestContext::new(context.peer, &Method::GET, context.now);
     let held = held(gate, &permit.principal, resource, context.now);
     let (principal, granted) = (&permit.principal, held.roles.as_slice());
-    let question = Question { principal, granted, active, action, resource, circumstances };
-    gate.policy.rule(question).allowed
+    let question = AccessRequest {
+        principal,
+        granted_roles: granted,
+        active_role: active,
+        action,
+        resource,
+        context: request_context,
+    };
+    gate.policy.decide(question).allowed
 }
 
 /// What the principal is granted on this resource.
@@ -104,19 +118,20 @@ fn held(gate: &Gate, principal: &Principal, resource: &Resource, now: Timestamp)
 }
 
 /// Asks policy.
-pub(super) fn ask(gate: &Gate, question: Question<'_>, record: &mut Record) -> Arc<Ruling> {
-    let ruling = gate.policy.rule(question);
+pub(super) fn ask(gate: &Gate, question: AccessRequest<'_>, record: &mut Record) -> Arc<PolicyDecision> {
+    let ruling = gate.policy.decide(question);
     record.roles = Some(ruling.roles.clone());
     record.policies = Some(ruling.policies.clone());
-    record.active = question.active.map(Into::into);
-    record.held = question.active.map(|_| gate.policy.held(question.principal, question.granted));
-    let told = question.circumstances;
-    record.context = Some(Context::new(told.tls, told.size, told.certificate, told.named.map(names)));
+    record.active_role = question.active_role.map(Into::into);
+    record.held_roles =
+        question.active_role.map(|_| gate.policy.held_roles(question.principal, question.granted_roles));
+    let told = question.context;
+    record.context = Some(RecordedContext::new(told.tls, told.size, told.certificate, told.names.map(names)));
     shadow(gate, question, &ruling, record);
     ruling
 }
 
-fn shadow(gate: &Gate, question: Question<'_>, enforced: &Ruling, record: &mut Record) {
+fn shadow(gate: &Gate, question: AccessRequest<'_>, enforced: &PolicyDecision, record: &mut Record) {
     let Some(shadowed) = gate.policy.shadow(question, enforced) else { return };
     let ruling = shadowed.ruling;
     let decision = if ruling.allowed { Decision::Allow } else { Decision::Deny };
@@ -131,8 +146,8 @@ fn shadow(gate: &Gate, question: Question<'_>, enforced: &Ruling, record: &mut R
     }
 }
 
-fn names(named: &Named) -> BodyNames {
-    BodyNames {
+fn names(named: &BodyNames) -> RecordedBodyNames {
+    RecordedBodyNames {
         resources: named.resources.iter().map(|resource| (*resource.name).into()).collect(),
         buckets: named.buckets.iter().cloned().collect(),
         service_accounts: named.service_accounts.iter().cloned().collect(),
@@ -140,7 +155,7 @@ fn names(named: &Named) -> BodyNames {
 }
 
 /// The refusal that a ruling means.
-pub(super) fn denied(ruling: &Ruling, action: &Arc<str>, resource: &Resource) -> Refusal {
+pub(super) fn denied(ruling: &PolicyDecision, action: &Arc<str>, resource: &Resource) -> Refusal {
     let reason = ruling.denial.as_ref().unwrap_or(&Denial::NotPermitted).reason();
     let forbidden = |text: String| Refusal::new(StatusCode::FORBIDDEN, reason, text);
     let asked = format!("`{action}` on `{}`", resource.id());

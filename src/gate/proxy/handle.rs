@@ -28,7 +28,7 @@ use crate::{
         audit::{Decision, Record},
         identity::AuthContext,
         listen::ParseFailure,
-        policy::Circumstances,
+        policy::RequestContext,
         routes::Route,
     },
     http::Body,
@@ -111,8 +111,8 @@ async fn story(
     let (found, body) = grants::about(gate, found, &principal, context, body, record).await?;
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
-    let circumstances = Circumstances { size, named: named.as_ref(), ..Circumstances::new(peer, &method, now) };
-    let permit = authorize(gate, principal, active_role(&headers)?, found, circumstances, record)?;
+    let request_context = RequestContext { size, names: named.as_ref(), ..RequestContext::new(peer, &method, now) };
+    let permit = authorize(gate, principal, active_role(&headers)?, found, request_context, record)?;
     let facts = RequestFacts { size, instances, message: message.as_ref(), query: target.query() };
     let guardrails = Guardrails::apply(&permit, &facts).inspect_err(|_| record.decision = Decision::Deny)?;
     drop(message);

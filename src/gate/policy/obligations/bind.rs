@@ -88,8 +88,8 @@ impl Obliged {
                 let found = guardrails.iter().find(|guardrail| *guardrail.name == **name);
                 let text = match found {
                     None => format!("`@oblige` names the guardrail `{name}`, which guardrails.toml does not define"),
-                    Some(guardrail) if !permit.reaches.contains(&guardrail.duty.kind()) => {
-                        let (kind, acts_on) = guardrail.duty.kind().words();
+                    Some(guardrail) if !permit.reaches.contains(&guardrail.guardrail.kind()) => {
+                        let (kind, acts_on) = guardrail.guardrail.kind().words();
                         format!(
                             "the guardrail `{name}` can have no effect here: [{kind}.{name}] acts on {acts_on}, which \
                              this permit's scope does not allow"
@@ -126,7 +126,7 @@ impl Obliged {
             if let Some(name) = unbound {
                 return Err(format!("the guardrail `{name}` is not defined"));
             }
-            obligations.extend(permit.bound.iter().filter(|bound| Some(&bound.duty.kind()) == kind).cloned());
+            obligations.extend(permit.bound.iter().filter(|bound| Some(&bound.guardrail.kind()) == kind).cloned());
         }
         obligations.sort_by(|a, b| a.name.cmp(&b.name));
         obligations.dedup_by(|a, b| a.name == b.name);
@@ -174,7 +174,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        gate::policy::{Circumstances, Denial, Duty, PredictDuty, Question, Resource, Roles, Ruling, ScrapeDuty},
+        gate::policy::{
+            AccessRequest, Denial, Guardrail, PolicyDecision, PredictGuardrail, RequestContext, Resource, Roles,
+            ScrapeGuardrail,
+        },
         principal::Principal,
     };
 
@@ -185,11 +188,11 @@ mod tests {
         action \"P.Predict\" in [infer] appliesTo { principal: Principal, resource: Exporter, context: R };";
 
     fn guardrails() -> Vec<Obligation> {
-        let of = |name: &str, duty| Obligation { name: name.into(), duty };
+        let of = |name: &str, guardrail| Obligation { name: name.into(), guardrail };
         vec![
-            of("s1", Duty::Scrape(ScrapeDuty::default())),
-            of("s2", Duty::Scrape(ScrapeDuty::default())),
-            of("p1", Duty::Predict(PredictDuty::default())),
+            of("s1", Guardrail::Scrape(ScrapeGuardrail::default())),
+            of("s2", Guardrail::Scrape(ScrapeGuardrail::default())),
+            of("p1", Guardrail::Predict(PredictGuardrail::default())),
         ]
     }
 
@@ -199,15 +202,15 @@ mod tests {
         crate::gate::policy::Policy::new(Roles::default(), &schema, &[file("a.cedar", text)], std::iter::empty())
     }
 
-    fn ask(policy: &crate::gate::policy::Policy, action: &str) -> Ruling {
+    fn ask(policy: &crate::gate::policy::Policy, action: &str) -> PolicyDecision {
         let (action, resource) = (action.into(), Resource::Exporter("app".into()));
-        policy.decide(Question {
+        policy.evaluate(AccessRequest {
             principal: &Principal::test("corp", "{}"),
-            granted: &[],
-            active: None,
+            granted_roles: &[],
+            active_role: None,
             action: &action,
             resource: &resource,
-            circumstances: Circumstances::test(IpAddr::from([127, 0, 0, 1])),
+            context: RequestContext::test(IpAddr::from([127, 0, 0, 1])),
         })
     }
 

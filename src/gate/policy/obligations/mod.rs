@@ -18,18 +18,18 @@ pub struct Obligation {
     /// Its name, as `@oblige` says it.
     pub name: Arc<str>,
     /// What it asks for.
-    pub duty: Duty,
+    pub guardrail: Guardrail,
 }
 
 /// What a guardrail is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Duty {
+pub enum Guardrail {
     /// Pages of metrics on their way to the caller.
-    Scrape(ScrapeDuty),
+    Scrape(ScrapeGuardrail),
     /// Series on their way from the caller.
-    Write(WriteDuty),
+    Write(WriteGuardrail),
     /// Questions to models.
-    Predict(PredictDuty),
+    Predict(PredictGuardrail),
 }
 
 /// The kinds of guardrails: each concerns other actions.
@@ -51,7 +51,7 @@ impl Kind {
     }
 }
 
-impl Duty {
+impl Guardrail {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Scrape(_) => Kind::Scrape,
@@ -63,7 +63,7 @@ impl Duty {
 
 /// What a caller sees of a page of metrics. Names are as [`plain_name`] makes them, except those that are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScrapeDuty {
+pub struct ScrapeGuardrail {
     /// The only families that are shown; `None` for all.
     pub show: Option<Vec<NamePattern>>,
     /// Families that are left out.
@@ -125,7 +125,7 @@ pub(crate) fn plain_name(name: &str) -> Cow<'_, str> {
 
 /// What a caller's series must be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WriteDuty {
+pub struct WriteGuardrail {
     /// Labels that are set.
     pub force: Vec<(Box<str>, Template)>,
     /// Labels that the caller may not write.
@@ -225,7 +225,7 @@ fn said(principal: &Principal, claim: &str) -> Option<String> {
 
 /// What a question to a model may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PredictDuty {
+pub struct PredictGuardrail {
     /// Most instances in one question.
     pub max_instances: Option<u64>,
     /// Most bytes of its body.

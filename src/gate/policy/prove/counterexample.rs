@@ -11,8 +11,8 @@ use cedar_policy::{
 use cedar_policy_symcc::Env;
 
 use super::{
-    Set,
-    environments::{Environment, View, World},
+    AnalyzedPolicies,
+    environments::{Environment, Environments, RequestSlot},
 };
 use crate::clock::Timestamp;
 
@@ -21,22 +21,22 @@ use crate::clock::Timestamp;
 pub(crate) struct Counterexample {
     principal: String,
     roles: BTreeSet<String>,
-    requests: Vec<Shown>,
+    requests: Vec<ExampleRequest>,
     /// Whether Cedar's evaluator says the same as the solver.
     pub reproduced: bool,
 }
 
 /// One request and what is said to it.
 #[derive(Clone, Debug)]
-struct Shown {
+struct ExampleRequest {
     action: Arc<str>,
     resource: String,
     context: String,
-    rulings: Vec<Ruled>,
+    rulings: Vec<SetDecision>,
 }
 
 #[derive(Clone, Debug)]
-struct Ruled {
+struct SetDecision {
     /// Of which set; empty where there is one alone.
     of: String,
     allowed: bool,
@@ -44,16 +44,20 @@ struct Ruled {
 }
 
 /// What a statement says of a request.
-pub(super) struct Sought<'a> {
-    pub(super) view: View,
+pub(super) struct ExpectedRequest<'a> {
+    pub(super) view: RequestSlot,
     /// Those that the solver's request may stand for.
     pub(super) environments: Vec<Environment>,
     /// Each set, and whether the solver says that it allows.
-    pub(super) sets: Vec<(&'a Set, bool)>,
+    pub(super) sets: Vec<(&'a AnalyzedPolicies, bool)>,
 }
 
 impl Counterexample {
-    pub(super) fn new(world: &World, found: &Env, sought: &[Sought<'_>]) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(super) fn new(
+        world: &Environments,
+        found: &Env,
+        expected: &[ExpectedRequest<'_>],
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let principal = found.request.principal().ok_or("it has no principal")?;
         let actions = world.schema.action_entities()?;
         let entities = found.entities.clone().upsert_entities(actions.iter().cloned(), None)?;
@@ -61,19 +65,20 @@ impl Counterexample {
         let roles = roles.map(|role| role.id().unescaped().to_owned()).collect();
         let mut example =
             Self { principal: described(&entities, principal), roles, requests: Vec::new(), reproduced: true };
-        for sought in sought {
-            let (resource, context) = parts(found, sought.view)?;
+        for expected in expected {
+            let (resource, context) = parts(found, expected.view)?;
             let mut shown = None;
-            for environment in &sought.environments {
+            for environment in &expected.environments {
                 let Some(action) = world.actions.get(environment.action) else { continue };
                 let (uid, context) = (action.uid.clone(), context.clone());
                 let request = Request::new(principal.clone(), uid, resource.clone(), context, None)?;
-                let rulings: Vec<Ruled> = sought.sets.iter().map(|(set, _)| set.rule(&request, &entities)).collect();
-                let as_said = rulings.iter().zip(&sought.sets).all(|(ruled, (_, allows))| ruled.allowed == *allows);
+                let rulings: Vec<SetDecision> =
+                    expected.sets.iter().map(|(set, _)| set.rule(&request, &entities)).collect();
+                let as_said = rulings.iter().zip(&expected.sets).all(|(ruled, (_, allows))| ruled.allowed == *allows);
                 if as_said || shown.is_none() {
                     let resource = described(&entities, &resource);
                     let context = context_of(&request);
-                    shown = Some((as_said, Shown { action: action.id.clone(), resource, context, rulings }));
+                    shown = Some((as_said, ExampleRequest { action: action.id.clone(), resource, context, rulings }));
                 }
                 if as_said {
                     break;
@@ -87,9 +92,9 @@ impl Counterexample {
     }
 }
 
-impl Set {
+impl AnalyzedPolicies {
     /// As the gate decides: an error denies.
-    fn rule(&self, request: &Request, entities: &Entities) -> Ruled {
+    fn rule(&self, request: &Request, entities: &Entities) -> SetDecision {
         let answer = Authorizer::new().is_authorized(request, &self.policies, entities);
         let errors: Vec<String> = answer.diagnostics().errors().map(ToString::to_string).collect();
         let mut names: Vec<String> = answer.diagnostics().reason().map(|id| self.named(id)).collect();
@@ -102,7 +107,7 @@ impl Set {
         } else {
             format!("by {}", names.join(", "))
         };
-        Ruled { of: self.name.clone(), allowed, why }
+        SetDecision { of: self.name.clone(), allowed, why }
     }
 }
 
@@ -117,7 +122,7 @@ impl fmt::Display for Counterexample {
             }
             write!(f, "\n  action     {}\n  resource   {}", request.action, request.resource)?;
             write!(f, "\n  context    {}", request.context)?;
-            for Ruled { of, allowed, why } in &request.rulings {
+            for SetDecision { of, allowed, why } in &request.rulings {
                 let decision = if *allowed { "allowed" } else { "denied " };
                 let of = if request.rulings.len() > 1 { format!("in {of}, ") } else { String::new() };
                 write!(f, "\n  {decision}    {of}{why}")?;
@@ -135,7 +140,7 @@ impl fmt::Display for Counterexample {
 }
 
 /// Resource and context of the request that is looked at.
-fn parts(found: &Env, view: View) -> Result<(EntityUid, Context), Box<dyn std::error::Error>> {
+fn parts(found: &Env, view: RequestSlot) -> Result<(EntityUid, Context), Box<dyn std::error::Error>> {
     let (resource, context) = (found.request.resource(), found.request.context());
     let (resource, context) = resource.zip(context).ok_or("it is not whole")?;
     let part = |name: &str| match context.get(name) {
@@ -147,10 +152,10 @@ fn parts(found: &Env, view: View) -> Result<(EntityUid, Context), Box<dyn std::e
         _ => Err("it lacks a context".into()),
     };
     match (view, context.get("other")) {
-        (View::Alone, _) => Ok((resource.clone(), context.clone())),
-        (View::First, _) => Ok((resource.clone(), part("first")?)),
-        (View::Second, Some(EvalResult::EntityUid(other))) => Ok((other, part("second")?)),
-        (View::Second, _) => Err("it lacks its second resource".into()),
+        (RequestSlot::Alone, _) => Ok((resource.clone(), context.clone())),
+        (RequestSlot::First, _) => Ok((resource.clone(), part("first")?)),
+        (RequestSlot::Second, Some(EvalResult::EntityUid(other))) => Ok((other, part("second")?)),
+        (RequestSlot::Second, _) => Err("it lacks its second resource".into()),
     }
 }
 

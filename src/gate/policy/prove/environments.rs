@@ -12,14 +12,14 @@ use cedar_policy::{EntityTypeName, EntityUid, Policy, PolicySet, RequestEnv, Sch
 use cedar_policy_symcc::{CompiledPolicySet, CompiledSchema};
 use serde_json::{Value, json};
 
-use super::expression::{self, Action, Place, attribute, variable};
+use super::expression::{self, Action, Bindings, attribute, variable};
 
 /// All of it.
-pub(super) struct World {
+pub(super) struct Environments {
     /// The directory's schema.
     pub(super) schema: Schema,
     pub(super) actions: Vec<Action>,
-    pub(super) shapes: Vec<Shape>,
+    pub(super) shapes: Vec<RequestShape>,
     pub(super) environments: Vec<Environment>,
     asked_under: CompiledSchema,
 }
@@ -27,15 +27,15 @@ pub(super) struct World {
 /// An action with types that it applies to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Environment {
-    /// Its place in [`World::actions`].
+    /// Its place in [`Environments::actions`].
     pub(super) action: usize,
-    /// Its place in [`World::shapes`].
+    /// Its place in [`Environments::shapes`].
     pub(super) shape: usize,
 }
 
 /// What environments may have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
+pub(super) struct RequestShape {
     pub(super) principal: String,
     pub(super) resource: String,
     context: Value,
@@ -43,27 +43,27 @@ pub(super) struct Shape {
 
 /// Where a request is in what the solver is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum View {
+pub(super) enum RequestSlot {
     Alone,
     First,
     Second,
 }
 
-impl View {
+impl RequestSlot {
     /// What the variables stand for.
-    pub(super) fn of(self, action: &Action) -> Place<'_> {
+    pub(super) fn of(self, action: &Action) -> Bindings<'_> {
         let (resource, context) = (variable("resource"), variable("context"));
         match self {
-            Self::Alone => Place { action, resource, context },
-            Self::First => Place { action, resource, context: attribute(&context, "first") },
+            Self::Alone => Bindings { action, resource, context },
+            Self::First => Bindings { action, resource, context: attribute(&context, "first") },
             Self::Second => {
-                Place { action, resource: attribute(&context, "other"), context: attribute(&context, "second") }
+                Bindings { action, resource: attribute(&context, "other"), context: attribute(&context, "second") }
             }
         }
     }
 }
 
-impl World {
+impl Environments {
     pub(super) fn new(schema_text: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let (schema, _) = Schema::from_cedarschema_str(schema_text)?;
         let (fragment, _) = SchemaFragment::from_cedarschema_str(schema_text)?;
@@ -72,7 +72,7 @@ impl World {
         // the gate asks about actions outside namespaces alone
         let declared = json.get_mut("").and_then(|namespace| namespace.get_mut("actions"));
         let declared = declared.and_then(Value::as_object_mut).ok_or("the schema has no actions")?;
-        let (mut actions, mut shapes, mut environments) = (Vec::new(), Vec::<Shape>::new(), Vec::new());
+        let (mut actions, mut shapes, mut environments) = (Vec::new(), Vec::<RequestShape>::new(), Vec::new());
         for (id, declaration) in declared.iter_mut() {
             // what an action applies to is in the actions added below
             let applies = declaration.as_object_mut().and_then(|fields| fields.remove("appliesTo"));
@@ -88,7 +88,7 @@ impl World {
             let context = context.unwrap_or_else(|| json!({ "type": "Record", "attributes": {} }));
             for principal in names("principalTypes") {
                 for resource in names("resourceTypes") {
-                    let shape = Shape { principal: principal.clone(), resource, context: context.clone() };
+                    let shape = RequestShape { principal: principal.clone(), resource, context: context.clone() };
                     let found = shapes.iter().position(|known| *known == shape).unwrap_or_else(|| {
                         shapes.push(shape);
                         shapes.len() - 1
@@ -169,7 +169,7 @@ fn pair(first: usize, second: usize) -> String {
     format!("wicketgate asks {first} and {second}")
 }
 
-fn applying(shape: &Shape, context: &Value) -> Value {
+fn applying(shape: &RequestShape, context: &Value) -> Value {
     json!({
         "appliesTo": {
             "principalTypes": [shape.principal],
@@ -180,7 +180,7 @@ fn applying(shape: &Shape, context: &Value) -> Value {
 }
 
 /// One thing to be asked.
-pub(super) struct Question {
+pub(super) struct Query {
     pub(super) expressions: Vec<Value>,
     /// Those that it stands for.
     pub(super) environments: Vec<Environment>,
@@ -188,13 +188,13 @@ pub(super) struct Question {
 
 /// What is to be asked in each shape, each question once.
 #[derive(Default)]
-pub(super) struct Questions {
-    of: BTreeMap<usize, Vec<Question>>,
+pub(super) struct Queries {
+    of: BTreeMap<usize, Vec<Query>>,
     /// Where the question with this text is.
     texts: HashMap<(usize, String), usize>,
 }
 
-impl Questions {
+impl Queries {
     /// Adds what is to be asked for this environment; what is asked already stands for it too.
     pub(super) fn add(&mut self, expressions: Vec<Value>, environment: Environment) {
         let questions = self.of.entry(environment.shape).or_default();
@@ -202,12 +202,12 @@ impl Questions {
         let known = *self.texts.entry((environment.shape, text)).or_insert(questions.len());
         match questions.get_mut(known) {
             Some(question) => question.environments.push(environment),
-            None => questions.push(Question { expressions, environments: vec![environment] }),
+            None => questions.push(Query { expressions, environments: vec![environment] }),
         }
     }
 
     /// By shape.
-    pub(super) fn each(&self) -> impl Iterator<Item = (usize, &[Question])> {
+    pub(super) fn each(&self) -> impl Iterator<Item = (usize, &[Query])> {
         self.of.iter().map(|(shape, questions)| (*shape, questions.as_slice()))
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Action {
 
 /// A policy as one expression over `principal`, `action`, `resource` and `context`.
 #[derive(Clone, Debug)]
-pub(super) struct Clause {
+pub(super) struct PolicyExpression {
     pub(super) permits: bool,
     condition: Value,
     /// Whether there is more to it than its scope, which never errors.
@@ -29,13 +29,13 @@ pub(super) struct Clause {
 
 /// What the variables of an expression stand for in one environment.
 #[derive(Clone, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct Bindings<'a> {
     pub(super) action: &'a Action,
     pub(super) resource: Value,
     pub(super) context: Value,
 }
 
-impl Clause {
+impl PolicyExpression {
     pub(super) fn new(policy: &Policy) -> Result<Self, Box<PolicyToJsonError>> {
         let json = policy.to_json()?;
         let scope = ["action", "principal", "resource"].into_iter().map(|var| scope(var, json.get(var)));
@@ -50,13 +50,13 @@ impl Clause {
     }
 
     /// What the policy says in this place.
-    pub(super) fn at(&self, place: &Place<'_>) -> Value {
+    pub(super) fn at(&self, place: &Bindings<'_>) -> Value {
         at(&self.condition, place)
     }
 }
 
 /// True where the gate would allow; [`truth`]`(false)` itself where nothing can.
-pub(super) fn allowed(clauses: &[Clause], place: &Place<'_>) -> Value {
+pub(super) fn allowed(clauses: &[PolicyExpression], place: &Bindings<'_>) -> Value {
     let (mut permits, mut forbids, mut sound) = (Vec::new(), Vec::new(), Vec::new());
     for clause in clauses {
         let condition = clause.at(place);
@@ -175,7 +175,7 @@ fn scope(var: &str, scope: Option<&Value>) -> Value {
 }
 
 /// The expression with its variables replaced, and what is known of the action worked out.
-pub(super) fn at(expression: &Value, place: &Place<'_>) -> Value {
+pub(super) fn at(expression: &Value, place: &Bindings<'_>) -> Value {
     let Some((operator, arguments)) = expression.as_object().and_then(|o| o.iter().next()) else {
         return expression.clone();
     };
@@ -203,7 +203,7 @@ pub(super) fn at(expression: &Value, place: &Place<'_>) -> Value {
 }
 
 /// Everything in an operator's arguments but what is no expression.
-fn inside(arguments: &Value, place: &Place<'_>) -> Value {
+fn inside(arguments: &Value, place: &Bindings<'_>) -> Value {
     match arguments {
         Value::Array(items) => items.iter().map(|item| at(item, place)).collect(),
         Value::Object(fields) => {
@@ -250,14 +250,18 @@ mod tests {
     /// What a policy set becomes for `Predict`, in the second of two requests.
     fn check(policies: &str, expected: &str) {
         let set: cedar_policy::PolicySet = policies.parse().unwrap();
-        let clauses: Vec<Clause> = set.policies().map(|policy| Clause::new(policy).unwrap()).collect();
+        let clauses: Vec<PolicyExpression> =
+            set.policies().map(|policy| PolicyExpression::new(policy).unwrap()).collect();
         let context = variable("context");
         let action = action();
-        let place =
-            Place { action: &action, resource: attribute(&context, "other"), context: attribute(&context, "second") };
+        let place = Bindings {
+            action: &action,
+            resource: attribute(&context, "other"),
+            context: attribute(&context, "second"),
+        };
         let found = allowed(&clauses, &place);
         let expected = format!("permit (principal, action, resource) when {{ {expected} }};");
-        let expected = Clause::new(&expected.parse().unwrap()).unwrap();
+        let expected = PolicyExpression::new(&expected.parse().unwrap()).unwrap();
         assert_eq!(found, expected.condition, "{policies}");
     }
 

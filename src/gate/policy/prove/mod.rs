@@ -22,69 +22,69 @@ use serde_json::Value;
 
 pub(crate) use self::{
     counterexample::Counterexample,
-    solver::{NoSolver, Settings},
+    solver::{SolverSettings, SolverUnavailable},
 };
 use self::{
-    counterexample::Sought,
-    environments::{Environment, Question, Questions, View, World},
-    expression::{Action, Clause, all, allowed, and, entity, not, truth, variable, within},
-    solver::{Answer, Asked, Solver},
+    counterexample::ExpectedRequest,
+    environments::{Environment, Environments, Queries, Query, RequestSlot},
+    expression::{Action, PolicyExpression, all, allowed, and, entity, not, truth, variable, within},
+    solver::{Solver, SolverAnswer, SolverQuery},
 };
 use super::{PolicyFile, PolicyProblem, Roles, compile};
 use crate::clock;
 
 /// What proofs are about: the policies of a directory and which of its roles are kept apart.
-pub(crate) struct Set {
+pub(crate) struct AnalyzedPolicies {
     name: String,
     policies: PolicySet,
     names: HashMap<PolicyId, Arc<str>>,
-    clauses: Vec<Clause>,
+    clauses: Vec<PolicyExpression>,
     /// True where a principal's roles may decide a request together.
     lawful: Value,
 }
 
 /// What is to be proved.
-pub(crate) enum Claim {
+pub(crate) enum Property {
     /// No principal may do something of the one group of actions and something of the other.
-    Apart([String; 2]),
+    Separation([String; 2]),
     /// What meets the condition is never allowed.
-    Never(Condition),
+    Never(RequestCondition),
     /// What meets it always is.
-    Always(Condition),
+    Always(RequestCondition),
     /// These policies allow the same as those.
-    Equivalent(Arc<Set>),
+    Equivalent(Arc<AnalyzedPolicies>),
     /// These policies allow nothing that those do not.
-    AtMost(Arc<Set>),
+    AtMost(Arc<AnalyzedPolicies>),
 }
 
 /// A Cedar expression over a request.
-pub(crate) struct Condition(Clause);
+pub(crate) struct RequestCondition(PolicyExpression);
 
-/// A claim by the name that it is reported under.
+/// A property by the name that it is reported under.
 pub(crate) struct Statement {
     /// Its name.
     pub name: String,
     /// What it says.
-    pub claim: Claim,
+    pub property: Property,
 }
 
 /// What came of a statement.
-pub(crate) enum Verdict {
+pub(crate) enum ProofResult {
     /// It holds.
     Proved,
     /// It does not: here is a request.
-    Broken(Box<Counterexample>),
+    Disproved(Box<Counterexample>),
     /// It does not, but why cannot be shown.
-    BrokenSomehow(String),
+    DisprovedWithoutExample(String),
     /// Nobody knows.
     Undecided(String),
 }
 
 /// A verdict and what it took.
-pub(crate) struct Report {
+pub(crate) struct ProofReport {
     /// What came of it.
-    pub verdict: Verdict,
-    /// The environments it is about; for [`Claim::Apart`], the pairs of them.
+    pub verdict: ProofResult,
+    /// The environments it is about; for [`Property::Separation`], the pairs of them.
     pub environments: usize,
     /// What was put to the symbolic compiler and, unless that saw through it, to the solver.
     pub questions: usize,
@@ -93,21 +93,21 @@ pub(crate) struct Report {
 }
 
 /// A set of policies, the world it is about, and who decides.
-pub(crate) struct Proofs {
-    world: World,
-    set: Set,
+pub(crate) struct Prover {
+    world: Environments,
+    set: AnalyzedPolicies,
     /// What the set says of each action of the world.
     here: Vec<Value>,
     solver: Solver,
 }
 
 /// A set and a schema that statements can be read against.
-pub(crate) struct Subject {
-    world: World,
-    set: Set,
+pub(crate) struct Analysis {
+    world: Environments,
+    set: AnalyzedPolicies,
 }
 
-impl Set {
+impl AnalyzedPolicies {
     /// Reads policies; `name` is what a counterexample calls them.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Set {
         let (policies, names, mut problems) = compile::read(files);
         let mut clauses = Vec::new();
         for policy in policies.policies() {
-            match Clause::new(policy) {
+            match PolicyExpression::new(policy) {
                 Ok(clause) => clauses.push(clause),
                 Err(error) => {
                     let (file, text) = (compile::file_of(policy.id()).into(), error.to_string());
@@ -128,7 +128,7 @@ impl Set {
             return Err(problems);
         }
         let holds = |role: &str| within(&variable("principal"), &entity("Role", role));
-        let pairs = roles.separate.iter().chain(&roles.dynamic).flat_map(|list| {
+        let pairs = roles.static_separation.iter().chain(&roles.dynamic_separation).flat_map(|list| {
             let later = |n: usize| list.iter().skip(n + 1);
             list.iter().enumerate().flat_map(move |(n, one)| later(n).map(move |other| (one, other)))
         });
@@ -137,8 +137,8 @@ impl Set {
     }
 
     /// Where it allows, for each action of the world.
-    fn of_each(&self, world: &World) -> Vec<Value> {
-        world.actions.iter().map(|action| allowed(&self.clauses, &View::Alone.of(action))).collect()
+    fn of_each(&self, world: &Environments) -> Vec<Value> {
+        world.actions.iter().map(|action| allowed(&self.clauses, &RequestSlot::Alone.of(action))).collect()
     }
 
     /// A policy's name and the file it is in.
@@ -148,13 +148,13 @@ impl Set {
     }
 }
 
-impl Subject {
+impl Analysis {
     /// A set under its schema.
     ///
     /// # Errors
     /// What is wrong with the schema.
-    pub(crate) fn new(schema: &PolicyFile, set: Set) -> Result<Self, PolicyProblem> {
-        let world = World::new(&schema.text);
+    pub(crate) fn new(schema: &PolicyFile, set: AnalyzedPolicies) -> Result<Self, PolicyProblem> {
+        let world = Environments::new(&schema.text);
         let world = world.map_err(|e| PolicyProblem { file: schema.path.clone(), line: 0, text: e.to_string() })?;
         Ok(Self { world, set })
     }
@@ -176,7 +176,7 @@ impl Subject {
     ///
     /// # Errors
     /// Why it is none, or that no request can meet it: what is said of nothing is proved of nothing.
-    pub(crate) fn condition(&self, text: &str) -> Result<Condition, String> {
+    pub(crate) fn condition(&self, text: &str) -> Result<RequestCondition, String> {
         let policy = format!("permit (principal, action, resource) when {{\n{text}\n}};");
         let policy = Policy::parse(None, policy).map_err(|e| format!("no Cedar expression: {e}"))?;
         let set = PolicySet::from_policies([policy.clone()]).map_err(|e| e.to_string())?;
@@ -186,8 +186,8 @@ impl Subject {
             let error = error.to_string().replace(&format!("for policy `{}`, ", policy.id()), "");
             return Err(format!("does not fit the schema: {error}"));
         }
-        let clause = Clause::new(&policy).map_err(|e| e.to_string())?;
-        let condition = Condition(clause);
+        let clause = PolicyExpression::new(&policy).map_err(|e| e.to_string())?;
+        let condition = RequestCondition(clause);
         let met =
             |e: &Environment| self.world.actions.get(e.action).is_some_and(|action| condition.at(action).is_some());
         if !self.world.environments.iter().any(met) {
@@ -200,7 +200,7 @@ impl Subject {
     ///
     /// # Errors
     /// Where they do not.
-    pub(crate) fn fits(&self, other: &Set) -> Result<(), String> {
+    pub(crate) fn fits(&self, other: &AnalyzedPolicies) -> Result<(), String> {
         let verdict = Validator::new(self.world.schema.clone()).validate(&other.policies, ValidationMode::Strict);
         let errors: Vec<String> = verdict.validation_errors().map(ToString::to_string).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
@@ -210,17 +210,17 @@ impl Subject {
     ///
     /// # Errors
     /// Where there is none that works.
-    pub(crate) async fn with_solver(self, settings: Settings) -> Result<Proofs, NoSolver> {
+    pub(crate) async fn with_solver(self, settings: SolverSettings) -> Result<Prover, SolverUnavailable> {
         let Self { world, set } = self;
-        Ok(Proofs { here: set.of_each(&world), world, set, solver: Solver::start(settings).await? })
+        Ok(Prover { here: set.of_each(&world), world, set, solver: Solver::start(settings).await? })
     }
 }
 
-impl Condition {
+impl RequestCondition {
     /// What it says of this action; nothing where that cannot meet it. One that errors is not met, so that a part that
     /// is false decides, wherever it stands: for policies that is not so.
     fn at(&self, action: &Action) -> Option<Value> {
-        let value = self.0.at(&View::Alone.of(action));
+        let value = self.0.at(&RequestSlot::Alone.of(action));
         (!never_true(&value)).then_some(value)
     }
 }
@@ -231,46 +231,46 @@ fn never_true(value: &Value) -> bool {
 }
 
 /// What has come of a statement's questions so far.
-struct Progress {
-    report: Report,
+struct ProofProgress {
+    report: ProofReport,
     undecided: Option<String>,
 }
 
-impl Proofs {
+impl Prover {
     /// Proves a statement, or shows a request that breaks it.
     ///
     /// # Errors
     /// Where the solver is gone.
-    pub(crate) async fn prove(&mut self, statement: &Statement) -> Result<Report, NoSolver> {
+    pub(crate) async fn prove(&mut self, statement: &Statement) -> Result<ProofReport, SolverUnavailable> {
         let began = clock::monotonic();
-        let report = Report { verdict: Verdict::Proved, environments: 0, questions: 0, took: Duration::ZERO };
-        let mut progress = Progress { report, undecided: None };
-        match &statement.claim {
-            Claim::Apart(groups) => self.apart(groups, &mut progress).await?,
-            Claim::Never(condition) => self.never(condition, &mut progress).await?,
-            Claim::Always(condition) => self.always(condition, &mut progress).await?,
-            Claim::AtMost(other) => self.at_most(other, false, &mut progress).await?,
-            Claim::Equivalent(other) => {
+        let report = ProofReport { verdict: ProofResult::Proved, environments: 0, questions: 0, took: Duration::ZERO };
+        let mut progress = ProofProgress { report, undecided: None };
+        match &statement.property {
+            Property::Separation(groups) => self.apart(groups, &mut progress).await?,
+            Property::Never(condition) => self.never(condition, &mut progress).await?,
+            Property::Always(condition) => self.always(condition, &mut progress).await?,
+            Property::AtMost(other) => self.at_most(other, false, &mut progress).await?,
+            Property::Equivalent(other) => {
                 self.at_most(other, false, &mut progress).await?;
-                if matches!(progress.report.verdict, Verdict::Proved) {
+                if matches!(progress.report.verdict, ProofResult::Proved) {
                     progress.report.environments = 0;
                     self.at_most(other, true, &mut progress).await?;
                 }
             }
         }
         let mut report = progress.report;
-        if let (Verdict::Proved, Some(text)) = (&report.verdict, progress.undecided) {
-            report.verdict = Verdict::Undecided(text);
+        if let (ProofResult::Proved, Some(text)) = (&report.verdict, progress.undecided) {
+            report.verdict = ProofResult::Undecided(text);
         }
         report.took = clock::monotonic().duration_since(began);
         Ok(report)
     }
 
-    async fn apart(&mut self, groups: &[String; 2], progress: &mut Progress) -> Result<(), NoSolver> {
+    async fn apart(&mut self, groups: &[String; 2], progress: &mut ProofProgress) -> Result<(), SolverUnavailable> {
         let Self { world, set, solver, .. } = self;
         let [first, second] = groups;
-        let side = |group: &str, view: View| {
-            let mut questions = Questions::default();
+        let side = |group: &str, view: RequestSlot| {
+            let mut questions = Queries::default();
             for environment in world.of_group(group) {
                 let Some(action) = world.actions.get(environment.action) else { continue };
                 let value = allowed(&set.clauses, &view.of(action));
@@ -281,7 +281,7 @@ impl Proofs {
             questions
         };
         progress.report.environments = world.of_group(first).count() * world.of_group(second).count();
-        let (firsts, seconds) = (side(first, View::First), side(second, View::Second));
+        let (firsts, seconds) = (side(first, RequestSlot::First), side(second, RequestSlot::Second));
         for (one, firsts) in firsts.each() {
             for (other, seconds) in seconds.each() {
                 let principal = |shape: usize| world.shapes.get(shape).map(|shape| &shape.principal);
@@ -294,13 +294,11 @@ impl Proofs {
                     let left = world.compile(&environment, left.iter())?;
                     Ok((left, world.compile(&environment, expressions(seconds))?))
                 });
-                let sought = [(View::First, firsts), (View::Second, seconds)].map(|(view, asked)| Sought {
-                    view,
-                    environments: environments(asked),
-                    sets: vec![(&*set, true)],
+                let expected = [(RequestSlot::First, firsts), (RequestSlot::Second, seconds)].map(|(view, asked)| {
+                    ExpectedRequest { view, environments: environments(asked), sets: vec![(&*set, true)] }
                 });
-                let asked = compiled.as_ref().map(|(left, right)| Asked::Both(left, right)).map_err(Clone::clone);
-                if progress.ask(solver, world, asked, &sought).await? {
+                let asked = compiled.as_ref().map(|(left, right)| SolverQuery::Both(left, right)).map_err(Clone::clone);
+                if progress.ask(solver, world, asked, &expected).await? {
                     return Ok(());
                 }
             }
@@ -308,9 +306,13 @@ impl Proofs {
         Ok(())
     }
 
-    async fn never(&mut self, condition: &Condition, progress: &mut Progress) -> Result<(), NoSolver> {
+    async fn never(
+        &mut self,
+        condition: &RequestCondition,
+        progress: &mut ProofProgress,
+    ) -> Result<(), SolverUnavailable> {
         let Self { world, set, here, solver } = self;
-        let mut questions = Questions::default();
+        let mut questions = Queries::default();
         for (environment, meets, value) in met(world, here, condition) {
             progress.report.environments += 1;
             if *value != truth(false) {
@@ -322,18 +324,26 @@ impl Proofs {
                 let bad = world.compile(&environment, expressions(asked))?;
                 Ok((bad, world.compile(&environment, std::iter::empty())?))
             });
-            let sought = [Sought { view: View::Alone, environments: environments(asked), sets: vec![(&*set, true)] }];
-            let question = compiled.as_ref().map(|(bad, none)| Asked::Only(bad, none)).map_err(Clone::clone);
-            if progress.ask(solver, world, question, &sought).await? {
+            let expected = [ExpectedRequest {
+                view: RequestSlot::Alone,
+                environments: environments(asked),
+                sets: vec![(&*set, true)],
+            }];
+            let question = compiled.as_ref().map(|(bad, none)| SolverQuery::Only(bad, none)).map_err(Clone::clone);
+            if progress.ask(solver, world, question, &expected).await? {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    async fn always(&mut self, condition: &Condition, progress: &mut Progress) -> Result<(), NoSolver> {
+    async fn always(
+        &mut self,
+        condition: &RequestCondition,
+        progress: &mut ProofProgress,
+    ) -> Result<(), SolverUnavailable> {
         let Self { world, set, here, solver } = self;
-        let mut questions = Questions::default();
+        let mut questions = Queries::default();
         for (environment, meets, value) in met(world, here, condition) {
             progress.report.environments += 1;
             questions.add(vec![and(&set.lawful, &meets), value.clone()], environment);
@@ -342,11 +352,16 @@ impl Proofs {
     }
 
     /// `turned` asks the same of the other set.
-    async fn at_most(&mut self, other: &Set, turned: bool, progress: &mut Progress) -> Result<(), NoSolver> {
+    async fn at_most(
+        &mut self,
+        other: &AnalyzedPolicies,
+        turned: bool,
+        progress: &mut ProofProgress,
+    ) -> Result<(), SolverUnavailable> {
         let Self { world, set, here, solver } = self;
         let there = other.of_each(world);
         let (less, more) = if turned { (other, &*set) } else { (&*set, other) };
-        let mut questions = Questions::default();
+        let mut questions = Queries::default();
         for environment in &world.environments {
             let here = here.get(environment.action).map(|value| and(&set.lawful, value));
             let there = there.get(environment.action).map(|value| and(&other.lawful, value));
@@ -364,9 +379,9 @@ impl Proofs {
 
 /// The environments that a condition can hold in: with what it means there, and where the set allows.
 fn met<'w>(
-    world: &'w World,
+    world: &'w Environments,
     here: &'w [Value],
-    condition: &'w Condition,
+    condition: &'w RequestCondition,
 ) -> impl Iterator<Item = (Environment, Value, &'w Value)> {
     world.environments.iter().filter_map(move |environment| {
         let (action, value) = world.actions.get(environment.action).zip(here.get(environment.action))?;
@@ -377,20 +392,21 @@ fn met<'w>(
 /// Asks of each question whether its first expression can hold without its second.
 async fn one_by_one(
     solver: &mut Solver,
-    world: &World,
-    questions: &Questions,
-    sets: &[(&Set, bool)],
-    progress: &mut Progress,
-) -> Result<(), NoSolver> {
+    world: &Environments,
+    questions: &Queries,
+    sets: &[(&AnalyzedPolicies, bool)],
+    progress: &mut ProofProgress,
+) -> Result<(), SolverUnavailable> {
     for (shape, asked) in questions.each() {
-        for Question { expressions, environments } in asked {
+        for Query { expressions, environments } in asked {
             let compiled = world.alone(shape).and_then(|environment| {
                 let compile = |n: usize| world.compile(&environment, expressions.get(n).into_iter());
                 Ok((compile(0)?, compile(1)?))
             });
-            let sought = [Sought { view: View::Alone, environments: environments.clone(), sets: sets.to_vec() }];
-            let question = compiled.as_ref().map(|(left, right)| Asked::Only(left, right)).map_err(Clone::clone);
-            if progress.ask(solver, world, question, &sought).await? {
+            let expected =
+                [ExpectedRequest { view: RequestSlot::Alone, environments: environments.clone(), sets: sets.to_vec() }];
+            let question = compiled.as_ref().map(|(left, right)| SolverQuery::Only(left, right)).map_err(Clone::clone);
+            if progress.ask(solver, world, question, &expected).await? {
                 return Ok(());
             }
         }
@@ -398,34 +414,34 @@ async fn one_by_one(
     Ok(())
 }
 
-impl Progress {
+impl ProofProgress {
     /// Puts one question; true where the statement is broken by the answer.
     async fn ask(
         &mut self,
         solver: &mut Solver,
-        world: &World,
-        asked: Result<Asked<'_>, String>,
-        sought: &[Sought<'_>],
-    ) -> Result<bool, NoSolver> {
+        world: &Environments,
+        asked: Result<SolverQuery<'_>, String>,
+        expected: &[ExpectedRequest<'_>],
+    ) -> Result<bool, SolverUnavailable> {
         self.report.questions += 1;
         let answer = match asked {
             Ok(asked) => solver.ask(asked).await?,
-            Err(text) => Answer::None(format!("cannot be compiled for the solver: {text}")),
+            Err(text) => SolverAnswer::None(format!("cannot be compiled for the solver: {text}")),
         };
         self.report.verdict = match answer {
-            Answer::No => return Ok(false),
-            Answer::None(text) => {
+            SolverAnswer::No => return Ok(false),
+            SolverAnswer::None(text) => {
                 self.undecided.get_or_insert(text);
                 return Ok(false);
             }
-            Answer::Unreadable(text) => {
-                Verdict::BrokenSomehow(format!("the solver has found a request, which cannot be read: {text}"))
-            }
-            Answer::Yes(found) => match Counterexample::new(world, &found, sought) {
-                Ok(example) => Verdict::Broken(Box::new(example)),
-                Err(error) => {
-                    Verdict::BrokenSomehow(format!("the solver has found a request, which cannot be shown: {error}"))
-                }
+            SolverAnswer::Unreadable(text) => ProofResult::DisprovedWithoutExample(format!(
+                "the solver has found a request, which cannot be read: {text}"
+            )),
+            SolverAnswer::Yes(found) => match Counterexample::new(world, &found, expected) {
+                Ok(example) => ProofResult::Disproved(Box::new(example)),
+                Err(error) => ProofResult::DisprovedWithoutExample(format!(
+                    "the solver has found a request, which cannot be shown: {error}"
+                )),
             },
         };
         Ok(true)
@@ -433,10 +449,10 @@ impl Progress {
 }
 
 /// The first expression of each.
-fn expressions(asked: &[Question]) -> impl Iterator<Item = &Value> {
+fn expressions(asked: &[Query]) -> impl Iterator<Item = &Value> {
     asked.iter().filter_map(|question| question.expressions.first())
 }
 
-fn environments(asked: &[Question]) -> Vec<Environment> {
+fn environments(asked: &[Query]) -> Vec<Environment> {
     asked.iter().flat_map(|question| question.environments.iter().copied()).collect()
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     gate::{
-        policy::{Duty, WriteDuty},
+        policy::{Guardrail, WriteGuardrail},
         routes::Route,
     },
     principal::Principal,
@@ -32,13 +32,13 @@ impl Guardrails {
         let mut names = Vec::new();
         let mut writes = Vec::new();
         for obligation in permit.obligations.iter() {
-            match &obligation.duty {
-                Duty::Scrape(duty) => {
+            match &obligation.guardrail {
+                Guardrail::Scrape(duty) => {
                     scrapes.push(duty.clone());
                     names.push(format!("`{}`", obligation.name));
                 }
-                Duty::Write(duty) => writes.push((&*obligation.name, duty)),
-                Duty::Predict(duty) => predict::check(&obligation.name, duty, facts)?,
+                Guardrail::Write(duty) => writes.push((&*obligation.name, duty)),
+                Guardrail::Predict(duty) => predict::check(&obligation.name, duty, facts)?,
             }
         }
         let scrape =
@@ -77,7 +77,7 @@ impl Guardrails {
 }
 
 /// The rules of all write guardrails, with this principal's values.
-fn write_rules(duties: &[(&str, &WriteDuty)], principal: &Principal) -> Result<Option<WriteRules>, Refusal> {
+fn write_rules(duties: &[(&str, &WriteGuardrail)], principal: &Principal) -> Result<Option<WriteRules>, Refusal> {
     let refused = |text: String| Refusal::new(StatusCode::FORBIDDEN, "guardrail", text);
     let mut rules = WriteRules::default();
     for (name, duty) in duties {
@@ -108,15 +108,15 @@ mod tests {
     use super::*;
     use crate::gate::policy::Template;
 
-    fn forcing(label: &str, value: &str) -> WriteDuty {
-        WriteDuty { force: vec![(label.into(), Template::parse(value).unwrap())], ..WriteDuty::default() }
+    fn forcing(label: &str, value: &str) -> WriteGuardrail {
+        WriteGuardrail { force: vec![(label.into(), Template::parse(value).unwrap())], ..WriteGuardrail::default() }
     }
 
     #[test]
     fn write_guardrails_hold_together_or_not_at_all() {
         let principal = Principal::test("corp", r#"{"team":"a"}"#);
-        let check = |duties: &[WriteDuty], expected: Result<&[(&str, &str)], &str>| {
-            let duties: Vec<(&str, &WriteDuty)> = duties.iter().map(|duty| ("g", duty)).collect();
+        let check = |duties: &[WriteGuardrail], expected: Result<&[(&str, &str)], &str>| {
+            let duties: Vec<(&str, &WriteGuardrail)> = duties.iter().map(|duty| ("g", duty)).collect();
             let found = write_rules(&duties, &principal).map(|rules| rules.unwrap_or_default().force);
             let found = found.map_err(|refusal| refusal.text.into_owned());
             let expected: Result<Vec<_>, _> = expected

@@ -9,7 +9,7 @@ use std::{collections::HashSet, fmt};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::gate::{
-    policy::{Pointer, PredictDuty},
+    policy::{Pointer, PredictGuardrail},
     proxy::request_body::INSTANCE_MEMBERS,
 };
 
@@ -29,7 +29,7 @@ pub(super) enum RuleViolation {
 }
 
 /// Checks a body against a guardrail.
-pub(super) fn check(duty: &PredictDuty, body: &[u8]) -> Result<(), RuleViolation> {
+pub(super) fn check(duty: &PredictGuardrail, body: &[u8]) -> Result<(), RuleViolation> {
     let rules = duty
         .forbid
         .iter()
@@ -267,14 +267,14 @@ fn squashed(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn duty(require: &[&str], forbid: &[&str], max: &[(&str, i64)], max_instances: Option<u64>) -> PredictDuty {
+    fn duty(require: &[&str], forbid: &[&str], max: &[(&str, i64)], max_instances: Option<u64>) -> PredictGuardrail {
         let pointers = |texts: &[&str]| texts.iter().map(|text| Pointer::parse(text).unwrap()).collect();
         let max = max.iter().map(|(text, most)| (Pointer::parse(text).unwrap(), (*most).into())).collect();
-        PredictDuty { max_instances, max_bytes: None, require: pointers(require), forbid: pointers(forbid), max }
+        PredictGuardrail { max_instances, max_bytes: None, require: pointers(require), forbid: pointers(forbid), max }
     }
 
     #[track_caller]
-    fn check(duty: &PredictDuty, body: &str, expected: Result<(), RuleViolation>) {
+    fn check(duty: &PredictGuardrail, body: &str, expected: Result<(), RuleViolation>) {
         assert_eq!(super::check(duty, body.as_bytes()), expected, "{body}");
     }
 

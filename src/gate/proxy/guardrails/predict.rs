@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::json_rules::{self, RuleViolation};
 use crate::gate::proxy::request_body::Message;
-use crate::{gate::policy::PredictDuty, refusal::Refusal};
+use crate::{gate::policy::PredictGuardrail, refusal::Refusal};
 
 /// What predict guardrails know of a request.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ pub(in crate::gate::proxy) struct RequestFacts<'a> {
 const RESPONSE_PARAMETERS: [&str; 7] = ["alt", "$alt", "prettyPrint", "$prettyprint", "$unique", "fields", "$fields"];
 
 /// Refuses a request that violates one guardrail, or that the gate cannot check against it.
-pub(super) fn check(name: &str, duty: &PredictDuty, facts: &RequestFacts<'_>) -> Result<(), Refusal> {
+pub(super) fn check(name: &str, duty: &PredictGuardrail, facts: &RequestFacts<'_>) -> Result<(), Refusal> {
     let about_fields = !(duty.require.is_empty() && duty.forbid.is_empty() && duty.max.is_empty());
     let about_content = about_fields || duty.max_instances.is_some();
     let Some(sent) = facts.size else {
@@ -63,7 +63,7 @@ pub(super) fn check(name: &str, duty: &PredictDuty, facts: &RequestFacts<'_>) ->
     }
 }
 
-fn refusal(name: &str, duty: &PredictDuty, found: Result<(), RuleViolation>) -> Result<(), Refusal> {
+fn refusal(name: &str, duty: &PredictGuardrail, found: Result<(), RuleViolation>) -> Result<(), Refusal> {
     let Err(found) = found else { return Ok(()) };
     Err(match found {
         RuleViolation::Unreadable(error) => {
@@ -90,17 +90,19 @@ fn guardrail_refusal(name: &str, what: &str) -> Refusal {
 mod tests {
     use super::*;
 
-    fn check(duty: &PredictDuty, facts: &RequestFacts<'_>, expected: Result<(), &str>) {
+    fn check(duty: &PredictGuardrail, facts: &RequestFacts<'_>, expected: Result<(), &str>) {
         let found = super::check("g", duty, facts).map_err(|refusal| refusal.text.into_owned());
         assert_eq!(found.as_ref().map_err(String::as_str).copied(), expected);
     }
 
     #[test]
     fn what_cannot_be_looked_at_is_refused() {
-        let bytes = PredictDuty { max_bytes: Some(10), ..PredictDuty::default() };
-        let instances = PredictDuty { max_instances: Some(2), ..PredictDuty::default() };
-        let fields =
-            PredictDuty { forbid: vec![crate::gate::policy::Pointer::parse("/x").unwrap()], ..PredictDuty::default() };
+        let bytes = PredictGuardrail { max_bytes: Some(10), ..PredictGuardrail::default() };
+        let instances = PredictGuardrail { max_instances: Some(2), ..PredictGuardrail::default() };
+        let fields = PredictGuardrail {
+            forbid: vec![crate::gate::policy::Pointer::parse("/x").unwrap()],
+            ..PredictGuardrail::default()
+        };
         let (grpc, json) = (Message::Grpc(b"12345"[..].into()), Message::Json(b"{}"[..].into()));
         let facts = RequestFacts { size: Some(5), instances: None, message: None, query: "" };
 

@@ -23,14 +23,14 @@ use http_body::{Body as _, Frame};
 
 use super::{super::answer::Answer, exposition_filter::ExpositionFilter};
 use crate::{
-    gate::policy::ScrapeDuty,
+    gate::policy::ScrapeGuardrail,
     http::{Body, BodyError, ReadParams as _, is_media_type, media_type},
     refusal::Refusal,
 };
 
 /// The scrape's guardrails.
 pub(super) struct ScrapeGuardrails {
-    pub(super) duties: Arc<[ScrapeDuty]>,
+    pub(super) duties: Arc<[ScrapeGuardrail]>,
     /// Their names, for refusals.
     pub(super) names: String,
 }

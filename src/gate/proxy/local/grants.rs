@@ -22,7 +22,7 @@ use crate::gate::proxy::{
 use crate::{
     clock,
     gate::{
-        audit::{GrantNote, Record},
+        audit::{Record, RecordedGrant},
         grants::{Asker, Grant, GrantCommand, Grants, Scope, State},
         identity::AuthContext,
         policy::{GrantResource, Resource, is_role},
@@ -107,7 +107,7 @@ pub(in crate::gate::proxy) async fn fulfil(
         GrantCommand::Request(grant) => {
             let mut grant = grant.as_deref().cloned().ok_or_else(nothing)?;
             // whichever it activated to ask
-            grant.asker.roles = gate.policy.held_in_all(&permit.principal);
+            grant.asker.roles = gate.policy.all_held_roles(&permit.principal);
             wanting(&grant)?;
             apart(gate, grants, &grant, context.now)?;
             (StatusCode::CREATED, grants.ask(grant).await?)
@@ -181,11 +181,11 @@ fn apart(gate: &Gate, grants: &Grants, grant: &Grant, now: clock::Timestamp) -> 
         let text = format!("`{}` is kept apart from `{other}`, which {} {how}", grant.role, grant.asker.name);
         Err(Refusal::new(StatusCode::FORBIDDEN, "separation_of_duty", text))
     };
-    if let Some(other) = gate.policy.apart(&grant.asker.roles, &grant.role) {
+    if let Some(other) = gate.policy.conflicting_role(&grant.asker.roles, &grant.role) {
         return refuse(other, "holds".into());
     }
     for beside in grants.beside(grant.id, &grant.asker.name, &grant.resource, now) {
-        if gate.policy.apart(std::slice::from_ref(&beside.role), &grant.role).is_some() {
+        if gate.policy.conflicting_role(std::slice::from_ref(&beside.role), &grant.role).is_some() {
             return refuse(&beside.role, format!("has in or has asked for with the grant {}", beside.id));
         }
     }
@@ -237,8 +237,8 @@ fn resource(grant: &Grant) -> Resource {
     }))
 }
 
-fn note(grant: &Grant) -> GrantNote {
-    GrantNote {
+fn note(grant: &Grant) -> RecordedGrant {
+    RecordedGrant {
         id: grant.id,
         asker: grant.asker.name.clone(),
         role: grant.role.clone(),

@@ -19,7 +19,7 @@ use crate::{
     gate::{
         audit::{Decision, Record},
         identity::AuthContext,
-        policy::{Circumstances, Denial, HELD, Question},
+        policy::{AccessRequest, Denial, HELD_ROLES_CLAIM, RequestContext},
         proxy::{
             authorize::{ask, denied},
             gate::Gate,
@@ -93,13 +93,13 @@ async fn try_exchange(
     let principal = authenticated.map_err(OAuthError::subject)?.principal;
     record.principal = Some(principal.name.clone());
     record.issuer = Some(principal.issuer.clone());
-    let question = Question {
+    let question = AccessRequest {
         principal: &principal,
-        granted: &[],
-        active: active_role(context.headers).map_err(OAuthError::request)?,
+        granted_roles: &[],
+        active_role: active_role(context.headers).map_err(OAuthError::request)?,
         action: &issuer.action,
         resource,
-        circumstances: Circumstances::new(context.peer, context.method, context.now),
+        context: RequestContext::new(context.peer, context.method, context.now),
     };
     let ruling = ask(gate, question, record);
     if !ruling.allowed {
@@ -112,7 +112,7 @@ async fn try_exchange(
             _ => OAuthError::target(refusal),
         });
     }
-    let held = gate.policy.held_in_all(&principal);
+    let held = gate.policy.all_held_roles(&principal);
     let token = IssuedToken::new(issuer, &principal, [&ruling.roles, &held], resource.id(), context, record)?;
     record.decision = Decision::Allow;
     let written = gate.audit.permit(record);
@@ -233,7 +233,7 @@ impl IssuedToken {
         });
         if let Some(members) = claims.as_object_mut().filter(|_| held != roles) {
             // the caller activated one role; the others are listed for separation of duty only
-            members.insert(HELD.into(), json!(held));
+            members.insert(HELD_ROLES_CLAIM.into(), json!(held));
         }
         let mut kind = "Bearer";
         if let (Some(held), Some(members)) = (principal.confirmation, claims.as_object_mut()) {

@@ -7,7 +7,7 @@ use http::{HeaderMap, Version};
 
 use super::grpc_stream::StreamViolation;
 use crate::{
-    gate::{policy::Named, routes::Matched},
+    gate::{policy::BodyNames, routes::Matched},
     http::Body,
 };
 
@@ -20,7 +20,7 @@ pub(in crate::gate::proxy) struct RequestBody<'r> {
     /// Its length in bytes; `None` if it is not known in advance.
     pub(in crate::gate::proxy) size: Option<u64>,
     /// The resources, buckets and service accounts that it names; `None` if it was not scanned.
-    pub(in crate::gate::proxy) named: Option<Named>,
+    pub(in crate::gate::proxy) named: Option<BodyNames>,
     /// The number of instances; `None` if the method has none or they cannot be counted.
     pub(in crate::gate::proxy) instances: Option<u64>,
     /// The text or message that was scanned, for guardrails.

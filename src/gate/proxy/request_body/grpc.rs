@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     gate::{
-        policy::Named,
+        policy::BodyNames,
         routes::{Matched, Payload, Route, Rpc, Streaming},
     },
     http::{Body, FRAME_PREFIX},
@@ -66,7 +66,7 @@ pub(super) async fn read<'r>(rpc: Rpc<'r>, head: RequestHead<'_>, mut body: Body
 /// What the gate learns from the first message of a call.
 #[derive(Default)]
 struct FirstMessage {
-    named: Option<Named>,
+    named: Option<BodyNames>,
     instances: Option<u64>,
     message: Option<Message>,
     violation: Option<Arc<StreamViolation>>,

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    gate::policy::{Named, VertexResource},
+    gate::policy::{BodyNames, VertexResource},
     refusal::Refusal,
 };
 
@@ -53,7 +53,7 @@ const BUCKET_LIMIT: usize = 222;
 /// Collects names from texts.
 #[derive(Debug, Default)]
 pub(super) struct NameFinder {
-    named: Named,
+    named: BodyNames,
     too_many: bool,
 }
 
@@ -93,7 +93,7 @@ impl NameFinder {
     ///
     /// # Errors
     /// 400 if there are more than 1,000.
-    pub(super) fn found(self) -> Result<Named, Refusal> {
+    pub(super) fn found(self) -> Result<BodyNames, Refusal> {
         if self.too_many {
             let text = "the body names more than 1,000 resources, buckets and service accounts";
             return Err(Refusal::malformed("too_many_names", text));
@@ -161,7 +161,7 @@ impl NameFinder {
     }
 
     fn has_room(&mut self) -> bool {
-        let Named { resources, buckets, service_accounts } = &self.named;
+        let BodyNames { resources, buckets, service_accounts } = &self.named;
         self.too_many |= resources.len() + buckets.len() + service_accounts.len() >= MAX_NAMES;
         !self.too_many
     }

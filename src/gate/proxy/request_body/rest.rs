@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     gate::{
-        policy::Named,
+        policy::BodyNames,
         routes::{Group, Payload, Route, RouteMatch},
     },
     http::{Body, is_media_type},
@@ -74,7 +74,7 @@ fn check_response_parameters(query: &str) -> Result<(), Refusal> {
 
 /// The names in a REST body and its query, and the number of instances. `None` if the body is not JSON and the method
 /// sends it to a model's own server.
-fn scan(payload: Payload, head: RequestHead<'_>, bytes: &Bytes) -> Result<Option<(Named, Option<u64>)>, Refusal> {
+fn scan(payload: Payload, head: RequestHead<'_>, bytes: &Bytes) -> Result<Option<(BodyNames, Option<u64>)>, Refusal> {
     let mut names = NameFinder::default();
     for (_, value) in url::form_urlencoded::parse(head.query.as_bytes()) {
         names.text(&value);

@@ -19,9 +19,9 @@ use super::{
     references::NameFinder,
     wire,
 };
-use crate::gate::policy::Named;
+use crate::gate::policy::BodyNames;
 
-fn listed(named: &Named) -> String {
+fn listed(named: &BodyNames) -> String {
     let mut all = String::new();
     for resource in &named.resources {
         write!(all, "{} ", resource.name).unwrap();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::exposition::line::{Label, Line, Sample};
-use crate::gate::policy::{MaskKey, ScrapeDuty, plain_name};
+use crate::gate::policy::{MaskKey, ScrapeGuardrail, plain_name};
 
 /// Longest line, in bytes.
 const MAX_LINE: usize = 1 << 20;
@@ -39,7 +39,7 @@ pub(in crate::gate::proxy) enum FilterError {
 
 /// The filter of one page.
 pub(super) struct ExpositionFilter {
-    duties: Arc<[ScrapeDuty]>,
+    duties: Arc<[ScrapeGuardrail]>,
     /// The beginning of a line whose end has not arrived.
     pending: Vec<u8>,
     line: usize,
@@ -58,7 +58,7 @@ enum LabelAction<'k> {
 }
 
 impl ExpositionFilter {
-    pub(super) fn new(duties: Arc<[ScrapeDuty]>) -> Self {
+    pub(super) fn new(duties: Arc<[ScrapeGuardrail]>) -> Self {
         let (seen, hasher) = (HashSet::new(), RandomState::new());
         Self { duties, pending: Vec::new(), line: 0, family: None, seen, hasher }
     }
@@ -232,7 +232,7 @@ fn family_of<'f>(sample: &str, family: &'f str, kind: &str) -> Option<(&'f str, 
 }
 
 /// Whether `show` includes the family of this sample. Names compare without escaping: an unknown spelling is not shown.
-fn shows(duty: &ScrapeDuty, sample: &str, family: Option<(&str, &str)>) -> bool {
+fn shows(duty: &ScrapeGuardrail, sample: &str, family: Option<(&str, &str)>) -> bool {
     duty.show.as_ref().is_none_or(|list| {
         list.iter().any(|pattern| {
             let of_family = family.is_some_and(|(family, base)| pattern.matches(family) || pattern.matches(base));
@@ -242,7 +242,7 @@ fn shows(duty: &ScrapeDuty, sample: &str, family: Option<(&str, &str)>) -> bool 
 }
 
 /// Whether `hide` includes this sample, or its family by any reading of its name.
-fn hides(duty: &ScrapeDuty, sample: &str) -> bool {
+fn hides(duty: &ScrapeGuardrail, sample: &str) -> bool {
     let name = plain_name(sample);
     let matches = |name: &str| duty.hide.iter().any(|pattern| pattern.matches(name));
     let base = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
@@ -253,14 +253,14 @@ fn hides(duty: &ScrapeDuty, sample: &str) -> bool {
 }
 
 /// Whether the caller may see the metadata of this family.
-fn shows_metadata(duty: &ScrapeDuty, family: &str) -> bool {
+fn shows_metadata(duty: &ScrapeGuardrail, family: &str) -> bool {
     let total = format!("{family}_total");
     let counter = Some((family, family.strip_suffix("_total").unwrap_or(family)));
     let shown = shows(duty, family, counter) || shows(duty, &total, None);
     shown && !hides(duty, family) && !hides(duty, &total)
 }
 
-fn hides_series(duty: &ScrapeDuty, labels: &[Label<'_>]) -> bool {
+fn hides_series(duty: &ScrapeGuardrail, labels: &[Label<'_>]) -> bool {
     duty.hide_series
         .iter()
         .any(|(name, value)| labels.iter().any(|label| *plain_name(&label.name) == **name && *label.value == **value))

@@ -11,24 +11,24 @@ fn names(texts: &[&str]) -> Vec<Box<str>> {
     texts.iter().map(|text| (*text).into()).collect()
 }
 
-fn hiding(texts: &[&str]) -> ScrapeDuty {
-    ScrapeDuty { hide: patterns(texts), ..ScrapeDuty::default() }
+fn hiding(texts: &[&str]) -> ScrapeGuardrail {
+    ScrapeGuardrail { hide: patterns(texts), ..ScrapeGuardrail::default() }
 }
 
-fn showing(texts: &[&str]) -> ScrapeDuty {
-    ScrapeDuty { show: Some(patterns(texts)), ..ScrapeDuty::default() }
+fn showing(texts: &[&str]) -> ScrapeGuardrail {
+    ScrapeGuardrail { show: Some(patterns(texts)), ..ScrapeGuardrail::default() }
 }
 
-fn masking(texts: &[&str]) -> ScrapeDuty {
-    ScrapeDuty { mask_labels: names(texts), mask: MaskKey::new(&[7; 32]), ..ScrapeDuty::default() }
+fn masking(texts: &[&str]) -> ScrapeGuardrail {
+    ScrapeGuardrail { mask_labels: names(texts), mask: MaskKey::new(&[7; 32]), ..ScrapeGuardrail::default() }
 }
 
-fn dropping(texts: &[&str]) -> ScrapeDuty {
-    ScrapeDuty { drop_labels: names(texts), ..ScrapeDuty::default() }
+fn dropping(texts: &[&str]) -> ScrapeGuardrail {
+    ScrapeGuardrail { drop_labels: names(texts), ..ScrapeGuardrail::default() }
 }
 
 /// What is left of a page that comes in chunks of this size.
-fn filtered(duties: &[ScrapeDuty], page: &[u8], chunk: usize) -> Result<String, FilterError> {
+fn filtered(duties: &[ScrapeGuardrail], page: &[u8], chunk: usize) -> Result<String, FilterError> {
     let mut filter = ExpositionFilter::new(duties.into());
     let mut out = Vec::new();
     for chunk in page.chunks(chunk) {
@@ -38,7 +38,7 @@ fn filtered(duties: &[ScrapeDuty], page: &[u8], chunk: usize) -> Result<String, 
     Ok(String::from_utf8(out).unwrap())
 }
 
-fn check(duties: &[ScrapeDuty], page: &str, expected: Result<&str, FilterError>) {
+fn check(duties: &[ScrapeGuardrail], page: &str, expected: Result<&str, FilterError>) {
     for chunk in [1, 2, 7, 1 << 16] {
         let found = filtered(duties, page.as_bytes(), chunk);
         assert_eq!(found.as_deref(), expected.as_ref().map(|text| *text), "{duties:?} in chunks of {chunk}:\n{page}");
@@ -96,7 +96,10 @@ fn only_the_families_that_are_shown_are_seen() {
 #[test]
 fn a_family_is_hidden_in_whatever_spelling_it_is_asked_for() {
     let page = "# TYPE \"app.secret\" counter\n{\"app.secret\",a=\"b\"} 1\napp_secret{a=\"b\"} 1\napp_other 1\n";
-    let duty = ScrapeDuty { hide: vec![NamePattern::Exact(plain_name("app.secret").into())], ..ScrapeDuty::default() };
+    let duty = ScrapeGuardrail {
+        hide: vec![NamePattern::Exact(plain_name("app.secret").into())],
+        ..ScrapeGuardrail::default()
+    };
     check(&[duty], page, Ok("app_other 1\n"));
     let open = "# TYPE logins counter\nlogins_total{a=\"b\"} 1\nlogins_created{a=\"b\"} 1.5\n# EOF\n";
     check(&[hiding(&["logins"])], open, Ok("# EOF\n"));
@@ -142,13 +145,13 @@ fn an_exemplar_says_no_more_than_its_series() {
     let dropped = "a 1 # {trace_id=\"t\"} 1 2\nb 1\nc 1 # {trace_id=\"t\"} 1\n";
     check(&[dropping(&["user"])], page, Ok(dropped));
     let hide_series = vec![("user".into(), "ada".into())];
-    let duty = ScrapeDuty { hide_series, ..ScrapeDuty::default() };
+    let duty = ScrapeGuardrail { hide_series, ..ScrapeGuardrail::default() };
     check(&[duty], page, Ok("b 1\nc 1 # {trace_id=\"t\"} 1\n"));
 }
 
 #[test]
 fn series_are_hidden_by_label_and_value() {
-    let duty = ScrapeDuty { hide_series: vec![("tenant".into(), "x".into())], ..ScrapeDuty::default() };
+    let duty = ScrapeGuardrail { hide_series: vec![("tenant".into(), "x".into())], ..ScrapeGuardrail::default() };
     let page = "a{tenant=\"x\"} 1\na{tenant=\"xy\"} 2\na{other=\"x\"} 3\na 4\n";
     check(&[duty], page, Ok("a{tenant=\"xy\"} 2\na{other=\"x\"} 3\na 4\n"));
 }
