@@ -12,7 +12,7 @@ use crate::{
         run::{CommandError, run_command},
     },
     config,
-    gate::policy::prove::{ProofReport, ProofResult, SolverSettings},
+    gate::policy::prove::{ProofReport, ProofResult, Prover, SolverSettings},
 };
 
 /// What `wicketgate policy prove` is told.
@@ -37,7 +37,7 @@ pub(super) fn prove(options: &Options) -> ExitCode {
         let named = options.solver.clone().or_else(|| env_var("CVC5").map(PathBuf::from));
         let program = named.unwrap_or_else(|| "cvc5".into());
         let settings = SolverSettings { program, limit: Duration::from_secs(options.timeout) };
-        let mut solver = proofs.subject.with_solver(settings).await.map_err(|e| wrong(e.to_string()))?;
+        let mut solver = Prover::start(proofs.subject, settings).await.map_err(|e| wrong(e.to_string()))?;
         let mut failed = 0;
         for statement in &proofs.statements {
             let report = solver.prove(statement).await.map_err(|e| wrong(e.to_string()))?;

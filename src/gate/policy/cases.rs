@@ -16,7 +16,10 @@ use cedar_policy::Schema;
 use http::Method;
 
 use super::{
-    AccessRequest, BodyNames, Denial, Policy, PolicyDecision, PolicyFile, RequestContext, Resource, VertexKind,
+    decision::{Denial, PolicyDecision},
+    engine::Policy,
+    policy_file::PolicyFile,
+    question::{AccessRequest, BodyNames, RequestContext, Resource, VertexKind},
 };
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 

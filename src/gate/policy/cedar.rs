@@ -10,11 +10,13 @@ use std::{
 use cedar_policy::{Authorizer, Decision, Entities, Entity, Policy, PolicyId, PolicySetError, Request};
 
 use super::{
-    AccessRequest, Denial, PolicyDecision,
     cedar_request::{Labels, Types},
-    compile::{Compiled, PolicyFile, PolicyProblem, compile},
+    compile::{Compiled, compile},
     context_attributes::Reads,
+    decision::{Denial, PolicyDecision},
     obligations::bind::Obliged,
+    policy_file::{PolicyFile, PolicyProblem},
+    question::AccessRequest,
     slice::{Index, Slice},
     source_text::Written,
 };

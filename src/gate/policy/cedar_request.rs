@@ -14,8 +14,8 @@ use cedar_policy::{
 };
 
 use super::{
-    AccessRequest, BodyNames, GrantResource, RequestContext, Resource, VertexKind, VertexResource,
     context_attributes::Reads,
+    question::{AccessRequest, BodyNames, GrantResource, RequestContext, Resource, VertexKind, VertexResource},
 };
 
 type Failure = Box<dyn std::error::Error>;

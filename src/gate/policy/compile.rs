@@ -4,7 +4,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
     str::FromStr,
     sync::Arc,
 };
@@ -13,27 +12,10 @@ use cedar_policy::{Policy, PolicyId, PolicySet, Schema, SchemaFragment, Validati
 use miette::Diagnostic;
 use serde_json::Value;
 
-use super::source_text::{Written, written};
-
-/// A file of policies, or the schema.
-#[derive(Clone, Debug)]
-pub struct PolicyFile {
-    /// For messages.
-    pub path: PathBuf,
-    /// What it holds.
-    pub text: String,
-}
-
-/// One thing that is wrong with schema or policies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyProblem {
-    /// The file it is in.
-    pub file: PathBuf,
-    /// The line, from 1; 0 where Cedar does not say.
-    pub line: usize,
-    /// What is wrong.
-    pub text: String,
-}
+use super::{
+    policy_file::{PolicyFile, PolicyProblem},
+    source_text::{Written, written},
+};
 
 /// Schema and policies that fit each other.
 pub(super) struct Compiled {

@@ -16,7 +16,12 @@ use std::{
 use http::Method;
 use quick_cache::{Equivalent, sync::Cache};
 
-use super::{AccessRequest, PolicyDecision, RequestContext, Resource, context_attributes::Reads, slice::Slice};
+use super::{
+    context_attributes::Reads,
+    decision::PolicyDecision,
+    question::{AccessRequest, RequestContext, Resource},
+    slice::Slice,
+};
 
 /// Questions remembered at once, and as many decisions that depend on their context; the least used make room.
 const REMEMBERED: usize = 100_000;

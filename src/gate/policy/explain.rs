@@ -10,7 +10,10 @@ use cedar_policy::{Authorizer, Decision, Entities, Policy as One, PolicySet, Req
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{AccessRequest, Policy, PolicyDecision, RoleRule, Written, cedar::Policies};
+use super::{
+    cedar::Policies, decision::PolicyDecision, engine::Policy, question::AccessRequest, rule::RoleRule,
+    source_text::Written,
+};
 
 /// Most of a claim that is shown, in bytes.
 const SHOWN: usize = 200;

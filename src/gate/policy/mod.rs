@@ -9,9 +9,12 @@ mod cedar;
 mod cedar_request;
 mod compile;
 mod context_attributes;
+mod decision;
 mod decision_cache;
+mod engine;
 mod explain;
 mod obligations;
+mod policy_file;
 pub(crate) mod prove;
 mod question;
 mod replay;
@@ -22,222 +25,26 @@ mod shadow;
 mod slice;
 mod source_text;
 
-use std::{collections::BTreeSet, sync::Arc};
-
-pub use self::question::{AccessRequest, RequestContext, Resource};
 pub(crate) use self::{
-    compile::{PolicyFile, PolicyProblem},
+    decision::{Denial, PolicyDecision},
     explain::{Explanation, Outcome, PolicyTold, RuleTold},
     obligations::{
         Guardrail, MaskKey, Obligation, Pointer, PredictGuardrail, ScrapeGuardrail, Template, WriteGuardrail,
         plain_name,
     },
-    question::{BodyNames, GrantResource, VertexKind, VertexResource},
+    policy_file::PolicyFile,
+    question::{BodyNames, GrantResource, VertexResource},
     replay::{Change, Changed, Decided, Difference, Is, Part, Past, Replay, differences},
     roles::{HELD_ROLES_CLAIM, Roles},
     rule::{ClaimCondition, ClaimMatcher, ClaimPath, RoleRule, is_role},
-    source_text::Written,
 };
-use self::{
-    decision_cache::{Memory, Settled},
-    roles::Unsettled,
+pub use self::{
+    engine::Policy,
+    question::{AccessRequest, RequestContext, Resource},
 };
-use crate::principal::Principal;
 
-/// Roles and policies, compiled.
-pub struct Policy {
-    roles: Roles,
-    cedar: cedar::Policies,
-    memory: Memory,
-    /// What is asked besides, and decides nothing.
-    shadow: Option<Box<Self>>,
-}
-
-/// The answer to a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyDecision {
-    /// Whether it may.
-    pub allowed: bool,
-    /// The roles that it was decided with.
-    pub roles: Arc<[Arc<str>]>,
-    /// The policies that decided; none where nothing permitted.
-    pub policies: Arc<[Arc<str>]>,
-    /// What the policies that permitted it oblige the gate to, all of it.
-    pub obligations: Arc<[Arc<Obligation>]>,
-    /// Why not.
-    pub denial: Option<Denial>,
-}
-
-/// Why something is denied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Denial {
-    /// No policy permits it.
-    NotPermitted,
-    /// A `forbid` policy forbids it.
-    Forbidden,
-    /// The principal would hold roles that are kept apart; names the two rules.
-    Separation(String),
-    /// The principal holds these roles, of which one may be active at a time, and has not said which.
-    RoleNotActivated(Arc<[Arc<str>]>),
-    /// The principal does not hold the role that it would activate.
-    RoleNotHeld(Arc<str>),
-    /// A policy could not be evaluated.
-    Error(String),
-}
-
-impl Denial {
-    /// Every word that [`Denial::reason`] gives.
-    pub const REASONS: [&str; 6] =
-        ["not_permitted", "forbidden", "separation_of_duty", "role_not_activated", "role_not_held", "policy_error"];
-
-    /// The stable word for it, in refusals and records.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NotPermitted => "not_permitted",
-            Self::Forbidden => "forbidden",
-            Self::Separation(_) => "separation_of_duty",
-            Self::RoleNotActivated(_) => "role_not_activated",
-            Self::RoleNotHeld(_) => "role_not_held",
-            Self::Error(_) => "policy_error",
-        }
-    }
-}
-
-impl Policy {
-    /// Compiles roles and policies. `actions` are those that routes can ask about: each must be in the schema.
-    ///
-    /// # Errors
-    /// Every problem with the schema and the policies.
-    pub fn new<'a>(
-        roles: Roles,
-        schema: &PolicyFile,
-        policies: &[PolicyFile],
-        actions: impl Iterator<Item = &'a str>,
-    ) -> Result<Self, Vec<PolicyProblem>> {
-        let cedar = cedar::Policies::new(schema, policies, actions)?;
-        Ok(Self { roles, cedar, memory: Memory::new(), shadow: None })
-    }
-
-    /// The same policies with other roles.
-    #[must_use]
-    pub fn with_roles(self, roles: Roles) -> Self {
-        Self { roles, memory: Memory::new(), ..self }
-    }
-
-    /// The same policies, told the labels of these exporters.
-    #[must_use]
-    pub fn with_labels(mut self, exporters: impl Iterator<Item = (Arc<str>, Vec<(String, String)>)>) -> Self {
-        self.cedar.labels = exporters.collect();
-        let shadow = self.shadow.take().map(|shadow| Box::new(shadow.labelled(&self.cedar.labels)));
-        Self { memory: Memory::new(), shadow, ..self }
-    }
-
-    /// The roles that a principal holds, whichever it activates. Sorted.
-    #[must_use]
-    pub fn held_roles(&self, principal: &Principal, granted: &[Arc<str>]) -> Arc<[Arc<str>]> {
-        roles::sorted(&self.roles.held(principal, granted))
-    }
-
-    /// The same of a principal's own roles, with those that its token of this gate leaves out since another one was
-    /// activated for it: what separation goes by. Sorted.
-    #[must_use]
-    pub fn all_held_roles(&self, principal: &Principal) -> Arc<[Arc<str>]> {
-        roles::sorted(&[self.roles.held(principal, &[]), self.roles.left_out(principal)].concat())
-    }
-
-    /// The rules and lists of roles.toml.
-    #[must_use]
-    pub fn roles(&self) -> &Roles {
-        &self.roles
-    }
-
-    /// Every policy as its file has it, in the order of files and lines.
-    #[must_use]
-    pub fn sources(&self) -> &[Written] {
-        &self.cedar.written
-    }
-
-    /// The policies' names, as rulings give them.
-    #[must_use]
-    pub fn names(&self) -> BTreeSet<Arc<str>> {
-        self.cedar.policies()
-    }
-
-    /// The guardrails that policies name.
-    #[must_use]
-    pub fn guardrail_names(&self) -> BTreeSet<&str> {
-        self.cedar.obliged.names()
-    }
-
-    /// The same policies with guardrails behind the names. Until then a permit that names one denies.
-    ///
-    /// # Errors
-    /// Names that no guardrail has, and guardrails that a permit gives nothing to act on.
-    pub fn with_guardrails(mut self, guardrails: Vec<Obligation>) -> Result<Self, Vec<PolicyProblem>> {
-        let guardrails: Vec<Arc<Obligation>> = guardrails.into_iter().map(Arc::new).collect();
-        let problems = self.cedar.obliged.bind(&guardrails);
-        if problems.is_empty() { Ok(Self { memory: Memory::new(), ..self }) } else { Err(problems) }
-    }
-
-    /// Whether a policy speaks of this role.
-    #[must_use]
-    pub fn mentions_role(&self, role: &str) -> bool {
-        self.cedar.mentioned.contains(role)
-    }
-
-    /// The actions that a name stands for: the one that is called so, and all that are inside a group of that name. None
-    /// where the schema does not know it.
-    #[must_use]
-    pub fn actions_in(&self, name: &str) -> BTreeSet<Box<str>> {
-        self.cedar.inside(name)
-    }
-
-    /// Whether some rule gives this role.
-    #[must_use]
-    pub fn gives_role(&self, role: &str) -> bool {
-        self.roles.rules.iter().any(|rule| *rule.role == *role)
-    }
-
-    /// Answers a question, from memory where the same was asked before.
-    pub fn decide(&self, question: AccessRequest<'_>) -> Arc<PolicyDecision> {
-        let decide = |slice: &slice::Slice, roles| self.cedar.evaluate_slice(slice, question, roles);
-        self.memory.decide(question, || self.settle(question), decide)
-    }
-
-    /// Which of the `held` roles nobody may hold beside `role`.
-    #[must_use]
-    pub fn conflicting_role<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
-        self.roles.conflicting_role(held, role)
-    }
-
-    /// Answers a question by evaluating roles and policies.
-    #[must_use]
-    pub fn evaluate(&self, question: AccessRequest<'_>) -> PolicyDecision {
-        match self.roles.of(&question) {
-            Ok(roles) => self.cedar.evaluate(question, roles),
-            Err(unsettled) => unsettled.into(),
-        }
-    }
-
-    /// The roles and the policies that decide a question.
-    fn settle(&self, question: AccessRequest<'_>) -> Settled {
-        let ruled = |ruling| Settled::Ruled(Arc::new(ruling));
-        match self.roles.of(&question) {
-            Ok(roles) => match self.cedar.slice(&question, &roles) {
-                Ok(slice) => Settled::Open { roles, slice, case: None },
-                Err(error) => ruled(cedar::failed(error.to_string(), roles)),
-            },
-            Err(unsettled) => ruled(unsettled.into()),
-        }
-    }
-}
-
-impl From<Unsettled> for PolicyDecision {
-    fn from(Unsettled { roles, denial }: Unsettled) -> Self {
-        Self { allowed: false, roles, policies: Arc::default(), obligations: Arc::default(), denial: Some(denial) }
-    }
-}
+#[cfg(test)]
+pub(crate) use self::question::VertexKind;
 
 #[cfg(test)]
 mod tests;

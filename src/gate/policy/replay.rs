@@ -8,7 +8,13 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use http::Method;
 use serde::Serialize;
 
-use super::{AccessRequest, BodyNames, Policy, PolicyDecision, RequestContext, Resource, RoleRule};
+use super::{
+    decision::{Denial, PolicyDecision},
+    engine::Policy,
+    question::{AccessRequest, BodyNames, RequestContext, Resource},
+    rule::RoleRule,
+    source_text::Written,
+};
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 
 /// A question as a record tells it.
@@ -89,7 +95,7 @@ pub struct Decided {
 
 impl From<&PolicyDecision> for Decided {
     fn from(ruling: &PolicyDecision) -> Self {
-        let reason = ruling.denial.as_ref().map(super::Denial::reason);
+        let reason = ruling.denial.as_ref().map(Denial::reason);
         Self { allowed: ruling.allowed, policies: ruling.policies.clone(), reason }
     }
 }
@@ -223,7 +229,7 @@ pub(crate) fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
 
 fn policies(old: &Policy, new: &Policy) -> Vec<Difference> {
     let mut found = Vec::new();
-    let mut tell = |is, written: &super::Written| {
+    let mut tell = |is, written: &Written| {
         let place = Some(format!("{}:{}", written.file.display(), written.line));
         found.push(Difference { of: Part::Policy, is, name: written.name.to_string(), place });
     };
@@ -234,7 +240,7 @@ fn policies(old: &Policy, new: &Policy) -> Vec<Difference> {
             Some(_) => {}
         }
     }
-    let is_new = |after: &&super::Written| !old.sources().iter().any(|before| before.name == after.name);
+    let is_new = |after: &&Written| !old.sources().iter().any(|before| before.name == after.name);
     new.sources().iter().filter(is_new).for_each(|after| tell(Is::Added, after));
     found
 }

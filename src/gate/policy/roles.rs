@@ -8,7 +8,11 @@ use std::{fmt, sync::Arc};
 
 use serde_json::Value;
 
-use super::{AccessRequest, Denial, RoleRule};
+use super::{
+    decision::{Denial, PolicyDecision},
+    question::AccessRequest,
+    rule::RoleRule,
+};
 use crate::principal::Principal;
 
 /// The claim in a token of this gate that names all roles that were held when it was given for one of them.
@@ -30,6 +34,12 @@ pub(super) struct Unsettled {
     /// Those that are held.
     pub(super) roles: Arc<[Arc<str>]>,
     pub(super) denial: Denial,
+}
+
+impl From<Unsettled> for PolicyDecision {
+    fn from(Unsettled { roles, denial }: Unsettled) -> Self {
+        Self { allowed: false, roles, policies: Arc::default(), obligations: Arc::default(), denial: Some(denial) }
+    }
 }
 
 /// Where a role comes from.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use cedar_policy::SchemaFragment;
 use serde_json::Value;
 
-use super::{PolicyFile, PolicyProblem};
+use super::policy_file::{PolicyFile, PolicyProblem};
 
 const SHIPPED: &str = include_str!("../../../policies/wicketgate.cedarschema");
 static TOLD: LazyLock<Option<Value>> = LazyLock::new(|| told(SHIPPED));

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{AccessRequest, Policy, PolicyDecision, cedar_request::Labels, decision_cache::Memory};
+use super::{decision::PolicyDecision, engine::Policy, question::AccessRequest};
 
 /// What the shadow set would have ruled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,12 +21,6 @@ impl Policy {
     #[must_use]
     pub fn with_shadow(self, shadow: Self) -> Self {
         Self { shadow: Some(Box::new(shadow)), ..self }
-    }
-
-    /// The shadow set knows the same exporters as the enforced one.
-    pub(super) fn labelled(mut self, labels: &Labels) -> Self {
-        self.cedar.labels = labels.clone();
-        Self { memory: Memory::new(), ..self }
     }
 
     /// What the shadow set would have ruled where the enforced one ruled this; `None` where there is no shadow set.

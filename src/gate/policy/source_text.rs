@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
 
-use super::PolicyFile;
+use super::policy_file::PolicyFile;
 
 /// One policy as its file has it.
 pub struct Written {

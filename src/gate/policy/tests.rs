@@ -1,11 +1,18 @@
 //! What holds for any policies and any questions, and what single ones mean.
 
-use std::{net::IpAddr, sync::LazyLock};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use cedar_policy::Schema;
 use proptest::prelude::*;
 
-use super::{compile::unvalidated, decision_cache::REMEMBERED_NAME, *};
+use super::{
+    compile::unvalidated,
+    decision_cache::{Memory, REMEMBERED_NAME},
+    *,
+};
 use crate::{
     clock::Timestamp,
     peer::{Certificate, Chain},

@@ -11,10 +11,10 @@ use std::{
 
 use cedar_policy::{ActionConstraint, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet};
 
-use super::Kind;
+use super::guardrail::{Kind, Obligation};
 use crate::gate::policy::{
-    Obligation,
-    compile::{PolicyFile, PolicyProblem, file_of},
+    compile::file_of,
+    policy_file::{PolicyFile, PolicyProblem},
 };
 
 const ANNOTATION: &str = "oblige";

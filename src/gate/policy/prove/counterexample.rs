@@ -11,7 +11,7 @@ use cedar_policy::{
 use cedar_policy_symcc::Env;
 
 use super::{
-    AnalyzedPolicies,
+    analysis::AnalyzedPolicies,
     environments::{Environment, Environments, RequestSlot},
 };
 use crate::clock::Timestamp;
