@@ -317,7 +317,7 @@ async fn a_token_of_the_gate_needs_its_original_issuer_configured() {
 async fn check_reports_what_the_issue_section_needs() {
     let harness = Harness::new().await.section("token_issuer", "[token_issuer]\nkeys = \"keys\"");
     let output = checked(&harness, |config| config).await;
-    assert!(output.contains("`issue`") && output.contains("[gate]"), "{output}");
+    assert!(output.contains("`token_issuer`") && output.contains("[gate]"), "{output}");
     let harness = self::harness().await;
     let url = harness.issuer.url();
     let output = checked(&harness, |config| config.replace(&url, URL)).await;

@@ -199,7 +199,7 @@ async fn a_malformed_page_is_cut_off() {
     );
     for (text, detail) in [
         ("app_up 1\nnot.a.metric 2\nafter 3\n", "line 100002"),
-        ("a{user=\"ada\"} 1\na{user=\"bob\"} 2\nafter 3\n", "mask them instead"),
+        ("a{user=\"ada\"} 1\na{user=\"bob\"} 2\nafter 3\n", "use `mask_labels` instead"),
     ] {
         // more than is sent in one piece, so that the head is on its way when the end comes
         let before: String = (0..100_000).map(|n| format!("before_{n} 1\n")).collect();
@@ -286,7 +286,7 @@ async fn a_request_that_breaks_a_guardrail_never_reaches_the_model() {
         (r#"{"instances":[1]}"#, 403, "`/parameters/seed`"),
         (r#"{"tools":[],"parameters":{"seed":1}}"#, 403, "`/tools`"),
         (r#"{"parameters":{"seed":1,"max_tokens":"101"}}"#, 403, "`/parameters/maxTokens`"),
-        (r#"{"parameters":{"seed":1},"parameters":{"seed":2}}"#, 400, "twice"),
+        (r#"{"parameters":{"seed":1},"parameters":{"seed":2}}"#, 400, "without duplicate members"),
         (r#"[{"parameters":{"seed":1}}]"#, 400, "one JSON object"),
         ("", 403, "`/parameters/seed`"),
         (&format!("{{\"parameters\":{{\"seed\":1}},\"x\":\"{}\"}}", "y".repeat(200)), 403, "200 bytes"),
