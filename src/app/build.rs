@@ -62,7 +62,7 @@ pub(super) fn build(config: Config, before: &Background, process: &Process) -> S
     let authentication = Authentication::new(settings, before.authentication.as_ref(), telemetry);
     let bindings = TokenBindings {
         dpop: authentication.identity.dpop().is_configured(),
-        certificates: config.listeners.iter().any(|l| l.tls.as_ref().is_some_and(Tls::asks_for_certificates)),
+        certificates: config.listeners.iter().any(|l| l.tls.as_ref().is_some_and(Tls::requests_certificates)),
         required: config.gate.token_binding == TokenBinding::Required,
     };
 

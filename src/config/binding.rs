@@ -155,7 +155,7 @@ pub(super) fn check_binding_possible(
     mut options: impl Iterator<Item = RouteOptions>,
 ) {
     let required = options.any(|options| options.token_binding == TokenBinding::Required);
-    let certificates = listeners.iter().any(|l| l.tls.as_ref().is_some_and(listen::Tls::asks_for_certificates));
+    let certificates = listeners.iter().any(|l| l.tls.as_ref().is_some_and(listen::Tls::requests_certificates));
     if required && gate.url.is_none() && !certificates {
         top.problem(
             "gate",

@@ -44,7 +44,7 @@ pub(crate) struct Active {
 
 /// What a principal is granted on one resource.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct GrantedRoles {
     /// The grants; of several that give the same role, the one that lasts longest.
     pub grants: Vec<Arc<Active>>,
     /// The role of each.
@@ -83,8 +83,8 @@ impl Book {
     }
 
     /// What `asker` is granted on this resource. Allocates only where there is something.
-    pub(super) fn held(&self, asker: &str, resource: &Resource, now: Timestamp) -> Held {
-        let mut held = Held::default();
+    pub(super) fn active_grants(&self, asker: &str, resource: &Resource, now: Timestamp) -> GrantedRoles {
+        let mut held = GrantedRoles::default();
         for grant in self.of(asker).iter().filter(|grant| now < grant.until && grant.scope.covers(resource)) {
             match held.roles.iter().position(|role| *role == grant.role).and_then(|at| held.grants.get_mut(at)) {
                 Some(known) if known.until < grant.until => *known = grant.clone(),
@@ -169,7 +169,7 @@ mod tests {
         let grants = [approved(1, "infer", "exporter/*", 10), approved(2, "infer", "exporter/node", 20), pending];
         let book = book(&grants, &Book::default());
         let check = |asker: &str, name: &str, second: u64, expected: &[u128]| {
-            let held = book.held(asker, &Resource::Exporter(name.into()), at(second));
+            let held = book.active_grants(asker, &Resource::Exporter(name.into()), at(second));
             let ids: Vec<u128> = held.grants.iter().map(|grant| grant.id.as_u128()).collect();
             assert_eq!(ids, expected, "{asker} on {name} at {second}");
             assert_eq!(held.roles.len(), held.grants.len());
@@ -180,7 +180,7 @@ mod tests {
         check("corp:s", "node", 20, &[]);
         check("corp:other", "node", 0, &[]);
         let untrusted = Book::new(entries(&grants), false, &Book::default(), at(0));
-        assert!(untrusted.held("corp:s", &Resource::Exporter("node".into()), at(0)).roles.is_empty());
+        assert!(untrusted.active_grants("corp:s", &Resource::Exporter("node".into()), at(0)).roles.is_empty());
     }
 
     #[test]
@@ -189,7 +189,8 @@ mod tests {
         let first = book(&[one.clone(), two.clone()], &Book::default());
         let next = book(&[one.clone(), two.revoke(&"corp:lead".into(), at(1)).unwrap()], &first);
         assert_eq!(first.lost(&next).map(|grant| grant.id).collect::<Vec<_>>(), [two.id]);
-        let held = |book: &Book| book.held("corp:s", &Resource::Exporter("a".into()), at(1)).grants.pop().unwrap();
+        let held =
+            |book: &Book| book.active_grants("corp:s", &Resource::Exporter("a".into()), at(1)).grants.pop().unwrap();
         assert!(Arc::ptr_eq(&held(&first), &held(&next)));
         let untrusted = Book::new(entries(&[one]), false, &next, at(1));
         assert_eq!(next.lost(&untrusted).count(), 1);

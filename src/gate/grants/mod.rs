@@ -41,7 +41,7 @@ use self::{
 pub(crate) use self::{
     disk::OpenError,
     grant::{Asker, Grant, State},
-    index::{Active, Held},
+    index::{Active, GrantedRoles},
     nats::{Login, Settings as NatsSettings},
     scope::Scope,
 };
@@ -169,8 +169,12 @@ impl Grants {
 
     /// What `asker` is granted on this resource now.
     #[must_use]
-    pub(crate) fn held(&self, asker: &str, resource: &Resource, now: Timestamp) -> Held {
-        if self.is_trusted(now) { self.book.load().held(asker, resource, now) } else { Held::default() }
+    pub(crate) fn active_grants(&self, asker: &str, resource: &Resource, now: Timestamp) -> GrantedRoles {
+        if self.is_trusted(now) {
+            self.book.load().active_grants(asker, resource, now)
+        } else {
+            GrantedRoles::default()
+        }
     }
 
     /// Every grant that is remembered, the newest first.

@@ -31,9 +31,9 @@ use crate::{
 
 /// How long a chain that was found good counts without another look: lists of revoked certificates and intermediate
 /// certificates expire by themselves.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const VALIDATION_TTL: Duration = Duration::from_secs(30);
 /// Chains whose judgement is remembered; the least used make room.
-const JUDGED: usize = 10_000;
+const MAX_VALIDATED_CHAINS: usize = 10_000;
 
 /// A listener's certificate, key and versions of TLS, and whose certificates it takes.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ struct Clients {
     /// `None` where any key will do.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     required: bool,
-    judged: Cache<[u8; 32], (bool, Timestamp)>,
+    validated: Cache<[u8; 32], (bool, Timestamp)>,
 }
 
 /// Loads a certificate chain and its key, both PEM, and what client certificates are verified with.
@@ -103,7 +103,7 @@ pub(crate) fn server_config(
 impl Tls {
     /// Whether clients are asked for certificates.
     #[must_use]
-    pub(crate) fn asks_for_certificates(&self) -> bool {
+    pub(crate) fn requests_certificates(&self) -> bool {
         self.clients.is_some()
     }
 
@@ -116,8 +116,8 @@ impl Tls {
     /// Whether what the handshake proved of this peer counts no longer.
     pub(super) fn is_invalidated(&self, peer: &Peer, now: Timestamp) -> bool {
         let trusted = |peer: &Peer| peer.certificate.as_ref().is_some_and(|certificate| certificate.trusted);
-        let judged = self.judge(peer.clone(), now);
-        judged.rejection.is_some() || (trusted(peer) && !trusted(&judged))
+        let revalidated = self.judge(peer.clone(), now);
+        revalidated.rejection.is_some() || (trusted(peer) && !trusted(&revalidated))
     }
 
     /// What this peer proves now, by what is configured now. `self` may be newer than the handshake was.
@@ -137,7 +137,7 @@ impl Tls {
             Some(CertificateRejection::Malformed)
         } else if certificate.not_after <= now {
             Some(CertificateRejection::Expired)
-        } else if !clients.still_good(&**verifier, certificate, now) {
+        } else if !clients.is_chain_valid(&**verifier, certificate, now) {
             Some(CertificateRejection::Untrusted)
         } else {
             None
@@ -148,14 +148,14 @@ impl Tls {
 
 impl Clients {
     fn new(verifier: Option<Arc<dyn ClientCertVerifier>>, required: bool) -> Self {
-        Self { verifier, required, judged: Cache::new(JUDGED) }
+        Self { verifier, required, validated: Cache::new(MAX_VALIDATED_CHAINS) }
     }
 
-    fn still_good(&self, verifier: &dyn ClientCertVerifier, certificate: &Certificate, now: Timestamp) -> bool {
+    fn is_chain_valid(&self, verifier: &dyn ClientCertVerifier, certificate: &Certificate, now: Timestamp) -> bool {
         let chain = &certificate.chain;
-        if let Some((good, at)) = self.judged.get(&chain.digest)
+        if let Some((good, at)) = self.validated.get(&chain.digest)
             && at <= now
-            && now < clock::after(at, LOOK_AGAIN)
+            && now < clock::after(at, VALIDATION_TTL)
         {
             return good;
         }
@@ -166,7 +166,7 @@ impl Clients {
             let since = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
             verifier.verify_client_cert(&own, &others, UnixTime::since_unix_epoch(since)).is_ok()
         });
-        self.judged.insert(chain.digest, (good, now));
+        self.validated.insert(chain.digest, (good, now));
         good
     }
 }

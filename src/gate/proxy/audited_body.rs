@@ -15,8 +15,8 @@ use http::{
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::{
-    answer::Answer, gate::Gate, grpc_status::grpc_status, guardrails::FilterError, headers::for_client,
-    metrics::Metrics, response_usage::ResponseUsage, stream_end::End,
+    answer::Answer, gate::Gate, grpc_status::grpc_status, guardrails::FilterError, headers::strip_response_headers,
+    metrics::Metrics, response_usage::ResponseUsage, stream_end::StreamEnd,
 };
 use crate::{
     clock::Timestamp,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// What a token is taken for where nobody counted: Google says about four characters of text.
-const BYTES_A_TOKEN: u64 = 4;
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// An answer to HEAD: RFC 9110 section 9.3.2, no content, but the length that it would have. hyper sees to that over
 /// HTTP/1.1 alone; over HTTP/2 a client takes what comes for an error of the connection.
@@ -44,12 +44,12 @@ fn without_content(response: Response<Body>) -> Response<Body> {
 pub(crate) struct AuditedBody {
     pub(super) record: Box<Record>,
     /// What the request has taken of its limits; empty once it is over.
-    pub(super) spent: Reservation,
+    pub(super) reservation: Reservation,
     body: Body,
     bytes_out: u64,
     response_usage: ResponseUsage,
     closed: bool,
-    end: Option<End>,
+    end: Option<StreamEnd>,
     audit: Arc<Log>,
     metrics: Arc<Metrics>,
 }
@@ -58,10 +58,10 @@ impl AuditedBody {
     /// Holds the record of a request whose story begins. hyper drops the story where it stands when the client leaves.
     pub(super) fn open(record: Record, gate: &Gate) -> Self {
         let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
-        let (record, spent) = (Box::new(record), Reservation::default());
+        let (record, reservation) = (Box::new(record), Reservation::default());
         Self {
             record,
-            spent,
+            reservation,
             body: Body::Empty,
             bytes_out: 0,
             response_usage: ResponseUsage::None,
@@ -73,13 +73,13 @@ impl AuditedBody {
     }
 
     /// Takes the answer's body along.
-    pub(super) fn answer(mut self, answer: Answer, now: Timestamp) -> Response<Self> {
-        let Answer { response, response_usage, bound, .. } = answer;
+    pub(super) fn into_response(mut self, answer: Answer, now: Timestamp) -> Response<Self> {
+        let Answer { response, response_usage, lifetime, .. } = answer;
         self.record.status = Some(response.status());
         self.response_usage = response_usage;
         let grpc = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         self.record.grpc_status = grpc_status(response.headers());
-        self.end = bound.map(|bound| bound.end(grpc, now));
+        self.end = lifetime.map(|lifetime| lifetime.into_end(grpc, now));
         if self.record.method == Method::HEAD { without_content(response) } else { response }.map(|body| {
             self.body = body;
             self
@@ -99,25 +99,25 @@ impl AuditedBody {
 
 impl AuditedBody {
     /// Settles what a request has taken that is refused after all: no model has counted anything.
-    pub(super) fn refused(&mut self) {
-        std::mem::take(&mut self.spent).charge_request_bytes(self.asked());
+    pub(super) fn settle_refused(&mut self) {
+        std::mem::take(&mut self.reservation).charge_request_bytes(self.request_bytes());
     }
 
     /// Charges what is known only now, and lets go of the request's place among the open ones.
     fn settle(&mut self) {
-        let spent = std::mem::take(&mut self.spent);
-        spent.charge_request_bytes(self.asked());
+        let reservation = std::mem::take(&mut self.reservation);
+        reservation.charge_request_bytes(self.request_bytes());
         // what a model did not tell, since it was broken off or speaks a language of its own, it has counted all the same
-        let untold = matches!(self.response_usage, ResponseUsage::None) || self.record.reason.is_some();
+        let not_reported = matches!(self.response_usage, ResponseUsage::None) || self.record.reason.is_some();
         // of a question that was not refused upstream, so far as is known
-        let taken = self.record.status.is_none_or(|status| status.is_success());
-        let question = if taken { self.asked() } else { 0 };
-        let guessed = untold.then_some(self.bytes_out.saturating_add(question) / BYTES_A_TOKEN);
-        spent.charge_tokens(self.record.tokens.or(guessed).unwrap_or_default());
+        let accepted = self.record.status.is_none_or(|status| status.is_success());
+        let request_bytes = if accepted { self.request_bytes() } else { 0 };
+        let estimate = not_reported.then_some(self.bytes_out.saturating_add(request_bytes) / BYTES_PER_TOKEN);
+        reservation.charge_tokens(self.record.tokens.or(estimate).unwrap_or_default());
     }
 
     /// Bytes of the request's body that were read.
-    fn asked(&self) -> u64 {
+    fn request_bytes(&self) -> u64 {
         self.record.bytes_in.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }
@@ -145,10 +145,10 @@ impl http_body::Body for AuditedBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes_out += data.len() as u64;
-                    self.spent.charge_response_bytes(data.len() as u64);
+                    self.reservation.charge_response_bytes(data.len() as u64);
                     self.response_usage.read(data);
                 } else if let Some(trailers) = frame.trailers_mut() {
-                    for_client(trailers);
+                    strip_response_headers(trailers);
                     self.record.grpc_status = grpc_status(trailers);
                 }
             }
@@ -175,8 +175,8 @@ impl http_body::Body for AuditedBody {
 impl Drop for AuditedBody {
     /// hyper does not ask for the end of a body whose length it knows, and a client may walk away.
     fn drop(&mut self) {
-        let unanswered = self.record.status.is_none() || !self.body.is_end_stream();
-        if unanswered && self.record.reason.is_none() {
+        let incomplete = self.record.status.is_none() || !self.body.is_end_stream();
+        if incomplete && self.record.reason.is_none() {
             self.record.reason = Some("client_gone");
         }
         self.close();

@@ -1,8 +1,8 @@
-//! Authorization: policy is asked about a request, the record keeps question and answer, and a `Permit` is made.
+//! Authorization: asks policy about a request, records the decision, and makes the [`Permit`].
 //!
 //! Promises: this module alone makes a [`Permit`], and only if policy allowed the request; every doubt denies. The record
-//! holds everything that policy was given except claims, so that the same question can be asked again. The shadow policies
-//! get the same question; their answer reaches the record and a metric only.
+//! holds everything that policy was given except claims, so that `policy replay` can repeat the decision. The shadow
+//! policies get the same request; their decision reaches the record and a metric only.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     clock::Timestamp,
     gate::{
         audit::{Decision, Record, RecordedBodyNames, RecordedContext, cut},
-        grants::Held,
+        grants::GrantedRoles,
         identity::AuthContext,
         policy::{AccessRequest, BodyNames, Denial, Obligation, PolicyDecision, RequestContext, Resource},
         routes::{Matched, Route, RouteOptions, TokenBinding},
@@ -22,31 +22,31 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Leave to act: made by [`authorize`] alone, and only when policy allowed it.
+/// The permission to serve one request. Only [`authorize`] makes one, and only if policy allowed the request.
 pub(super) struct Permit<'r> {
     pub(super) principal: Arc<Principal>,
     pub(super) roles: Arc<[Arc<str>]>,
     pub(super) action: Arc<str>,
-    /// What it stands on besides the principal's own roles; it ends with them.
-    pub(super) held: Held,
+    /// The grants that the decision used besides the principal's own roles. The permit ends with them.
+    pub(super) grants: GrantedRoles,
     pub(super) route: Route<'r>,
-    /// What policy obliges the gate to when it lets this pass.
+    /// The obligations that the matching policies attach to the permission.
     pub(super) obligations: Arc<[Arc<Obligation>]>,
-    /// Keeps the struct from being made elsewhere.
+    /// Private, so that no other module can construct a permit.
     _made_by_authorize: (),
 }
 
-/// Refuses a token that whoever has it may use, where the route takes none such.
-pub(super) fn bound(principal: &Principal, options: RouteOptions) -> Result<(), Refusal> {
+/// Refuses a plain bearer token if the route requires a bound one.
+pub(super) fn require_bound_token(principal: &Principal, options: RouteOptions) -> Result<(), Refusal> {
     if options.token_binding == TokenBinding::Optional || principal.confirmation.is_some() {
         return Ok(());
     }
-    let text = "this takes only what is bound to its sender: a token bound to a client certificate (RFC 8705) or to a DPoP key \
-                (RFC 9449), or a client certificate alone; ask your identity provider for such a token";
+    let text = "this route requires a token that is bound to a client certificate (RFC 8705) or to a DPoP key (RFC 9449), or a \
+                client certificate alone; request such a token from your identity provider";
     Err(Refusal::new(StatusCode::UNAUTHORIZED, "token_not_bound", text))
 }
 
-/// Asks policy. Deny is the answer to every doubt.
+/// Decides on the request by policy and records the decision. Every doubt denies.
 pub(super) fn authorize<'r>(
     gate: &Gate,
     principal: Arc<Principal>,
@@ -56,41 +56,41 @@ pub(super) fn authorize<'r>(
     record: &mut Record,
 ) -> Result<Permit<'r>, Refusal> {
     let resource: &Resource = &matched.resource;
-    let held = held(gate, &principal, resource, request_context.now);
-    if !held.grants.is_empty() {
-        record.grants = Some(held.grants.iter().map(|grant| grant.id).collect());
+    let grants = active_grants(gate, &principal, resource, request_context.now);
+    if !grants.grants.is_empty() {
+        record.grants = Some(grants.grants.iter().map(|grant| grant.id).collect());
     }
-    let (action, granted) = (matched.action, held.roles.as_slice());
-    let question = AccessRequest {
+    let action = matched.action;
+    let access_request = AccessRequest {
         principal: &principal,
-        granted_roles: granted,
+        granted_roles: &grants.roles,
         active_role: active,
         action,
         resource,
         context: request_context,
     };
-    let ruling = ask(gate, question, record);
-    if !ruling.allowed {
-        return Err(denied(&ruling, matched.action, resource));
+    let decision = decide_and_record(gate, access_request, record);
+    if !decision.allowed {
+        return Err(denial_refusal(&decision, matched.action, resource));
     }
     record.decision = Decision::Allow;
-    let obligations = ruling.obligations.clone();
+    let obligations = decision.obligations.clone();
     if !obligations.is_empty() {
         record.obligations = Some(obligations.iter().map(|obligation| obligation.name.clone()).collect());
     }
     Ok(Permit {
         principal,
-        roles: ruling.roles.clone(),
+        roles: decision.roles.clone(),
         action: action.clone(),
-        held,
+        grants,
         route: matched.route,
         obligations,
         _made_by_authorize: (),
     })
 }
 
-/// Asks policy a question besides the request's own, for lists that show only what the caller may use.
-pub(super) fn may(
+/// Whether policy would permit this action too. Lists use it to show only what the caller may use; nothing is recorded.
+pub(super) fn is_permitted(
     gate: &Gate,
     permit: &Permit<'_>,
     context: AuthContext<'_>,
@@ -99,54 +99,57 @@ pub(super) fn may(
 ) -> bool {
     let Ok(active) = active_role(context.headers) else { return false };
     let request_context = RequestContext::new(context.peer, &Method::GET, context.now);
-    let held = held(gate, &permit.principal, resource, context.now);
-    let (principal, granted) = (&permit.principal, held.roles.as_slice());
-    let question = AccessRequest {
-        principal,
-        granted_roles: granted,
+    let grants = active_grants(gate, &permit.principal, resource, context.now);
+    let access_request = AccessRequest {
+        principal: &permit.principal,
+        granted_roles: &grants.roles,
         active_role: active,
         action,
         resource,
         context: request_context,
     };
-    gate.policy.decide(question).allowed
+    gate.policy.decide(access_request).allowed
 }
 
-/// What the principal is granted on this resource.
-fn held(gate: &Gate, principal: &Principal, resource: &Resource, now: Timestamp) -> Held {
-    gate.grants.as_ref().map(|grants| grants.held(&principal.name, resource, now)).unwrap_or_default()
+/// The principal's active grants on this resource.
+fn active_grants(gate: &Gate, principal: &Principal, resource: &Resource, now: Timestamp) -> GrantedRoles {
+    gate.grants.as_ref().map(|grants| grants.active_grants(&principal.name, resource, now)).unwrap_or_default()
 }
 
-/// Asks policy.
-pub(super) fn ask(gate: &Gate, question: AccessRequest<'_>, record: &mut Record) -> Arc<PolicyDecision> {
-    let ruling = gate.policy.decide(question);
-    record.roles = Some(ruling.roles.clone());
-    record.policies = Some(ruling.policies.clone());
-    record.active_role = question.active_role.map(Into::into);
-    record.held_roles =
-        question.active_role.map(|_| gate.policy.held_roles(question.principal, question.granted_roles));
-    let told = question.context;
-    record.context = Some(RecordedContext::new(told.tls, told.size, told.certificate, told.names.map(names)));
-    shadow(gate, question, &ruling, record);
-    ruling
+/// Decides by policy, and writes the decision and the shadow decision to the record.
+pub(super) fn decide_and_record(
+    gate: &Gate,
+    access_request: AccessRequest<'_>,
+    record: &mut Record,
+) -> Arc<PolicyDecision> {
+    let decision = gate.policy.decide(access_request);
+    record.roles = Some(decision.roles.clone());
+    record.policies = Some(decision.policies.clone());
+    record.active_role = access_request.active_role.map(Into::into);
+    record.held_roles = access_request
+        .active_role
+        .map(|_| gate.policy.held_roles(access_request.principal, access_request.granted_roles));
+    let RequestContext { tls, size, certificate, names, .. } = access_request.context;
+    record.context = Some(RecordedContext::new(tls, size, certificate, names.map(recorded_names)));
+    record_shadow(gate, access_request, &decision, record);
+    decision
 }
 
-fn shadow(gate: &Gate, question: AccessRequest<'_>, enforced: &PolicyDecision, record: &mut Record) {
-    let Some(shadowed) = gate.policy.shadow(question, enforced) else { return };
-    let ruling = shadowed.ruling;
-    let decision = if ruling.allowed { Decision::Allow } else { Decision::Deny };
-    gate.metrics.shadow(decision, shadowed.differs);
-    record.shadow_decision = Some(decision);
-    if shadowed.differs {
-        record.shadow_policies = Some(ruling.policies.clone());
-        record.shadow_roles = Some(&ruling.roles).filter(|roles| **roles != enforced.roles).cloned();
+fn record_shadow(gate: &Gate, access_request: AccessRequest<'_>, enforced: &PolicyDecision, record: &mut Record) {
+    let Some(shadow) = gate.policy.shadow(access_request, enforced) else { return };
+    let outcome = if shadow.ruling.allowed { Decision::Allow } else { Decision::Deny };
+    gate.metrics.shadow(outcome, shadow.differs);
+    record.shadow_decision = Some(outcome);
+    if shadow.differs {
+        record.shadow_policies = Some(shadow.ruling.policies.clone());
+        record.shadow_roles = Some(&shadow.ruling.roles).filter(|roles| **roles != enforced.roles).cloned();
     }
-    if let Some(Denial::Error(error)) = &ruling.denial {
+    if let Some(Denial::Error(error)) = &shadow.ruling.denial {
         record.shadow_error = Some(cut(error));
     }
 }
 
-fn names(named: &BodyNames) -> RecordedBodyNames {
+fn recorded_names(named: &BodyNames) -> RecordedBodyNames {
     RecordedBodyNames {
         resources: named.resources.iter().map(|resource| (*resource.name).into()).collect(),
         buckets: named.buckets.iter().cloned().collect(),
@@ -154,38 +157,38 @@ fn names(named: &BodyNames) -> RecordedBodyNames {
     }
 }
 
-/// The refusal that a ruling means.
-pub(super) fn denied(ruling: &PolicyDecision, action: &Arc<str>, resource: &Resource) -> Refusal {
-    let reason = ruling.denial.as_ref().unwrap_or(&Denial::NotPermitted).reason();
+/// The refusal for a decision that denies.
+pub(super) fn denial_refusal(decision: &PolicyDecision, action: &Arc<str>, resource: &Resource) -> Refusal {
+    let reason = decision.denial.as_ref().unwrap_or(&Denial::NotPermitted).reason();
     let forbidden = |text: String| Refusal::new(StatusCode::FORBIDDEN, reason, text);
-    let asked = format!("`{action}` on `{}`", resource.id());
-    match &ruling.denial {
-        Some(Denial::Separation(rules)) => forbidden(
-            "you would hold roles that are kept apart; bring a token with one of them, or have one taken away".into(),
-        )
-        .with_detail(rules),
+    let attempt = format!("`{action}` on `{}`", resource.id());
+    match &decision.denial {
+        Some(Denial::Separation(rules)) => {
+            let text = "separation of duty: your roles may not be combined; use a token that carries only one of them";
+            forbidden(text.into()).with_detail(rules)
+        }
         Some(Denial::RoleNotActivated(roles)) => {
-            let (first, all) = (roles.first().map_or("", |role| role), roles.join(", "));
+            let first = roles.first().map_or("", |role| role);
+            let all = roles.join(", ");
             let text = format!(
-                "you hold roles of which one may be active at a time ({all}); say which with the header \
-                 `X-Wicketgate-Role: {first}`"
+                "only one of your roles {all} may be active at a time; name it in the header `X-Wicketgate-Role: {first}`"
             );
             forbidden(text)
         }
         Some(Denial::RoleNotHeld(role)) => {
-            let text = format!("you do not hold the role `{role}` that the header `X-Wicketgate-Role` would activate");
+            let text = format!("the header `X-Wicketgate-Role` names the role `{role}`, which you do not have");
             forbidden(text)
         }
-        Some(Denial::Forbidden) => forbidden(format!("a policy forbids you {asked}")),
+        Some(Denial::Forbidden) => forbidden(format!("a policy forbids {attempt}")),
         Some(Denial::Error(error)) => {
-            forbidden("policy could not be evaluated, so this is denied".into()).with_detail(error)
+            forbidden("the request is denied because a policy could not be evaluated".into()).with_detail(error)
         }
         Some(Denial::NotPermitted) | None => {
-            let roles = match &*ruling.roles {
-                [] => "none of your claims earns a role here".to_owned(),
+            let roles = match &*decision.roles {
+                [] => "none of your claims matches a role".to_owned(),
                 roles => format!("your roles ({}) do not allow it", roles.join(", ")),
             };
-            forbidden(format!("you may not do {asked}: {roles}"))
+            forbidden(format!("no policy permits {attempt}: {roles}"))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     answer::Answer,
     authorize::Permit,
     guardrails::Guardrails,
-    headers::{for_client, sandbox},
+    headers::{sandbox, strip_response_headers},
     request_body::{StreamViolation, grpc_timeout},
     response_usage::ResponseUsage,
 };
@@ -35,8 +35,8 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 /// Tells Google's front ends where a gRPC call goes (AIP-4222).
 const REQUEST_PARAMS: HeaderName = HeaderName::from_static("x-goog-request-params");
 
-/// What remains of the client's request after `headers::for_upstream`, and where it is sent from.
-pub(super) struct Errand<'a> {
+/// What remains of the client's request after `headers::strip_request_headers`, and where it is sent from.
+pub(super) struct UpstreamRequest<'a> {
     pub(super) worker: Worker,
     pub(super) method: Method,
     pub(super) path_and_query: &'a str,
@@ -47,20 +47,24 @@ pub(super) struct Errand<'a> {
 }
 
 /// Sends the request to the permit's upstream with the route's credential, and streams the answer back.
-pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mut Record) -> Result<Answer, Refusal> {
-    let Errand { worker, method, path_and_query, headers: mut to, body, now, violation } = errand;
+pub(super) async fn forward(
+    permit: &Permit<'_>,
+    request: UpstreamRequest<'_>,
+    record: &mut Record,
+) -> Result<Answer, Refusal> {
+    let UpstreamRequest { worker, method, path_and_query, headers: mut to, body, now, violation } = request;
     let mut rpc = false;
     let (upstream, path, timeout): (&Upstream, _, _) = match &permit.route {
         Route::Exporter { exporter, path } => {
             if let Some(slot) = &exporter.credential {
-                show(slot.name(), slot.usable(now), &mut to, record)?;
+                attach_credential(slot.name(), slot.usable(now), &mut to, record)?;
             }
             (&exporter.upstream, *path, exporter.timeout)
         }
         Route::Vertex { upstream, credential, group, timeout, params, endpoint_id, .. } => {
-            let shown = credential.ok_or_else(|| no_credential(group.name()))?;
-            show(shown.name(), shown.usable(&permit.principal.name, now).await, &mut to, record)?;
-            // what the caller said of both is gone by now (`headers::for_upstream`)
+            let source = credential.ok_or_else(|| no_credential(group.name()))?;
+            attach_credential(source.name(), source.usable(&permit.principal.name, now).await, &mut to, record)?;
+            // what the caller said of both is gone by now (`headers::strip_request_headers`)
             to.extend(endpoint_id.map(|id| (ENDPOINT_ID, id.clone())));
             to.extend(params.clone().map(|params| (REQUEST_PARAMS, params)));
             rpc = params.is_some();
@@ -73,7 +77,7 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
             (*upstream, path_and_query, timeout)
         }
         Route::Discover { .. } | Route::Home | Route::Grants(_) | Route::Service { .. } => {
-            return Err(not_an_upstream());
+            return Err(no_upstream());
         }
     };
     let sent = async {
@@ -100,7 +104,7 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
         }
         _ => ResponseUsage::None,
     };
-    for_client(response.headers_mut());
+    strip_response_headers(response.headers_mut());
     if let Route::Exporter { exporter, .. } = &permit.route
         && !exporter.scripts
     {
@@ -115,7 +119,7 @@ pub(super) async fn forward(permit: &Permit<'_>, errand: Errand<'_>, record: &mu
 }
 
 /// Hands the request to the part of the gate that answers it.
-pub(super) async fn deliver(
+pub(super) async fn serve_local(
     permit: &Permit<'_>,
     guardrails: &Guardrails,
     method: Method,
@@ -123,7 +127,7 @@ pub(super) async fn deliver(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, Refusal> {
-    let Route::Service { service, .. } = &permit.route else { return Err(not_an_upstream()) };
+    let Route::Service { service, .. } = &permit.route else { return Err(no_upstream()) };
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = uri.clone();
@@ -134,7 +138,7 @@ pub(super) async fn deliver(
 }
 
 /// Puts the credential on the request in place of whatever stood there, or refuses: never a bare request.
-fn show(
+fn attach_credential(
     name: &Arc<str>,
     usable: Option<Arc<Credential>>,
     to: &mut HeaderMap,
@@ -160,8 +164,8 @@ fn no_credential(name: &str) -> Refusal {
     Refusal::unavailable("no_credential", text).with_detail(format!("credential {name}"))
 }
 
-fn not_an_upstream() -> Refusal {
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "wrong_route", "this request took a wrong turn inside the gate")
+fn no_upstream() -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "wrong_route", "internal error: the matched route has no upstream")
 }
 
 /// 504 when the upstream was too slow, 502 otherwise; its own words stay in the log. A body of the client's that broke

@@ -8,14 +8,14 @@ use hyper::body::Incoming;
 use super::{
     answer::Answer,
     audited_body::AuditedBody,
-    authorize::{authorize, bound},
+    authorize::{authorize, require_bound_token},
     error_response::{ErrorFormat, error_response},
-    forward::{Errand, deliver, forward},
+    forward::{UpstreamRequest, forward, serve_local},
     gate::Gate,
     guardrails::{Guardrails, RequestFacts},
-    headers::{active_role, bounded, for_upstream, set_request_id},
+    headers::{active_role, check_header_size, set_request_id, strip_request_headers},
     identity_headers::add_identity_headers,
-    limit::{self, Known},
+    limit::{self, RequestCost},
     local::{grants, home, sd},
     open::OpenPage,
     request_body::{RequestBody, RequestHead},
@@ -50,7 +50,7 @@ pub(crate) async fn handle(
     let mut reply = HeaderMap::new();
     let answer = story(gate, worker, peer, request, now, &mut audited, &mut reply).await;
     if answer.is_err() {
-        audited.refused();
+        audited.settle_refused();
     }
     let record = &mut audited.record;
     let mut answer = answer.unwrap_or_else(|refusal| error_response(refusal, gate, record, &format).into());
@@ -58,7 +58,7 @@ pub(crate) async fn handle(
         answer.response.headers_mut().append(name, value.clone());
     }
     set_request_id(answer.response.headers_mut(), record.id);
-    audited.answer(answer, now)
+    audited.into_response(answer, now)
 }
 
 /// Writes the record of a request that could not even be read; the client has had its answer.
@@ -82,10 +82,10 @@ async fn story(
     audited: &mut AuditedBody,
     reply: &mut HeaderMap,
 ) -> Result<Answer, Refusal> {
-    let AuditedBody { record, spent, .. } = audited;
+    let AuditedBody { record, reservation, .. } = audited;
     let (http::request::Parts { method, uri, version, mut headers, .. }, body) = request.into_parts();
-    let body = counted(body, record);
-    bounded(&headers)?;
+    let body = count_body(body, record);
+    check_header_size(&headers)?;
     let target = Target::parse(&method, &uri, &headers)?;
     let context = AuthContext { peer, method: &method, path: target.path, headers: &headers, now };
     if let Some(page) = OpenPage::find(gate, &method, target.path) {
@@ -102,13 +102,13 @@ async fn story(
     let principal = authenticated?.principal;
     record.principal = Some(principal.name.clone());
     record.issuer = Some(principal.issuer.clone());
-    bound(&principal, route.options())?;
+    require_bound_token(&principal, route.options())?;
 
-    limit::look(gate, &principal, &route, &body, reply)?;
+    limit::check_before_body(gate, &principal, &route, &body, reply)?;
     let head = RequestHead { version, headers: context.headers, query: target.query(), caller: &principal.name };
     let RequestBody { found, body, size, named, instances, message, violation } =
         RequestBody::read(route, head, body).await?;
-    let (found, body) = grants::about(gate, found, &principal, context, body, record).await?;
+    let (found, body) = grants::read_command(gate, found, &principal, context, body, record).await?;
     record.action = Some(found.action.clone());
     record.resource = Some(found.resource.id().clone());
     let request_context = RequestContext { size, names: named.as_ref(), ..RequestContext::new(peer, &method, now) };
@@ -116,31 +116,38 @@ async fn story(
     let facts = RequestFacts { size, instances, message: message.as_ref(), query: target.query() };
     let guardrails = Guardrails::apply(&permit, &facts).inspect_err(|_| record.decision = Decision::Deny)?;
     drop(message);
-    *spent = limit::spend(gate, &permit, &Known { size, instances }, record, reply)?;
+    *reservation = limit::charge(gate, &permit, &RequestCost { size, instances }, record, reply)?;
     gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 
     let answer = match &permit.route {
         Route::Exporter { .. } | Route::Vertex { .. } => {
-            for_upstream(&mut headers, record.id);
+            strip_request_headers(&mut headers, record.id);
             guardrails.rewrite_request(&mut headers);
             add_identity_headers(gate.token_issuer.as_ref(), &permit, &mut headers, now)?;
-            let errand =
-                Errand { worker, method, path_and_query: target.path_and_query, headers, body, now, violation };
-            guardrails.filter_response(forward(&permit, errand, record).await?)?
+            let upstream_request = UpstreamRequest {
+                worker,
+                method,
+                path_and_query: target.path_and_query,
+                headers,
+                body,
+                now,
+                violation,
+            };
+            guardrails.filter_response(forward(&permit, upstream_request, record).await?)?
         }
         Route::Service { .. } => {
             guardrails.rewrite_request(&mut headers);
-            guardrails.filter_response(deliver(&permit, &guardrails, method, &uri, headers, body).await?.into())?
+            guardrails.filter_response(serve_local(&permit, &guardrails, method, &uri, headers, body).await?.into())?
         }
         Route::Discover { .. } => sd::list(gate, &permit, context, authority(&uri, context.headers)?).into(),
         Route::Home => home::page(gate, &permit, context).into(),
-        Route::Grants(command) => grants::fulfil(gate, &permit, command, context, record).await?.into(),
+        Route::Grants(command) => grants::execute(gate, &permit, command, context, record).await?.into(),
     };
-    Ok(answer.bounded(&permit, peer))
+    Ok(answer.with_stream_end(&permit, peer))
 }
 
 /// The request's body, counted for the record.
-fn counted(body: Incoming, record: &mut Record) -> Body {
+fn count_body(body: Incoming, record: &mut Record) -> Body {
     if hyper::body::Body::is_end_stream(&body) {
         return Body::Empty;
     }

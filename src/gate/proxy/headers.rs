@@ -26,7 +26,7 @@ const HOP_BY_HOP: [&str; 8] =
 
 /// Headers that speak of who the caller is, how it came here, or what Google should take its request for. A client's
 /// word for that is never passed on.
-const CLAIMS: [&str; 24] = [
+const IDENTITY_HEADERS: [&str; 24] = [
     "api-key",
     "authorization",
     "cf-connecting-ip",
@@ -54,7 +54,7 @@ const CLAIMS: [&str; 24] = [
 ];
 
 /// … and so are all names that begin with one of these.
-const CLAIM_PREFIXES: [&str; 19] = [
+const IDENTITY_HEADER_PREFIXES: [&str; 19] = [
     "impersonate-",
     "remote-",
     "ssl-client-",
@@ -79,7 +79,7 @@ const CLAIM_PREFIXES: [&str; 19] = [
 /// What only the gate may say to a client: other ways to the upstream (RFC 7838) would be taken for other ways to the gate;
 /// a challenge (RFC 9110 section 11.6.1) would have a browser ask for a password in the gate's name; the others are rules
 /// for the gate's whole origin (Clear Site Data, RFC 6797, Network Error Logging, Reporting, Service Workers).
-const OF_THE_ORIGIN: [&str; 9] = [
+const ORIGIN_HEADERS: [&str; 9] = [
     "alt-svc",
     "clear-site-data",
     "nel",
@@ -92,7 +92,7 @@ const OF_THE_ORIGIN: [&str; 9] = [
 ];
 
 /// Refuses a head that is larger than any honest client's (431, RFC 6585 section 5).
-pub(super) fn bounded(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn check_header_size(headers: &HeaderMap) -> Result<(), Refusal> {
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size > MAX_HEAD {
         let text = "the request's headers are too large; 32 KiB is the most";
@@ -114,15 +114,17 @@ pub(super) fn active_role(headers: &HeaderMap) -> Result<Option<&str>, Refusal> 
 }
 
 /// Makes a client's request headers fit to be sent to an upstream.
-pub(super) fn for_upstream(headers: &mut HeaderMap, id: Uuid) {
-    strip(headers, |name| if name.contains('_') { is_claim(&name.replace('_', "-")) } else { is_claim(name) });
+pub(super) fn strip_request_headers(headers: &mut HeaderMap, id: Uuid) {
+    strip(headers, |name| {
+        if name.contains('_') { is_identity_header(&name.replace('_', "-")) } else { is_identity_header(name) }
+    });
     set_request_id(headers, id);
 }
 
 /// Makes an upstream's response headers fit to be sent to the client. A cookie under the gate's own names would begin a
 /// session of the upstream's choice, or end one.
-pub(super) fn for_client(headers: &mut HeaderMap) {
-    strip(headers, |name| OF_THE_ORIGIN.contains(&name));
+pub(super) fn strip_response_headers(headers: &mut HeaderMap) {
+    strip(headers, |name| ORIGIN_HEADERS.contains(&name));
     if let Entry::Occupied(set) = headers.entry(SET_COOKIE)
         && set.iter().any(|value| cookie::is_ours(value.as_bytes()))
     {
@@ -181,8 +183,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.contains(&name)
 }
 
-fn is_claim(name: &str) -> bool {
-    CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+fn is_identity_header(name: &str) -> bool {
+    IDENTITY_HEADERS.contains(&name) || IDENTITY_HEADER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -192,7 +194,7 @@ mod tests {
     fn check(name: &str, passes: bool) {
         let mut headers = HeaderMap::new();
         headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("forged"));
-        for_upstream(&mut headers, Uuid::nil());
+        strip_request_headers(&mut headers, Uuid::nil());
         assert_eq!(headers.values().any(|v| v == "forged"), passes, "{name}");
     }
 
@@ -244,7 +246,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONNECTION, HeaderValue::from_static("close, x-secret"));
         headers.insert("x-secret", HeaderValue::from_static("1"));
-        for_client(&mut headers);
+        strip_response_headers(&mut headers);
         assert!(headers.is_empty());
     }
 
@@ -263,7 +265,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
-            for_client(&mut headers);
+            strip_response_headers(&mut headers);
             assert!(headers.is_empty(), "{name}");
         }
     }
@@ -274,7 +276,7 @@ mod tests {
         for value in ["a=1", "__Host-wicketgate-session=1.x; Path=/; Secure", "b=2"] {
             headers.append(SET_COOKIE, HeaderValue::from_static(value));
         }
-        for_client(&mut headers);
+        strip_response_headers(&mut headers);
         assert_eq!(headers.get_all(SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
     }
 }

@@ -66,7 +66,7 @@ fn assertion(issuer: &TokenIssuer, permit: &Permit<'_>, now: Timestamp) -> Resul
     let audience = exporter.as_ref().map_or_else(|| "vertex".to_owned(), |name| format!("exporter/{name}"));
     let key = (permit.principal.proof, exporter);
     // an assertion with granted roles ends with the grant and is not reused
-    let granted_until = permit.held.grants.iter().map(|grant| grant.until).min();
+    let granted_until = permit.grants.grants.iter().map(|grant| grant.until).min();
     if granted_until.is_none()
         && let Some(signed) = issuer.assertions.get(&key).filter(|signed| now < signed.until)
     {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What is known of a request's body before it is forwarded.
-pub(super) struct Known {
+pub(super) struct RequestCost {
     /// Its length in bytes.
     pub(super) size: Option<u64>,
     /// The instances that it asks a model about.
@@ -29,7 +29,7 @@ pub(super) struct Known {
 
 /// Before a body is read: turns away whoever has used up what is their own, so that a flood costs no reading. Takes
 /// nothing.
-pub(super) fn look(
+pub(super) fn check_before_body(
     gate: &Gate,
     principal: &Principal,
     matched: &RouteMatch<'_>,
@@ -39,39 +39,39 @@ pub(super) fn look(
     if matches!(body, Body::Empty) {
         return Ok(());
     }
-    let (exporter, asks) = match matched {
-        RouteMatch::Matched(matched) => (exporter(&matched.route), asks(&matched.route)),
+    let (exporter, inference) = match matched {
+        RouteMatch::Matched(matched) => (exporter(&matched.route), is_inference(&matched.route)),
         // what it asks is in its message
         RouteMatch::Rpc(_) => (None, false),
     };
-    let (route, instances) = (matched.kind(), asks.then_some(1));
+    let (route, instances) = (matched.kind(), inference.then_some(1));
     let (principal, action) = (&principal.name, matched.action());
     let usage = RequestUsage { principal, roles: &[], route, exporter, action, bytes: None, instances };
     let mut fields = RateLimitHeaders::default();
-    let looked = gate.limits.check_principal(&usage, &mut fields);
+    let checked = gate.limits.check_principal(&usage, &mut fields);
     fields.append_to(reply);
-    looked.map_err(|exceeded| refusal(exceeded, route))
+    checked.map_err(|exceeded| refusal(exceeded, route))
 }
 
 /// Takes what a permitted request needs of every limit that it is for. `reply` is told how they stand, whatever becomes of
 /// the request.
-pub(super) fn spend(
+pub(super) fn charge(
     gate: &Gate,
     permit: &Permit<'_>,
-    known: &Known,
+    cost: &RequestCost,
     record: &mut Record,
     reply: &mut HeaderMap,
 ) -> Result<Reservation, Refusal> {
     let Permit { principal, roles, action, route, .. } = permit;
     // what asks a model without instances that can be counted is one
-    let instances = asks(route).then(|| known.instances.unwrap_or(1));
+    let instances = is_inference(route).then(|| cost.instances.unwrap_or(1));
     let (kind, exporter) = (route.kind(), exporter(route));
     let usage =
-        RequestUsage { principal: &principal.name, roles, route: kind, exporter, action, bytes: known.size, instances };
+        RequestUsage { principal: &principal.name, roles, route: kind, exporter, action, bytes: cost.size, instances };
     let mut fields = RateLimitHeaders::default();
-    let spent = gate.limits.reserve(&usage, &mut fields);
+    let reservation = gate.limits.reserve(&usage, &mut fields);
     fields.append_to(reply);
-    spent.map_err(|exceeded| {
+    reservation.map_err(|exceeded| {
         record.decision = Decision::Deny;
         refusal(exceeded, kind)
     })
@@ -85,7 +85,7 @@ fn exporter<'a>(route: &Route<'a>) -> Option<&'a Arc<str>> {
 }
 
 /// Whether a model is asked.
-fn asks(route: &Route<'_>) -> bool {
+fn is_inference(route: &Route<'_>) -> bool {
     matches!(route, Route::Vertex { group: Group::Infer, .. })
 }
 

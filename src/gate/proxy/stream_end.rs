@@ -27,7 +27,7 @@ use crate::{
 
 /// What an open stream stands on. Holding the principal tells `identity` that somebody stands on it, so that an issuer
 /// which has to be asked is asked again.
-pub(super) struct Bound {
+pub(super) struct StreamLifetime {
     /// Where the route ends its streams.
     proof: Option<(Arc<Principal>, CancellationToken)>,
     /// Those that it was permitted with.
@@ -37,12 +37,12 @@ pub(super) struct Bound {
 }
 
 /// Waits for the end of it.
-pub(super) struct End {
+pub(super) struct StreamEnd {
     over: BoxFuture<'static, Refusal>,
     grpc: bool,
 }
 
-impl Bound {
+impl StreamLifetime {
     /// `proof` where the stream shall end with it; `violation` where its caller may end it itself. Nothing where there is
     /// nothing to end with.
     pub(super) fn new(
@@ -55,7 +55,7 @@ impl Bound {
         ends.then(|| Self { proof, grants: grants.into(), violation })
     }
 
-    pub(super) fn end(self, grpc: bool, now: Timestamp) -> End {
+    pub(super) fn into_end(self, grpc: bool, now: Timestamp) -> StreamEnd {
         let Self { proof, grants, violation } = self;
         let violated = async move {
             match violation {
@@ -66,30 +66,30 @@ impl Bound {
         let over = async move {
             tokio::select! {
                 biased;
-                why = proof_ends(proof, now) => why,
-                why = grant_ends(&grants, now) => why,
+                why = wait_for_proof_end(proof, now) => why,
+                why = wait_for_grant_end(&grants, now) => why,
                 why = violated => why,
             }
         };
-        End { over: Box::pin(over), grpc }
+        StreamEnd { over: Box::pin(over), grpc }
     }
 }
 
 /// Waits for the end of what let the caller in.
-async fn proof_ends(proof: Option<(Arc<Principal>, CancellationToken)>, now: Timestamp) -> Refusal {
+async fn wait_for_proof_end(proof: Option<(Arc<Principal>, CancellationToken)>, now: Timestamp) -> Refusal {
     let Some((principal, invalidated)) = proof else { return pending().await };
     let reason = tokio::select! {
         biased;
         () = principal.ended.cancelled() => "proof_withdrawn",
         () = invalidated.cancelled() => "certificate_invalidated",
-        () = tokio::time::sleep(left(principal.until, now)) => "proof_expired",
+        () = tokio::time::sleep(time_left(principal.until, now)) => "proof_expired",
     };
     let text = "the proof of who you are has ended; come back with a new one";
     Refusal::new(StatusCode::UNAUTHORIZED, reason, text)
 }
 
 /// Waits for the first of them to end.
-async fn grant_ends(grants: &[Arc<Active>], now: Timestamp) -> Refusal {
+async fn wait_for_grant_end(grants: &[Arc<Active>], now: Timestamp) -> Refusal {
     let Some(until) = grants.iter().map(|grant| grant.until).min() else { return pending().await };
     let mut ended: Vec<_> = grants.iter().map(|grant| Box::pin(grant.ended.cancelled())).collect();
     let any = poll_fn(|cx| {
@@ -98,17 +98,17 @@ async fn grant_ends(grants: &[Arc<Active>], now: Timestamp) -> Refusal {
     });
     tokio::select! {
         () = any => {}
-        () = tokio::time::sleep(left(until, now)) => {}
+        () = tokio::time::sleep(time_left(until, now)) => {}
     }
     Refusal::new(StatusCode::FORBIDDEN, "grant_ended", "the grant that let you in has ended")
 }
 
 /// From `now` to `until`.
-fn left(until: Timestamp, now: Timestamp) -> Duration {
+fn time_left(until: Timestamp, now: Timestamp) -> Duration {
     until.duration_since(now).try_into().unwrap_or_default()
 }
 
-impl End {
+impl StreamEnd {
     /// Ready once the stream must end.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         self.over.as_mut().poll(cx)

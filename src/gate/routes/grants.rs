@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     options::RouteOptions,
-    route::{APPROVE_GRANT, LIST_GRANTS, LocalRoute, Matched, REQUEST_GRANT, REVOKE_GRANT, Route, only},
+    route::{APPROVE_GRANT, LIST_GRANTS, LocalRoute, Matched, REQUEST_GRANT, REVOKE_GRANT, Route, check_method},
 };
 use crate::{
     gate::{grants::GrantCommand, policy::Resource},
@@ -49,7 +49,7 @@ pub(super) fn find<'r>(
     let (command, action) = match (rest, method) {
         ("", &Method::POST) => (GrantCommand::Request(None), &grant_routes.request),
         ("", _) => {
-            only(method, "GET, POST")?;
+            check_method(method, "GET, POST")?;
             let pending_only = match query {
                 "" => false,
                 "state=pending" => true,
@@ -58,11 +58,11 @@ pub(super) fn find<'r>(
             (GrantCommand::List { pending_only }, &grant_routes.list.action)
         }
         (rest, _) => {
-            let (id, verb) = named(rest).ok_or_else(|| {
+            let (id, verb) = parse_id_and_verb(rest).ok_or_else(|| {
                 let text = "write `/grants`, or `/grants/ID:approve`, `:deny` or `:revoke`";
                 Refusal::new(StatusCode::NOT_FOUND, "unknown_route", text)
             })?;
-            only(method, "POST")?;
+            check_method(method, "POST")?;
             match verb {
                 Verb::Approve => (GrantCommand::Approve(id, None), &grant_routes.approve),
                 Verb::Deny => (GrantCommand::Deny(id), &grant_routes.approve),
@@ -81,7 +81,7 @@ enum Verb {
 }
 
 /// The id and the verb of `/{id}:{verb}`. An id has one spelling: the one that it is shown in.
-fn named(rest: &str) -> Option<(Uuid, Verb)> {
+fn parse_id_and_verb(rest: &str) -> Option<(Uuid, Verb)> {
     let (text, verb) = rest.strip_prefix('/')?.split_once(':')?;
     let verb = match verb {
         "approve" => Verb::Approve,

@@ -15,8 +15,8 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 use http::{Method, StatusCode};
 
 use self::route::{
-    APPROVE_GRANT, DISCOVER, HOME, LocalRoute, READ, READ_PREDICTIONS, REMOTE_WRITE, REQUEST_GRANT, REVOKE_GRANT,
-    SCRAPE, VERTEX, only,
+    APPROVE_GRANT, DISCOVER, HOME, LocalRoute, READ_METHODS, READ_PREDICTIONS, REMOTE_WRITE, REQUEST_GRANT,
+    REVOKE_GRANT, SCRAPE, VERTEX, check_method,
 };
 pub(crate) use self::{
     exporter::Exporter,
@@ -168,7 +168,7 @@ impl Routes {
         }
         match path {
             "/sd" => {
-                only(method, "GET")?;
+                check_method(method, "GET")?;
                 Ok(Matched {
                     route: Route::Discover { options: self.discover.options },
                     action: &self.discover.action,
@@ -176,7 +176,7 @@ impl Routes {
                 })
             }
             "/" => {
-                only(method, READ)?;
+                check_method(method, READ_METHODS)?;
                 let (action, resource) = (&self.home.action, Cow::Borrowed(&self.home.resource));
                 Ok(Matched { route: Route::Home, action, resource })
             }
@@ -198,7 +198,7 @@ impl Routes {
                 "there is no exporter of this name; /sd lists yours",
             )
         })?;
-        only(method, READ)?;
+        check_method(method, READ_METHODS)?;
         let path =
             path_and_query.get("/exporters/".len() + name.len()..).filter(|p| p.starts_with('/')).ok_or_else(|| {
                 Refusal::new(
@@ -242,7 +242,7 @@ fn service<'r>(
             "this gate has no data path: its configuration lacks [ingest]",
         )
     })?;
-    only(method, needed)?;
+    check_method(method, needed)?;
     Ok(Matched {
         route: Route::Service { service, kind, options: local.options },
         action: &local.action,

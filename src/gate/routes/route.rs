@@ -129,10 +129,10 @@ impl LocalRoute {
 }
 
 /// The methods of what is only read.
-pub(super) const READ: &str = "GET, HEAD";
+pub(super) const READ_METHODS: &str = "GET, HEAD";
 
 /// Refuses every method besides the allowed ones with 405.
-pub(super) fn only(method: &Method, allowed: &'static str) -> Result<(), Refusal> {
+pub(super) fn check_method(method: &Method, allowed: &'static str) -> Result<(), Refusal> {
     let is_allowed = allowed.split(", ").any(|one| one == method.as_str());
     if is_allowed { Ok(()) } else { Err(Refusal::wrong_method(allowed)) }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::gate::proxy::{
-    authorize::{Permit, may},
+    authorize::{Permit, is_permitted},
     gate::Gate,
 };
 use crate::{
@@ -39,9 +39,9 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest reason, in bytes.
 const MAX_REASON: usize = 500;
 /// Grants in one list.
-const LISTED: usize = 1_000;
+const MAX_LISTED: usize = 1_000;
 /// Others' grants that policy is asked about for one list.
-const LOOKED_AT: usize = 2_000;
+const MAX_EVALUATED: usize = 2_000;
 
 /// What a request for a grant is sent as.
 #[derive(Deserialize)]
@@ -63,7 +63,7 @@ struct ApprovalRequest {
 }
 
 /// Reads which grant a request is about, so that policy can be asked about that one. Other routes are left alone.
-pub(in crate::gate::proxy) async fn about<'r>(
+pub(in crate::gate::proxy) async fn read_command<'r>(
     gate: &Gate,
     mut matched: Matched<'r>,
     principal: &Principal,
@@ -75,7 +75,7 @@ pub(in crate::gate::proxy) async fn about<'r>(
     let (command, grant) = match command {
         GrantCommand::List { .. } => return Ok((matched, body)),
         GrantCommand::Request(_) => {
-            let grant = drafted(grants, json_body(context.headers, body).await?, principal, context.now)?;
+            let grant = new_grant(grants, json_body(context.headers, body).await?, principal, context.now)?;
             (GrantCommand::Request(Some(Box::new(grant.clone()))), Arc::new(grant))
         }
         GrantCommand::Approve(id, _) => {
@@ -85,7 +85,7 @@ pub(in crate::gate::proxy) async fn about<'r>(
         }
         GrantCommand::Deny(id) | GrantCommand::Revoke(id) => (command.clone(), grants.find(*id)?),
     };
-    record.grant = Some(Box::new(note(&grant)));
+    record.grant = Some(Box::new(recorded_grant(&grant)));
     let resource = resource(&grant);
     record.resource = Some(resource.id().clone());
     matched.resource = Cow::Owned(resource);
@@ -94,28 +94,28 @@ pub(in crate::gate::proxy) async fn about<'r>(
 }
 
 /// Does what was permitted.
-pub(in crate::gate::proxy) async fn fulfil(
+pub(in crate::gate::proxy) async fn execute(
     gate: &Gate,
     permit: &Permit<'_>,
     command: &GrantCommand,
     context: AuthContext<'_>,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
-    let (grants, by) = (gate.grants.as_ref().ok_or_else(nothing)?, &permit.principal.name);
+    let (grants, by) = (gate.grants.as_ref().ok_or_else(no_grant)?, &permit.principal.name);
     let (status, grant) = match command {
         GrantCommand::List { pending_only } => return Ok(list(gate, grants, permit, context, *pending_only)),
         GrantCommand::Request(grant) => {
-            let mut grant = grant.as_deref().cloned().ok_or_else(nothing)?;
+            let mut grant = grant.as_deref().cloned().ok_or_else(no_grant)?;
             // whichever it activated to ask
             grant.asker.roles = gate.policy.all_held_roles(&permit.principal);
-            wanting(&grant)?;
-            apart(gate, grants, &grant, context.now)?;
+            check_role_not_held(&grant)?;
+            check_separation(gate, grants, &grant, context.now)?;
             (StatusCode::CREATED, grants.ask(grant).await?)
         }
         GrantCommand::Approve(id, seconds) => {
             let step = |grant: &Grant| {
                 let next = grant.approve(by, *seconds, clock::now())?;
-                apart(gate, grants, grant, context.now)?;
+                check_separation(gate, grants, grant, context.now)?;
                 Ok(next)
             };
             (StatusCode::OK, grants.change(*id, step).await?)
@@ -123,18 +123,18 @@ pub(in crate::gate::proxy) async fn fulfil(
         GrantCommand::Deny(id) => (StatusCode::OK, grants.change(*id, |grant| grant.deny(by, clock::now())).await?),
         GrantCommand::Revoke(id) => (StatusCode::OK, grants.change(*id, |grant| grant.revoke(by, clock::now())).await?),
     };
-    record.grant = Some(Box::new(note(&grant)));
-    Ok(json_answer(status, &grant.view(clock::now())))
+    record.grant = Some(Box::new(recorded_grant(&grant)));
+    Ok(json_response(status, &grant.view(clock::now())))
 }
 
 /// A grant as it is asked for, checked for all that does not need policy.
-fn drafted(
+fn new_grant(
     grants: &Grants,
-    draft: GrantRequest,
+    request: GrantRequest,
     principal: &Principal,
     now: clock::Timestamp,
 ) -> Result<Grant, Refusal> {
-    let GrantRequest { role, resource, r#for, reason } = draft;
+    let GrantRequest { role, resource, r#for, reason } = request;
     let wrong = |reason, text: String| Err(Refusal::malformed(reason, text));
     let no_scope = |no| Refusal::malformed("grant_resource", format!("`resource`: {no}"));
     if !is_role(&role) {
@@ -166,7 +166,7 @@ fn drafted(
 }
 
 /// Refuses what the asker has without it.
-fn wanting(grant: &Grant) -> Result<(), Refusal> {
+fn check_role_not_held(grant: &Grant) -> Result<(), Refusal> {
     if grant.asker.roles.contains(&grant.role) {
         let text = format!("you hold `{}` already, without a grant", grant.role);
         return Err(Refusal::new(StatusCode::CONFLICT, "role_held", text));
@@ -176,7 +176,7 @@ fn wanting(grant: &Grant) -> Result<(), Refusal> {
 
 /// Refuses a role that is kept apart from one that the asker earned when it asked, or was granted or asked for on the
 /// same resource.
-fn apart(gate: &Gate, grants: &Grants, grant: &Grant, now: clock::Timestamp) -> Result<(), Refusal> {
+fn check_separation(gate: &Gate, grants: &Grants, grant: &Grant, now: clock::Timestamp) -> Result<(), Refusal> {
     let refuse = |other: &str, how: String| {
         let text = format!("`{}` is kept apart from `{other}`, which {} {how}", grant.role, grant.asker.name);
         Err(Refusal::new(StatusCode::FORBIDDEN, "separation_of_duty", text))
@@ -199,30 +199,30 @@ fn list(
     context: AuthContext<'_>,
     pending_only: bool,
 ) -> Response<Body> {
-    let (mut looked_at, mut more, mut shown) = (0, false, Vec::new());
+    let (mut evaluated, mut more, mut listed) = (0, false, Vec::new());
     for grant in grants.newest_first() {
         if pending_only && grant.state(context.now) != State::Pending {
             continue;
         }
         let own = grant.asker.name == permit.principal.name;
-        if shown.len() == LISTED || !own && looked_at == LOOKED_AT {
+        if listed.len() == MAX_LISTED || !own && evaluated == MAX_EVALUATED {
             more = true;
             break;
         }
-        looked_at += usize::from(!own);
-        if own || concerns(gate, permit, context, &grant) {
-            shown.push(grant.view(context.now));
+        evaluated += usize::from(!own);
+        if own || may_decide(gate, permit, context, &grant) {
+            listed.push(grant.view(context.now));
         }
     }
-    json_answer(StatusCode::OK, &json!({ "grants": shown, "more": more }))
+    json_response(StatusCode::OK, &json!({ "grants": listed, "more": more }))
 }
 
 /// Whether another's grant is something that the caller decides on.
-fn concerns(gate: &Gate, permit: &Permit<'_>, context: AuthContext<'_>, grant: &Grant) -> bool {
+fn may_decide(gate: &Gate, permit: &Permit<'_>, context: AuthContext<'_>, grant: &Grant) -> bool {
     let Some(grant_routes) = gate.routes.grants() else { return false };
     let resource = resource(grant);
     let action = if grant.state(context.now) == State::Pending { &grant_routes.approve } else { &grant_routes.revoke };
-    may(gate, permit, context, action, &resource)
+    is_permitted(gate, permit, context, action, &resource)
 }
 
 fn resource(grant: &Grant) -> Resource {
@@ -237,7 +237,7 @@ fn resource(grant: &Grant) -> Resource {
     }))
 }
 
-fn note(grant: &Grant) -> RecordedGrant {
+fn recorded_grant(grant: &Grant) -> RecordedGrant {
     RecordedGrant {
         id: grant.id,
         asker: grant.asker.name.clone(),
@@ -271,7 +271,7 @@ async fn json_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Resu
     serde_json::from_slice(&body).map_err(wrong)
 }
 
-fn json_answer(status: StatusCode, body: &Value) -> Response<Body> {
+fn json_response(status: StatusCode, body: &Value) -> Response<Body> {
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -279,6 +279,6 @@ fn json_answer(status: StatusCode, body: &Value) -> Response<Body> {
     response
 }
 
-fn nothing() -> Refusal {
+fn no_grant() -> Refusal {
     Refusal::malformed("not_a_grant", "the request asks for no grant")
 }

@@ -3,7 +3,7 @@
 use http::Response;
 
 use crate::gate::proxy::{
-    authorize::{Permit, may},
+    authorize::{Permit, is_permitted},
     gate::Gate,
     pages,
 };
@@ -17,7 +17,7 @@ pub(in crate::gate::proxy) fn page(gate: &Gate, permit: &Permit<'_>, context: Au
         .routes
         .exporters()
         .into_iter()
-        .filter(|exporter| may(gate, permit, context, gate.routes.scrape(), &exporter.resource))
+        .filter(|exporter| is_permitted(gate, permit, context, gate.routes.scrape(), &exporter.resource))
         .map(|exporter| {
             let link = format!("/exporters/{}{}", exporter.name, exporter.metrics_path);
             (exporter.name.to_string(), link)

@@ -4,7 +4,7 @@ use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 
 use crate::gate::proxy::{
-    authorize::{Permit, may},
+    authorize::{Permit, is_permitted},
     gate::Gate,
 };
 use crate::{gate::identity::AuthContext, http::Body};
@@ -20,7 +20,7 @@ pub(in crate::gate::proxy) fn list(
     let scheme = if context.peer.tls { "https" } else { "http" };
     let visible = gate.routes.exporters().into_iter().filter(|exporter| {
         let action = gate.routes.scrape();
-        may(gate, permit, context, action, &exporter.resource)
+        is_permitted(gate, permit, context, action, &exporter.resource)
     });
     let list: Vec<Value> = visible
         .map(|exporter| {

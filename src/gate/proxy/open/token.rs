@@ -21,7 +21,7 @@ use crate::{
         identity::AuthContext,
         policy::{AccessRequest, Denial, HELD_ROLES_CLAIM, RequestContext},
         proxy::{
-            authorize::{ask, denied},
+            authorize::{decide_and_record, denial_refusal},
             gate::Gate,
             headers::active_role,
             token_issuer::TokenIssuer,
@@ -93,7 +93,7 @@ async fn try_exchange(
     let principal = authenticated.map_err(OAuthError::subject)?.principal;
     record.principal = Some(principal.name.clone());
     record.issuer = Some(principal.issuer.clone());
-    let question = AccessRequest {
+    let access_request = AccessRequest {
         principal: &principal,
         granted_roles: &[],
         active_role: active_role(context.headers).map_err(OAuthError::request)?,
@@ -101,11 +101,11 @@ async fn try_exchange(
         resource,
         context: RequestContext::new(context.peer, context.method, context.now),
     };
-    let ruling = ask(gate, question, record);
-    if !ruling.allowed {
-        let refusal = denied(&ruling, &issuer.action, resource);
+    let decision = decide_and_record(gate, access_request, record);
+    if !decision.allowed {
+        let refusal = denial_refusal(&decision, &issuer.action, resource);
         // RFC 8693 section 2.2.2: `invalid_target` if the audience is denied
-        return Err(match ruling.denial {
+        return Err(match decision.denial {
             Some(Denial::Separation(_) | Denial::RoleNotActivated(_) | Denial::RoleNotHeld(_)) => {
                 OAuthError::request(refusal)
             }
@@ -113,7 +113,7 @@ async fn try_exchange(
         });
     }
     let held = gate.policy.all_held_roles(&principal);
-    let token = IssuedToken::new(issuer, &principal, [&ruling.roles, &held], resource.id(), context, record)?;
+    let token = IssuedToken::new(issuer, &principal, [&decision.roles, &held], resource.id(), context, record)?;
     record.decision = Decision::Allow;
     let written = gate.audit.permit(record);
     written.inspect_err(|_| record.decision = Decision::Deny).map_err(OAuthError::unavailable)?;
@@ -217,8 +217,8 @@ impl IssuedToken {
             let text = "the subject token expires now; get a new one and try again";
             return Err(OAuthError::request(Refusal::malformed("subject_at_its_end", text)));
         }
-        let shown: Value = serde_json::from_str(&principal.claims).unwrap_or_default();
-        let client = ["client_id", "azp"].iter().find_map(|name| shown.get(name)?.as_str());
+        let subject_claims: Value = serde_json::from_str(&principal.claims).unwrap_or_default();
+        let client = ["client_id", "azp"].iter().find_map(|name| subject_claims.get(name)?.as_str());
         let mut claims = json!({
             "iss": issuer.url,
             "sub": &*principal.name,
@@ -236,9 +236,9 @@ impl IssuedToken {
             members.insert(HELD_ROLES_CLAIM.into(), json!(held));
         }
         let mut kind = "Bearer";
-        if let (Some(held), Some(members)) = (principal.confirmation, claims.as_object_mut()) {
-            members.insert("cnf".into(), confirmation(held));
-            if held.key.is_some() {
+        if let (Some(bound), Some(members)) = (principal.confirmation, claims.as_object_mut()) {
+            members.insert("cnf".into(), confirmation(bound));
+            if bound.key.is_some() {
                 kind = "DPoP";
             }
         }
@@ -249,13 +249,13 @@ impl IssuedToken {
 
 /// `cnf` (RFC 7800 section 3.1): the new token is bound to the certificate or key of the subject token. A key makes its
 /// `token_type` `DPoP` (RFC 9449 section 5).
-fn confirmation(held: Confirmation) -> Value {
+fn confirmation(bound: Confirmation) -> Value {
     let mut cnf = Map::new();
     let mut member = |name: &str, digest: Option<[u8; 32]>| {
         cnf.extend(digest.map(|digest| (name.to_owned(), URL_SAFE_NO_PAD.encode(digest).into())));
     };
-    member("x5t#S256", held.certificate);
-    member("jkt", held.key);
+    member("x5t#S256", bound.certificate);
+    member("jkt", bound.key);
     cnf.into()
 }
 
