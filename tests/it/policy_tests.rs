@@ -137,7 +137,7 @@ async fn a_case_without_effect_is_refused_with_its_line() {
         ("roles = [\"scrape\"]", "role = \"scrape\"", 3, "role", "unknown key"),
         ("principal = { roles = [\"scrape\"] }\n", "", 1, "principal", "missing"),
         ("decision", "denial = \"because\"\ndecision", 6, "denial", "write one of `not_permitted`"),
-        ("decision", "policies = [\"scrap\"]\ndecision", 6, "policies", "no policy is called `scrap`"),
+        ("decision", "policies = [\"scrap\"]\ndecision", 6, "policies", "no policy has the name `scrap`"),
         ("decision", "context = { peer = \"nowhere\" }\ndecision", 6, "peer", ""),
         ("decision", "context = { colour = \"red\" }\ndecision", 6, "colour", "unknown key"),
         ("decision", "expect = 1\ndecision", 6, "expect", "unknown key"),
