@@ -4,6 +4,7 @@
 //! everything else is private to the crate, so that the compiler reports code that is no longer used.
 
 pub mod app;
+mod backoff;
 pub mod cli;
 mod client;
 mod clock;

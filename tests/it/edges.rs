@@ -17,6 +17,7 @@ use syn::{
 
 /// Modules that every other module may import. They import each other only.
 const LEAVES: &[&str] = &[
+    "backoff",
     "client",
     "clock",
     "exposition",
@@ -63,6 +64,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const DOORS: &[(&str, &[&str])] = &[
     ("async_nats", &["gate::grants"]),
     ("augurs", &["demo"]),
+    ("backon", &["backoff"]),
     ("cedar_policy", &["gate::policy"]),
     ("cedar_policy_symcc", &["gate::policy"]),
     ("clap", &["cli"]),

@@ -22,10 +22,11 @@ use tokio::{
 
 use super::{
     google::Google,
-    obtained::{CredentialError, NewCredential, RETRY_FIRST, RETRY_MOST},
+    obtained::{CredentialError, NewCredential, RETRY_MAX, RETRY_MIN},
     subject_token::SubjectTokenSigner,
 };
 use crate::{
+    backoff::Backoff,
     secret::{CallerSlots, RefreshTask},
     telemetry::{Telemetry, chain},
 };
@@ -120,7 +121,7 @@ impl CallerCredentialRefresher {
         let cancelled = task.cancelled.clone();
         let mut warning = FailureWarning { refresher: &self, telemetry: &telemetry, counted: false };
         let work = async {
-            let mut retry = RETRY_FIRST;
+            let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
             loop {
                 let Ok(permit) = self.exchanges.acquire().await else { return };
                 let outcome = self.origin.obtain(&task.principal).await;
@@ -130,14 +131,12 @@ impl CallerCredentialRefresher {
                 let wait = match outcome {
                     Ok(credential) => {
                         warning.clear();
-                        retry = RETRY_FIRST;
+                        backoff.reset();
                         credential.store(&slot)
                     }
                     Err(error) => {
                         warning.set(&task.principal, &chain(&error));
-                        let wait = retry;
-                        retry = (retry * 2).min(RETRY_MOST);
-                        wait
+                        backoff.next_delay()
                     }
                 };
                 let result = if succeeded { "obtained" } else { "failed" };

@@ -11,8 +11,8 @@ use crate::{
 
 /// How often files, variables and commands are read again.
 const REREAD: Duration = Duration::from_secs(10);
-pub(super) const RETRY_FIRST: Duration = Duration::from_secs(1);
-pub(super) const RETRY_MOST: Duration = Duration::from_secs(30);
+pub(super) const RETRY_MIN: Duration = Duration::from_secs(1);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// A credential could not be obtained. Holds no value.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ impl NewCredential {
         }
         match expires_at {
             // three quarters of its lifetime: the last quarter is for retries
-            Some(end) => Duration::from_secs_f64(clock::seconds_between(now, end) * 0.75).max(RETRY_FIRST),
+            Some(end) => Duration::from_secs_f64(clock::seconds_between(now, end) * 0.75).max(RETRY_MIN),
             None => REREAD,
         }
     }

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use super::{
     callers::CallerCredentialOrigin,
     google::Google,
-    obtained::{CredentialError, NewCredential, RETRY_FIRST, RETRY_MOST},
+    obtained::{CredentialError, NewCredential, RETRY_MAX, RETRY_MIN},
 };
 use crate::{
+    backoff::Backoff,
     secret::{CredentialSlot, SecretSource},
     telemetry::{Telemetry, chain},
 };
@@ -63,21 +64,19 @@ impl CredentialRefresher {
     /// Obtains and renews the credential for as long as it is polled.
     pub(crate) async fn run(&self, telemetry: &Telemetry) {
         let component = self.component();
-        let mut retry = RETRY_FIRST;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             let wait: Duration = match self.obtain().await {
                 Ok(credential) => {
                     telemetry.set_healthy(&component);
-                    retry = RETRY_FIRST;
+                    backoff.reset();
                     credential.store(&self.slot)
                 }
                 Err(error) => {
                     let error = chain(&error);
                     tracing::warn!(credential = %self.slot.name(), error, "credential renewal failed");
                     telemetry.set_unhealthy(&component, false, format!("it cannot be renewed: {error}"));
-                    let wait = retry;
-                    retry = (retry * 2).min(RETRY_MOST);
-                    wait
+                    backoff.next_delay()
                 }
             };
             tokio::time::sleep(wait).await;

@@ -38,6 +38,7 @@ use super::{
     settings::{KeySource, Settings},
 };
 use crate::{
+    backoff::Backoff,
     client::Client,
     clock::{self, Instant, Timestamp},
     telemetry::{Telemetry, chain},
@@ -45,7 +46,7 @@ use crate::{
 
 /// The minimum time between two fetches that unknown keys cause.
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
-const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// An issuer with its keys. A reload keeps the issuers whose settings are unchanged.
@@ -257,25 +258,25 @@ impl Issuer {
     /// Fetches the keys, again and again.
     async fn refresh_keys(&self, telemetry: &Telemetry) {
         let component = self.component();
-        let mut retry = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         let mut progress = self.progress.subscribe();
         loop {
             let confirmed = FetchTime { began: clock::now(), at: clock::monotonic() };
             self.begin_fetch(confirmed.at);
             let wait = match fetch(&self.settings, &self.client).await {
                 Ok(fetched) => {
-                    retry = RETRY_MIN;
+                    backoff.reset();
                     telemetry.set_healthy(&component);
                     self.install(fetched, confirmed)
                 }
                 Err(error) => {
                     let error = chain(&error);
                     tracing::warn!(issuer = %self.name, error, "the issuer's keys cannot be refreshed");
-                    retry = (retry * 2).min(RETRY_MAX);
                     let left = self.record_failure();
                     telemetry.set_unhealthy(&component, false, describe_outage(&error, left));
+                    let delay = backoff.next_delay();
                     // not after the end of the grace period
-                    left.map_or(retry, |left| retry.min(left))
+                    left.map_or(delay, |left| delay.min(left))
                 }
             };
             self.progress.send_modify(|progress| progress.finished = progress.begun);

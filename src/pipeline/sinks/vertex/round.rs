@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ByCode, ByForecast, Metrics, Running, State};
 use crate::{
+    backoff::Backoff,
     client::Worker,
     clock,
     http::{Body, read_bounded},
@@ -27,8 +28,8 @@ use crate::{
 
 /// How often an empty-handed forecast looks whether there is something to send by now.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
 /// An answer for 64 series and 1,000 points of eleven numbers each has about 14 MB.
 const ANSWER_BYTES: usize = 32 << 20;
 /// Refusals in a row after which the endpoint itself is taken to be at fault, and not the series.
@@ -74,21 +75,17 @@ impl Asker {
             if replayed.wait_for(|done| *done).await.is_err() {
                 return;
             }
-            let mut pause = FIRST_PAUSE;
+            let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
             loop {
                 let began = clock::monotonic();
                 let interval = self.running.forecast.interval;
                 let wait = match self.round().await {
                     Round::Done => {
-                        pause = FIRST_PAUSE;
+                        backoff.reset();
                         interval.saturating_sub(began.elapsed())
                     }
                     Round::Nothing | Round::NoCredential => LOOK_AGAIN.min(interval),
-                    Round::Failed => {
-                        let wait = pause.min(interval);
-                        pause = (pause * 2).min(LONGEST_PAUSE);
-                        wait
-                    }
+                    Round::Failed => backoff.next_delay().min(interval),
                 };
                 tokio::time::sleep(wait).await;
             }
