@@ -1,6 +1,6 @@
-//! Who is at the other end of a connection, as far as the connection itself proves it.
+//! The remote peer of a connection, as the connection itself proves it.
 //!
-//! Promises: everything here was learned from the socket or the TLS handshake; nothing is ever taken from a header.
+//! Promises: all values come from the socket or the TLS handshake; none ever comes from a header.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -8,52 +8,51 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timestamp;
 
-/// The other end of one connection.
+/// The remote peer of one connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Its address. An IPv4 client of an IPv6 listener has its IPv4 address here, not `::ffff:…`, which Cedar cannot
-    /// read and which no policy means.
+    /// Its address. An IPv4 client of an IPv6 listener has its IPv4 address here, not `::ffff:…`: Cedar cannot parse that
+    /// form, and policies do not use it.
     pub address: SocketAddr,
     /// Whether the connection is encrypted.
     pub tls: bool,
-    /// The certificate whose key it proved to hold, where it showed one.
+    /// The certificate whose key it proved to possess. `None` if it presented none.
     pub certificate: Option<Arc<Certificate>>,
-    /// Why nothing is done for this connection any longer, whatever its requests bring. `listen` looks at each request.
+    /// Why every request of this connection is refused. `listen` sets it for each request.
     pub rejection: Option<CertificateRejection>,
-    /// Cancelled when that is so of the connection as a whole. For those who wait.
+    /// Cancelled when the connection's certificate becomes invalid.
     pub invalidated: CancellationToken,
 }
 
 impl Peer {
-    /// A client that showed no certificate.
+    /// A client that presented no certificate.
     #[must_use]
     pub fn without_certificate(address: SocketAddr, tls: bool) -> Self {
         Self { address, tls, certificate: None, rejection: None, invalidated: CancellationToken::new() }
     }
 }
 
-/// A client's certificate. That the client holds its key was proved in the handshake.
+/// A client's certificate. The handshake proved possession of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// SHA-256 of its DER form: what `x5t#S256` of RFC 8705 section 3.1 names.
+    /// SHA-256 of its DER form: `x5t#S256` of RFC 8705 section 3.1.
     pub thumbprint: [u8; 32],
-    /// Whether it chains to the listener's trust bundle and was not revoked. Without this it proves nothing but its
-    /// key.
+    /// Whether it chains to the listener's CA bundle and was not revoked. If not, it proves possession of its key only.
     pub trusted: bool,
     /// Its URI names, SPIFFE ids among them, exact.
     pub uris: Vec<Box<str>>,
     /// Its DNS names, exact.
     pub dns_names: Vec<Box<str>>,
-    /// Whether a name in it holds bytes that no name has, or it cannot be read: then it names nobody.
+    /// Whether it cannot be parsed, or a name in it holds invalid bytes. It then identifies no principal.
     pub malformed: bool,
-    /// Its end.
+    /// When it expires.
     pub not_after: Timestamp,
-    /// What the client showed, to be verified again when what is trusted changes.
+    /// The presented chain, for revalidation when CAs or CRLs change.
     pub chain: Chain,
 }
 
 impl Certificate {
-    /// A certificate that nobody has shown, with these names, for commands that ask what policy would say.
+    /// A certificate with these names that no client presented, for commands that evaluate policy.
     #[must_use]
     pub fn hypothetical(uris: Vec<Box<str>>, dns_names: Vec<Box<str>>) -> Self {
         let chain = Chain { certificates: Vec::new(), digest: [0; 32] };
@@ -62,25 +61,24 @@ impl Certificate {
     }
 }
 
-/// A chain of certificates as it was shown.
+/// A certificate chain as the client presented it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// DER, the client's own first.
+    /// DER, the leaf first.
     pub certificates: Vec<Box<[u8]>>,
-    /// BLAKE3 of all of them: the same chain is judged once.
+    /// BLAKE3 of all of them: the key of the validation cache.
     pub digest: [u8; 32],
 }
 
-/// Why a connection that was once let in proves nothing any longer.
+/// Why the certificate of an open connection is no longer accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateRejection {
-    /// The listener requires a certificate now, and none was shown.
+    /// The listener requires a certificate now, and the client presented none.
     Missing,
     /// The certificate has expired.
     Expired,
-    /// The certificate was revoked, its CA is no longer trusted, or nobody can say since the list of revoked ones is
-    /// old.
+    /// The certificate was revoked, its CA is no longer trusted, or its CRL is past `nextUpdate`.
     Untrusted,
-    /// The certificate has names that cannot be told from others.
+    /// The certificate has names that are ambiguous.
     Malformed,
 }

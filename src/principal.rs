@@ -1,7 +1,7 @@
-//! Who is asking: the one name that a caller has everywhere.
+//! The principal: a verified caller and its name.
 //!
-//! A [`Principal`] exists only after its proof was verified; `identity` makes it, everything else reads it. One that is
-//! only supposed is for commands that look at policy: no request is served for it.
+//! Promises: `identity` makes a [`Principal`] only after it verified the proof. [`Principal::hypothetical`] exists for
+//! commands that explain or compare policies; the proxy never serves one.
 
 use std::sync::Arc;
 
@@ -14,28 +14,28 @@ use crate::{clock::Timestamp, series::WriteRules};
 pub struct Principal {
     /// `issuer-name:subject`, the same on every cloud and in every log.
     pub name: Arc<str>,
-    /// The name that configuration gives the issuer.
+    /// The issuer's name in the configuration.
     pub issuer: Arc<str>,
     /// The token's `sub`, exact.
     pub subject: Box<str>,
     /// The verified claims, as the JSON object that was signed.
     pub claims: Box<str>,
-    /// BLAKE3 of the token that proved this. Stands for the claims in caches; never the token itself.
+    /// BLAKE3 of the token. Caches use it as the key for the claims; the token itself is never stored.
     pub proof: [u8; 32],
-    /// The proof's own end: a token's `exp`.
+    /// When the proof expires: the token's `exp`.
     pub expires_at: Timestamp,
-    /// The same with the issuer's leeway. From here on nothing is done for the principal, open streams included.
+    /// `expires_at` plus the issuer's leeway. From then on nothing is served, and open streams end.
     pub until: Timestamp,
-    /// Cancelled when the proof stops counting before its time: its key was withdrawn, its session has ended.
+    /// Cancelled when the proof is revoked before it expires: its key was withdrawn, or its session has ended.
     pub ended: CancellationToken,
-    /// The roles that the proof itself carries, where this gate wrote it; policy then gives these and no others.
+    /// The roles in a token that this gate issued. Policy then uses these and no others. `None` for every other proof.
     pub roles: Option<Arc<[Arc<str>]>>,
-    /// What the caller must hold besides, and was seen to hold on this request; `None` for a proof that whoever has it
-    /// may use.
+    /// The certificate or key that this token is bound to (`cnf`), verified for this request. `None` for a plain bearer
+    /// token.
     pub confirmation: Option<Confirmation>,
 }
 
-/// What a proof is bound to: `cnf` of RFC 7800. One of the two is there at least.
+/// The binding of a proof (`cnf`, RFC 7800). At least one of the two is present.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Confirmation {
     /// SHA-256 of the client certificate (RFC 8705 section 3.1, `x5t#S256`).
@@ -45,22 +45,23 @@ pub struct Confirmation {
 }
 
 impl Principal {
-    /// A caller that nobody has verified, for commands that ask what policy would say. With `roles` it holds these and
-    /// no others, else those that `claims`, a JSON object, earn.
+    /// An unverified caller, for commands that evaluate policy. It has exactly `roles`; if `None`, the roles that `claims`,
+    /// a JSON object, match.
     #[must_use]
     pub fn hypothetical(issuer: &str, subject: &str, claims: &str, roles: Option<Arc<[Arc<str>]>>) -> Self {
-        let mut told = blake3::Hasher::new();
-        let held = roles.iter().flat_map(|roles| roles.iter()).map(|role| &**role);
-        for text in [issuer, subject, claims, if roles.is_some() { "roles" } else { "" }].into_iter().chain(held) {
-            told.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        let mut hasher = blake3::Hasher::new();
+        let role_names = roles.iter().flat_map(|roles| roles.iter()).map(|role| &**role);
+        for text in [issuer, subject, claims, if roles.is_some() { "roles" } else { "" }].into_iter().chain(role_names)
+        {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         }
         Self {
             name: format!("{issuer}:{subject}").into(),
             issuer: issuer.into(),
             subject: subject.into(),
             claims: claims.into(),
-            // it stands for everything that policy can go by, as a token's does
-            proof: *told.finalize().as_bytes(),
+            // a digest of all inputs of a decision, like a token's
+            proof: *hasher.finalize().as_bytes(),
             expires_at: Timestamp::MAX,
             until: Timestamp::MAX,
             ended: CancellationToken::new(),
@@ -89,13 +90,13 @@ impl Principal {
     }
 }
 
-/// What a local service is told of whom it serves.
+/// The caller of a local service.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The principal's name.
     pub principal: Arc<str>,
-    /// The roles the decision was made with.
+    /// The roles of the decision.
     pub roles: Arc<[Arc<str>]>,
-    /// What policy obliges the caller's series to be; `None` where it says nothing of them.
+    /// The write guardrails for the caller's series. `None` if there are none.
     pub write_rules: Option<Arc<WriteRules>>,
 }

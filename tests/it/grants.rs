@@ -248,7 +248,7 @@ async fn a_granted_role_is_separated_like_any_other() {
     let endpoint = "projects/p/locations/us-central1/endpoints/1";
     let infer = wish("infer", endpoint, "1h");
     let (answer, _) = refused(&gate, json_call(&gate, "/grants", &ingest, &infer), 403, "separation_of_duty").await;
-    assert!(answer.json()["detail"].as_str().unwrap().contains("kept apart from `ingest`"), "{answer:?}");
+    assert!(answer.json()["detail"].as_str().unwrap().contains("combined with `ingest`"), "{answer:?}");
 
     // nor are both asked for in turn
     let (_, id) = asked(&gate, &observe, &infer).await;
@@ -271,7 +271,7 @@ async fn activating_another_role_does_not_bypass_separation() {
     let infer = wish("infer", "projects/p/locations/us-central1/endpoints/1", "1h");
     let narrowed = json_call(&gate, "/grants", &both, &infer).header("x-wicketgate-role", "observe");
     let (answer, _) = refused(&gate, narrowed, 403, "separation_of_duty").await;
-    assert!(answer.json()["detail"].as_str().unwrap().contains("kept apart from `ingest`"), "{answer:?}");
+    assert!(answer.json()["detail"].as_str().unwrap().contains("combined with `ingest`"), "{answer:?}");
 
     // nor is a token of the gate that carries the other role alone
     let given = exchange::ask(&gate, &exchange::good(&both, exchange::URL)).header("x-wicketgate-role", "observe");

@@ -1,8 +1,8 @@
-//! From the certificates that a client showed to a [`Certificate`].
+//! Client certificate parsing: from the chain of a handshake to a [`Certificate`].
 //!
-//! Promises: names are the exact bytes of the subject alternative names, and a certificate with a name that holds
-//! control bytes, spaces or anything beyond ASCII names nobody (Envoy CVE-2025-66220: a name cut at its NUL). The
-//! subject's common name is never looked at (RFC 9525 section 2).
+//! Promises: names are the exact bytes of the subject alternative names. A certificate with a name that holds control
+//! bytes, spaces or anything beyond ASCII identifies no principal (Envoy CVE-2025-66220: a name cut at its NUL). The
+//! subject's common name is never read (RFC 9525 section 2).
 
 use std::sync::Arc;
 
@@ -19,27 +19,27 @@ use crate::{
     peer::{Certificate, Chain},
 };
 
-/// Reads what was shown; nothing where nothing was. Whether the chain is trusted is the caller's word.
-pub(super) fn read(shown: &[CertificateDer<'_>], trusted: bool) -> Option<Arc<Certificate>> {
-    let own = shown.first()?;
+/// Parses the chain. `None` if it is empty. The caller states whether the chain is trusted.
+pub(super) fn read(chain: &[CertificateDer<'_>], trusted: bool) -> Option<Arc<Certificate>> {
+    let leaf = chain.first()?;
     let mut thumbprint = [0; 32];
-    thumbprint.copy_from_slice(digest(&SHA256, own).as_ref());
+    thumbprint.copy_from_slice(digest(&SHA256, leaf).as_ref());
     let mut hasher = blake3::Hasher::new();
-    for certificate in shown {
-        // the length too, so that no two chains are one text
+    for certificate in chain {
+        // the length too, so that two chains never hash the same bytes
         hasher.update(&(certificate.len() as u64).to_be_bytes()).update(certificate);
     }
     let chain = Chain {
-        certificates: shown.iter().map(|certificate| Box::from(certificate.as_ref())).collect(),
+        certificates: chain.iter().map(|certificate| Box::from(certificate.as_ref())).collect(),
         digest: *hasher.finalize().as_bytes(),
     };
-    let contents = contents(own);
+    let contents = contents(leaf);
     let malformed = contents.is_none();
     let Contents { uris, dns_names, not_after } = contents.unwrap_or_default();
     Some(Arc::new(Certificate { thumbprint, trusted, uris, dns_names, malformed, not_after, chain }))
 }
 
-/// What is read of a certificate; by default nothing, and it ended long ago.
+/// Names and expiry of a certificate. The default has no names and has expired.
 #[derive(Default)]
 struct Contents {
     uris: Vec<Box<str>>,
@@ -47,7 +47,7 @@ struct Contents {
     not_after: Timestamp,
 }
 
-/// Names and end of a certificate; nothing where two readers could disagree on them.
+/// The names and expiry of a certificate. `None` if two parsers could disagree on them.
 fn contents(der: &[u8]) -> Option<Contents> {
     let (rest, certificate) = X509Certificate::from_der(der).ok()?;
     if !rest.is_empty() {
@@ -55,7 +55,7 @@ fn contents(der: &[u8]) -> Option<Contents> {
     }
     let not_after = Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?;
     let mut contents = Contents { not_after, ..Contents::default() };
-    // an extension that stands twice is an error here (RFC 5280 section 4.2)
+    // a repeated extension is an error here (RFC 5280 section 4.2)
     let names = certificate.subject_alternative_name().ok()?;
     for name in names.iter().flat_map(|names| &names.value.general_names) {
         match name {
@@ -72,7 +72,7 @@ fn contents(der: &[u8]) -> Option<Contents> {
     Some(contents)
 }
 
-/// The name itself, where every byte of it can be seen.
+/// The name. `None` if it is empty or has a byte that is not a visible ASCII character.
 fn plain(name: &str) -> Option<Box<str>> {
     (!name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic())).then(|| name.into())
 }

@@ -1,7 +1,6 @@
-//! How the handshake looks at a client's certificate: by a bundle of CAs with lists of revoked ones, or for its key
-//! alone.
+//! Client certificate verifiers: by a CA bundle with CRLs, or for proof of possession alone.
 //!
-//! Promises: whichever way, the client has proved that it holds the certificate's key.
+//! Promises: with both verifiers the client has proved possession of the certificate's key.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +22,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer};
 use super::pem::{TlsError, certificates};
 use crate::clock;
 
-/// What chains are verified by.
+/// The CA bundle and CRLs that chains are verified with.
 pub(super) struct Bundle<'a> {
     pub(super) ca: &'a Path,
     pub(super) crls: &'a [PathBuf],
@@ -31,8 +30,8 @@ pub(super) struct Bundle<'a> {
 }
 
 impl Bundle<'_> {
-    /// Builds the verifier. With lists of revoked certificates every certificate of a chain must be covered by one that
-    /// is not past its `nextUpdate` (RFC 5280 section 6.3.3): nobody knows what was revoked since.
+    /// Builds the verifier. If there are CRLs, each certificate of a chain must be covered by one that is not past its
+    /// `nextUpdate` (RFC 5280 section 6.3.3), because an old CRL lacks later revocations.
     pub(super) fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let unusable = |why: String| TlsError::Bundle(self.ca.to_owned(), why);
         let mut roots = RootCertStore::empty();
@@ -41,7 +40,7 @@ impl Bundle<'_> {
         }
         let mut crls = Vec::new();
         for path in self.crls {
-            crls.extend(lists(path)?);
+            crls.extend(read_crls(path)?);
         }
         let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .with_crls(crls)
@@ -53,8 +52,8 @@ impl Bundle<'_> {
     }
 }
 
-/// The lists in a file: several in PEM, or one in DER.
-fn lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+/// The CRLs in a file: several in PEM, or one in DER.
+fn read_crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let wrong = |why: String| TlsError::Revoked(path.to_owned(), why);
     let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
     let pem: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
@@ -65,17 +64,17 @@ fn lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsE
     let now = clock::now().as_second();
     for list in &lists {
         let (_, read) =
-            CertificateRevocationList::from_der(list).map_err(|_| wrong("it is no CRL (RFC 5280)".into()))?;
+            CertificateRevocationList::from_der(list).map_err(|_| wrong("it is not a CRL (RFC 5280)".into()))?;
         let end =
-            read.next_update().ok_or_else(|| wrong("it has no `nextUpdate`, so nobody knows when it is old".into()))?;
+            read.next_update().ok_or_else(|| wrong("it has no `nextUpdate`, so its age cannot be checked".into()))?;
         if end.timestamp() <= now {
-            tracing::warn!(file = %path.display(), "this list of revoked certificates is past its nextUpdate, so the client certificates that it covers are refused: put a new one in its place");
+            tracing::warn!(file = %path.display(), "this CRL is past its nextUpdate, so the client certificates that it covers are refused: replace it with a current one");
         }
     }
     Ok(lists)
 }
 
-/// Takes any certificate, or none. The handshake still has the client sign with its key.
+/// Accepts any certificate, or none. The handshake still verifies the client's signature with the certificate's key.
 #[derive(Debug)]
 pub(super) struct AnyKey(WebPkiSupportedAlgorithms);
 
@@ -94,7 +93,7 @@ impl ClientCertVerifier for AnyKey {
         &[]
     }
 
-    /// RFC 8705 section 2.2 and 3: the certificate stands for its key, and no chain is looked at.
+    /// RFC 8705 section 2.2 and 3: the certificate stands for its key, and no chain is verified.
     fn verify_client_cert(
         &self,
         _: &CertificateDer<'_>,

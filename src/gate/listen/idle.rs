@@ -1,7 +1,7 @@
-//! Whether anything happens on a connection.
+//! Idle detection for connections.
 //!
-//! Promises: a connection on which nothing is asked, and nothing that is ready is taken, does not keep its slot. Time
-//! that the gate or an upstream needs is never held against the client.
+//! Promises: a connection on which the client sends no request and reads no available response loses its slot. Time that
+//! the gate or an upstream needs never counts as idle.
 
 use std::{
     pin::Pin,
@@ -15,12 +15,12 @@ use std::{
 
 use http_body::{Body, Frame, SizeHint};
 
-/// What happens on one connection.
+/// The activity of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    /// Counts what the client did: requests that it made, pieces of answers that it took.
+    /// Counts what the client did: requests sent and response frames read.
     steps: AtomicU64,
-    /// Requests and answers that wait for the gate or an upstream.
+    /// Requests and responses that wait for the gate or an upstream.
     waiting: AtomicUsize,
 }
 
@@ -36,7 +36,7 @@ impl Activity {
         }
     }
 
-    /// The client did something, and waits for as long as the result is held.
+    /// Counts an action of the client, which then waits until the returned value is dropped.
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -44,7 +44,7 @@ impl Activity {
     }
 }
 
-/// While it lives, the client is not the one who is slow.
+/// While it exists, the client waits for the gate or an upstream.
 #[derive(Debug)]
 pub(super) struct Waiting(Arc<Activity>);
 
@@ -54,7 +54,7 @@ impl Drop for Waiting {
     }
 }
 
-/// An answer's body, whose pieces are steps. hyper asks for a piece when the client has room for one.
+/// A response body whose frames count as activity. hyper polls it when the client can receive a frame.
 #[derive(Debug)]
 pub(super) struct Watched<B> {
     body: B,

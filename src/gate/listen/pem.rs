@@ -1,4 +1,4 @@
-//! Certificates from PEM files, and why TLS cannot be configured with them.
+//! PEM certificate files, and errors of the TLS configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use rustls::pki_types::{
     pem::{Error as PemError, PemObject},
 };
 
-/// Why certificate and key cannot be used.
+/// An error in the TLS configuration.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says it")]
 pub(crate) enum TlsError {
@@ -21,13 +21,13 @@ pub(crate) enum TlsError {
     Pair(#[from] rustls::Error),
     #[error("cannot use the CA certificates `{path}`: {problem}", path = .0.display(), problem = .1)]
     Bundle(PathBuf, String),
-    #[error("cannot read the list of revoked certificates `{path}`: {problem}", path = .0.display(), problem = .1)]
+    #[error("cannot read the CRL `{path}`: {problem}", path = .0.display(), problem = .1)]
     Revoked(PathBuf, String),
     #[error("client certificates cannot be verified: {0}")]
     Verifier(String),
 }
 
-/// The certificates of a PEM file; one at least.
+/// The certificates of a PEM file, at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let unreadable = |e| TlsError::Certificate(path.to_owned(), e);
     let all: Vec<_> =

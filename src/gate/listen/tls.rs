@@ -1,11 +1,9 @@
-//! TLS towards clients: certificate and key from files, TLS 1.2 at least, HTTP/2 offered; client certificates where
-//! they are asked for.
+//! Server-side TLS: certificate and key files, TLS 1.2 or later, HTTP/2 by ALPN, and client certificates.
 //!
-//! Promises: what a handshake once proved is looked at again with each request, by what is configured now: a
-//! certificate that expired, was revoked or lost its CA counts no longer on connections that are open already.
-//! Revocation fails closed: with lists configured, a chain that none of them covers and a list past its `nextUpdate`
-//! both refuse. Where client certificates are asked for nothing is resumed, so that each handshake shows and proves its
-//! certificate anew.
+//! Promises: each request revalidates the certificate of its connection by the current configuration, so that an expired
+//! or revoked certificate, or one whose CA was removed, is rejected on open connections too. Revocation fails closed: if
+//! CRLs are configured, a chain that no CRL covers is refused, and so is one whose CRL is past its `nextUpdate`. If client
+//! certificates are requested, sessions are never resumed, so that each handshake proves its certificate.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,47 +27,46 @@ use crate::{
     peer::{Certificate, CertificateRejection, Peer},
 };
 
-/// How long a chain that was found good counts without another look: lists of revoked certificates and intermediate
-/// certificates expire by themselves.
+/// How long a validation result is cached. It is short because CRLs and intermediate certificates expire.
 const VALIDATION_TTL: Duration = Duration::from_secs(30);
-/// Chains whose judgement is remembered; the least used make room.
+/// Chains in the validation cache; the least recently used is evicted.
 const MAX_VALIDATED_CHAINS: usize = 10_000;
 
-/// A listener's certificate, key and versions of TLS, and whose certificates it takes.
+/// A listener's TLS configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     pub(super) config: Arc<ServerConfig>,
     clients: Option<Arc<Clients>>,
 }
 
-/// Whose client certificates a listener takes.
+/// The client certificates that a listener accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ClientCertificates {
-    /// Those that chain to a bundle.
+    /// Certificates that chain to a CA bundle.
     Verified {
         /// The CA certificates, PEM.
         ca: PathBuf,
-        /// Lists of revoked certificates, PEM or DER; none where nothing is ever revoked.
+        /// CRLs, PEM or DER. If there are none, revocation is not checked.
         crls: Vec<PathBuf>,
-        /// Whether a client without one is turned away in the handshake.
+        /// Whether the handshake refuses a client without a certificate.
         required: bool,
     },
-    /// Any that a client has, for its key alone (RFC 8705 section 3: self-signed ones); it names nobody.
+    /// Any certificate, self-signed ones too (RFC 8705 section 3). It proves possession of a key, not an identity.
     Any,
 }
 
-/// The same, built.
+/// The validator of client certificates.
 struct Clients {
-    /// `None` where any key will do.
+    /// `None` if any certificate is accepted.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     required: bool,
     validated: Cache<[u8; 32], (bool, Timestamp)>,
 }
 
-/// Loads a certificate chain and its key, both PEM, and what client certificates are verified with.
+/// Loads a certificate chain and its key, both PEM, and the CA bundle and CRLs for client certificates.
 ///
 /// # Errors
-/// When a file cannot be read, or certificate and key do not belong together.
+/// If a file cannot be read, or certificate and key do not match.
 pub(crate) fn server_config(
     certificate: &Path,
     key: &Path,
@@ -93,7 +90,7 @@ pub(crate) fn server_config(
     let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if clients.is_some() {
-        // a resumed session would bring a certificate that nobody looked at this time
+        // a resumed session would carry a certificate that this handshake did not verify
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
@@ -101,26 +98,26 @@ pub(crate) fn server_config(
 }
 
 impl Tls {
-    /// Whether clients are asked for certificates.
+    /// Whether the listener requests client certificates.
     #[must_use]
     pub(crate) fn requests_certificates(&self) -> bool {
         self.clients.is_some()
     }
 
-    /// Whether a certificate that the handshake let in was verified there.
+    /// Whether the handshake verifies client certificates.
     #[must_use]
     pub(crate) fn verifies(&self) -> bool {
         self.clients.as_ref().is_some_and(|clients| clients.verifier.is_some())
     }
 
-    /// Whether what the handshake proved of this peer counts no longer.
+    /// Whether the peer's certificate has become invalid since the handshake.
     pub(super) fn is_invalidated(&self, peer: &Peer, now: Timestamp) -> bool {
         let trusted = |peer: &Peer| peer.certificate.as_ref().is_some_and(|certificate| certificate.trusted);
         let revalidated = self.judge(peer.clone(), now);
         revalidated.rejection.is_some() || (trusted(peer) && !trusted(&revalidated))
     }
 
-    /// What this peer proves now, by what is configured now. `self` may be newer than the handshake was.
+    /// Revalidates the peer's certificate by this configuration, which may be newer than the handshake.
     #[must_use]
     pub(crate) fn judge(&self, peer: Peer, now: Timestamp) -> Peer {
         let Some(clients) = &self.clients else {
@@ -159,12 +156,12 @@ impl Clients {
         {
             return good;
         }
-        let mut shown = chain.certificates.iter().map(|der| CertificateDer::from(&**der));
-        let own = shown.next();
-        let good = own.is_some_and(|own| {
-            let others: Vec<_> = shown.collect();
+        let mut certificates = chain.certificates.iter().map(|der| CertificateDer::from(&**der));
+        let leaf = certificates.next();
+        let good = leaf.is_some_and(|leaf| {
+            let others: Vec<_> = certificates.collect();
             let since = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
-            verifier.verify_client_cert(&own, &others, UnixTime::since_unix_epoch(since)).is_ok()
+            verifier.verify_client_cert(&leaf, &others, UnixTime::since_unix_epoch(since)).is_ok()
         });
         self.validated.insert(chain.digest, (good, now));
         good

@@ -1,4 +1,4 @@
-//! An answer on its way to the client: the response, and what must follow it until its last byte.
+//! The response to a request, with what applies until its last byte.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{http::Body, peer::Peer};
 
-/// What a request is answered with, before its record takes hold of it.
+/// A response before [`AuditedBody`](super::AuditedBody) takes its body.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
     pub(super) response_usage: ResponseUsage,
     pub(super) lifetime: Option<StreamLifetime>,
-    /// What ends a gRPC call by its caller's own messages.
+    /// Ends a gRPC call if a later message of the caller is not permitted.
     pub(super) violation: Option<Arc<StreamViolation>>,
 }
 
@@ -26,9 +26,8 @@ impl From<Response<Body>> for Answer {
 }
 
 impl Answer {
-    /// Ends the answer with what the permit stands on, where it is a stream: with its grants always, with the
-    /// principal's proof and the peer's certificate where its route wants that. An answer whose length is known is
-    /// finite: it may come to its end.
+    /// Ends a stream when a grant of the permit ends and, if the route has `end_streams`, when the principal's proof or the
+    /// peer's certificate becomes invalid. A response of known length is finite and may complete.
     pub(super) fn with_stream_end(mut self, permit: &Permit<'_>, peer: &Peer) -> Self {
         let endless = self.response.body().size_hint().exact().is_none();
         let proof = (endless && permit.route.options().end_streams).then_some((&permit.principal, peer));

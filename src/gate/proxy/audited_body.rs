@@ -1,5 +1,7 @@
-//! What closes a request's record: the response's body, when its last byte has left or the client has gone. It holds
-//! the record from the beginning, so that a client that leaves before its answer leaves a record too.
+//! The response body that closes the audit record when its last byte has left or the client has disconnected.
+//!
+//! Promises: each request leaves one record. The body owns the record from the start of the request, so that a client that
+//! disconnects before the response leaves one too.
 
 use std::{
     pin::Pin,
@@ -27,11 +29,11 @@ use crate::{
     http::{Body, BodyError},
 };
 
-/// What a token is taken for where nobody counted: Google says about four characters of text.
+/// The estimate if a response reports no token count: about four characters of text (Google's documentation).
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// An answer to HEAD: RFC 9110 section 9.3.2, no content, but the length that it would have. hyper sees to that over
-/// HTTP/1.1 alone; over HTTP/2 a client takes what comes for an error of the connection.
+/// The response to HEAD: no content, but the length of the content that GET would return (RFC 9110 section 9.3.2). hyper
+/// does this for HTTP/1.1 only; an HTTP/2 client treats content after HEAD as a connection error.
 fn without_content(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
@@ -40,10 +42,10 @@ fn without_content(response: Response<Body>) -> Response<Body> {
     Response::from_parts(head, Body::Empty)
 }
 
-/// A body and the record that it closes; before there is an answer, the record alone.
+/// A response body with the record that it closes. Until the response exists, the body is empty.
 pub(crate) struct AuditedBody {
     pub(super) record: Box<Record>,
-    /// What the request has taken of its limits; empty once it is over.
+    /// What the request reserved of its limits. Empty after the record is closed.
     pub(super) reservation: Reservation,
     body: Body,
     bytes_out: u64,
@@ -55,7 +57,7 @@ pub(crate) struct AuditedBody {
 }
 
 impl AuditedBody {
-    /// Holds the record of a request whose story begins. hyper drops the story where it stands when the client leaves.
+    /// Takes the record when the request starts. If the client disconnects, hyper drops the request's future and this with it.
     pub(super) fn open(record: Record, gate: &Gate) -> Self {
         let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
         let (record, reservation) = (Box::new(record), Reservation::default());
@@ -72,7 +74,7 @@ impl AuditedBody {
         }
     }
 
-    /// Takes the answer's body along.
+    /// Moves the answer's body into this one.
     pub(super) fn into_response(mut self, answer: Answer, now: Timestamp) -> Response<Self> {
         let Answer { response, response_usage, lifetime, .. } = answer;
         self.record.status = Some(response.status());
@@ -98,18 +100,18 @@ impl AuditedBody {
 }
 
 impl AuditedBody {
-    /// Settles what a request has taken that is refused after all: no model has counted anything.
+    /// Settles the reservation of a refused request: its request bytes count, and no tokens do.
     pub(super) fn settle_refused(&mut self) {
         std::mem::take(&mut self.reservation).charge_request_bytes(self.request_bytes());
     }
 
-    /// Charges what is known only now, and lets go of the request's place among the open ones.
+    /// Charges bytes and tokens, which are known only now, and releases the slot of the concurrency limit.
     fn settle(&mut self) {
         let reservation = std::mem::take(&mut self.reservation);
         reservation.charge_request_bytes(self.request_bytes());
-        // what a model did not tell, since it was broken off or speaks a language of its own, it has counted all the same
+        // a response that was cut off, or that has a format of the model's own, reports no tokens but has used some
         let not_reported = matches!(self.response_usage, ResponseUsage::None) || self.record.reason.is_some();
-        // of a question that was not refused upstream, so far as is known
+        // a request that the upstream refused has used no tokens
         let accepted = self.record.status.is_none_or(|status| status.is_success());
         let request_bytes = if accepted { self.request_bytes() } else { 0 };
         let estimate = not_reported.then_some(self.bytes_out.saturating_add(request_bytes) / BYTES_PER_TOKEN);
@@ -134,7 +136,7 @@ impl http_body::Body for AuditedBody {
             let last = end.last_frame(&why);
             this.record.reason = Some(why.reason);
             this.record.grpc_status = last.as_ref().ok().and_then(Frame::trailers_ref).and_then(grpc_status);
-            // dropping it closes the upstream's side
+            // dropping the body closes the upstream's stream
             this.body = Body::Empty;
             this.end = None;
             this.close();
@@ -173,7 +175,7 @@ impl http_body::Body for AuditedBody {
 }
 
 impl Drop for AuditedBody {
-    /// hyper does not ask for the end of a body whose length it knows, and a client may walk away.
+    /// hyper does not poll a body of known length to its end, and a client may disconnect.
     fn drop(&mut self) {
         let incomplete = self.record.status.is_none() || !self.body.is_end_stream();
         if incomplete && self.record.reason.is_none() {

@@ -144,7 +144,8 @@ fn challenges(refusal: &Refusal, gate: &Gate) -> Vec<String> {
         let parameters: Vec<&str> = parameters.iter().copied().flatten().map(String::as_str).collect();
         format!("{scheme} {}", parameters.join(", "))
     };
-    let (realm, error) = (String::from("realm=\"wicketgate\""), error.as_ref());
+    let realm = String::from("realm=\"wicketgate\"");
+    let error = error.as_ref();
     let mut challenges = vec![challenge("Bearer", &[Some(&realm), error.filter(|_| !is_dpop), metadata.as_ref()])];
     if gate.bindings.dpop {
         let algorithms = format!("algs=\"{}\"", ALGORITHMS.map(|(name, _)| name).join(" "));

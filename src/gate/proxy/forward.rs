@@ -1,4 +1,7 @@
-//! Sending a permitted request on.
+//! Forwarding: sends a permitted request to its upstream with the route's credential.
+//!
+//! Promises: nothing is sent without a [`Permit`]; a route with a credential never forwards a request without it; an
+//! upstream's own error text never reaches the client.
 
 use std::sync::Arc;
 
@@ -29,13 +32,13 @@ use crate::{
     telemetry::chain,
 };
 
-/// Tells a dedicated host which endpoint is meant.
+/// The endpoint that a request to a dedicated host is for.
 const ENDPOINT_ID: HeaderName = HeaderName::from_static("x-vertex-ai-endpoint-id");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-/// Tells Google's front ends where a gRPC call goes (AIP-4222).
+/// Routing parameters of a gRPC call for Google's front ends (AIP-4222).
 const REQUEST_PARAMS: HeaderName = HeaderName::from_static("x-goog-request-params");
 
-/// What remains of the client's request after `headers::strip_request_headers`, and where it is sent from.
+/// The client's request after `headers::strip_request_headers`, and the worker whose connections send it.
 pub(super) struct UpstreamRequest<'a> {
     pub(super) worker: Worker,
     pub(super) method: Method,
@@ -64,11 +67,11 @@ pub(super) async fn forward(
         Route::Vertex { upstream, credential, group, timeout, params, endpoint_id, .. } => {
             let source = credential.ok_or_else(|| no_credential(group.name()))?;
             attach_credential(source.name(), source.usable(&permit.principal.name, now).await, &mut to, record)?;
-            // what the caller said of both is gone by now (`headers::strip_request_headers`)
+            // `headers::strip_request_headers` removed the caller's own values of both
             to.extend(endpoint_id.map(|id| (ENDPOINT_ID, id.clone())));
             to.extend(params.clone().map(|params| (REQUEST_PARAMS, params)));
             rpc = params.is_some();
-            // so that the record can hold the version that answered
+            // the model version is read from the response, which must not be compressed
             if *group == Group::Infer {
                 let accepted = if rpc { GRPC_ACCEPT_ENCODING } else { ACCEPT_ENCODING };
                 to.insert(accepted, HeaderValue::from_static("identity"));
@@ -94,8 +97,8 @@ pub(super) async fn forward(
     };
     let mut response = answer.map_err(|e| unreachable_upstream(&e))?.map(Body::Stream);
     if response.status().is_informational() {
-        // nobody asked it to: `upgrade` is not passed on
-        let text = "the upstream wants to speak another protocol";
+        // the gate never forwards `upgrade`
+        let text = "the upstream switched protocols without a request to do so";
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_switched", text));
     }
     let response_usage = match &permit.route {
@@ -118,7 +121,7 @@ pub(super) async fn forward(
     Ok(Answer { response_usage, violation, ..Answer::from(response) })
 }
 
-/// Hands the request to the part of the gate that answers it.
+/// Passes the request to the local service of its route.
 pub(super) async fn serve_local(
     permit: &Permit<'_>,
     guardrails: &Guardrails,
@@ -132,12 +135,13 @@ pub(super) async fn serve_local(
     *request.method_mut() = method;
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers;
-    let (principal, roles) = (permit.principal.name.clone(), permit.roles.clone());
+    let principal = permit.principal.name.clone();
+    let roles = permit.roles.clone();
     let caller = Caller { principal, roles, write_rules: guardrails.write_rules() };
     service.serve(caller, request).await
 }
 
-/// Puts the credential on the request in place of whatever stood there, or refuses: never a bare request.
+/// Sets `Authorization` to the credential. Refuses if there is none: no request is sent without it.
 fn attach_credential(
     name: &Arc<str>,
     usable: Option<Arc<Credential>>,
@@ -151,7 +155,7 @@ fn attach_credential(
     Ok(())
 }
 
-/// Waits for a message of the caller's that it must not send; for ever where it may send what it wants.
+/// Waits for a message that the caller may not send. Never completes if messages are not checked.
 async fn violated(violation: Option<&StreamViolation>) -> Refusal {
     match violation {
         Some(violation) => violation.wait().await,
@@ -160,7 +164,7 @@ async fn violated(violation: Option<&StreamViolation>) -> Refusal {
 }
 
 fn no_credential(name: &str) -> Refusal {
-    let text = "the gate has no valid credential for this upstream at the moment; try again later";
+    let text = "the gate has no valid credential for this upstream now; try again later";
     Refusal::unavailable("no_credential", text).with_detail(format!("credential {name}"))
 }
 
@@ -168,8 +172,8 @@ fn no_upstream() -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "wrong_route", "internal error: the matched route has no upstream")
 }
 
-/// 504 when the upstream was too slow, 502 otherwise; its own words stay in the log. A body of the client's that broke
-/// off looks the same from here.
+/// 504 if the upstream missed the deadline, 502 otherwise. The upstream's error text goes to the log only. A client's
+/// request body that ends early cannot be distinguished from an upstream failure here.
 fn unreachable_upstream(error: &ClientError) -> Refusal {
     let refusal = match error {
         ClientError::Deadline(_) => {

@@ -1,7 +1,7 @@
-//! Which headers cross the gate.
+//! Header filtering between client and upstream.
 //!
-//! Promises: nothing that the client says about its own identity or its connection reaches an upstream, however it is
-//! spelled; the caller's `Authorization` and `Cookie` end here.
+//! Promises: no header in which a client claims an identity or describes its connection reaches an upstream, in whatever
+//! spelling; the caller's `Authorization` and `Cookie` are never forwarded.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -14,18 +14,18 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Carries the request's id to client and upstream.
+/// The request id, for client and upstream.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The one role that the caller activates for this request. It ends here, as whatever begins with `x-wicketgate-`.
+/// The one role that the caller activates for this request. It is not forwarded, like every `x-wicketgate-` header.
 const ROLE: HeaderName = HeaderName::from_static("x-wicketgate-role");
 
 /// Headers that end at each hop (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [&str; 8] =
     ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
 
-/// Headers that speak of who the caller is, how it came here, or what Google should take its request for. A client's
-/// word for that is never passed on.
+/// Headers that claim an identity, describe the connection, or change how Google reads the request. A client's values are
+/// never forwarded.
 const IDENTITY_HEADERS: [&str; 24] = [
     "api-key",
     "authorization",
@@ -53,7 +53,7 @@ const IDENTITY_HEADERS: [&str; 24] = [
     "x-vertex-ai-endpoint-id",
 ];
 
-/// … and so are all names that begin with one of these.
+/// Prefixes of header names that are never forwarded either.
 const IDENTITY_HEADER_PREFIXES: [&str; 19] = [
     "impersonate-",
     "remote-",
@@ -76,9 +76,10 @@ const IDENTITY_HEADER_PREFIXES: [&str; 19] = [
     "x-wicketgate-",
 ];
 
-/// What only the gate may say to a client: other ways to the upstream (RFC 7838) would be taken for other ways to the gate;
-/// a challenge (RFC 9110 section 11.6.1) would have a browser ask for a password in the gate's name; the others are rules
-/// for the gate's whole origin (Clear Site Data, RFC 6797, Network Error Logging, Reporting, Service Workers).
+/// Response headers that apply to the gate's origin, so that an upstream may not set them. Alternative services (RFC 7838)
+/// would redirect the gate's clients. A challenge (RFC 9110 section 11.6.1) would make a browser prompt for a password in
+/// the gate's name. The others set rules for the whole origin (Clear Site Data, RFC 6797, Network Error Logging, Reporting,
+/// Service Workers).
 const ORIGIN_HEADERS: [&str; 9] = [
     "alt-svc",
     "clear-site-data",
@@ -91,29 +92,30 @@ const ORIGIN_HEADERS: [&str; 9] = [
     "www-authenticate",
 ];
 
-/// Refuses a head that is larger than any honest client's (431, RFC 6585 section 5).
+/// Refuses headers that are larger than [`MAX_HEAD`] (431, RFC 6585 section 5).
 pub(super) fn check_header_size(headers: &HeaderMap) -> Result<(), Refusal> {
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size > MAX_HEAD {
-        let text = "the request's headers are too large; 32 KiB is the most";
+        let text = "the request headers are too large; the limit is 32 KiB";
         return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", text));
     }
     Ok(())
 }
 
-/// The role that the caller activates, where it says so. Whether it holds that role is policy's to say.
+/// The role that the caller activates. `None` if the header is absent. Policy decides whether the caller has that role.
 pub(super) fn active_role(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut values = headers.get_all(ROLE).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let role = value.to_str().ok().filter(|role| is_role(role));
     if role.is_none() || values.next().is_some() {
-        let text = "`X-Wicketgate-Role` names one role, once: at most 128 of the characters `a-z A-Z 0-9 . _ : / -`";
+        let text =
+            "send `X-Wicketgate-Role` once, with one role: at most 128 of the characters `a-z A-Z 0-9 . _ : / -`";
         return Err(Refusal::malformed("role_header", text));
     }
     Ok(role)
 }
 
-/// Makes a client's request headers fit to be sent to an upstream.
+/// Removes the request headers that may not be forwarded, and sets the request id.
 pub(super) fn strip_request_headers(headers: &mut HeaderMap, id: Uuid) {
     strip(headers, |name| {
         if name.contains('_') { is_identity_header(&name.replace('_', "-")) } else { is_identity_header(name) }
@@ -121,8 +123,8 @@ pub(super) fn strip_request_headers(headers: &mut HeaderMap, id: Uuid) {
     set_request_id(headers, id);
 }
 
-/// Makes an upstream's response headers fit to be sent to the client. A cookie under the gate's own names would begin a
-/// session of the upstream's choice, or end one.
+/// Removes the response headers that an upstream may not set. A cookie with one of the gate's names would start a session
+/// of the upstream's choice, or end one.
 pub(super) fn strip_response_headers(headers: &mut HeaderMap) {
     strip(headers, |name| ORIGIN_HEADERS.contains(&name));
     if let Entry::Occupied(set) = headers.entry(SET_COOKIE)
@@ -136,15 +138,15 @@ pub(super) fn strip_response_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a browser show an upstream's page without its scripts and as no origin's (HTML section 7.5, `sandbox`): it
-/// stands on the gate's own, where a script could do whatever the person may. Policies that the upstream set itself
-/// stay.
+/// Adds `Content-Security-Policy: sandbox`, so that a browser runs no scripts of an upstream's page and gives it an opaque
+/// origin (HTML section 7.5). The page shares the gate's origin, where a script could act as the user. Policies that the
+/// upstream set stay.
 pub(super) fn sandbox(headers: &mut HeaderMap) {
     headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
-/// Says which request this is, to the upstream and to the client.
+/// Sets the request id header.
 pub(super) fn set_request_id(headers: &mut HeaderMap, id: Uuid) {
     let mut text = Uuid::encode_buffer();
     if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
@@ -152,9 +154,9 @@ pub(super) fn set_request_id(headers: &mut HeaderMap, id: Uuid) {
     }
 }
 
-/// Removes what ends at this hop, and what `also` says.
+/// Removes hop-by-hop headers, and the headers for which `also` is true.
 fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
-    // what Connection lists ends here too (RFC 9110 section 7.6.1)
+    // RFC 9110 section 7.6.1: headers that `Connection` lists are hop-by-hop
     if headers.contains_key(CONNECTION) {
         let listed: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -174,7 +176,7 @@ fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) {
         headers.remove(name);
     }
     if trailers {
-        // the one value that RFC 9113 section 8.2.2 lets through
+        // the one value that RFC 9113 section 8.2.2 permits
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }

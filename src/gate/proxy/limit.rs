@@ -1,7 +1,7 @@
-//! Where limits stand in the story, and how a request that exceeds one is turned away.
+//! Rate limits and quotas of a request: when they are checked and charged, and the refusal for an exceeded one.
 //!
-//! Promises: nothing is counted for a request that policy denies, and nothing is forwarded for one that a limit refuses.
-//! On the paths of metrics the refusal is 503, since Prometheus drops samples for good on 429.
+//! Promises: a request that policy denies is not charged; a request that a limit refuses is not forwarded. On metric
+//! routes the refusal is 503, because Prometheus drops samples permanently on 429.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use crate::{
     refusal::{ExceededLimit, Refusal},
 };
 
-/// What is known of a request's body before it is forwarded.
+/// What a request costs, as far as its body shows before it is forwarded.
 pub(super) struct RequestCost {
-    /// Its length in bytes.
+    /// The body's length in bytes.
     pub(super) size: Option<u64>,
-    /// The instances that it asks a model about.
+    /// The instances in a prediction request.
     pub(super) instances: Option<u64>,
 }
 
-/// Before a body is read: turns away whoever has used up what is their own, so that a flood costs no reading. Takes
-/// nothing.
+/// Refuses a principal that has exhausted its own limits before the body is read, so that a flood costs no reading.
+/// Charges nothing.
 pub(super) fn check_before_body(
     gate: &Gate,
     principal: &Principal,
@@ -41,11 +41,13 @@ pub(super) fn check_before_body(
     }
     let (exporter, inference) = match matched {
         RouteMatch::Matched(matched) => (exporter(&matched.route), is_inference(&matched.route)),
-        // what it asks is in its message
+        // the instances are in the message, which is not read yet
         RouteMatch::Rpc(_) => (None, false),
     };
-    let (route, instances) = (matched.kind(), inference.then_some(1));
-    let (principal, action) = (&principal.name, matched.action());
+    let route = matched.kind();
+    let instances = inference.then_some(1);
+    let action = matched.action();
+    let principal = &principal.name;
     let usage = RequestUsage { principal, roles: &[], route, exporter, action, bytes: None, instances };
     let mut fields = RateLimitHeaders::default();
     let checked = gate.limits.check_principal(&usage, &mut fields);
@@ -53,8 +55,8 @@ pub(super) fn check_before_body(
     checked.map_err(|exceeded| refusal(exceeded, route))
 }
 
-/// Takes what a permitted request needs of every limit that it is for. `reply` is told how they stand, whatever becomes of
-/// the request.
+/// Charges a permitted request to all matching limits; if one refuses it, none is charged. The `RateLimit` headers go into
+/// `reply` in both cases.
 pub(super) fn charge(
     gate: &Gate,
     permit: &Permit<'_>,
@@ -63,9 +65,10 @@ pub(super) fn charge(
     reply: &mut HeaderMap,
 ) -> Result<Reservation, Refusal> {
     let Permit { principal, roles, action, route, .. } = permit;
-    // what asks a model without instances that can be counted is one
+    // an inference request without countable instances counts as one
     let instances = is_inference(route).then(|| cost.instances.unwrap_or(1));
-    let (kind, exporter) = (route.kind(), exporter(route));
+    let kind = route.kind();
+    let exporter = exporter(route);
     let usage =
         RequestUsage { principal: &principal.name, roles, route: kind, exporter, action, bytes: cost.size, instances };
     let mut fields = RateLimitHeaders::default();
@@ -84,7 +87,7 @@ fn exporter<'a>(route: &Route<'a>) -> Option<&'a Arc<str>> {
     }
 }
 
-/// Whether a model is asked.
+/// Whether the route runs inference on a model.
 fn is_inference(route: &Route<'_>) -> bool {
     matches!(route, Route::Vertex { group: Group::Infer, .. })
 }
@@ -92,7 +95,7 @@ fn is_inference(route: &Route<'_>) -> bool {
 fn refusal(exceeded: Exceeded, route: &str) -> Refusal {
     let Exceeded { limit, policy, reason, wait, text } = exceeded;
     let status = match (wait, route) {
-        // no waiting helps: RFC 9110 section 15.5.14, and no client tries 413 again
+        // waiting does not help: 413 (RFC 9110 section 15.5.14), which no client retries
         (None, _) => StatusCode::PAYLOAD_TOO_LARGE,
         (Some(_), "write" | "exporter" | "predictions") => StatusCode::SERVICE_UNAVAILABLE,
         (Some(_), _) => StatusCode::TOO_MANY_REQUESTS,

@@ -1,4 +1,4 @@
-//! What the gate counts of its requests. Every label comes from a closed set.
+//! Prometheus metrics of requests. Every label comes from a closed set.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -15,7 +15,7 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Seconds; from a warm refusal to a slow model.
+/// Seconds, from a cached refusal to a slow model.
 const BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -1,7 +1,8 @@
-//! What ends an open stream: it goes on for no longer than what let its caller in.
+//! Closes a streaming response when the credential that authorized it expires or is revoked.
 //!
-//! Promises: a stream ends when its principal's proof expires or is withdrawn, when its connection's certificate lapses,
-//! and when a grant that it stands on ends; a gRPC caller is told why, and nobody takes what was broken off for whole.
+//! Promises: a stream ends when its principal's proof expires or is revoked, when its connection's client certificate
+//! becomes invalid, and when a grant that it was permitted with ends. A gRPC stream ends with a status that has the reason;
+//! every other stream is reset, so that a client cannot mistake it for complete.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -25,26 +26,26 @@ use crate::{
     refusal::Refusal,
 };
 
-/// What an open stream stands on. Holding the principal tells `identity` that somebody stands on it, so that an issuer
-/// which has to be asked is asked again.
+/// The proof, certificate and grants that a stream depends on. While the principal is referenced, `identity` keeps
+/// validating a remotely validated token.
 pub(super) struct StreamLifetime {
-    /// Where the route ends its streams.
+    /// `None` if the route's streams outlive the proof.
     proof: Option<(Arc<Principal>, CancellationToken)>,
-    /// Those that it was permitted with.
+    /// The grants that the request was permitted with.
     grants: Box<[Arc<Active>]>,
-    /// Where the caller's later messages are looked at.
+    /// `None` if the caller's later messages are not checked.
     violation: Option<Arc<StreamViolation>>,
 }
 
-/// Waits for the end of it.
+/// A future that completes when the stream must end.
 pub(super) struct StreamEnd {
     over: BoxFuture<'static, Refusal>,
     grpc: bool,
 }
 
 impl StreamLifetime {
-    /// `proof` where the stream shall end with it; `violation` where its caller may end it itself. Nothing where there is
-    /// nothing to end with.
+    /// `proof` is `None` if the stream outlives it; `violation` is `None` if no message can end the stream. Returns `None`
+    /// if the stream depends on nothing.
     pub(super) fn new(
         proof: Option<(&Arc<Principal>, &Peer)>,
         grants: &[Arc<Active>],
@@ -75,7 +76,7 @@ impl StreamLifetime {
     }
 }
 
-/// Waits for the end of what let the caller in.
+/// Waits until the proof or the client certificate becomes invalid.
 async fn wait_for_proof_end(proof: Option<(Arc<Principal>, CancellationToken)>, now: Timestamp) -> Refusal {
     let Some((principal, invalidated)) = proof else { return pending().await };
     let reason = tokio::select! {
@@ -84,11 +85,11 @@ async fn wait_for_proof_end(proof: Option<(Arc<Principal>, CancellationToken)>, 
         () = invalidated.cancelled() => "certificate_invalidated",
         () = tokio::time::sleep(time_left(principal.until, now)) => "proof_expired",
     };
-    let text = "the proof of who you are has ended; come back with a new one";
+    let text = "your token, session or client certificate has expired or was revoked; reconnect with a new one";
     Refusal::new(StatusCode::UNAUTHORIZED, reason, text)
 }
 
-/// Waits for the first of them to end.
+/// Waits until the first grant ends.
 async fn wait_for_grant_end(grants: &[Arc<Active>], now: Timestamp) -> Refusal {
     let Some(until) = grants.iter().map(|grant| grant.until).min() else { return pending().await };
     let mut ended: Vec<_> = grants.iter().map(|grant| Box::pin(grant.ended.cancelled())).collect();
@@ -100,10 +101,10 @@ async fn wait_for_grant_end(grants: &[Arc<Active>], now: Timestamp) -> Refusal {
         () = any => {}
         () = tokio::time::sleep(time_left(until, now)) => {}
     }
-    Refusal::new(StatusCode::FORBIDDEN, "grant_ended", "the grant that let you in has ended")
+    Refusal::new(StatusCode::FORBIDDEN, "grant_ended", "the grant that permitted this stream has ended")
 }
 
-/// From `now` to `until`.
+/// The time from `now` to `until`, at least zero.
 fn time_left(until: Timestamp, now: Timestamp) -> Duration {
     until.duration_since(now).try_into().unwrap_or_default()
 }
@@ -114,7 +115,7 @@ impl StreamEnd {
         self.over.as_mut().poll(cx)
     }
 
-    /// A gRPC stream ends with a status; every other is broken off.
+    /// The last frame: trailers with a status for gRPC, an error that resets every other stream.
     pub(super) fn last_frame(&self, why: &Refusal) -> Result<Frame<Bytes>, BodyError> {
         if self.grpc { Ok(Frame::trailers(trailers(why))) } else { Err(why.text.clone().into_owned().into()) }
     }

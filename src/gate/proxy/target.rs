@@ -1,8 +1,8 @@
-//! What a request asks for, in one canonical form. Pure.
+//! Request target validation: path, query and authority in one canonical form. Pure.
 //!
-//! Promises: a [`Target`] has one reading, so that what is matched is what is forwarded: no dot segments, no empty
-//! segments, no parameters, no escapes of characters that could change the structure or that need none. Host and
-//! `:authority` name one server. No credential is in the query.
+//! Promises: a [`Target`] has one reading, so that the path that is matched is the path that is forwarded. It has no dot
+//! segments, no empty segments, no path parameters, and no escapes of characters that could change the structure or that
+//! need no escape. Host and `:authority` name one server. No credential is in the query.
 
 use http::{HeaderMap, Method, StatusCode, Uri, header::HOST};
 
@@ -17,20 +17,19 @@ pub struct Target<'a> {
     pub path_and_query: &'a str,
 }
 
-/// Longest path and query, in bytes. RFC 9110 section 4.1 asks for 8,000 at least; names in it are kept in the audit
-/// log.
+/// Longest path and query, in bytes. RFC 9110 section 4.1 recommends at least 8,000; the audit log stores names from it.
 const MAX_TARGET: usize = 8 * 1024;
 
 /// Query parameters that Google's front ends and RFC 6750 section 2.3 read a credential from, or that change what a
 /// request means.
 const REFUSED_PARAMETERS: [&str; 5] = ["access_token", "oauth_token", "bearer_token", "key", "callback"];
 
-/// Of Google's system parameters (names that begin with `$`) those that only shape the answer; the others are refused:
-/// `$key`, `$userProject`, `$httpMethod`, `$ct` and their like stand for headers that the gate takes away.
+/// Google's system parameters (names that begin with `$`) that only format the response. All others are refused: `$key`,
+/// `$userProject`, `$httpMethod`, `$ct` and similar ones replace headers that the gate removes.
 const SYSTEM_PARAMETERS: [&str; 5] = ["$alt", "$fields", "$prettyprint", "$unique", "$.xgafv"];
 
 impl<'a> Target<'a> {
-    /// The query, without its question mark; empty where there is none.
+    /// The query without its question mark. Empty if there is none.
     #[must_use]
     pub fn query(&self) -> &'a str {
         self.path_and_query.split_once('?').map_or("", |(_, query)| query)
@@ -39,15 +38,18 @@ impl<'a> Target<'a> {
     /// Reads a request's target.
     ///
     /// # Errors
-    /// 400 for what has, or could be given, a second reading; 414 for what is longer than 8 KiB.
+    /// 400 for a target that could be read in two ways; 414 for one longer than 8 KiB.
     pub fn parse(method: &Method, uri: &'a Uri, headers: &HeaderMap) -> Result<Self, Refusal> {
         if *method == Method::CONNECT {
-            return Err(Refusal::malformed("method_refused", "this is no forward proxy: CONNECT is refused"));
+            return Err(Refusal::malformed(
+                "method_refused",
+                "CONNECT is not supported: the gate is not a forward proxy",
+            ));
         }
         authority(uri, headers)?;
         let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
         if path_and_query.len() > MAX_TARGET {
-            let text = "the path and the query are too long; 8 KiB is the most";
+            let text = "path and query are too long; the limit is 8 KiB";
             return Err(Refusal::new(StatusCode::URI_TOO_LONG, "target_too_long", text));
         }
         let path = uri.path();
@@ -64,21 +66,21 @@ pub(super) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a 
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(Refusal::malformed("two_hosts", "send one Host header, not several"));
+        return Err(Refusal::malformed("two_hosts", "the request has several Host headers; send one"));
     }
     let host = host.map(|h| h.to_str()).transpose();
     let host = host.map_err(|_| Refusal::malformed("host", "the Host header is not ASCII"))?;
     let named = match (uri.authority(), host) {
-        (Some(asked), Some(host)) if asked.as_str() != host => {
+        (Some(authority), Some(host)) if authority.as_str() != host => {
             return Err(Refusal::malformed("two_hosts", "the Host header and the request's authority differ"));
         }
-        (Some(asked), _) => asked.as_str(),
+        (Some(authority), _) => authority.as_str(),
         (None, Some(host)) => host,
-        (None, None) => return Err(Refusal::malformed("host", "a Host header is missing")),
+        (None, None) => return Err(Refusal::malformed("host", "the request has no Host header")),
     };
-    // no user name among them: RFC 9110 section 4.2.4, RFC 9113 section 8.3.1
+    // user information is not allowed: RFC 9110 section 4.2.4, RFC 9113 section 8.3.1
     if named.is_empty() || !named.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b)) {
-        return Err(Refusal::malformed("host", "the Host header or the request's authority is no host and port"));
+        return Err(Refusal::malformed("host", "the Host header or the request's authority is not a host and port"));
     }
     Ok(named)
 }
@@ -105,9 +107,9 @@ fn canonical(path: &str) -> Result<(), Refusal> {
                         return bad("the path holds an escaped letter, digit, hyphen, underscore or tilde");
                     }
                 }
-                _ => return bad("the path holds a percent sign that begins no escape"),
+                _ => return bad("the path holds a percent sign that does not begin an escape"),
             },
-            b';' => return bad("the path holds parameters behind a semicolon"),
+            b';' => return bad("the path holds a semicolon"),
             b'\\' => return bad("the path holds a backslash"),
             0..=0x20 | 0x7f.. => return bad("the path holds a control byte or a byte that is not ASCII"),
             _ => {}

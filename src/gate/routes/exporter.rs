@@ -1,28 +1,28 @@
-//! One exporter behind the gate.
+//! A Prometheus exporter as an upstream.
 
 use std::{sync::Arc, time::Duration};
 
 use super::options::RouteOptions;
 use crate::{client::Upstream, gate::policy::Resource, secret::CredentialSlot};
 
-/// An exporter: where it is, what it is shown, how discovery describes it.
+/// An exporter: its address, its credential, and its service discovery labels.
 pub struct Exporter {
     /// Its name in paths, policies and audit.
     pub name: Arc<str>,
-    /// What policies are asked about.
+    /// Its Cedar resource.
     pub resource: Resource,
-    /// Where it is.
+    /// Its server.
     pub upstream: Upstream,
-    /// What it is shown; `None` where it asks nobody who they are.
+    /// The credential that the gate sends. `None` if the exporter needs no authentication.
     pub credential: Option<CredentialSlot>,
-    /// How long the head of its answer may take.
+    /// Deadline for the head of its response.
     pub timeout: Duration,
     /// Its metrics page, such as `/metrics`.
     pub metrics_path: String,
-    /// Labels that discovery gives it besides `exporter` and `instance`.
+    /// Service discovery labels besides `exporter` and `instance`.
     pub labels: Vec<(String, String)>,
     /// Its options.
     pub options: RouteOptions,
-    /// Whether scripts of its pages may run, as scripts of the gate's own origin.
+    /// Whether a browser may run its pages' scripts, which then run in the gate's origin.
     pub scripts: bool,
 }

@@ -1,4 +1,4 @@
-//! The way to grants: `/grants` and `/grants/{id}:{verb}`.
+//! Routes of the grants API: `/grants` and `/grants/{id}:{verb}`.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -14,13 +14,13 @@ use crate::{
     refusal::Refusal,
 };
 
-/// What policy is asked about grants. Saying no to one takes what approving it takes.
+/// The Cedar actions and the resource of the grants API. Denying a grant needs the same permission as approving it.
 pub struct GrantRoutes {
     list: LocalRoute,
     request: Arc<str>,
-    /// The action that approving and denying are.
+    /// The action of approving and denying a grant.
     pub approve: Arc<str>,
-    /// The action that ending one is.
+    /// The action of revoking a grant.
     pub revoke: Arc<str>,
 }
 
@@ -35,7 +35,7 @@ impl GrantRoutes {
     }
 }
 
-/// What is wished of grants. The resource is theirs all together until it is known which one is meant.
+/// The grant command of a request. The resource is the list of all grants until the command's grant is read.
 pub(super) fn find<'r>(
     grant_routes: Option<&'r GrantRoutes>,
     method: &Method,
@@ -43,7 +43,7 @@ pub(super) fn find<'r>(
     query: &str,
 ) -> Result<Matched<'r>, Refusal> {
     let grant_routes = grant_routes.ok_or_else(|| {
-        let text = "this gate gives no grants: its configuration lacks [grants]";
+        let text = "grants are not configured: the configuration has no [grants]";
         Refusal::new(StatusCode::NOT_FOUND, "unknown_route", text)
     })?;
     let (command, action) = match (rest, method) {
@@ -53,13 +53,13 @@ pub(super) fn find<'r>(
             let pending_only = match query {
                 "" => false,
                 "state=pending" => true,
-                _ => return Err(Refusal::malformed("query_refused", "the list takes `?state=pending`, or no query")),
+                _ => return Err(Refusal::malformed("query_refused", "the list accepts `?state=pending` or no query")),
             };
             (GrantCommand::List { pending_only }, &grant_routes.list.action)
         }
         (rest, _) => {
             let (id, verb) = parse_id_and_verb(rest).ok_or_else(|| {
-                let text = "write `/grants`, or `/grants/ID:approve`, `:deny` or `:revoke`";
+                let text = "unknown path: use `/grants`, or `/grants/ID:approve`, `:deny` or `:revoke`";
                 Refusal::new(StatusCode::NOT_FOUND, "unknown_route", text)
             })?;
             check_method(method, "POST")?;
@@ -80,7 +80,7 @@ enum Verb {
     Revoke,
 }
 
-/// The id and the verb of `/{id}:{verb}`. An id has one spelling: the one that it is shown in.
+/// The id and the verb of `/{id}:{verb}`. An id has one spelling: the one in the gate's responses.
 fn parse_id_and_verb(rest: &str) -> Option<(Uuid, Verb)> {
     let (text, verb) = rest.strip_prefix('/')?.split_once(':')?;
     let verb = match verb {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wish_has_one_spelling() {
+    fn each_command_has_one_spelling() {
         let id = "/0197a1f0-0000-7000-8000-00000000000a";
         check(Method::GET, "", Ok("Grant.List"));
         check(Method::GET, "?state=pending", Ok("Grant.List"));

@@ -1,8 +1,8 @@
-//! Where requests can go: a closed set of routes, matched by the canonical target alone.
+//! Request routing: a closed set of routes, matched by the canonical target alone.
 //!
-//! Promises: what is not listed here does not exist; the path that finds a route is the path that is forwarded; the
-//! action and the resource that policy decides on come from the same reading of the path. Finding takes time in the
-//! length of the path, not in the number of routes.
+//! Promises: a path without a route is 404; the path that matches a route is the path that is forwarded; the action and
+//! the resource that policy decides on come from the same parse of the path. Matching takes time in the length of the
+//! path, not in the number of routes.
 
 mod exporter;
 mod grants;
@@ -33,16 +33,16 @@ pub use self::{
 };
 use crate::{gate::policy::Resource, http::LocalService, refusal::Refusal};
 
-/// Every action that a route can ask about.
+/// Every Cedar action of a route.
 pub(crate) fn actions() -> impl Iterator<Item = &'static str> {
-    let own = [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE, HOME];
-    own.into_iter().chain([LIST_GRANTS, REQUEST_GRANT, APPROVE_GRANT, REVOKE_GRANT]).chain(vertex_actions())
+    let local = [SCRAPE, DISCOVER, READ_PREDICTIONS, REMOTE_WRITE, HOME];
+    local.into_iter().chain([LIST_GRANTS, REQUEST_GRANT, APPROVE_GRANT, REVOKE_GRANT]).chain(vertex_actions())
 }
 
-/// Each action that does something to an upstream, with the group that it counts as, whatever a schema says.
+/// Each action on an upstream with its group, independent of the Cedar schema.
 pub(crate) fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let own = [(SCRAPE, "scrape"), (DISCOVER, "scrape"), (READ_PREDICTIONS, "scrape"), (REMOTE_WRITE, "ingest")];
-    own.into_iter().chain(vertex_groups())
+    let local = [(SCRAPE, "scrape"), (DISCOVER, "scrape"), (READ_PREDICTIONS, "scrape"), (REMOTE_WRITE, "ingest")];
+    local.into_iter().chain(vertex_groups())
 }
 
 /// All routes of one configuration.
@@ -57,11 +57,11 @@ pub struct Routes {
     grants: Option<GrantRoutes>,
 }
 
-/// A request's route, as far as its head tells it.
+/// The result of matching a request's head.
 pub enum RouteMatch<'r> {
-    /// All of it.
+    /// The complete route.
     Matched(Matched<'r>),
-    /// A gRPC call, whose message says on what.
+    /// A gRPC call, whose message names the resource.
     Rpc(Rpc<'r>),
 }
 
@@ -75,7 +75,7 @@ impl<'r> RouteMatch<'r> {
         }
     }
 
-    /// The Cedar action, as far as it is known.
+    /// The Cedar action; for a gRPC call possibly without its group.
     #[must_use]
     pub fn action(&self) -> &'r Arc<str> {
         match self {
@@ -84,7 +84,7 @@ impl<'r> RouteMatch<'r> {
         }
     }
 
-    /// The Cedar resource, where it is known.
+    /// The Cedar resource. `None` for a gRPC call, before its message is read.
     #[must_use]
     pub fn resource(&self) -> Option<&Resource> {
         match self {
@@ -104,7 +104,7 @@ impl<'r> RouteMatch<'r> {
 }
 
 impl Routes {
-    /// Routes to these exporters, to Vertex, and to the parts of the gate that are configured.
+    /// Routes to these exporters, to Vertex, and to the configured local services.
     #[must_use]
     pub fn new(
         exporters: Vec<Arc<Exporter>>,
@@ -126,22 +126,22 @@ impl Routes {
         }
     }
 
-    /// The same with a way to grants.
+    /// Adds the routes of the grants API.
     #[must_use]
     pub fn with_grants(self) -> Self {
         Self { grants: Some(GrantRoutes::new()), ..self }
     }
 
-    /// What policy is asked about grants, where there are any.
+    /// The actions of the grants API. `None` if `[grants]` is not configured.
     #[must_use]
     pub fn grants(&self) -> Option<&GrantRoutes> {
         self.grants.as_ref()
     }
 
-    /// The way of a request. `path` is canonical; `query` goes where the path goes.
+    /// Matches a request. `path` is canonical; an exporter's route forwards the query with the path.
     ///
     /// # Errors
-    /// 404 for what is not there, 405 for a method that the route does not have.
+    /// 404 if no route has this path, 405 if the route does not have this method.
     pub fn find<'r>(
         &'r self,
         method: &Method,
@@ -177,14 +177,14 @@ impl Routes {
             }
             "/" => {
                 check_method(method, READ_METHODS)?;
-                let (action, resource) = (&self.home.action, Cow::Borrowed(&self.home.resource));
-                Ok(Matched { route: Route::Home, action, resource })
+                let resource = Cow::Borrowed(&self.home.resource);
+                Ok(Matched { route: Route::Home, action: &self.home.action, resource })
             }
             "/api/v1/write" => service(self.write.as_ref(), "write", method, "POST"),
             "/metrics/predictions" => service(self.predictions.as_ref(), "predictions", method, "GET"),
             _ => match &self.vertex {
                 Some(vertex) if path.starts_with("/v1") => vertex.find(method, path),
-                _ => Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_route", "there is nothing at this path")),
+                _ => Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_route", "no route has this path")),
             },
         }
     }
@@ -195,7 +195,7 @@ impl Routes {
             Refusal::new(
                 StatusCode::NOT_FOUND,
                 "unknown_exporter",
-                "there is no exporter of this name; /sd lists yours",
+                "no exporter has this name; `/sd` lists the exporters that you may read",
             )
         })?;
         check_method(method, READ_METHODS)?;
@@ -204,7 +204,7 @@ impl Routes {
                 Refusal::new(
                     StatusCode::NOT_FOUND,
                     "unknown_route",
-                    "ask for a path below the exporter, such as `/metrics`",
+                    "the exporter's name must be followed by a path such as `/metrics`",
                 )
             })?;
         Ok(Matched {
@@ -222,7 +222,7 @@ impl Routes {
         exporters
     }
 
-    /// The action that reading an exporter is.
+    /// The action of reading an exporter.
     #[must_use]
     pub fn scrape(&self) -> &Arc<str> {
         &self.scrape
@@ -239,7 +239,7 @@ fn service<'r>(
         Refusal::new(
             StatusCode::NOT_FOUND,
             "unknown_route",
-            "this gate has no data path: its configuration lacks [ingest]",
+            "remote write and forecasts are not configured: the configuration has no [ingest]",
         )
     })?;
     check_method(method, needed)?;

@@ -1,15 +1,15 @@
-//! Options of a route: token binding, the end of streams, and what its upstream learns about the caller.
+//! Route options: token binding, the end of streams, and identity headers for the upstream.
 
-/// What a route asks of its callers and does for its upstream.
+/// What a route requires of its callers and sends to its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteOptions {
-    /// Whether an answer without a known end is ended when its caller's proof ends.
+    /// Whether a response of unknown length ends when the caller's proof expires or is revoked.
     pub end_streams: bool,
-    /// Whether it takes tokens that are bound to nothing.
+    /// Whether the route accepts plain bearer tokens.
     pub token_binding: TokenBinding,
-    /// Whether its upstream is shown a signed statement of who is asking.
+    /// Whether the upstream gets a signed assertion of the caller's identity.
     pub assertion: bool,
-    /// Whether its upstream is told in plain headers who is asking.
+    /// Whether the upstream gets the caller's identity in plain headers.
     pub identity_headers: bool,
 }
 
@@ -19,23 +19,23 @@ impl Default for RouteOptions {
     }
 }
 
-/// Whether a route takes a token that anybody who has it may use.
+/// Whether a route accepts plain bearer tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenBinding {
-    /// It does. A token that is bound must still be confirmed.
+    /// It does. The binding of a bound token is verified all the same.
     #[default]
     Optional,
     /// Only tokens bound to a client certificate (RFC 8705) or a DPoP key (RFC 9449), or a client certificate alone.
     Required,
 }
 
-/// The options of what the gate itself answers.
+/// The options of local routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalRouteOptions {
-    /// Of the list of exporters.
+    /// Service discovery.
     pub discover: RouteOptions,
-    /// Of remote write.
+    /// Remote write.
     pub write: RouteOptions,
-    /// Of the forecasts.
+    /// Forecasts.
     pub predictions: RouteOptions,
 }

@@ -17,13 +17,13 @@ use crate::{
     secret::CredentialSource,
 };
 
-/// The actions of routes that are not Vertex methods; the schema must have them besides those.
+/// The actions of routes that are not Vertex methods. The Cedar schema must declare them too.
 pub(super) const SCRAPE: &str = "Exporter.Scrape";
 pub(super) const DISCOVER: &str = "Exporter.Discover";
 pub(super) const READ_PREDICTIONS: &str = "Predictions.Scrape";
 pub(super) const REMOTE_WRITE: &str = "RemoteWrite.Write";
 pub(super) const HOME: &str = "Gate.Home";
-/// The action of looking at grants, the only one about them that is about no one grant.
+/// The action of listing grants: the only grant action whose resource is not a single grant.
 pub(crate) const LIST_GRANTS: &str = "Grant.List";
 pub(super) const REQUEST_GRANT: &str = "Grant.Request";
 pub(super) const APPROVE_GRANT: &str = "Grant.Approve";
@@ -32,9 +32,9 @@ pub(super) const REVOKE_GRANT: &str = "Grant.Revoke";
 /// The kind of Vertex routes.
 pub(super) const VERTEX: &str = "vertex";
 
-/// A request's route: where it goes, and what policy is asked about it.
+/// A request's route, with the Cedar action and resource that policy decides on.
 pub struct Matched<'r> {
-    /// Where it goes.
+    /// The route.
     pub route: Route<'r>,
     /// The Cedar action.
     pub action: &'r Arc<str>,
@@ -42,46 +42,46 @@ pub struct Matched<'r> {
     pub resource: Cow<'r, Resource>,
 }
 
-/// Where a permitted request goes.
+/// The destination of a permitted request.
 pub enum Route<'r> {
-    /// To an exporter; `path` is what is asked of it, query included.
+    /// An exporter.
     Exporter {
         /// The exporter.
         exporter: &'r Arc<Exporter>,
         /// Path and query below the exporter's URL.
         path: &'r str,
     },
-    /// To Vertex, path and query as they came.
+    /// Vertex, with path and query as received.
     Vertex {
         /// The server for the request's location.
         upstream: &'r Upstream,
-        /// The credential of the method's group; `None` where none is configured.
+        /// The credential of the method's group. `None` if none is configured.
         credential: Option<&'r CredentialSource>,
         /// The group of the method.
         group: Group,
-        /// How long the answer's head may take.
+        /// Deadline for the response's head.
         timeout: std::time::Duration,
         /// Its options.
         options: RouteOptions,
-        /// What the method's body is.
+        /// The kind of the method's body.
         payload: Payload,
-        /// What a gRPC call is routed by: the value of `x-goog-request-params`. `None` for REST.
+        /// The value of `x-goog-request-params`, which routes a gRPC call. `None` for REST.
         params: Option<HeaderValue>,
-        /// The id of the endpoint whose own host this is: the value of `x-vertex-ai-endpoint-id`.
+        /// The value of `x-vertex-ai-endpoint-id`, if the endpoint has a dedicated host.
         endpoint_id: Option<&'r HeaderValue>,
     },
-    /// To the list of exporters.
+    /// Service discovery.
     Discover {
         /// Its options.
         options: RouteOptions,
     },
-    /// To the start page of people.
+    /// The start page.
     Home,
-    /// To grants: what is wished there.
+    /// The grants API.
     Grants(GrantCommand),
-    /// To a part of the gate itself.
+    /// A local service.
     Service {
-        /// The part.
+        /// The service.
         service: &'r Arc<dyn LocalService>,
         /// Its name in metrics and audit.
         kind: &'static str,
@@ -115,7 +115,7 @@ impl Route<'_> {
     }
 }
 
-/// What policy is asked about a part of the gate itself.
+/// The action, resource and options of a route that the gate serves itself.
 pub(super) struct LocalRoute {
     pub(super) action: Arc<str>,
     pub(super) resource: Resource,
@@ -128,7 +128,7 @@ impl LocalRoute {
     }
 }
 
-/// The methods of what is only read.
+/// The methods of a read-only route.
 pub(super) const READ_METHODS: &str = "GET, HEAD";
 
 /// Refuses every method besides the allowed ones with 405.

@@ -1,9 +1,9 @@
-//! Grants over HTTP: what is asked for is read before the decision, since policy decides on it, and done after it.
+//! The grants API: reads a grant command before policy decides on it, and executes it after the decision.
 //!
-//! Promises: nothing of a grant changes without a permit for that very grant. Its asker never approves it, and a role
-//! that is kept apart from one that the asker holds is refused when it is asked for and when it is approved; the
-//! decision on each request is what really keeps them apart. A list shows the caller its own grants, and others' only
-//! where it may approve or revoke them.
+//! Promises: a grant never changes without a permit for that grant. Its requester never approves it. A role that separation
+//! of duty excludes is refused when the grant is requested and when it is approved; the decision on each request enforces
+//! separation of duty again. A list shows the caller its own grants, and other principals' grants only if the caller may
+//! approve or revoke them.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -38,31 +38,31 @@ const MAX_BODY: usize = 8 * 1024;
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest reason, in bytes.
 const MAX_REASON: usize = 500;
-/// Grants in one list.
+/// Most grants in one list.
 const MAX_LISTED: usize = 1_000;
-/// Others' grants that policy is asked about for one list.
+/// Most decisions about other principals' grants for one list.
 const MAX_EVALUATED: usize = 2_000;
 
-/// What a request for a grant is sent as.
+/// The body of a grant request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GrantRequest {
     role: String,
     resource: String,
-    /// A time such as `2h`.
+    /// A duration such as `2h`.
     r#for: String,
     reason: String,
 }
 
-/// What an approval may be sent with.
+/// The optional body of an approval.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct ApprovalRequest {
-    /// For a shorter time than was asked.
+    /// A shorter duration than the request's.
     r#for: Option<String>,
 }
 
-/// Reads which grant a request is about, so that policy can be asked about that one. Other routes are left alone.
+/// Reads the grant that a command is for, so that policy can decide on it. Returns other routes unchanged.
 pub(in crate::gate::proxy) async fn read_command<'r>(
     gate: &Gate,
     mut matched: Matched<'r>,
@@ -93,7 +93,7 @@ pub(in crate::gate::proxy) async fn read_command<'r>(
     Ok((matched, Body::Empty))
 }
 
-/// Does what was permitted.
+/// Executes a permitted command.
 pub(in crate::gate::proxy) async fn execute(
     gate: &Gate,
     permit: &Permit<'_>,
@@ -101,12 +101,13 @@ pub(in crate::gate::proxy) async fn execute(
     context: AuthContext<'_>,
     record: &mut Record,
 ) -> Result<Response<Body>, Refusal> {
-    let (grants, by) = (gate.grants.as_ref().ok_or_else(no_grant)?, &permit.principal.name);
+    let grants = gate.grants.as_ref().ok_or_else(no_grant)?;
+    let by = &permit.principal.name;
     let (status, grant) = match command {
         GrantCommand::List { pending_only } => return Ok(list(gate, grants, permit, context, *pending_only)),
         GrantCommand::Request(grant) => {
             let mut grant = grant.as_deref().cloned().ok_or_else(no_grant)?;
-            // whichever it activated to ask
+            // all roles, not only the one that is active for this request
             grant.asker.roles = gate.policy.all_held_roles(&permit.principal);
             check_role_not_held(&grant)?;
             check_separation(gate, grants, &grant, context.now)?;
@@ -127,7 +128,7 @@ pub(in crate::gate::proxy) async fn execute(
     Ok(json_response(status, &grant.view(clock::now())))
 }
 
-/// A grant as it is asked for, checked for all that does not need policy.
+/// The requested grant, after every check that needs no policy.
 fn new_grant(
     grants: &Grants,
     request: GrantRequest,
@@ -138,17 +139,20 @@ fn new_grant(
     let wrong = |reason, text: String| Err(Refusal::malformed(reason, text));
     let no_scope = |no| Refusal::malformed("grant_resource", format!("`resource`: {no}"));
     if !is_role(&role) {
-        return wrong("grant_role", "`role` is a role's name, as roles.toml has it".to_owned());
+        return wrong("grant_role", "`role` must be the name of a role in roles.toml".to_owned());
     }
     let scope = Scope::parse(&resource).map_err(no_scope)?;
     let reason = reason.trim();
     if reason.is_empty() || reason.len() > MAX_REASON || reason.contains(char::is_control) {
-        let text = format!("`reason` says why, on one line of at most {MAX_REASON} bytes: whoever approves reads it");
+        let text = format!(
+            "`reason` must be one line of at most {MAX_REASON} bytes that explains the request to its approver"
+        );
         return wrong("grant_reason", text);
     }
-    let (seconds, most) = (seconds(&r#for)?, grants.settings.max.as_secs());
+    let seconds = seconds(&r#for)?;
+    let most = grants.settings.max.as_secs();
     if seconds > most {
-        return wrong("grant_duration", format!("`for` is at most {most} s here"));
+        return wrong("grant_duration", format!("`for` may be at most {most} s"));
     }
     let Principal { name, issuer, subject, .. } = principal;
     Ok(Grant {
@@ -165,28 +169,31 @@ fn new_grant(
     })
 }
 
-/// Refuses what the asker has without it.
+/// Refuses a role that the requester already has.
 fn check_role_not_held(grant: &Grant) -> Result<(), Refusal> {
     if grant.asker.roles.contains(&grant.role) {
-        let text = format!("you hold `{}` already, without a grant", grant.role);
+        let text = format!("you already have the role `{}` without a grant", grant.role);
         return Err(Refusal::new(StatusCode::CONFLICT, "role_held", text));
     }
     Ok(())
 }
 
-/// Refuses a role that is kept apart from one that the asker earned when it asked, or was granted or asked for on the
-/// same resource.
+/// Refuses a role that separation of duty excludes: because of a role that the requester had at the request, or of one
+/// that it was granted or has requested on the same resource.
 fn check_separation(gate: &Gate, grants: &Grants, grant: &Grant, now: clock::Timestamp) -> Result<(), Refusal> {
     let refuse = |other: &str, how: String| {
-        let text = format!("`{}` is kept apart from `{other}`, which {} {how}", grant.role, grant.asker.name);
+        let text = format!(
+            "separation of duty: `{}` may not be combined with `{other}`, which {} {how}",
+            grant.role, grant.asker.name
+        );
         Err(Refusal::new(StatusCode::FORBIDDEN, "separation_of_duty", text))
     };
     if let Some(other) = gate.policy.conflicting_role(&grant.asker.roles, &grant.role) {
-        return refuse(other, "holds".into());
+        return refuse(other, "has".into());
     }
     for beside in grants.beside(grant.id, &grant.asker.name, &grant.resource, now) {
         if gate.policy.conflicting_role(std::slice::from_ref(&beside.role), &grant.role).is_some() {
-            return refuse(&beside.role, format!("has in or has asked for with the grant {}", beside.id));
+            return refuse(&beside.role, format!("has or requested with the grant {}", beside.id));
         }
     }
     Ok(())
@@ -217,7 +224,7 @@ fn list(
     json_response(StatusCode::OK, &json!({ "grants": listed, "more": more }))
 }
 
-/// Whether another's grant is something that the caller decides on.
+/// Whether the caller may approve or revoke another principal's grant.
 fn may_decide(gate: &Gate, permit: &Permit<'_>, context: AuthContext<'_>, grant: &Grant) -> bool {
     let Some(grant_routes) = gate.routes.grants() else { return false };
     let resource = resource(grant);
@@ -249,14 +256,14 @@ fn recorded_grant(grant: &Grant) -> RecordedGrant {
     }
 }
 
-/// Whole seconds of a time such as `90s`, `30m` or `2h`.
+/// Whole seconds of a duration such as `90s`, `30m` or `2h`.
 fn seconds(text: &str) -> Result<u64, Refusal> {
     let span = text.parse::<jiff::SignedDuration>().ok().and_then(|span| u64::try_from(span.as_secs()).ok());
     span.filter(|seconds| *seconds > 0)
-        .ok_or_else(|| Refusal::malformed("grant_duration", "`for` is a time such as `90s`, `30m` or `2h`"))
+        .ok_or_else(|| Refusal::malformed("grant_duration", "`for` must be a duration such as `90s`, `30m` or `2h`"))
 }
 
-/// A request's JSON. It must say that it is that: a form that another site's page sends cannot.
+/// A request's JSON body. The media type is required, because an HTML form of another site cannot send it (CSRF).
 async fn json_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Refusal> {
     if !is_media_type(content_type(headers), "application/json") {
         let text = "send the request as `application/json`";
@@ -264,7 +271,7 @@ async fn json_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Resu
     }
     let body = read_bounded(body, MAX_BODY, BODY_DEADLINE).await?;
     let wrong = |e: serde_json::Error| {
-        let text = "send `{\"role\": …, \"resource\": …, \"for\": \"2h\", \"reason\": …}` to ask, and `{}` or `{\"for\": \"1h\"}` \
+        let text = "send `{\"role\": …, \"resource\": …, \"for\": \"2h\", \"reason\": …}` to request a grant, and `{}` or `{\"for\": \"1h\"}` \
                     to approve";
         Refusal::malformed("not_a_grant", text).with_detail(e)
     };
@@ -280,5 +287,5 @@ fn json_response(status: StatusCode, body: &Value) -> Response<Body> {
 }
 
 fn no_grant() -> Refusal {
-    Refusal::malformed("not_a_grant", "the request asks for no grant")
+    Refusal::malformed("not_a_grant", "the request contains no grant")
 }

@@ -1,4 +1,4 @@
-//! The start page of a person who is signed in: who the gate takes them for, and where they can go from here.
+//! The start page of a signed-in user: name, roles, and the exporters that the user may read.
 
 use http::Response;
 

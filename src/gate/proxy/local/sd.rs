@@ -9,8 +9,8 @@ use crate::gate::proxy::{
 };
 use crate::{gate::identity::AuthContext, http::Body};
 
-/// The list, in the format of Prometheus' `http_sd_config`: always whole. Its targets are this gate, under the name
-/// that the caller used; `__metrics_path__` leads to the exporter and `instance` is the exporter's own address.
+/// The complete list in the format of Prometheus' `http_sd_config`. Each target is this gate, under the name that the
+/// caller used; `__metrics_path__` is the exporter's path on the gate, and `instance` is the exporter's own address.
 pub(in crate::gate::proxy) fn list(
     gate: &Gate,
     permit: &Permit<'_>,

@@ -1,7 +1,7 @@
-//! The pages that people see of the gate itself. They work without JavaScript, and have none.
+//! HTML pages of the gate: login, logout, start page and errors. They contain no JavaScript.
 //!
-//! Promises: what came from outside is escaped by the templates; a page loads nothing, is framed by nobody, and its
-//! forms go to this gate, or on from it to the provider's logout; no browser and no cache keeps one.
+//! Promises: the templates escape all external text; a page loads nothing and cannot be framed; its forms submit to this
+//! gate only, and may be redirected to the provider's logout; browsers and caches store no page.
 
 use std::sync::{Arc, LazyLock};
 
@@ -28,17 +28,18 @@ use crate::{
 
 const STYLE: &str = include_str!("style.css");
 
-/// What the one style sheet is allowed by (Content Security Policy level 3, section 2.3.1).
+/// The hash that permits the style sheet (Content Security Policy level 3, section 2.3.1).
 static STYLE_HASH: LazyLock<String> =
     LazyLock::new(|| STANDARD.encode(digest::digest(&digest::SHA256, STYLE.as_bytes()).as_ref()));
 
-/// A request by which a person goes to a page, and where to.
+/// A browser navigation and its target.
 pub(super) struct Navigation {
     target: String,
 }
 
 impl Navigation {
-    /// Says so where the browser does (Fetch Metadata section 2.2); where the browser is silent, who wants HTML first.
+    /// `None` if the request is no navigation. `Sec-Fetch-Mode` decides (Fetch Metadata section 2.2); if it is absent, a
+    /// client that prefers HTML navigates.
     pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return None;
@@ -51,13 +52,13 @@ impl Navigation {
         navigates.then(|| Self { target: request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned() })
     }
 
-    /// Where the person is sent to log in, to come back here.
+    /// The login URL that returns to this page.
     pub(super) fn to_login(&self) -> String {
         login(None, &ReturnTo::parse(&self.target))
     }
 }
 
-/// The address of a login, with a provider or without.
+/// The login URL, with a provider or without.
 fn login(choice: Option<&LoginChoice>, return_to: &ReturnTo) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     if let Some(choice) = choice {
@@ -97,7 +98,7 @@ fn page(status: StatusCode, title: &str, body: Markup, forms_go_to: &[String]) -
 const MARK: &str = "<svg width=\"20\" height=\"20\" viewBox=\"0 0 20 20\" fill=\"none\" stroke=\"currentColor\" \
     stroke-width=\"1.6\" stroke-linecap=\"round\"><path d=\"M3 18V6a7 4 0 0 1 14 0v12M7 18V3.5M10 18V3M13 18V3.5M3 11h14\"/></svg>";
 
-/// The same as a tab's picture, so that browsers ask for no other.
+/// The same as a favicon, so that browsers request no other.
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 20 20' fill='none' \
     stroke='%231f5f5b' stroke-width='1.8'%3E%3Cpath d='M3 18V6a7 4 0 0 1 14 0v12M7 18V3.5M10 18V3M13 18V3.5M3 11h14'/%3E%3C/svg%3E";
 
@@ -107,7 +108,7 @@ fn protect(to: &mut HeaderMap, forms_go_to: &[String]) {
         "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'{forms}; frame-ancestors 'none'; base-uri 'none'",
         *STYLE_HASH
     );
-    // origins are ASCII as `url` writes them
+    // `url` writes origins in ASCII
     let closed = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none'");
     to.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_str(&policy).unwrap_or(closed));
     to.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -116,7 +117,7 @@ fn protect(to: &mut HeaderMap, forms_go_to: &[String]) {
     to.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
 }
 
-/// Whom to sign in with.
+/// The choice of login providers.
 pub(super) fn chooser(choices: &[LoginChoice], return_to: &ReturnTo) -> Response<Body> {
     let body = html! {
         h1 { "Sign in" }
@@ -126,7 +127,7 @@ pub(super) fn chooser(choices: &[LoginChoice], return_to: &ReturnTo) -> Response
     page(StatusCode::OK, "Sign in", body, &[])
 }
 
-/// Asks whether to sign out.
+/// The logout confirmation.
 pub(super) fn logout_confirmation(ends_at: &[String]) -> Response<Body> {
     let body = html! {
         h1 { "Sign out?" }
@@ -137,7 +138,7 @@ pub(super) fn logout_confirmation(ends_at: &[String]) -> Response<Body> {
     page(StatusCode::OK, "Sign out", body, ends_at)
 }
 
-/// Says that nobody is signed in.
+/// The page after logout.
 pub(super) fn signed_out() -> Response<Body> {
     let body = html! {
         h1 { "You are signed out" }
@@ -147,7 +148,7 @@ pub(super) fn signed_out() -> Response<Body> {
     page(StatusCode::OK, "Signed out", body, &[])
 }
 
-/// The start page. `ends_at` is where signing out leads, for a caller with a session.
+/// The start page. `ends_at` is where logout redirects to. `None` if the caller has no session.
 pub(super) fn home(
     principal: &Principal,
     roles: &[Arc<str>],
@@ -155,13 +156,13 @@ pub(super) fn home(
     ends_at: Option<&[String]>,
 ) -> Response<Body> {
     let body = html! {
-        h1 { "Hello, " (called(principal)) }
+        h1 { "Hello, " (display_name(principal)) }
         dl {
             dt { "Signed in as" }
             dd { code { (principal.name) } }
             dt { "Roles" }
             dd {
-                @if roles.is_empty() { span.quiet { "none: none of your claims earns a role here" } }
+                @if roles.is_empty() { span.quiet { "none: none of your claims matches a role" } }
                 @for role in roles { span.tag { (role) } " " }
             }
             dt { "Issuer" }
@@ -169,7 +170,7 @@ pub(super) fn home(
         }
         h2 { "Exporters" }
         @if exporters.is_empty() {
-            p.quiet { "There is none that you may look at." }
+            p.quiet { "You may not read any exporter." }
         } @else {
             ul.links { @for (name, link) in exporters { li { a href=(link) { (name) } } } }
         }
@@ -180,35 +181,36 @@ pub(super) fn home(
     page(StatusCode::OK, "Start", body, ends_at.unwrap_or_default())
 }
 
-/// What a person is called by their own token: display only, no decision reads it.
-fn called(principal: &Principal) -> String {
+/// The display name from the user's token. No decision reads it.
+fn display_name(principal: &Principal) -> String {
     let claims: serde_json::Value = serde_json::from_str(&principal.claims).unwrap_or_default();
-    let said = ["name", "preferred_username", "email"].into_iter().find_map(|claim| claims.get(claim)?.as_str());
-    said.unwrap_or(&principal.subject).chars().filter(|c| !c.is_control()).take(80).collect()
+    let display_name =
+        ["name", "preferred_username", "email"].into_iter().find_map(|claim| claims.get(claim)?.as_str());
+    display_name.unwrap_or(&principal.subject).chars().filter(|c| !c.is_control()).take(80).collect()
 }
 
-/// A refusal, for a person.
+/// A refusal as an HTML page.
 pub(super) fn refusal(refusal: &Refusal, record: &Record) -> Response<Body> {
     let title = match refusal.status {
         StatusCode::UNAUTHORIZED => "Please sign in",
         StatusCode::FORBIDDEN => "This is not open to you",
         StatusCode::NOT_FOUND => "There is nothing here",
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => "What you asked for does not answer",
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => "The upstream does not respond",
         status if status.is_server_error() => "Not at the moment",
         _ => "This did not work",
     };
-    let anew = refusal.reason.starts_with("login_") || refusal.reason.starts_with("id_token_");
+    let login_failed = refusal.reason.starts_with("login_") || refusal.reason.starts_with("id_token_");
     let body = html! {
         h1 { (title) }
         p { @for (n, part) in sentence(&refusal.text).split('`').enumerate() {
-            // refusals put the user's own words between backticks
+            // refusal texts put the user's input between backticks
             @if n % 2 == 1 { code { (part) } } @else { (part) }
         } }
         @if let Some(principal) = &record.principal {
-            p { "You are signed in as " code { (principal) } ". " a href="/logout" { "Sign in as somebody else" } }
+            p { "You are signed in as " code { (principal) } ". " a href="/logout" { "Sign in with another account" } }
         }
         p {
-            @if anew || refusal.status == StatusCode::UNAUTHORIZED { a.button href="/login" { "Sign in" } }
+            @if login_failed || refusal.status == StatusCode::UNAUTHORIZED { a.button href="/login" { "Sign in" } }
             @else { a.button href="/" { "Start page" } }
         }
         p.quiet.small {
@@ -218,14 +220,14 @@ pub(super) fn refusal(refusal: &Refusal, record: &Record) -> Response<Body> {
     page(refusal.status, title, body, &[])
 }
 
-/// A refusal's text as a sentence: they begin small and have no full stop.
+/// A refusal's text as a sentence. The text starts with a lower-case letter and has no full stop.
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", letters.as_str())
 }
 
-/// Redirects a browser (303). No `Referer` is sent along: queries here hold authorization codes.
+/// Redirects a browser (303). It sends no `Referer`, because queries may hold authorization codes.
 pub(super) fn see_other(location: &str) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::SEE_OTHER;

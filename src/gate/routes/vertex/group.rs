@@ -1,15 +1,15 @@
-//! Groups of Vertex methods; policies and downstream service accounts are by group.
+//! Groups of Vertex methods. Policies and service accounts are assigned by group.
 
-/// A group of actions. Each Vertex method is in one, and each has a service account of its own.
+/// A group of actions. Each Vertex method is in one group, and each group has its own service account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Group {
     /// Writes data.
     Ingest,
-    /// Asks a model.
+    /// Runs inference on a model.
     Infer,
-    /// Makes models.
+    /// Trains models.
     Train,
-    /// Looks at resources.
+    /// Reads resources.
     Observe,
     /// Everything else.
     Administer,

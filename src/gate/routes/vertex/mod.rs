@@ -1,7 +1,7 @@
 //! The Vertex method table: from verb and path to the method, its group, its resource and its location.
 //!
-//! Promises: a method that the table does not hold is refused, whatever it looks like; a literal segment is never read
-//! as an id (`endpoints/openapi` is no endpoint), so each path has one reading.
+//! Promises: a method that is not in the table is refused; a literal segment is never read as an id
+//! (`endpoints/openapi` is no endpoint), so each path has one reading.
 
 mod group;
 mod rpc;
@@ -30,36 +30,36 @@ use crate::{
     secret::{CredentialSlot, CredentialSource},
 };
 
-/// Vertex behind the gate.
+/// Vertex AI as an upstream.
 pub struct Vertex {
-    /// The server of each location that may be asked.
+    /// The server of each permitted location.
     pub upstreams: HashMap<Box<str>, Upstream>,
-    /// What Google is shown, by group.
+    /// The credential for Google, by group.
     pub credentials: HashMap<Group, CredentialSource>,
-    /// What the gate's own predictions are shown with.
+    /// The credential of the gate's own prediction requests.
     pub own: Option<CredentialSlot>,
-    /// How long the head of an answer may take.
+    /// Deadline for the head of a response.
     pub timeout: Duration,
     /// Its options.
     pub options: RouteOptions,
-    /// The projects that may be asked, where that is bounded.
+    /// The permitted projects. `None` permits all.
     pub projects: Option<Box<[Box<str>]>>,
-    /// Endpoints with hosts of their own, by full name.
+    /// Endpoints with a dedicated host, by full name.
     pub dedicated: HashMap<Box<str>, DedicatedEndpoint>,
 }
 
-/// An endpoint with a host of its own.
+/// An endpoint with a dedicated host.
 #[derive(Clone)]
 pub struct DedicatedEndpoint {
     /// Its full name.
     pub endpoint: Box<str>,
-    /// Where it is.
+    /// Its server.
     pub upstream: Upstream,
-    /// Its id, as `x-vertex-ai-endpoint-id` tells its host.
+    /// Its id, the value of `x-vertex-ai-endpoint-id`.
     pub id: HeaderValue,
 }
 
-/// What dedicated hosts answer; everything else about their endpoints is asked of the location's host.
+/// The methods that dedicated hosts serve. The location's host serves all other methods of their endpoints.
 const DEDICATED: [&str; 5] = [
     "PredictionService.ChatCompletions",
     "PredictionService.Predict",
@@ -76,7 +76,7 @@ impl Vertex {
         self.matched(method, resource(below, method.named), None)
     }
 
-    /// The way of a method to a resource; `params` are a gRPC call's.
+    /// The route of a method on a resource. `params` is `None` for REST.
     fn matched<'r>(
         &'r self,
         method: &'static VertexMethod,
@@ -105,22 +105,22 @@ impl Vertex {
 }
 
 fn unknown_method() -> Refusal {
-    let text = "this is no Vertex method that the gate knows; what it does not know it denies";
+    let text = "the gate does not know this Vertex method, and denies unknown methods";
     Refusal::new(StatusCode::NOT_FOUND, "unknown_method", text)
 }
 
 fn unknown_project(project: &str) -> Refusal {
-    let text = "this gate does not front Vertex in this project, or knows it by its id only and not by its number";
+    let text = "the project is not configured; if only its id is configured, use the id instead of the number";
     Refusal::new(StatusCode::NOT_FOUND, "unknown_project", text).with_detail(format!("project {project}"))
 }
 
 fn unknown_location(location: &str) -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "unknown_location", "this gate does not front Vertex in this location")
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_location", "the location is not configured")
         .with_detail(format!("location {location}"))
 }
 
-/// The resource that a path names: its first `named` segments, or all of them; without version, custom verb and free
-/// tail, and without escapes: a policy means `models/1@2` however a client spells the `@`.
+/// The resource that a path names: its first `named` segments, or all of them, without version, custom verb and free
+/// tail. Escapes are decoded, so that a policy for `models/1@2` applies however a client spells the `@`.
 fn resource(below: &str, named: Option<usize>) -> VertexResource {
     let path = below.trim_matches('/');
     let end = named.and_then(|segments| path.match_indices('/').nth(segments.checked_sub(1)?)).map(|(at, _)| at);
@@ -128,7 +128,7 @@ fn resource(below: &str, named: Option<usize>) -> VertexResource {
     VertexResource::parse(&unescaped(name))
 }
 
-/// `name` without percent-escapes. A canonical path has none of slashes, so that its segments stay the same.
+/// `name` without percent-escapes. A canonical path has no escaped slashes, so that its segments stay the same.
 fn unescaped(name: &str) -> Cow<'_, str> {
     if !name.contains('%') {
         return name.into();

@@ -1,7 +1,7 @@
-//! A gRPC call of a Vertex method, before its message says on what.
+//! A gRPC call of a Vertex method, before its message is read.
 //!
-//! Promises: the resource comes from the message's own field, never from a header; what is not spelled as Google spells
-//! names, or is not of a form that the method takes, is refused.
+//! Promises: the resource comes from the message's own field, never from a header; a name that is not in Google's spelling,
+//! or not in a form that the method accepts, is refused.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::refusal::Refusal;
 
-/// Longest name of a resource in a message, in bytes. Google's are far shorter.
+/// Longest resource name in a message, in bytes. Google's names are far shorter.
 const NAME_LIMIT: usize = 1024;
 
-/// A gRPC call of a method that the table knows.
+/// A gRPC call of a method in the table.
 #[derive(Clone, Copy)]
 pub struct Rpc<'r> {
     vertex: &'r Vertex,
@@ -27,10 +27,10 @@ pub struct Rpc<'r> {
 }
 
 impl<'r> Rpc<'r> {
-    /// The call that a path such as `/google.cloud.aiplatform.v1.PredictionService/Predict` is.
+    /// The call with a path such as `/google.cloud.aiplatform.v1.PredictionService/Predict`.
     ///
     /// # Errors
-    /// 404 for a method that the table does not hold, 405 for another verb than POST, 400 for a path with a query.
+    /// 404 for a method that is not in the table, 405 for another verb than POST, 400 for a path with a query.
     pub(crate) fn find(
         vertex: &'r Vertex,
         verb: &Method,
@@ -43,7 +43,7 @@ impl<'r> Rpc<'r> {
             return Err(Refusal::wrong_method("POST"));
         }
         if path_and_query.len() != path.len() {
-            return Err(Refusal::malformed("query_refused", "a gRPC call has no query"));
+            return Err(Refusal::malformed("query_refused", "a gRPC call may not have a query"));
         }
         Ok(Self { vertex, name, method })
     }
@@ -66,34 +66,34 @@ impl<'r> Rpc<'r> {
         &self.method.fields
     }
 
-    /// Which way it streams.
+    /// The direction in which it streams.
     #[must_use]
     pub fn streaming(self) -> Streaming {
         self.method.streaming
     }
 
-    /// The way of a call whose message has these values in [`Self::fields`].
+    /// The route of a call whose message has these values in [`Self::fields`].
     ///
     /// # Errors
-    /// 400 for values that name no resource of this method; 404 for a location that this gate does not front.
+    /// 400 for values that name no resource of this method; 404 for a location that is not configured.
     pub fn matched(self, values: &[String]) -> Result<Matched<'r>, Refusal> {
         let bad = |text: &'static str| Refusal::malformed("rpc_resource", text);
         if !values.iter().all(|value| canonical(value)) {
-            return Err(bad("the message's resource is not spelled as Google spells names"));
+            return Err(bad("the resource name in the message is not in Google's spelling"));
         }
         let found = self.method.templates.iter().find_map(|template| {
             let path = template.path(self.fields(), values)?;
             let method = table::find(self.method.version, &path, template.verb.as_ref())?;
             (method.rpc == self.name).then_some((path, method))
         });
-        let (path, method) = found.ok_or_else(|| bad("the message names no resource that this method is for"))?;
+        let (path, method) = found.ok_or_else(|| bad("the message names no resource that this method accepts"))?;
         let params = HeaderValue::from_str(&routing(self.fields(), values)).map_err(|_| bad("no resource"))?;
         self.vertex.matched(method, resource(&path, method.named), Some(params))
     }
 }
 
-/// What Google's front ends route by (AIP-4222), percent-encoded as its clients for Go, Java and Node encode it; those
-/// for Python leave slashes as they are, and both are understood.
+/// The routing parameters for Google's front ends (AIP-4222), percent-encoded as Google's Go, Java and Node clients do.
+/// The Python client does not escape slashes; the front ends accept both.
 fn routing(fields: &[Field], values: &[String]) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(fields.iter().map(|field| field.name).zip(values));
@@ -106,6 +106,6 @@ fn canonical(name: &str) -> bool {
     name.len() <= NAME_LIMIT
         && name.bytes().all(plain)
         && name.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
-        // behind the last colon of a path is the method
+        // the method follows the last colon of a path
         && !name.rsplit('/').next().is_some_and(|last| last.contains(':'))
 }

@@ -1,4 +1,4 @@
-//! The Vertex method table, read once: what REST finds by verb and path, what gRPC finds by its full name. Pure.
+//! The Vertex method table, parsed once: REST methods by verb and path, gRPC methods by full name. Pure.
 //!
 //! Promises: a literal segment is never read as an id (`endpoints/openapi` is no endpoint), so each path has one
 //! reading; a gRPC message's resource is looked up as the path that REST would spell for it, so that both are the same
@@ -13,7 +13,7 @@ use http::Method;
 
 use super::group::Group;
 
-/// The generated table; `src/gate/routes/generate.py` says what its columns are and how it is made.
+/// The generated table. `src/gate/routes/generate.py` generates it and documents its columns.
 pub(super) const TABLE: &str = include_str!("../vertex_methods.tsv");
 
 static READ: LazyLock<Table> = LazyLock::new(|| Table::read(TABLE));
@@ -25,7 +25,7 @@ pub(crate) fn actions() -> impl Iterator<Item = &'static str> {
     TABLE.lines().skip(1).filter_map(|line| line.split('\t').next())
 }
 
-/// Each of them with its group.
+/// The actions of all Vertex methods, with their groups.
 pub(crate) fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
     TABLE.lines().skip(1).filter_map(|line| {
         let mut fields = line.split('\t');
@@ -33,7 +33,7 @@ pub(crate) fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
     })
 }
 
-/// The method at a path below `version`. `None` as `verb` finds what only gRPC has.
+/// The method at a path below `version`. With `None` as `verb` it finds methods that only gRPC has.
 pub(super) fn find(version: &str, below: &str, verb: Option<&Method>) -> Option<&'static VertexMethod> {
     READ.versions.get(version)?.find(below, verb)
 }
@@ -43,21 +43,21 @@ pub(super) fn rpc(name: &str) -> Option<&'static RpcMethod> {
     READ.rpcs.get(name)
 }
 
-/// What the table says of a method, where it was found by path.
+/// A method that is found by its path.
 #[derive(Clone)]
 pub(super) struct VertexMethod {
     pub(super) action: Arc<str>,
     pub(super) group: Group,
-    /// How many leading segments of the path name the resource; all of them where it is `None`.
+    /// How many leading segments of the path name the resource. `None` means all.
     pub(super) named: Option<usize>,
     pub(super) rpc: &'static str,
     pub(super) payload: Payload,
 }
 
-/// What a method's body is.
+/// The kind of a method's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// A message of Google's.
+    /// A message that Google defines.
     Typed,
     /// A message with instances, in the member of this name and the field 2.
     Counted(&'static str),
@@ -65,7 +65,7 @@ pub enum Payload {
     Opaque,
 }
 
-/// Which way a gRPC method streams.
+/// The direction in which a gRPC method streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Streaming {
     /// One message each way.
@@ -76,7 +76,7 @@ pub enum Streaming {
     Bidi,
 }
 
-/// What the table says of a gRPC method.
+/// A gRPC method.
 pub(super) struct RpcMethod {
     /// The action, without the group that methods of Operations have behind a slash.
     pub(super) action: Arc<str>,
@@ -89,7 +89,7 @@ pub(super) struct RpcMethod {
 /// A field of a message that names the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Its name as routing headers have it, such as `endpoint` or `dataset.name`.
+    /// Its name in routing headers, such as `endpoint` or `dataset.name`.
     pub name: &'static str,
     /// The tags that lead to it.
     pub tags: Box<[u32]>,
@@ -103,8 +103,7 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// The path that REST would have for these values of the variables; `None` where a value is not of the form that
-    /// its variable has here.
+    /// The REST path for these values of the variables. `None` if a value does not have its variable's form.
     pub(super) fn path(&self, fields: &[Field], values: &[String]) -> Option<String> {
         let (mut path, mut rest) = (String::from("/"), self.pattern);
         while let Some((before, variable)) = rest.split_once('{') {
