@@ -35,7 +35,7 @@ pub fn look_up(config: &mut Config, method: &Method, uri: &Uri) -> Result<(Arc<s
         timeout: vertex.timeout,
         options: vertex.options,
     });
-    let service = || config.data.as_ref().map(|_| Arc::new(Nobody) as Arc<dyn LocalService>);
+    let service = || config.data.as_ref().map(|_| Arc::new(UnavailableService) as Arc<dyn LocalService>);
     let routes = Routes::new(exporters, vertex, service(), service(), config.local);
     let mut headers = HeaderMap::new();
     headers.insert(HOST, uri.host().and_then(|host| host.parse().ok()).unwrap_or(HeaderValue::from_static("gate")));
@@ -57,9 +57,9 @@ fn exporter(settings: ExporterSettings) -> Arc<Exporter> {
 }
 
 /// Stands where a service of the gate would.
-struct Nobody;
+struct UnavailableService;
 
-impl LocalService for Nobody {
+impl LocalService for UnavailableService {
     fn serve<'a>(&'a self, _: Caller, _: Request<Body>) -> BoxFuture<'a, Result<Response<Body>, Refusal>> {
         Box::pin(async { Err(Refusal::unavailable("not_served", "nobody serves this configuration")) })
     }

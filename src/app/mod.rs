@@ -46,7 +46,7 @@ use self::{
 };
 pub use self::{
     lookup::look_up,
-    replay::{ReplayError, Replayed, replay},
+    replay::{ReplayError, ReplaySummary, replay},
     startup::StartError,
 };
 use crate::{

@@ -18,7 +18,10 @@ use crate::{
         audit::{
             Decision, Event, Line, Lines, RecordedBodyNames, RecordedCertificate, RecordedGrantRequest, Verdict, verify,
         },
-        policy::{BodyNames, Change, Changed, Denial, GrantResource, Past, Policy, Replay, Resource, VertexResource},
+        policy::{
+            BodyNames, Change, ChangeCount, Denial, GrantResource, Policy, RecordedRequest, Replay, Resource,
+            VertexResource,
+        },
         routes,
     },
     peer::Certificate,
@@ -27,7 +30,7 @@ use crate::{
 
 /// What came of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Replayed {
+pub struct ReplaySummary {
     /// Lines that were read.
     pub lines: u64,
     /// Requests that were put to both sets.
@@ -69,7 +72,7 @@ pub fn replay(
     old: &Policy,
     new: &Policy,
     unverified: bool,
-) -> Result<(Replayed, Vec<(Change, Changed)>), ReplayError> {
+) -> Result<(ReplaySummary, Vec<(Change, ChangeCount)>), ReplayError> {
     let open = || File::open(path).map(BufReader::new).map_err(ReplayError::Unreadable);
     let verified = match unverified {
         true => u64::MAX,
@@ -81,17 +84,17 @@ pub fn replay(
     let mut lines = Lines::new(open()?);
     let mut reading = Reading::new(old, new);
     // a gate may be appending: what came since is not verified
-    while reading.told.lines < verified {
+    while reading.summary.lines < verified {
         let Some(line) = lines.advance().map_err(ReplayError::Unreadable)? else { break };
         reading.read(line);
     }
-    Ok((reading.told, reading.replay.changes()))
+    Ok((reading.summary, reading.replay.changes()))
 }
 
 /// A log that is being read.
 struct Reading<'p> {
     replay: Replay<'p>,
-    told: Replayed,
+    summary: ReplaySummary,
     /// Requests that were permitted and are not over yet: they count already.
     open: HashSet<Uuid>,
     /// The actions whose resources are Vertex'.
@@ -101,13 +104,13 @@ struct Reading<'p> {
 impl<'p> Reading<'p> {
     fn new(old: &'p Policy, new: &'p Policy) -> Self {
         let vertex = routes::vertex_actions().collect();
-        Self { replay: Replay::new(old, new), told: Replayed::default(), open: HashSet::new(), vertex }
+        Self { replay: Replay::new(old, new), summary: ReplaySummary::default(), open: HashSet::new(), vertex }
     }
 
     fn read(&mut self, line: Option<Line<'_>>) {
-        self.told.lines += 1;
+        self.summary.lines += 1;
         let Some(line) = line else {
-            self.told.unreadable += 1;
+            self.summary.unreadable += 1;
             return;
         };
         match line.event {
@@ -115,32 +118,32 @@ impl<'p> Reading<'p> {
             Event::Request if line.id.is_some_and(|id| self.open.remove(&id)) => return,
             Event::Request => {}
             Event::Lost => {
-                self.told.lost += line.lines;
+                self.summary.lost += line.lines;
                 return;
             }
             Event::Other => {
-                self.told.unreadable += 1;
+                self.summary.unreadable += 1;
                 return;
             }
         }
         if line.policies.is_none() {
-            self.told.refused_before += 1;
+            self.summary.refused_before += 1;
             return;
         }
-        let Some(past) = self.past(&line) else {
-            self.told.incomplete += 1;
+        let Some(recorded) = self.recorded_request(&line) else {
+            self.summary.incomplete += 1;
             return;
         };
-        let ruling = self.replay.ask(&past);
-        self.told.replayed += 1;
+        let decision = self.replay.evaluate(&recorded);
+        self.summary.replayed += 1;
         // what was permitted may have been refused later, for want of something else
         let denied = line.reason.as_deref().is_some_and(|reason| Denial::REASONS.contains(&reason));
         let allowed = line.decision == Some(Decision::Allow) || !denied;
-        self.told.unlike_record += u64::from(allowed != ruling.allowed);
+        self.summary.unlike_record += u64::from(allowed != decision.allowed);
     }
 
     /// The question that a line tells of; nothing where something of it is missing.
-    fn past(&self, line: &Line<'_>) -> Option<Past> {
+    fn recorded_request(&self, line: &Line<'_>) -> Option<RecordedRequest> {
         let (issuer, name) = (line.issuer.as_deref()?, line.principal.as_deref()?);
         let subject = name.strip_prefix(issuer)?.strip_prefix(':')?;
         let context = line.context.as_ref().filter(|context| !context.cut)?;
@@ -153,9 +156,9 @@ impl<'p> Reading<'p> {
             Some("grants") if *action != *routes::LIST_GRANTS => grant(resource, line.grant.as_ref()?)?,
             _ => Resource::Service(resource.into()),
         };
-        let shown =
+        let certificate =
             |names: &RecordedCertificate| Certificate::hypothetical(names.uris.clone(), names.dns_names.clone());
-        Some(Past {
+        Some(RecordedRequest {
             principal: Principal::hypothetical(issuer, subject, "{}", Some(roles)),
             active_role: line.active_role.as_deref().map(Into::into),
             action,
@@ -165,24 +168,24 @@ impl<'p> Reading<'p> {
             method: line.method.as_deref()?.parse().ok()?,
             tls: context.tls,
             size: context.size,
-            certificate: context.certificate.as_ref().map(shown),
+            certificate: context.certificate.as_ref().map(certificate),
             names: context.names.as_ref().map(named),
         })
     }
 }
 
 /// The grant that policy was asked about.
-fn grant(id: &str, asked: &RecordedGrantRequest) -> Option<Resource> {
+fn grant(id: &str, request: &RecordedGrantRequest) -> Option<Resource> {
     // no issuer's name has a colon
-    let (issuer, subject) = asked.asker.split_once(':')?;
+    let (issuer, subject) = request.asker.split_once(':')?;
     Some(Resource::Grant(Box::new(GrantResource {
         id: id.into(),
-        role: asked.role.clone(),
-        resource: asked.resource.clone(),
-        asker: asked.asker.clone(),
+        role: request.role.clone(),
+        resource: request.resource.clone(),
+        asker: request.asker.clone(),
         issuer: issuer.into(),
         subject: subject.into(),
-        seconds: asked.seconds,
+        seconds: request.seconds,
     })))
 }
 
@@ -200,7 +203,7 @@ mod tests {
     use super::*;
     use crate::gate::policy::{PolicyFile, Roles};
 
-    fn check(lines: &[String], expected: &Replayed) {
+    fn check(lines: &[String], expected: &ReplaySummary) {
         let schema = "entity Role; entity Principal in [Role] { issuer: String, subject: String }; entity Exporter;
             type Request = { peer: ipaddr, method: String, tls: Bool, time: datetime };
             action Read appliesTo { principal: Principal, resource: Exporter, context: Request };";
@@ -213,7 +216,7 @@ mod tests {
         while let Some(line) = lines.advance().unwrap() {
             reading.read(line);
         }
-        assert_eq!(reading.told, *expected, "{text}");
+        assert_eq!(reading.summary, *expected, "{text}");
     }
 
     fn line(event: &str, id: u8, rest: &str) -> String {
@@ -229,11 +232,11 @@ mod tests {
     #[test]
     fn a_request_counts_once_whichever_of_its_lines_are_there() {
         let (permit, request) = (|id| line("permit", id, ALLOWED), |id| line("request", id, ALLOWED));
-        let told = |lines, replayed| Replayed { lines, replayed, ..Replayed::default() };
-        check(&[permit(1), request(1)], &told(2, 1));
-        check(&[permit(1), permit(2), request(2), request(1)], &told(4, 2));
+        let summary = |lines, replayed| ReplaySummary { lines, replayed, ..ReplaySummary::default() };
+        check(&[permit(1), request(1)], &summary(2, 1));
+        check(&[permit(1), permit(2), request(2), request(1)], &summary(4, 2));
         // one never ended, the other began in a log that is not here
-        check(&[permit(1), request(2)], &told(2, 2));
+        check(&[permit(1), request(2)], &summary(2, 2));
     }
 
     #[test]
@@ -258,14 +261,14 @@ mod tests {
             reading.read(line);
         }
         // the second line is of the same request, whose record was written by a version without it
-        assert_eq!(reading.told, Replayed { lines: 2, replayed: 1, ..Replayed::default() }, "{text}");
+        assert_eq!(reading.summary, ReplaySummary { lines: 2, replayed: 1, ..ReplaySummary::default() }, "{text}");
         let changes = reading.replay.changes();
         let [(change, _)] = &changes[..] else { panic!("{changes:?}") };
         assert!(change.old.allowed && !change.new.allowed, "{change:?}");
         let alone = text.lines().nth(1).unwrap();
         let (mut reading, mut lines) = (Reading::new(&old, &new), Lines::new(alone.as_bytes()));
         reading.read(lines.advance().unwrap().unwrap());
-        assert_eq!(reading.told, Replayed { lines: 1, incomplete: 1, ..Replayed::default() }, "{alone}");
+        assert_eq!(reading.summary, ReplaySummary { lines: 1, incomplete: 1, ..ReplaySummary::default() }, "{alone}");
     }
 
     #[test]
@@ -284,7 +287,7 @@ mod tests {
             line("request", 5, &of("upstream_unavailable")),
             line("request", 6, &of("not_permitted")),
         ];
-        let expected = Replayed {
+        let expected = ReplaySummary {
             lines: 8,
             replayed: 2,
             unlike_record: 1,

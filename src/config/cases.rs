@@ -22,8 +22,8 @@ use super::{
 use crate::{
     clock::Timestamp,
     gate::policy::{
-        BodyNames, GrantResource, Policy, Resource, VertexResource,
-        cases::{Applies, Case, Expected, Reason},
+        BodyNames, Denial, GrantResource, Policy, Resource, VertexResource,
+        cases::{ActionResources, Case, Expected},
     },
     peer::{Certificate, Chain},
     principal::Principal,
@@ -51,7 +51,7 @@ pub(crate) fn cases(directory: &Path) -> Result<Cases, Problems> {
     let mut diagnostics = Diagnostics::default();
     let (schema, _) = policies::sources(directory, &mut diagnostics);
     let Some(schema) = schema else { return Err(Problems(diagnostics.problems)) };
-    let applies = Applies::new(&schema).map_err(|text| Problem::of_file(&schema.path, text))?;
+    let applies = ActionResources::new(&schema).map_err(|text| Problem::of_file(&schema.path, text))?;
     let tests = directory.join("tests");
     let mut files: Vec<PathBuf> = std::fs::read_dir(&tests)
         .into_iter()
@@ -83,7 +83,7 @@ pub(crate) fn cases(directory: &Path) -> Result<Cases, Problems> {
     if problems.is_empty() { Ok(Cases { policy, cases }) } else { Err(Problems(problems)) }
 }
 
-fn case(section: &Section<'_>, file: &Path, applies: &Applies, known: &BTreeSet<Arc<str>>) -> Option<Case> {
+fn case(section: &Section<'_>, file: &Path, applies: &ActionResources, known: &BTreeSet<Arc<str>>) -> Option<Case> {
     let name = section.required("name", "a scraper reads an exporter");
     let principal = principal(section);
     let granted_roles =
@@ -278,9 +278,9 @@ fn expected(section: &Section<'_>, known: &BTreeSet<Arc<str>>) -> Option<Expecte
         }
     }
     let reason = section.string("denial").and_then(|text| {
-        let reason = Reason::ALL.into_iter().find(|reason| reason.name() == text);
+        let reason = Denial::REASONS.into_iter().find(|reason| *reason == text);
         if reason.is_none() {
-            let known = Reason::ALL.map(Reason::name).join("`, `");
+            let known = Denial::REASONS.join("`, `");
             section.problem("denial", format!("write one of `{known}`"));
         }
         reason

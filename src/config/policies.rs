@@ -111,7 +111,7 @@ fn set(
     }
     let roles = read_file(&place(ROLES), diagnostics);
     let schema = read_file(&place(SCHEMA), diagnostics);
-    let unknown = schema.as_ref().map(schema_check::strange).unwrap_or_default();
+    let unknown = schema.as_ref().map(schema_check::problems).unwrap_or_default();
     unknown.into_iter().for_each(|p| diagnostics.problem(p.file, p.line, p.text));
     let policies: Vec<PolicyFile> = files.iter().filter_map(|path| read_file(path, diagnostics)).collect();
     let compiled = schema.map(|schema| Policy::new(Roles::default(), &schema, &policies, actions()));

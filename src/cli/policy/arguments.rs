@@ -28,7 +28,7 @@ use crate::{
 
 /// Who, what and to what, as arguments.
 #[derive(Debug, clap::Args)]
-pub(super) struct Asked {
+pub(super) struct RequestArguments {
     /// The configuration; it says who the issuers are, where their keys are, and where `--request` leads
     #[arg(long, value_name = "FILE", required_unless_present = "policies", conflicts_with = "policies")]
     config: Option<PathBuf>,
@@ -36,23 +36,23 @@ pub(super) struct Asked {
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
     #[command(flatten)]
-    who: Who,
+    caller: CallerArguments,
     #[command(flatten)]
-    what: What,
+    target: TargetArguments,
     #[command(flatten)]
-    context: Told,
+    context: ContextArguments,
 }
 
 #[derive(Debug, clap::Args)]
-struct Who {
+struct CallerArguments {
     /// A file with the caller's token, or `-` for standard input
-    #[arg(long, value_name = "FILE", group = "who")]
+    #[arg(long, value_name = "FILE", group = "caller")]
     token: Option<PathBuf>,
     /// The caller's claims, as a JSON object or a file with one
-    #[arg(long, value_name = "JSON|FILE", group = "who", requires = "issuer")]
+    #[arg(long, value_name = "JSON|FILE", group = "caller", requires = "issuer")]
     claims: Option<String>,
     /// The roles that the caller holds, whatever its claims are
-    #[arg(long, value_delimiter = ',', value_name = "ROLE,ROLE", group = "who")]
+    #[arg(long, value_delimiter = ',', value_name = "ROLE,ROLE", group = "caller")]
     roles: Option<Vec<String>>,
     /// The issuer, by the name that roles.toml knows it by
     #[arg(long, value_name = "NAME")]
@@ -66,7 +66,7 @@ struct Who {
 }
 
 #[derive(Debug, clap::Args)]
-struct What {
+struct TargetArguments {
     /// The action, such as `PredictionService.Predict` or `Exporter.Scrape`
     #[arg(long, required_unless_present = "request")]
     action: Option<String>,
@@ -85,7 +85,7 @@ struct What {
 }
 
 #[derive(Debug, clap::Args)]
-struct Told {
+struct ContextArguments {
     /// The client's address
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     peer: IpAddr,
@@ -114,9 +114,9 @@ struct Told {
 }
 
 /// A question that can be put.
-pub(super) struct Ready {
+pub(super) struct ResolvedRequest {
     pub(super) policy: Policy,
-    pub(super) who: Found,
+    pub(super) caller: ResolvedCaller,
     pub(super) action: Arc<str>,
     pub(super) resource: Resource,
     active_role: Option<String>,
@@ -130,26 +130,26 @@ pub(super) struct Ready {
 }
 
 /// The caller, and how far it can be believed.
-pub(super) struct Found {
+pub(super) struct ResolvedCaller {
     pub(super) principal: Principal,
-    pub(super) source: Source,
+    pub(super) source: CallerSource,
     /// Why a gate would refuse the token before policy is asked.
     pub(super) objection: Option<TokenError>,
 }
 
 /// Where the caller comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum CallerSource {
     /// A token whose signature was checked.
     Verified,
     /// A token whose signature was not checked.
     Unverified,
     /// Claims or roles of the command line.
-    Supposed,
+    Hypothetical,
 }
 
-impl Ready {
-    pub(super) fn question(&self) -> AccessRequest<'_> {
+impl ResolvedRequest {
+    pub(super) fn access_request(&self) -> AccessRequest<'_> {
         let context = RequestContext {
             now: self.time,
             peer: self.peer,
@@ -159,7 +159,7 @@ impl Ready {
             size: self.size,
             names: self.names.as_ref(),
         };
-        let (principal, action, resource) = (&self.who.principal, &self.action, &self.resource);
+        let (principal, action, resource) = (&self.caller.principal, &self.action, &self.resource);
         AccessRequest {
             principal,
             granted_roles: &[],
@@ -171,53 +171,55 @@ impl Ready {
     }
 }
 
-impl Asked {
+impl RequestArguments {
     /// Reads what the arguments name.
     ///
     /// # Errors
     /// What is wrong, for the person who wrote it.
-    pub(super) fn ready(&self) -> Result<Ready, String> {
+    pub(super) fn resolve(&self) -> Result<ResolvedRequest, String> {
         let mut config = match &self.config {
             Some(file) => Some(config::load(file, &Clients::default()).map_err(|problems| problems.to_string())?),
             None => None,
         };
         let time = self.context.time.unwrap_or_else(clock::now);
-        let who = self.who.found(config.as_ref(), time)?;
-        let (action, resource, method) = self.what.found(config.as_mut(), &self.context.method)?;
+        let caller = self.caller.resolve(config.as_ref(), time)?;
+        let (action, resource, method) = self.target.resolve(config.as_mut(), &self.context.method)?;
         let policy = match (config, &self.policies) {
             (Some(config), _) => config.policy,
             (None, Some(directory)) => config::load_policies(directory).map_err(|problems| problems.to_string())?,
             (None, None) => return Err("name `--config FILE` or `--policies DIR`".into()),
         };
-        if let Some(active) = self.who.active_role.as_ref().filter(|role| !is_role(role)) {
+        if let Some(active) = self.caller.active_role.as_ref().filter(|role| !is_role(role)) {
             return Err(format!("`{active}` is no role: write at most 128 of the characters `a-z A-Z 0-9 . _ : / -`"));
         }
-        let Told { peer, tls, size, certificate_uri, certificate_dns, names, .. } = &self.context;
-        let shown = !certificate_uri.is_empty() || !certificate_dns.is_empty();
-        Ok(Ready {
+        let ContextArguments { peer, tls, size, certificate_uri, certificate_dns, names, .. } = &self.context;
+        let has_certificate = !certificate_uri.is_empty() || !certificate_dns.is_empty();
+        Ok(ResolvedRequest {
             policy,
-            who,
+            caller,
             action,
             resource,
-            active_role: self.who.active_role.clone(),
+            active_role: self.caller.active_role.clone(),
             peer: peer.to_canonical(),
             method,
             tls: *tls,
             time,
             size: *size,
-            certificate: shown.then(|| Certificate::hypothetical(certificate_uri.clone(), certificate_dns.clone())),
+            certificate: has_certificate
+                .then(|| Certificate::hypothetical(certificate_uri.clone(), certificate_dns.clone())),
             names: (!names.is_empty()).then(|| named(names)),
         })
     }
 }
 
-impl Who {
-    fn found(&self, config: Option<&Config>, now: Timestamp) -> Result<Found, String> {
+impl CallerArguments {
+    fn resolve(&self, config: Option<&Config>, now: Timestamp) -> Result<ResolvedCaller, String> {
         if let Some(file) = &self.token {
             return self.of_token(&read(file)?, config, now);
         }
         let issuer = self.issuer.as_deref();
-        let supposed = |principal| Found { principal, source: Source::Supposed, objection: None };
+        let hypothetical =
+            |principal| ResolvedCaller { principal, source: CallerSource::Hypothetical, objection: None };
         if let (Some(claims), Some(issuer)) = (&self.claims, issuer) {
             let text = if claims.trim_start().starts_with('{') { claims.clone() } else { read(Path::new(claims))? };
             let parsed: serde_json::Map<String, serde_json::Value> =
@@ -227,7 +229,7 @@ impl Who {
             }
             let said = parsed.get("sub").and_then(serde_json::Value::as_str);
             let subject = self.subject.as_deref().or(said).unwrap_or("somebody");
-            return Ok(supposed(Principal::hypothetical(issuer, subject, &text, None)));
+            return Ok(hypothetical(Principal::hypothetical(issuer, subject, &text, None)));
         }
         if let Some(roles) = &self.roles {
             if let Some(odd) = roles.iter().find(|role| !is_role(role)) {
@@ -237,12 +239,12 @@ impl Who {
             let mut roles: Vec<Arc<str>> = roles.iter().map(|role| role.as_str().into()).collect();
             roles.sort_unstable();
             roles.dedup();
-            return Ok(supposed(Principal::hypothetical(issuer, subject, "{}", Some(roles.into()))));
+            return Ok(hypothetical(Principal::hypothetical(issuer, subject, "{}", Some(roles.into()))));
         }
         Err("say who is asking: `--token FILE`, `--claims JSON --issuer NAME` or `--roles ROLE,ROLE`".into())
     }
 
-    fn of_token(&self, token: &str, config: Option<&Config>, now: Timestamp) -> Result<Found, String> {
+    fn of_token(&self, token: &str, config: Option<&Config>, now: Timestamp) -> Result<ResolvedCaller, String> {
         let settings: Vec<_> = config.iter().flat_map(|config| &config.issuers).map(|(settings, _)| settings).collect();
         let own = config.and_then(|config| config.issue.as_ref()).map(|issue| issue.url.as_str());
         let known = match (config, self.issuer.as_deref()) {
@@ -257,8 +259,8 @@ impl Who {
         };
         let Inspected { principal, signature_checked, objection } =
             inspect(token, known, now).map_err(|error| format!("the token cannot be explained: {error}"))?;
-        let source = if signature_checked { Source::Verified } else { Source::Unverified };
-        Ok(Found { principal, source, objection })
+        let source = if signature_checked { CallerSource::Verified } else { CallerSource::Unverified };
+        Ok(ResolvedCaller { principal, source, objection })
     }
 }
 
@@ -272,8 +274,8 @@ fn known<'n>(config: &Config, name: &'n str) -> Result<&'n str, String> {
     Err(format!("no issuer is called `{name}`; there are: {}", names.join(", ")))
 }
 
-impl What {
-    fn found(&self, config: Option<&mut Config>, method: &Method) -> Result<(Arc<str>, Resource, Method), String> {
+impl TargetArguments {
+    fn resolve(&self, config: Option<&mut Config>, method: &Method) -> Result<(Arc<str>, Resource, Method), String> {
         if let Some(request) = &self.request {
             let config = config.ok_or("`--request` needs `--config FILE`: a policy directory knows no routes")?;
             return requested(config, request);
@@ -308,14 +310,14 @@ fn requested(config: &mut Config, request: &str) -> Result<(Arc<str>, Resource, 
 }
 
 /// An action that policy can be asked about.
-fn action(wanted: &str) -> Result<Arc<str>, String> {
+fn action(filter: &str) -> Result<Arc<str>, String> {
     /// Most names that are suggested.
     const SUGGESTED: usize = 8;
     let all: BTreeSet<&str> = config::actions().collect();
-    if all.contains(wanted) {
-        return Ok(wanted.into());
+    if all.contains(filter) {
+        return Ok(filter.into());
     }
-    let word = wanted.rsplit('.').next().unwrap_or(wanted).to_lowercase();
+    let word = filter.rsplit('.').next().unwrap_or(filter).to_lowercase();
     // the method's own name first, then those that hold the word
     let distance = |name: &str| match name.to_lowercase() {
         name if name.rsplit('.').next() == Some(&word) => Some(0),
@@ -333,7 +335,7 @@ fn action(wanted: &str) -> Result<Arc<str>, String> {
         0 => format!("near it: {}", names.join(", ")),
         more => format!("near it: {} and {more} more", names.join(", ")),
     };
-    Err(format!("no action is called `{wanted}`; {near}"))
+    Err(format!("no action is called `{filter}`; {near}"))
 }
 
 fn named(names: &[String]) -> BodyNames {

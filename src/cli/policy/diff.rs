@@ -9,11 +9,13 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    app::{Replayed, replay},
+    app::{ReplaySummary, replay},
     cli::output::{USAGE_ERROR, print_error, print_line},
     client::Clients,
     config,
-    gate::policy::{Change, Changed, Decided, Difference, Is, Part, Policy, differences},
+    gate::policy::{
+        Change, ChangeCount, DecisionSummary, Difference, DifferenceKind, DifferenceStatus, Policy, differences,
+    },
     telemetry::chain,
 };
 
@@ -57,7 +59,7 @@ fn compared(options: &Options) -> Result<bool, String> {
         if options.json {
             print_line(&json!({ "differences": found }).to_string());
         } else {
-            tell_differences(&found);
+            print_differences(&found);
         }
         return Ok(!found.is_empty());
     };
@@ -69,18 +71,18 @@ fn compared(options: &Options) -> Result<bool, String> {
         let changes: Vec<_> = changes.iter().map(|(change, seen)| json!({ "change": change, "seen": seen })).collect();
         print_line(&json!({ "differences": found, "changes": changes, "replay": replayed }).to_string());
     } else {
-        tell_differences(&found);
+        print_differences(&found);
         warn_of_rules(&found);
-        tell_changes(&changes, &replayed, log);
+        print_changes(&changes, &replayed, log);
     }
     Ok(!changes.is_empty())
 }
 
 /// An exporter's name and its labels.
-type Labelled = (Arc<str>, Vec<(String, String)>);
+type ExporterLabels = (Arc<str>, Vec<(String, String)>);
 
 /// What policies can be told of exporters besides their names.
-fn labels(config: Option<&Path>) -> Result<Vec<Labelled>, String> {
+fn labels(config: Option<&Path>) -> Result<Vec<ExporterLabels>, String> {
     let Some(file) = config else { return Ok(Vec::new()) };
     let config = config::load(file, &Clients::default()).map_err(|problems| problems.to_string())?;
     Ok(config.exporters.into_iter().map(|exporter| (exporter.name.into(), exporter.labels)).collect())
@@ -96,23 +98,23 @@ fn load(directory: &Path) -> Result<Policy, String> {
     config::load_policies(directory).map_err(|problems| problems.to_string())
 }
 
-fn tell_differences(found: &[Difference]) {
+fn print_differences(found: &[Difference]) {
     if found.is_empty() {
         print_line("the policies, rules and separations are the same");
     }
     for difference in found {
-        let sign = match difference.is {
-            Is::Added => "+",
-            Is::Removed => "-",
-            Is::Changed => "~",
+        let sign = match difference.status {
+            DifferenceStatus::Added => "+",
+            DifferenceStatus::Removed => "-",
+            DifferenceStatus::Changed => "~",
         };
-        let what = match difference.of {
-            Part::Policy => "policy",
-            Part::Rule => "rule",
-            Part::Static => "static separation of",
-            Part::Dynamic => "dynamic separation of",
-            Part::Guardrail => "guardrail",
-            Part::Action => "groups of the action",
+        let what = match difference.kind {
+            DifferenceKind::Policy => "policy",
+            DifferenceKind::Rule => "rule",
+            DifferenceKind::Static => "static separation of",
+            DifferenceKind::Dynamic => "dynamic separation of",
+            DifferenceKind::Guardrail => "guardrail",
+            DifferenceKind::Action => "groups of the action",
         };
         let place = difference.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
         print_line(&format!("{sign} {what} {}{place}", difference.name));
@@ -121,7 +123,7 @@ fn tell_differences(found: &[Difference]) {
 
 /// Says what a log cannot tell.
 fn warn_of_rules(found: &[Difference]) {
-    if found.iter().any(|difference| difference.of == Part::Rule) {
+    if found.iter().any(|difference| difference.kind == DifferenceKind::Rule) {
         print_line(
             "the rules of roles.toml differ, and a log holds no claims: both sides are asked with the roles that were \
              recorded, so what the changed rules do to roles is not replayed",
@@ -129,7 +131,7 @@ fn warn_of_rules(found: &[Difference]) {
     }
 }
 
-fn tell_changes(changes: &[(Change, Changed)], replayed: &Replayed, log: &Path) {
+fn print_changes(changes: &[(Change, ChangeCount)], replayed: &ReplaySummary, log: &Path) {
     print_line("");
     for (change, seen) in changes {
         print_line(&format!("{}  {} on {}", change.principal, change.action, change.resource));
@@ -162,7 +164,7 @@ fn tell_changes(changes: &[(Change, Changed)], replayed: &Replayed, log: &Path) 
     }
 }
 
-fn decided(side: &Decided) -> String {
+fn decided(side: &DecisionSummary) -> String {
     let word = if side.allowed { "allow" } else { "deny" };
     match (&*side.policies, side.reason) {
         ([], None) => word.to_owned(),

@@ -36,7 +36,7 @@ pub(super) fn run(command: Command) -> ExitCode {
 
 /// Which policies.
 #[derive(clap::Args)]
-struct Place {
+struct PolicyLocation {
     /// The policy directory [default: ./policies]
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     policies: Option<PathBuf>,
@@ -45,7 +45,7 @@ struct Place {
     config: Option<PathBuf>,
 }
 
-impl Place {
+impl PolicyLocation {
     fn directory(&self) -> Result<PathBuf, Problems> {
         match (&self.policies, &self.config) {
             (Some(directory), _) => Ok(directory.clone()),

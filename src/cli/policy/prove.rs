@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use super::Place;
+use super::PolicyLocation;
 use crate::{
     cli::{
         env::env_var,
@@ -19,7 +19,7 @@ use crate::{
 #[derive(clap::Args)]
 pub(in crate::cli) struct Options {
     #[command(flatten)]
-    place: Place,
+    location: PolicyLocation,
     /// The solver cvc5 [default: the variable CVC5, or `cvc5` on the PATH]
     #[arg(long, value_name = "PATH")]
     solver: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub(in crate::cli) struct Options {
 pub(super) fn prove(options: &Options) -> ExitCode {
     run_command(async {
         let wrong = |text: String| CommandError::Usage(text);
-        let directory = options.place.directory().map_err(|e| wrong(e.to_string()))?;
+        let directory = options.location.directory().map_err(|e| wrong(e.to_string()))?;
         let proofs = config::proofs(&directory).map_err(|e| wrong(e.to_string()))?;
         proofs.warnings.iter().for_each(|warning| print_error(&format!("warning: {warning}")));
         let named = options.solver.clone().or_else(|| env_var("CVC5").map(PathBuf::from));
@@ -42,7 +42,7 @@ pub(super) fn prove(options: &Options) -> ExitCode {
         for statement in &proofs.statements {
             let report = solver.prove(statement).await.map_err(|e| wrong(e.to_string()))?;
             failed += usize::from(!matches!(report.verdict, ProofResult::Proved));
-            tell(&statement.name, &report);
+            print_report(&statement.name, &report);
         }
         match failed {
             0 => Ok(()),
@@ -51,7 +51,7 @@ pub(super) fn prove(options: &Options) -> ExitCode {
     })
 }
 
-fn tell(name: &str, report: &ProofReport) {
+fn print_report(name: &str, report: &ProofReport) {
     let seconds = report.took.as_secs_f64();
     match &report.verdict {
         ProofResult::Proved => print_line(&format!(

@@ -2,60 +2,61 @@
 
 use serde_json::{Value, json};
 
-use super::arguments::{Ready, Source};
-use crate::gate::policy::{Denial, Explanation, Outcome, PolicyDecision, PolicyTold, Resource, RuleTold};
+use super::arguments::{CallerSource, ResolvedRequest};
+use crate::gate::policy::{Denial, Explanation, Outcome, PolicyDecision, PolicyReport, Resource, RuleReport};
 
 /// An explanation, line by line.
-pub(super) fn text(ready: &Ready, told: &Explanation<'_>, allowed: bool) -> Vec<String> {
-    let who = &ready.who;
+pub(super) fn text(request: &ResolvedRequest, explanation: &Explanation<'_>, allowed: bool) -> Vec<String> {
+    let caller = &request.caller;
     let mut lines = vec![
-        format!("principal  {}", who.principal.name),
-        format!("action     {}", ready.action),
-        format!("resource   {} {}", kind(&ready.resource), ready.resource.id()),
+        format!("principal  {}", caller.principal.name),
+        format!("action     {}", request.action),
+        format!("resource   {} {}", kind(&request.resource), request.resource.id()),
         String::new(),
     ];
-    match who.source {
-        Source::Verified => lines.push("the token's signature was checked".into()),
-        Source::Unverified => lines.push("the token was only decoded: its signature was not checked".into()),
-        Source::Supposed => {}
+    match caller.source {
+        CallerSource::Verified => lines.push("the token's signature was checked".into()),
+        CallerSource::Unverified => lines.push("the token was only decoded: its signature was not checked".into()),
+        CallerSource::Hypothetical => {}
     }
-    lines.extend(who.objection.map(|error| format!("a gate would refuse it with 401 ({}): {error}", error.reason())));
-    roles(told, ready, &mut lines);
-    policies(told, &mut lines);
+    lines
+        .extend(caller.objection.map(|error| format!("a gate would refuse it with 401 ({}): {error}", error.reason())));
+    roles(explanation, request, &mut lines);
+    policies(explanation, &mut lines);
     lines.push(String::new());
-    let answer = match (allowed, &told.ruling.denial) {
+    let answer = match (allowed, &explanation.decision.denial) {
         (true, _) => "allowed".to_owned(),
         (false, None) => "denied: the token would not be taken (401), though policy would allow it".to_owned(),
-        (false, Some(Denial::Separation(_))) if given(ready) => {
-            format!("denied: separation of duty: of {} some are kept apart", told.ruling.roles.join(", "))
+        (false, Some(Denial::Separation(_))) if given(request) => {
+            format!("denied: separation of duty: of {} some are kept apart", explanation.decision.roles.join(", "))
         }
         (false, Some(denial)) => format!("denied: {}", why(denial)),
     };
     lines.push(answer);
-    lines.extend(told.shadow.as_ref().map(|ruling| shadow(ruling, &told.ruling)));
+    lines.extend(explanation.shadow.as_ref().map(|decision| shadow(decision, &explanation.decision)));
     lines
 }
 
 /// Whether the roles are those of the command line, which no rule gives.
-fn given(ready: &Ready) -> bool {
-    ready.who.source == Source::Supposed && ready.who.principal.roles.is_some()
+fn given(request: &ResolvedRequest) -> bool {
+    request.caller.source == CallerSource::Hypothetical && request.caller.principal.roles.is_some()
 }
 
-fn roles(told: &Explanation<'_>, ready: &Ready, lines: &mut Vec<String>) {
-    if told.rules.is_empty() && ready.who.principal.roles.is_some() {
+fn roles(explanation: &Explanation<'_>, request: &ResolvedRequest, lines: &mut Vec<String>) {
+    if explanation.rules.is_empty() && request.caller.principal.roles.is_some() {
         lines.push("role rules: not asked, since the roles are given".into());
     } else {
         lines.push("role rules (roles.toml):".into());
-        lines.extend(told.rules.iter().flat_map(rule));
+        lines.extend(explanation.rules.iter().flat_map(rule));
     }
-    let held = match &*told.ruling.roles {
+    let held = match &*explanation.decision.roles {
         [] => "none".to_owned(),
         roles => roles.join(", "),
     };
     lines.push(format!("roles decided with: {held}"));
 }
 
-fn rule(rule: &RuleTold) -> Vec<String> {
+fn rule(rule: &RuleReport) -> Vec<String> {
     let mark = if rule.gives { "+" } else { "-" };
     let mut lines = vec![format!("  {mark} rule {} {} `{}`", rule.number, gives(rule), rule.role)];
     if let Some(issuers) = &rule.other_issuers {
@@ -70,47 +71,50 @@ fn rule(rule: &RuleTold) -> Vec<String> {
     lines
 }
 
-fn gives(rule: &RuleTold) -> &'static str {
+fn gives(rule: &RuleReport) -> &'static str {
     if rule.gives { "gives" } else { "does not give" }
 }
 
 /// Which policies stand under a title.
-type Wanted = fn(&PolicyTold<'_>) -> bool;
+type PolicyFilter = fn(&PolicyReport<'_>) -> bool;
 
-fn policies(told: &Explanation<'_>, lines: &mut Vec<String>) {
-    if told.policies.is_empty() {
+fn policies(explanation: &Explanation<'_>, lines: &mut Vec<String>) {
+    if explanation.policies.is_empty() {
         lines.push("policies: not asked, since the roles deny it already".into());
         return;
     }
-    let of = |wanted: Wanted| told.policies.iter().filter(move |policy| wanted(policy));
-    let groups: [(&str, Wanted); 5] = [
-        ("policies that forbid it:", |p| p.outcome == Outcome::Applies && !p.written.permits()),
-        ("policies that permit it:", |p| p.outcome == Outcome::Applies && p.written.permits()),
+    let of = |filter: PolicyFilter| explanation.policies.iter().filter(move |policy| filter(policy));
+    let groups: [(&str, PolicyFilter); 5] = [
+        ("policies that forbid it:", |p| p.outcome == Outcome::Applies && !p.source.permits()),
+        ("policies that permit it:", |p| p.outcome == Outcome::Applies && p.source.permits()),
         ("policies that could not be evaluated:", |p| matches!(p.outcome, Outcome::Fails { .. })),
         ("policies whose conditions are not met:", |p| matches!(p.outcome, Outcome::Unmet { .. })),
         ("policies about it, but for others:", for_others),
     ];
-    for (title, wanted) in groups {
-        let mut found = of(wanted).peekable();
+    for (title, filter) in groups {
+        let mut found = of(filter).peekable();
         if found.peek().is_some() {
             lines.push(title.into());
         }
         found.for_each(|policy| lines.extend(one(policy)));
     }
-    let count =
-        told.policies.iter().filter(|p| matches!(p.outcome, Outcome::Elsewhere { .. }) && !for_others(p)).count();
-    lines.push(format!("{count} more of {} are about something else", told.policies.len()));
+    let count = explanation
+        .policies
+        .iter()
+        .filter(|p| matches!(p.outcome, Outcome::Elsewhere { .. }) && !for_others(p))
+        .count();
+    lines.push(format!("{count} more of {} are about something else", explanation.policies.len()));
 }
 
 /// Whether a policy is about the very action and resource, and permits it to others.
-fn for_others(policy: &PolicyTold<'_>) -> bool {
+fn for_others(policy: &PolicyReport<'_>) -> bool {
     let principal_alone = |parts: &[&str]| parts == ["principal"];
-    policy.written.permits() && matches!(&policy.outcome, Outcome::Elsewhere { parts } if principal_alone(parts))
+    policy.source.permits() && matches!(&policy.outcome, Outcome::Elsewhere { parts } if principal_alone(parts))
 }
 
-fn one(policy: &PolicyTold<'_>) -> Vec<String> {
-    let written = policy.written;
-    let mut lines = vec![format!("  {} ({}:{})", written.name, written.file.display(), written.line)];
+fn one(policy: &PolicyReport<'_>) -> Vec<String> {
+    let source = policy.source;
+    let mut lines = vec![format!("  {} ({}:{})", source.name, source.file.display(), source.line)];
     match &policy.outcome {
         Outcome::Fails { error } => lines.push(format!("      {error}")),
         Outcome::Unmet { conditions } if !conditions.is_empty() => {
@@ -119,7 +123,7 @@ fn one(policy: &PolicyTold<'_>) -> Vec<String> {
         }
         _ => {}
     }
-    lines.extend(written.text.lines().map(|line| format!("      {line}")));
+    lines.extend(source.text.lines().map(|line| format!("      {line}")));
     lines
 }
 
@@ -155,45 +159,47 @@ fn kind(resource: &Resource) -> &'static str {
 }
 
 /// An explanation as one object.
-pub(super) fn json(ready: &Ready, told: &Explanation<'_>, allowed: bool) -> Value {
-    let policies: Vec<Value> = told.policies.iter().map(policy_json).collect();
-    let signature = match ready.who.source {
-        Source::Verified => json!("checked"),
-        Source::Unverified => json!("not checked"),
-        Source::Supposed => Value::Null,
+pub(super) fn json(request: &ResolvedRequest, explanation: &Explanation<'_>, allowed: bool) -> Value {
+    let policies: Vec<Value> = explanation.policies.iter().map(policy_json).collect();
+    let signature = match request.caller.source {
+        CallerSource::Verified => json!("checked"),
+        CallerSource::Unverified => json!("not checked"),
+        CallerSource::Hypothetical => Value::Null,
     };
     json!({
-        "principal": ready.who.principal.name,
+        "principal": request.caller.principal.name,
         "signature": signature,
-        "token_refused": ready.who.objection.map(|error| json!({ "reason": error.reason(), "detail": error.to_string() })),
-        "action": ready.action,
-        "resource": { "kind": kind(&ready.resource), "id": ready.resource.id() },
+        "token_refused": request.caller.objection.map(|error| json!({ "reason": error.reason(), "detail": error.to_string() })),
+        "action": request.action,
+        "resource": { "kind": kind(&request.resource), "id": request.resource.id() },
         "decision": if allowed { "allow" } else { "deny" },
-        "reason": told.ruling.denial.as_ref().map(Denial::reason),
-        "detail": told.ruling.denial.as_ref().map(why),
-        "roles": told.ruling.roles,
-        "deciding": told.ruling.policies,
-        "rules": told.rules,
+        "reason": explanation.decision.denial.as_ref().map(Denial::reason),
+        "detail": explanation.decision.denial.as_ref().map(why),
+        "roles": explanation.decision.roles,
+        "deciding": explanation.decision.policies,
+        "rules": explanation.rules,
         "policies": policies,
-        "shadow": told.shadow.as_ref().map(|ruling| json!({
-            "decision": if ruling.allowed { "allow" } else { "deny" },
-            "reason": ruling.denial.as_ref().map(Denial::reason),
-            "roles": ruling.roles,
-            "deciding": ruling.policies,
+        "shadow": explanation.shadow.as_ref().map(|decision| json!({
+            "decision": if decision.allowed { "allow" } else { "deny" },
+            "reason": decision.denial.as_ref().map(Denial::reason),
+            "roles": decision.roles,
+            "deciding": decision.policies,
         })),
     })
 }
 
-fn policy_json(policy: &PolicyTold<'_>) -> Value {
-    let mut told = json!({
-        "id": policy.written.name,
-        "effect": if policy.written.permits() { "permit" } else { "forbid" },
-        "file": policy.written.file.display().to_string(),
-        "line": policy.written.line,
-        "text": policy.written.text,
+fn policy_json(policy: &PolicyReport<'_>) -> Value {
+    let mut explanation = json!({
+        "id": policy.source.name,
+        "effect": if policy.source.permits() { "permit" } else { "forbid" },
+        "file": policy.source.file.display().to_string(),
+        "line": policy.source.line,
+        "text": policy.source.text,
     });
-    if let (Some(told), Ok(Value::Object(outcome))) = (told.as_object_mut(), serde_json::to_value(&policy.outcome)) {
-        told.extend(outcome);
+    if let (Some(explanation), Ok(Value::Object(outcome))) =
+        (explanation.as_object_mut(), serde_json::to_value(&policy.outcome))
+    {
+        explanation.extend(outcome);
     }
-    told
+    explanation
 }

@@ -4,21 +4,21 @@
 
 use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
 
-use super::Place;
+use super::PolicyLocation;
 use crate::{
     cli::{
         output::print_line,
         run::{CommandError, run_command},
     },
     config,
-    gate::policy::cases::Told,
+    gate::policy::cases::DecisionText,
 };
 
 /// What `wicketgate policy test` is told.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Options {
     #[command(flatten)]
-    place: Place,
+    location: PolicyLocation,
     /// List the policies that decided no case
     #[arg(long)]
     coverage: bool,
@@ -26,17 +26,17 @@ pub(in crate::cli) struct Options {
 
 pub(super) fn test(options: &Options) -> ExitCode {
     run_command(async {
-        let directory = options.place.directory().map_err(|e| CommandError::Usage(e.to_string()))?;
+        let directory = options.location.directory().map_err(|e| CommandError::Usage(e.to_string()))?;
         let config::Cases { policy, cases } =
             config::cases(&directory).map_err(|e| CommandError::Usage(e.to_string()))?;
         let (mut failed, mut decided) = (0, BTreeSet::<Arc<str>>::new());
         for case in &cases {
-            let ruling = case.ask(&policy);
-            decided.extend(ruling.policies.iter().cloned());
-            if !case.expected.fits(&ruling) {
+            let decision = case.evaluate(&policy);
+            decided.extend(decision.policies.iter().cloned());
+            if !case.expected.matches(&decision) {
                 failed += 1;
                 print_line(&format!("FAILED {} ({}:{})", case.name, case.file.display(), case.line));
-                print_line(&format!("  expected {}\n  got      {}", case.expected, Told(&ruling)));
+                print_line(&format!("  expected {}\n  got      {}", case.expected, DecisionText(&decision)));
             }
         }
         if options.coverage {

@@ -19,7 +19,7 @@ use super::{
     decision::{Denial, PolicyDecision},
     engine::Policy,
     policy_file::PolicyFile,
-    question::{AccessRequest, BodyNames, RequestContext, Resource, VertexKind},
+    request::{AccessRequest, BodyNames, RequestContext, Resource, VertexKind},
 };
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 
@@ -66,60 +66,13 @@ pub(crate) struct Expected {
     /// Exactly the policies that decide, where the case says.
     pub policies: Option<BTreeSet<String>>,
     /// Why not, where the case says.
-    pub reason: Option<Reason>,
-}
-
-/// Why something is denied, by the names that refusals and the audit log have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// No policy permits it.
-    NotPermitted,
-    /// A policy forbids it.
-    Forbidden,
-    /// The principal would hold roles that are kept apart.
-    Separation,
-    /// One of its roles is to be activated.
-    RoleNotActivated,
-    /// It does not hold the role that it activates.
-    RoleNotHeld,
-    /// A policy cannot be evaluated.
-    Error,
-}
-
-impl Reason {
-    /// Each of them.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::NotPermitted, Self::Forbidden, Self::Separation, Self::RoleNotActivated, Self::RoleNotHeld, Self::Error];
-
-    /// Its name in tables.
-    #[must_use]
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::NotPermitted => "not_permitted",
-            Self::Forbidden => "forbidden",
-            Self::Separation => "separation_of_duty",
-            Self::RoleNotActivated => "role_not_activated",
-            Self::RoleNotHeld => "role_not_held",
-            Self::Error => "policy_error",
-        }
-    }
-
-    fn of(denial: &Denial) -> Self {
-        match denial {
-            Denial::NotPermitted => Self::NotPermitted,
-            Denial::Forbidden => Self::Forbidden,
-            Denial::Separation(_) => Self::Separation,
-            Denial::RoleNotActivated(_) => Self::RoleNotActivated,
-            Denial::RoleNotHeld(_) => Self::RoleNotHeld,
-            Denial::Error(_) => Self::Error,
-        }
-    }
+    pub reason: Option<&'static str>,
 }
 
 impl Case {
     /// Puts the case to policy.
     #[must_use]
-    pub(crate) fn ask(&self, policy: &Policy) -> PolicyDecision {
+    pub(crate) fn evaluate(&self, policy: &Policy) -> PolicyDecision {
         policy.evaluate(AccessRequest {
             principal: &self.principal,
             granted_roles: &self.granted_roles,
@@ -142,12 +95,12 @@ impl Case {
 impl Expected {
     /// Whether this is what was expected.
     #[must_use]
-    pub(crate) fn fits(&self, ruling: &PolicyDecision) -> bool {
-        let policies: BTreeSet<&str> = ruling.policies.iter().map(|policy| &**policy).collect();
+    pub(crate) fn matches(&self, decision: &PolicyDecision) -> bool {
+        let policies: BTreeSet<&str> = decision.policies.iter().map(|policy| &**policy).collect();
         let listed = |expected: &BTreeSet<String>| expected.iter().map(String::as_str).eq(policies.iter().copied());
-        self.allowed == ruling.allowed
+        self.allowed == decision.allowed
             && self.policies.as_ref().is_none_or(listed)
-            && self.reason.is_none_or(|reason| ruling.denial.as_ref().is_some_and(|d| Reason::of(d) == reason))
+            && self.reason.is_none_or(|reason| decision.denial.as_ref().is_some_and(|d| d.reason() == reason))
     }
 }
 
@@ -155,26 +108,26 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.allowed { "allow" } else { "deny" })?;
         if let Some(reason) = self.reason {
-            write!(f, ", {}", reason.name())?;
+            write!(f, ", {reason}")?;
         }
         self.policies.as_ref().map_or(Ok(()), |policies| write_policies(f, policies.iter().map(String::as_str)))
     }
 }
 
 /// A ruling in the words of a table.
-pub(crate) struct Told<'a>(pub &'a PolicyDecision);
+pub(crate) struct DecisionText<'a>(pub &'a PolicyDecision);
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for DecisionText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(ruling) = self;
-        f.write_str(if ruling.allowed { "allow" } else { "deny" })?;
-        if let Some(denial) = &ruling.denial {
-            write!(f, ", {}", Reason::of(denial).name())?;
+        let Self(decision) = self;
+        f.write_str(if decision.allowed { "allow" } else { "deny" })?;
+        if let Some(denial) = &decision.denial {
+            write!(f, ", {}", denial.reason())?;
         }
-        write_policies(f, ruling.policies.iter().map(|policy| &**policy))?;
-        let roles: Vec<&str> = ruling.roles.iter().map(|role| &**role).collect();
+        write_policies(f, decision.policies.iter().map(|policy| &**policy))?;
+        let roles: Vec<&str> = decision.roles.iter().map(|role| &**role).collect();
         write!(f, "; roles: {}", if roles.is_empty() { "none".into() } else { roles.join(", ") })?;
-        match &ruling.denial {
+        match &decision.denial {
             Some(Denial::Separation(text) | Denial::Error(text)) => write!(f, "; {text}"),
             _ => Ok(()),
         }
@@ -187,9 +140,9 @@ fn write_policies<'a>(f: &mut fmt::Formatter<'_>, policies: impl Iterator<Item =
 }
 
 /// Which actions there are, and to what they apply.
-pub(crate) struct Applies(HashSet<(String, String)>);
+pub(crate) struct ActionResources(HashSet<(String, String)>);
 
-impl Applies {
+impl ActionResources {
     /// Reads them off a schema.
     ///
     /// # Errors

@@ -12,17 +12,17 @@ use cedar_policy::{Authorizer, Decision, Entities, Entity, Policy, PolicyId, Pol
 use super::{
     cedar_request::{Labels, Types},
     compile::{Compiled, compile},
-    context_attributes::Reads,
+    context_attributes::ContextAttributes,
     decision::{Denial, PolicyDecision},
-    obligations::bind::Obliged,
+    obligations::bind::ObligationBindings,
     policy_file::{PolicyFile, PolicyProblem},
-    question::AccessRequest,
+    request::AccessRequest,
     slice::{Index, Slice},
-    source_text::Written,
+    source_text::PolicySource,
 };
 
 /// Compiled policies.
-pub(super) struct Policies {
+pub(super) struct CedarPolicies {
     index: Index,
     names: HashMap<PolicyId, Arc<str>>,
     actions: HashMap<Box<str>, Entity>,
@@ -31,14 +31,14 @@ pub(super) struct Policies {
     /// Of exporters, which policies see as tags.
     pub(super) labels: Labels,
     /// Each policy as its file has it.
-    pub(super) written: Vec<Written>,
+    pub(super) sources: Vec<PolicySource>,
     /// The roles that policies speak of.
     pub(super) mentioned: HashSet<Box<str>>,
     /// What permits oblige to.
-    pub(super) obliged: Obliged,
+    pub(super) obligations: ObligationBindings,
 }
 
-impl Policies {
+impl CedarPolicies {
     pub(super) fn new<'a>(
         schema_file: &PolicyFile,
         files: &[PolicyFile],
@@ -47,37 +47,37 @@ impl Policies {
         let of_schema = |text: String| vec![PolicyProblem { file: schema_file.path.clone(), line: 0, text }];
         let compiled = compile(schema_file, files, needed)?;
         let mut policies = Self::of(compiled, files).map_err(|e| of_schema(e.to_string()))?;
-        let ill_obliged = std::mem::take(&mut policies.obliged.problems);
-        if ill_obliged.is_empty() { Ok(policies) } else { Err(ill_obliged) }
+        let bad_annotations = std::mem::take(&mut policies.obligations.problems);
+        if bad_annotations.is_empty() { Ok(policies) } else { Err(bad_annotations) }
     }
 
     /// Sorts what was compiled; `files` is where it came from.
     pub(super) fn of(compiled: Compiled, files: &[PolicyFile]) -> Result<Self, Box<dyn std::error::Error>> {
-        let Compiled { schema, set, names, written } = compiled;
+        let Compiled { schema, set, names, sources } = compiled;
         let (types, entities) = (Types::new()?, schema.action_entities()?);
         let ancestors = |uid: &_| entities.ancestors(uid).into_iter().flatten().cloned().collect();
         let index = Index::new(set.policies(), &types.principal, entities.iter(), ancestors);
-        let obliged = Obliged::read(&set, files, &entities);
+        let obligations = ObligationBindings::read(&set, files, &entities);
         let actions: HashMap<Box<str>, Entity> =
             entities.iter().map(|action| (action.uid().id().unescaped().into(), action.clone())).collect();
-        let spoken_of = set.policies().flat_map(Policy::entity_literals);
-        let roles = spoken_of.filter(|uid| *uid.type_name() == types.role);
+        let literals = set.policies().flat_map(Policy::entity_literals);
+        let roles = literals.filter(|uid| *uid.type_name() == types.role);
         let mentioned = roles.map(|uid| uid.id().unescaped().into()).collect();
         let (authorizer, labels) = (Authorizer::new(), Labels::new());
-        Ok(Self { index, names, actions, authorizer, types, labels, written, mentioned, obliged })
+        Ok(Self { index, names, actions, authorizer, types, labels, sources, mentioned, obligations })
     }
 
     /// The policies that can apply to a question that is decided with these roles.
     pub(super) fn slice(
         &self,
-        question: &AccessRequest<'_>,
+        access: &AccessRequest<'_>,
         roles: &[Arc<str>],
     ) -> Result<Arc<Slice>, Box<PolicySetError>> {
-        let principal = [self.types.principal(&question.principal.name)].into_iter();
+        let principal = [self.types.principal(&access.principal.name)].into_iter();
         let principal = principal.chain(roles.iter().map(|role| self.types.role(role)));
-        let resource = self.types.resource(question.resource);
-        let action = self.actions.get(&**question.action).map(Entity::uid);
-        self.index.slice(action.as_ref(), principal, self.types.kind(question.resource), &resource)
+        let resource = self.types.resource(access.resource);
+        let action = self.actions.get(&**access.action).map(Entity::uid);
+        self.index.slice(action.as_ref(), principal, self.types.kind(access.resource), &resource)
     }
 
     /// What the policies are called.
@@ -86,9 +86,9 @@ impl Policies {
     }
 
     /// Denies where Cedar denies or reports any error.
-    pub(super) fn evaluate(&self, question: AccessRequest<'_>, roles: Arc<[Arc<str>]>) -> PolicyDecision {
-        match self.slice(&question, &roles) {
-            Ok(slice) => self.evaluate_slice(&slice, question, roles),
+    pub(super) fn evaluate(&self, access: AccessRequest<'_>, roles: Arc<[Arc<str>]>) -> PolicyDecision {
+        match self.slice(&access, &roles) {
+            Ok(slice) => self.evaluate_slice(&slice, access, roles),
             Err(error) => failed(error.to_string(), roles),
         }
     }
@@ -97,14 +97,14 @@ impl Policies {
     pub(super) fn evaluate_slice(
         &self,
         slice: &Slice,
-        question: AccessRequest<'_>,
+        access: AccessRequest<'_>,
         roles: Arc<[Arc<str>]>,
     ) -> PolicyDecision {
-        let Some(action) = self.actions.get(&**question.action) else {
-            return failed(format!("the schema lacks the action `{}`", question.action), roles);
+        let Some(action) = self.actions.get(&**access.action) else {
+            return failed(format!("the schema lacks the action `{}`", access.action), roles);
         };
-        let (request, entities) = match self.types.phrase(question, action, &roles, &self.labels, slice.reads) {
-            Ok(phrased) => phrased,
+        let (request, entities) = match self.types.to_cedar(access, action, &roles, &self.labels, slice.reads) {
+            Ok(translated) => translated,
             Err(error) => return failed(error.to_string(), roles),
         };
         let answer = self.authorizer.is_authorized(&request, &slice.set, &entities);
@@ -122,7 +122,7 @@ impl Policies {
             Decision::Deny => Some(Denial::Forbidden),
         };
         let obligations = match denial {
-            None => self.obliged.of(answer.diagnostics().reason(), question.action),
+            None => self.obligations.of(answer.diagnostics().reason(), access.action),
             Some(_) => Ok(Arc::default()),
         };
         match obligations {
@@ -153,15 +153,15 @@ impl Policies {
     }
 
     /// The whole question in Cedar's words, whatever policies read of it; nothing where it has none.
-    pub(super) fn phrase(&self, question: AccessRequest<'_>, roles: &[Arc<str>]) -> Option<(Request, Entities)> {
-        let action = self.actions.get(&**question.action)?;
-        self.types.phrase(question, action, roles, &self.labels, Reads::ALL).ok()
+    pub(super) fn to_cedar(&self, access: AccessRequest<'_>, roles: &[Arc<str>]) -> Option<(Request, Entities)> {
+        let action = self.actions.get(&**access.action)?;
+        self.types.to_cedar(access, action, roles, &self.labels, ContextAttributes::ALL).ok()
     }
 
     /// Decides by all policies and with all context: what every other way must agree with.
     #[cfg(test)]
-    pub(super) fn evaluate_all(&self, question: AccessRequest<'_>, roles: Arc<[Arc<str>]>) -> PolicyDecision {
-        self.evaluate_slice(&self.index.whole(), question, roles)
+    pub(super) fn evaluate_all(&self, access: AccessRequest<'_>, roles: Arc<[Arc<str>]>) -> PolicyDecision {
+        self.evaluate_slice(&self.index.whole(), access, roles)
     }
 }
 

@@ -14,11 +14,11 @@ use cedar_policy::{
 };
 
 use super::{
-    context_attributes::Reads,
-    question::{AccessRequest, BodyNames, GrantResource, RequestContext, Resource, VertexKind, VertexResource},
+    context_attributes::ContextAttributes,
+    request::{AccessRequest, BodyNames, GrantResource, RequestContext, Resource, VertexKind, VertexResource},
 };
 
-type Failure = Box<dyn std::error::Error>;
+type BoxedError = Box<dyn std::error::Error>;
 
 /// The types of the schema.
 pub(super) struct Types {
@@ -103,7 +103,7 @@ impl Types {
         Some(uid(&self.model, whole))
     }
 
-    fn vertex_entity(&self, resource: &VertexResource) -> Result<Entity, Failure> {
+    fn vertex_entity(&self, resource: &VertexResource) -> Result<Entity, BoxedError> {
         let mut attributes = HashMap::from([("location".into(), text(&resource.location))]);
         attributes.extend(resource.project.iter().map(|project| ("project".into(), text(project))));
         if let VertexKind::Model { publisher, version } = &resource.kind {
@@ -114,7 +114,7 @@ impl Types {
         Ok(Entity::new(own, attributes, self.whole_model(resource).into_iter().collect())?)
     }
 
-    fn resource_entity(&self, resource: &Resource, labels: &Labels) -> Result<Entity, Failure> {
+    fn resource_entity(&self, resource: &Resource, labels: &Labels) -> Result<Entity, BoxedError> {
         Ok(match resource {
             Resource::Exporter(name) => {
                 let tags = labels.get(name).into_iter().flatten().map(|(label, value)| (label.clone(), text(value)));
@@ -126,7 +126,7 @@ impl Types {
         })
     }
 
-    fn grant_entity(&self, grant: &GrantResource) -> Result<Entity, Failure> {
+    fn grant_entity(&self, grant: &GrantResource) -> Result<Entity, BoxedError> {
         let seconds = RestrictedExpression::new_long(i64::try_from(grant.seconds).unwrap_or(i64::MAX));
         let attributes = HashMap::from([
             ("role".into(), text(&grant.role)),
@@ -138,21 +138,21 @@ impl Types {
     }
 
     /// Who asked for a grant, where that is not the principal. Its roles are not told: they may be others by now.
-    fn asker_entity(&self, grant: &GrantResource) -> Result<Entity, Failure> {
+    fn asker_entity(&self, grant: &GrantResource) -> Result<Entity, BoxedError> {
         let attributes = [("issuer", &*grant.issuer), ("subject", &*grant.subject)].map(|(k, v)| (k.into(), text(v)));
         Ok(Entity::new(self.principal(&grant.asker), attributes.into(), HashSet::new())?)
     }
 
     /// The question, with as much of its context as is read.
-    pub(super) fn phrase(
+    pub(super) fn to_cedar(
         &self,
-        question: AccessRequest<'_>,
+        access: AccessRequest<'_>,
         action: &Entity,
         roles: &[Arc<str>],
         labels: &Labels,
-        reads: Reads,
-    ) -> Result<(Request, Entities), Failure> {
-        let AccessRequest { principal, resource, context, .. } = question;
+        reads: ContextAttributes,
+    ) -> Result<(Request, Entities), BoxedError> {
+        let AccessRequest { principal, resource, context, .. } = access;
         let attributes =
             [("issuer", &*principal.issuer), ("subject", &*principal.subject)].map(|(k, v)| (k.into(), text(v)));
         let parents = roles.iter().map(|role| self.role(role)).collect();
@@ -161,13 +161,13 @@ impl Types {
         let context = self.context(context, reads)?;
         let request = Request::new(principal.uid(), action.uid(), resource.uid(), context, None)?;
         let mut entities = vec![principal, action.clone()];
-        if let Some(named) = question.context.names.filter(|_| reads.any_of(Reads::NAMES)) {
-            for other in named.resources.iter().filter(|other| *other.name != **question.resource.id()) {
+        if let Some(named) = access.context.names.filter(|_| reads.any_of(ContextAttributes::NAMES)) {
+            for other in named.resources.iter().filter(|other| *other.name != **access.resource.id()) {
                 entities.push(self.vertex_entity(other)?);
             }
         }
-        if let Resource::Grant(grant) = question.resource
-            && grant.asker != question.principal.name
+        if let Resource::Grant(grant) = access.resource
+            && grant.asker != access.principal.name
         {
             entities.push(self.asker_entity(grant)?);
         }
@@ -175,36 +175,39 @@ impl Types {
         Ok((request, Entities::from_entities(entities, None)?))
     }
 
-    fn context(&self, context: RequestContext<'_>, reads: Reads) -> Result<Context, Failure> {
+    fn context(&self, context: RequestContext<'_>, reads: ContextAttributes) -> Result<Context, BoxedError> {
         let RequestContext { now, peer, tls, certificate, method, size, names: named } = context;
         let mut context: Vec<(String, RestrictedExpression)> = Vec::new();
-        let mut say = |what: Reads, name: &str, value: &dyn Fn() -> Result<Option<RestrictedExpression>, Failure>| {
+        let mut add = |what: ContextAttributes,
+                       name: &str,
+                       value: &dyn Fn() -> Result<Option<RestrictedExpression>, BoxedError>| {
             if reads.any_of(what) {
                 context.extend(value()?.map(|value| (name.to_owned(), value)));
             }
-            Ok::<(), Failure>(())
+            Ok::<(), BoxedError>(())
         };
-        say(Reads::PEER, "peer", &|| Ok(Some(RestrictedExpression::new_ip(peer.to_string()))))?;
-        say(Reads::METHOD, "method", &|| Ok(Some(text(method.as_str()))))?;
-        say(Reads::TLS, "tls", &|| Ok(Some(RestrictedExpression::new_bool(tls))))?;
-        say(Reads::TIME, "time", &|| Ok(Some(RestrictedExpression::new_datetime(format!("{now:.3}")))))?;
-        say(Reads::SIZE, "size", &|| {
+        add(ContextAttributes::PEER, "peer", &|| Ok(Some(RestrictedExpression::new_ip(peer.to_string()))))?;
+        add(ContextAttributes::METHOD, "method", &|| Ok(Some(text(method.as_str()))))?;
+        add(ContextAttributes::TLS, "tls", &|| Ok(Some(RestrictedExpression::new_bool(tls))))?;
+        add(ContextAttributes::TIME, "time", &|| Ok(Some(RestrictedExpression::new_datetime(format!("{now:.3}")))))?;
+        add(ContextAttributes::SIZE, "size", &|| {
             Ok(size.map(|size| RestrictedExpression::new_long(i64::try_from(size).unwrap_or(i64::MAX))))
         })?;
-        say(Reads::CERTIFICATE, "certificate", &|| {
+        add(ContextAttributes::CERTIFICATE, "certificate", &|| {
             let names = |names: &[Box<str>]| RestrictedExpression::new_set(names.iter().map(|name| text(name)));
-            let Some(shown) = certificate else { return Ok(None) };
-            let fields = [("uris".into(), names(&shown.uris)), ("dns_names".into(), names(&shown.dns_names))];
+            let Some(certificate) = certificate else { return Ok(None) };
+            let fields =
+                [("uris".into(), names(&certificate.uris)), ("dns_names".into(), names(&certificate.dns_names))];
             Ok(Some(RestrictedExpression::new_record(fields)?))
         })?;
-        say(Reads::NAMES, "names", &|| named.map(|named| self.names(named)).transpose())?;
+        add(ContextAttributes::NAMES, "names", &|| named.map(|named| self.names(named)).transpose())?;
         Ok(Context::from_pairs(context)?)
     }
 
     /// What a body names, by kind: Cedar's sets hold one type each.
-    fn names(&self, named: &BodyNames) -> Result<RestrictedExpression, Failure> {
-        let of_kind = |wanted: fn(&VertexKind) -> bool| {
-            let found = named.resources.iter().filter(|resource| wanted(&resource.kind));
+    fn names(&self, named: &BodyNames) -> Result<RestrictedExpression, BoxedError> {
+        let of_kind = |is_kind: fn(&VertexKind) -> bool| {
+            let found = named.resources.iter().filter(|resource| is_kind(&resource.kind));
             let uids = found.map(|resource| uid(self.vertex_kind(resource), &resource.name));
             RestrictedExpression::new_set(uids.map(RestrictedExpression::new_entity_uid))
         };

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     policy_file::{PolicyFile, PolicyProblem},
-    source_text::{Written, written},
+    source_text::{PolicySource, policy_sources},
 };
 
 /// Schema and policies that fit each other.
@@ -24,7 +24,7 @@ pub(super) struct Compiled {
     /// What audit calls each policy.
     pub(super) names: HashMap<PolicyId, Arc<str>>,
     /// Each policy as its file has it.
-    pub(super) written: Vec<Written>,
+    pub(super) sources: Vec<PolicySource>,
 }
 
 /// Compiles all of them. The actions that are `needed` must be in the schema.
@@ -56,11 +56,11 @@ pub(super) fn compile<'a>(
     if !problems.is_empty() {
         return Err(problems);
     }
-    let written = written(&set, |id| {
+    let sources = policy_sources(&set, |id| {
         let file = files.iter().find(|file| file.path.to_string_lossy() == file_of(id))?;
         Some((names.get(id)?.clone(), file))
     });
-    Ok(Compiled { schema, set, names, written })
+    Ok(Compiled { schema, set, names, sources })
 }
 
 /// Compiles what the validator has not seen, for properties that must not depend on it.
@@ -68,7 +68,7 @@ pub(super) fn compile<'a>(
 pub(super) fn unvalidated(schema: &Schema, files: &[PolicyFile]) -> Compiled {
     let (set, names, problems) = read(files);
     assert_eq!(problems, []);
-    Compiled { schema: schema.clone(), set, names, written: Vec::new() }
+    Compiled { schema: schema.clone(), set, names, sources: Vec::new() }
 }
 
 /// The schema with one action in place of all those that no policy can tell apart: the same groups, the same types and

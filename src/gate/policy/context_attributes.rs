@@ -12,9 +12,9 @@ use cedar_policy::{
 
 /// A set of the context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Reads(u8);
+pub(super) struct ContextAttributes(u8);
 
-impl Reads {
+impl ContextAttributes {
     pub(super) const NOTHING: Self = Self(0);
     pub(super) const PEER: Self = Self(1);
     pub(super) const METHOD: Self = Self(1 << 1);
@@ -121,7 +121,7 @@ impl Reads {
     }
 }
 
-impl BitOrAssign for Reads {
+impl BitOrAssign for ContextAttributes {
     fn bitor_assign(&mut self, other: Self) {
         *self = self.or(other);
     }
@@ -135,60 +135,69 @@ fn is_context(expression: &Expr) -> bool {
 mod tests {
     use super::*;
 
-    fn check(condition: &str, expected: Reads) {
+    fn check(condition: &str, expected: ContextAttributes) {
         let text = format!("permit (principal in Role::\"r\", action in Action::\"a\", resource) {condition};");
         let policy = Policy::parse(None, &text).unwrap_or_else(|e| panic!("{text}: {e}"));
-        assert_eq!(Reads::of(&policy), expected, "{condition}");
+        assert_eq!(ContextAttributes::of(&policy), expected, "{condition}");
     }
 
     #[test]
     fn a_policy_reads_what_it_names_of_the_context() {
-        check("", Reads::NOTHING);
-        check("when { true }", Reads::NOTHING);
-        check("when { principal.issuer == \"time\" && resource.location == \"peer\" }", Reads::NOTHING);
-        check("when { context.tls }", Reads::TLS);
-        check("unless { context.tls }", Reads::TLS);
-        check("when { context.peer.isInRange(ip(\"10.0.0.0/8\")) }", Reads::PEER);
+        check("", ContextAttributes::NOTHING);
+        check("when { true }", ContextAttributes::NOTHING);
+        check("when { principal.issuer == \"time\" && resource.location == \"peer\" }", ContextAttributes::NOTHING);
+        check("when { context.tls }", ContextAttributes::TLS);
+        check("unless { context.tls }", ContextAttributes::TLS);
+        check("when { context.peer.isInRange(ip(\"10.0.0.0/8\")) }", ContextAttributes::PEER);
         check(
             "when { context[\"method\"] == \"GET\" } unless { context.peer.isLoopback() }",
-            Reads::METHOD.or(Reads::PEER),
+            ContextAttributes::METHOD.or(ContextAttributes::PEER),
         );
-        check("when { context.time > datetime(\"2026-01-01\") }", Reads::TIME);
-        check("when { context.time.toTime() > duration(\"8h\") || context.tls }", Reads::TIME.or(Reads::TLS));
-        check("when { context has certificate && context.certificate.uris.contains(\"a\") }", Reads::CERTIFICATE);
-        check("when { context has certificate.uris }", Reads::CERTIFICATE);
-        check("when { context has size && context.size < 10 + 2 }", Reads::SIZE);
-        check("when { if context.tls then context.method == \"GET\" else false }", Reads::TLS.or(Reads::METHOD));
-        check("when { [context.tls].contains(true) }", Reads::TLS);
-        check("when { {a: context.tls}.a }", Reads::TLS);
-        check("when { context.method like \"P*\" }", Reads::METHOD);
-        check("when { !(context has names) }", Reads::NAMES);
+        check("when { context.time > datetime(\"2026-01-01\") }", ContextAttributes::TIME);
+        check(
+            "when { context.time.toTime() > duration(\"8h\") || context.tls }",
+            ContextAttributes::TIME.or(ContextAttributes::TLS),
+        );
+        check(
+            "when { context has certificate && context.certificate.uris.contains(\"a\") }",
+            ContextAttributes::CERTIFICATE,
+        );
+        check("when { context has certificate.uris }", ContextAttributes::CERTIFICATE);
+        check("when { context has size && context.size < 10 + 2 }", ContextAttributes::SIZE);
+        check(
+            "when { if context.tls then context.method == \"GET\" else false }",
+            ContextAttributes::TLS.or(ContextAttributes::METHOD),
+        );
+        check("when { [context.tls].contains(true) }", ContextAttributes::TLS);
+        check("when { {a: context.tls}.a }", ContextAttributes::TLS);
+        check("when { context.method like \"P*\" }", ContextAttributes::METHOD);
+        check("when { !(context has names) }", ContextAttributes::NAMES);
     }
 
     #[test]
     fn what_is_no_plain_reading_reads_everything() {
-        check("when { context == {} }", Reads::ALL);
-        check("when { [context].contains({}) }", Reads::ALL);
-        check("when { {a: context}.a.tls }", Reads::ALL);
-        check("when { (if true then context else context).tls }", Reads::ALL);
-        check("when { context has anything }", Reads::ALL);
-        check("when { context.getTag(\"x\") == 1 }", Reads::ALL);
+        check("when { context == {} }", ContextAttributes::ALL);
+        check("when { [context].contains({}) }", ContextAttributes::ALL);
+        check("when { {a: context}.a.tls }", ContextAttributes::ALL);
+        check("when { (if true then context else context).tls }", ContextAttributes::ALL);
+        check("when { context has anything }", ContextAttributes::ALL);
+        check("when { context.getTag(\"x\") == 1 }", ContextAttributes::ALL);
     }
 
     #[test]
     fn an_entity_that_is_looked_into_depends_on_what_the_body_names() {
-        check("when { resource == Model::\"m\" }", Reads::NOTHING);
-        check("when { resource in Model::\"m\" }", Reads::NOTHING);
-        check("when { resource in [Model::\"m\", Model::\"n\"] }", Reads::NOTHING);
-        check("when { [Model::\"m\"].contains(resource) }", Reads::NOTHING);
-        check("when { resource is Model in Model::\"m\" }", Reads::NOTHING);
-        check("when { Model::\"m@2\" in Model::\"m\" }", Reads::NAMES);
-        check("when { Model::\"m\".location == \"x\" }", Reads::NAMES);
-        check("when { Model::\"m\" has version }", Reads::NAMES);
-        check("when { Exporter::\"e\".hasTag(\"team\") }", Reads::NAMES);
+        check("when { resource == Model::\"m\" }", ContextAttributes::NOTHING);
+        check("when { resource in Model::\"m\" }", ContextAttributes::NOTHING);
+        check("when { resource in [Model::\"m\", Model::\"n\"] }", ContextAttributes::NOTHING);
+        check("when { [Model::\"m\"].contains(resource) }", ContextAttributes::NOTHING);
+        check("when { resource is Model in Model::\"m\" }", ContextAttributes::NOTHING);
+        check("when { Model::\"m@2\" in Model::\"m\" }", ContextAttributes::NAMES);
+        check("when { Model::\"m\".location == \"x\" }", ContextAttributes::NAMES);
+        check("when { Model::\"m\" has version }", ContextAttributes::NAMES);
+        check("when { Exporter::\"e\".hasTag(\"team\") }", ContextAttributes::NAMES);
         check(
             "when { (if context.tls then Model::\"m\" else Model::\"n\").location == \"x\" }",
-            Reads::TLS.or(Reads::NAMES),
+            ContextAttributes::TLS.or(ContextAttributes::NAMES),
         );
     }
 }

@@ -17,87 +17,87 @@ use http::Method;
 use quick_cache::{Equivalent, sync::Cache};
 
 use super::{
-    context_attributes::Reads,
+    context_attributes::ContextAttributes,
     decision::PolicyDecision,
-    question::{AccessRequest, RequestContext, Resource},
+    request::{AccessRequest, RequestContext, Resource},
     slice::Slice,
 };
 
 /// Questions remembered at once, and as many decisions that depend on their context; the least used make room.
-const REMEMBERED: usize = 100_000;
+const CAPACITY: usize = 100_000;
 /// Decisions about resources with longer names are made anew each time: whoever has a token chooses the names, and
 /// could fill the memory with them. Google's are far shorter.
-pub(super) const REMEMBERED_NAME: usize = 256;
+pub(super) const MAX_NAME_BYTES: usize = 256;
 /// What is too rarely the same twice.
-const FLEETING: Reads = Reads::TIME.or(Reads::SIZE).or(Reads::NAMES);
+const UNCACHEABLE: ContextAttributes = ContextAttributes::TIME.or(ContextAttributes::SIZE).or(ContextAttributes::NAMES);
 
 /// What is settled of a question before its circumstances are looked at.
 #[derive(Clone)]
-pub(super) enum Settled {
+pub(super) enum CacheEntry {
     /// The answer, whatever the context.
-    Ruled(Arc<PolicyDecision>),
+    Decided(Arc<PolicyDecision>),
     /// The roles and the policies that decide.
-    Open { roles: Arc<[Arc<str>]>, slice: Arc<Slice>, case: Option<Case> },
+    ContextDependent { roles: Arc<[Arc<str>]>, slice: Arc<Slice>, id: Option<EntryId> },
 }
 
 /// The number under which a question's decisions are remembered; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Case(u64);
+pub(super) struct EntryId(u64);
 
-pub(super) struct Memory {
-    settled: Cache<Asked, Settled>,
-    ruled: Cache<(Case, Told), Arc<PolicyDecision>>,
-    cases: AtomicU64,
+pub(super) struct DecisionCache {
+    entries: Cache<RequestKey, CacheEntry>,
+    decisions: Cache<(EntryId, ContextKey), Arc<PolicyDecision>>,
+    next_id: AtomicU64,
 }
 
-impl Memory {
+impl DecisionCache {
     pub(super) fn new() -> Self {
-        Self { settled: Cache::new(REMEMBERED), ruled: Cache::new(REMEMBERED), cases: AtomicU64::new(0) }
+        Self { entries: Cache::new(CAPACITY), decisions: Cache::new(CAPACITY), next_id: AtomicU64::new(0) }
     }
 
     /// Answers from memory, or by `settle` and `decide`.
     pub(super) fn decide(
         &self,
-        question: AccessRequest<'_>,
-        settle: impl FnOnce() -> Settled,
+        request: AccessRequest<'_>,
+        prepare: impl FnOnce() -> CacheEntry,
         decide: impl FnOnce(&Slice, Arc<[Arc<str>]>) -> PolicyDecision,
     ) -> Arc<PolicyDecision> {
-        let settled = self.settled.get(&question).unwrap_or_else(|| self.keep(question, settle()));
-        let (roles, slice, case) = match settled {
-            Settled::Ruled(ruling) => return ruling,
-            Settled::Open { roles, slice, case } => (roles, slice, case),
+        let entry = self.entries.get(&request).unwrap_or_else(|| self.insert(request, prepare()));
+        let (roles, slice, id) = match entry {
+            CacheEntry::Decided(decision) => return decision,
+            CacheEntry::ContextDependent { roles, slice, id } => (roles, slice, id),
         };
-        let key = case.zip(Told::of(question.context, slice.reads));
-        if let Some(ruling) = key.as_ref().and_then(|key| self.ruled.get(key)) {
-            return ruling;
+        let key = id.zip(ContextKey::of(request.context, slice.reads));
+        if let Some(decision) = key.as_ref().and_then(|key| self.decisions.get(key)) {
+            return decision;
         }
-        let ruling = Arc::new(decide(&slice, roles));
-        if slice.reads == Reads::NOTHING && case.is_some() {
-            self.settled.insert(question.into(), Settled::Ruled(ruling.clone()));
+        let decision = Arc::new(decide(&slice, roles));
+        if slice.reads == ContextAttributes::NOTHING && id.is_some() {
+            self.entries.insert(request.into(), CacheEntry::Decided(decision.clone()));
         } else if let Some(key) = key {
-            self.ruled.insert(key, ruling.clone());
+            self.decisions.insert(key, decision.clone());
         }
-        ruling
+        decision
     }
 
-    fn keep(&self, question: AccessRequest<'_>, mut settled: Settled) -> Settled {
-        if question.resource.id().len() <= REMEMBERED_NAME {
-            if let Settled::Open { case, .. } = &mut settled {
-                *case = Some(Case(self.cases.fetch_add(1, Ordering::Relaxed)));
+    fn insert(&self, request: AccessRequest<'_>, mut entry: CacheEntry) -> CacheEntry {
+        if request.resource.id().len() <= MAX_NAME_BYTES {
+            if let CacheEntry::ContextDependent { id, .. } = &mut entry {
+                *id = Some(EntryId(self.next_id.fetch_add(1, Ordering::Relaxed)));
             }
-            self.settled.insert(question.into(), settled.clone());
+            self.entries.insert(request.into(), entry.clone());
         }
-        settled
+        entry
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> (usize, usize) {
-        (self.settled.len(), self.ruled.len())
+        (self.entries.len(), self.decisions.len())
     }
 }
 
 /// Everything that settles a question. The token's digest stands for the claims.
-struct Asked {
+struct RequestKey {
     proof: [u8; 32],
     granted: Arc<[Arc<str>]>,
     active: Option<Box<str>>,
@@ -105,14 +105,14 @@ struct Asked {
     resource: Resource,
 }
 
-impl From<AccessRequest<'_>> for Asked {
+impl From<AccessRequest<'_>> for RequestKey {
     fn from(q: AccessRequest<'_>) -> Self {
         let (proof, action, resource) = (q.principal.proof, q.action.clone(), q.resource.clone());
         Self { proof, granted: q.granted_roles.into(), active: q.active_role.map(Into::into), action, resource }
     }
 }
 
-impl Asked {
+impl RequestKey {
     fn parts(&self) -> (&[u8; 32], &[Arc<str>], Option<&str>, &str, &Resource) {
         (&self.proof, &self.granted, self.active.as_deref(), &self.action, &self.resource)
     }
@@ -123,7 +123,7 @@ fn parts<'q>(q: &AccessRequest<'q>) -> (&'q [u8; 32], &'q [Arc<str>], Option<&'q
     (&q.principal.proof, q.granted_roles, q.active_role, q.action, q.resource)
 }
 
-impl Hash for Asked {
+impl Hash for RequestKey {
     fn hash<H: Hasher>(&self, to: &mut H) {
         self.parts().hash(to);
     }
@@ -135,23 +135,23 @@ impl Hash for AccessRequest<'_> {
     }
 }
 
-impl PartialEq for Asked {
+impl PartialEq for RequestKey {
     fn eq(&self, other: &Self) -> bool {
         self.parts() == other.parts()
     }
 }
 
-impl Eq for Asked {}
+impl Eq for RequestKey {}
 
-impl Equivalent<Asked> for AccessRequest<'_> {
-    fn equivalent(&self, asked: &Asked) -> bool {
-        parts(self) == asked.parts()
+impl Equivalent<RequestKey> for AccessRequest<'_> {
+    fn equivalent(&self, key: &RequestKey) -> bool {
+        parts(self) == key.parts()
     }
 }
 
 /// Such context as are read; the others are nothing.
 #[derive(PartialEq, Eq, Hash)]
-struct Told {
+struct ContextKey {
     peer: Option<IpAddr>,
     method: Option<Method>,
     tls: Option<bool>,
@@ -159,16 +159,17 @@ struct Told {
     certificate: Option<Option<[u8; 32]>>,
 }
 
-impl Told {
+impl ContextKey {
     /// Nothing where something is read that is too rarely the same twice.
-    fn of(context: RequestContext<'_>, reads: Reads) -> Option<Self> {
+    fn of(context: RequestContext<'_>, reads: ContextAttributes) -> Option<Self> {
         let RequestContext { peer, method, tls, certificate, .. } = context;
-        let read = |what: Reads| reads.any_of(what);
-        (!read(FLEETING)).then(|| Self {
-            peer: read(Reads::PEER).then_some(peer),
-            method: read(Reads::METHOD).then(|| method.clone()),
-            tls: read(Reads::TLS).then_some(tls),
-            certificate: read(Reads::CERTIFICATE).then(|| certificate.map(|shown| shown.thumbprint)),
+        let read = |what: ContextAttributes| reads.any_of(what);
+        (!read(UNCACHEABLE)).then(|| Self {
+            peer: read(ContextAttributes::PEER).then_some(peer),
+            method: read(ContextAttributes::METHOD).then(|| method.clone()),
+            tls: read(ContextAttributes::TLS).then_some(tls),
+            certificate: read(ContextAttributes::CERTIFICATE)
+                .then(|| certificate.map(|certificate| certificate.thumbprint)),
         })
     }
 }

@@ -9,21 +9,21 @@ use super::{
     cedar,
     cedar_request::Labels,
     decision::PolicyDecision,
-    decision_cache::{Memory, Settled},
+    decision_cache::{CacheEntry, DecisionCache},
     obligations::Obligation,
     policy_file::{PolicyFile, PolicyProblem},
-    question::AccessRequest,
+    request::AccessRequest,
     roles::{self, Roles},
     slice,
-    source_text::Written,
+    source_text::PolicySource,
 };
 use crate::principal::Principal;
 
 /// Roles and policies, compiled.
 pub struct Policy {
     pub(super) roles: Roles,
-    pub(super) cedar: cedar::Policies,
-    pub(super) memory: Memory,
+    pub(super) cedar: cedar::CedarPolicies,
+    pub(super) cache: DecisionCache,
     /// What is asked besides, and decides nothing.
     pub(super) shadow: Option<Box<Self>>,
 }
@@ -39,14 +39,14 @@ impl Policy {
         policies: &[PolicyFile],
         actions: impl Iterator<Item = &'a str>,
     ) -> Result<Self, Vec<PolicyProblem>> {
-        let cedar = cedar::Policies::new(schema, policies, actions)?;
-        Ok(Self { roles, cedar, memory: Memory::new(), shadow: None })
+        let cedar = cedar::CedarPolicies::new(schema, policies, actions)?;
+        Ok(Self { roles, cedar, cache: DecisionCache::new(), shadow: None })
     }
 
     /// The same policies with other roles.
     #[must_use]
     pub fn with_roles(self, roles: Roles) -> Self {
-        Self { roles, memory: Memory::new(), ..self }
+        Self { roles, cache: DecisionCache::new(), ..self }
     }
 
     /// The same policies, told the labels of these exporters.
@@ -54,7 +54,7 @@ impl Policy {
     pub fn with_labels(mut self, exporters: impl Iterator<Item = (Arc<str>, Vec<(String, String)>)>) -> Self {
         self.cedar.labels = exporters.collect();
         let shadow = self.shadow.take().map(|shadow| Box::new(shadow.labelled(&self.cedar.labels)));
-        Self { memory: Memory::new(), shadow, ..self }
+        Self { cache: DecisionCache::new(), shadow, ..self }
     }
 
     /// The roles that a principal holds, whichever it activates. Sorted.
@@ -78,8 +78,8 @@ impl Policy {
 
     /// Every policy as its file has it, in the order of files and lines.
     #[must_use]
-    pub fn sources(&self) -> &[Written] {
-        &self.cedar.written
+    pub fn sources(&self) -> &[PolicySource] {
+        &self.cedar.sources
     }
 
     /// The policies' names, as rulings give them.
@@ -91,7 +91,7 @@ impl Policy {
     /// The guardrails that policies name.
     #[must_use]
     pub fn guardrail_names(&self) -> BTreeSet<&str> {
-        self.cedar.obliged.names()
+        self.cedar.obligations.names()
     }
 
     /// The same policies with guardrails behind the names. Until then a permit that names one denies.
@@ -100,8 +100,8 @@ impl Policy {
     /// Names that no guardrail has, and guardrails that a permit gives nothing to act on.
     pub fn with_guardrails(mut self, guardrails: Vec<Obligation>) -> Result<Self, Vec<PolicyProblem>> {
         let guardrails: Vec<Arc<Obligation>> = guardrails.into_iter().map(Arc::new).collect();
-        let problems = self.cedar.obliged.bind(&guardrails);
-        if problems.is_empty() { Ok(Self { memory: Memory::new(), ..self }) } else { Err(problems) }
+        let problems = self.cedar.obligations.bind(&guardrails);
+        if problems.is_empty() { Ok(Self { cache: DecisionCache::new(), ..self }) } else { Err(problems) }
     }
 
     /// Whether a policy speaks of this role.
@@ -124,9 +124,9 @@ impl Policy {
     }
 
     /// Answers a question, from memory where the same was asked before.
-    pub fn decide(&self, question: AccessRequest<'_>) -> Arc<PolicyDecision> {
-        let decide = |slice: &slice::Slice, roles| self.cedar.evaluate_slice(slice, question, roles);
-        self.memory.decide(question, || self.settle(question), decide)
+    pub fn decide(&self, request: AccessRequest<'_>) -> Arc<PolicyDecision> {
+        let decide = |slice: &slice::Slice, roles| self.cedar.evaluate_slice(slice, request, roles);
+        self.cache.decide(request, || self.prepare(request), decide)
     }
 
     /// Which of the `held` roles nobody may hold beside `role`.
@@ -137,28 +137,28 @@ impl Policy {
 
     /// Answers a question by evaluating roles and policies.
     #[must_use]
-    pub fn evaluate(&self, question: AccessRequest<'_>) -> PolicyDecision {
-        match self.roles.of(&question) {
-            Ok(roles) => self.cedar.evaluate(question, roles),
-            Err(unsettled) => unsettled.into(),
+    pub fn evaluate(&self, request: AccessRequest<'_>) -> PolicyDecision {
+        match self.roles.of(&request) {
+            Ok(roles) => self.cedar.evaluate(request, roles),
+            Err(denial) => denial.into(),
         }
     }
 
     /// The roles and the policies that decide a question.
-    fn settle(&self, question: AccessRequest<'_>) -> Settled {
-        let ruled = |ruling| Settled::Ruled(Arc::new(ruling));
-        match self.roles.of(&question) {
-            Ok(roles) => match self.cedar.slice(&question, &roles) {
-                Ok(slice) => Settled::Open { roles, slice, case: None },
+    fn prepare(&self, request: AccessRequest<'_>) -> CacheEntry {
+        let ruled = |decision| CacheEntry::Decided(Arc::new(decision));
+        match self.roles.of(&request) {
+            Ok(roles) => match self.cedar.slice(&request, &roles) {
+                Ok(slice) => CacheEntry::ContextDependent { roles, slice, id: None },
                 Err(error) => ruled(cedar::failed(error.to_string(), roles)),
             },
-            Err(unsettled) => ruled(unsettled.into()),
+            Err(denial) => ruled(denial.into()),
         }
     }
 
     /// The shadow set knows the same exporters as the enforced one.
     fn labelled(mut self, labels: &Labels) -> Self {
         self.cedar.labels = labels.clone();
-        Self { memory: Memory::new(), ..self }
+        Self { cache: DecisionCache::new(), ..self }
     }
 }

@@ -6,33 +6,33 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Decision, Entities, Policy as One, PolicySet, Request};
+use cedar_policy::{Authorizer, Decision, Entities, Policy as CedarPolicy, PolicySet, Request};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    cedar::Policies, decision::PolicyDecision, engine::Policy, question::AccessRequest, rule::RoleRule,
-    source_text::Written,
+    cedar::CedarPolicies, decision::PolicyDecision, engine::Policy, request::AccessRequest, rule::RoleRule,
+    source_text::PolicySource,
 };
 
 /// Most of a claim that is shown, in bytes.
-const SHOWN: usize = 200;
+const MAX_CLAIM_BYTES: usize = 200;
 
 /// An answer and where it comes from.
 pub struct Explanation<'p> {
     /// The answer.
-    pub ruling: PolicyDecision,
+    pub decision: PolicyDecision,
     /// What the shadow set would have ruled, where there is one.
     pub shadow: Option<PolicyDecision>,
     /// Each rule of roles.toml, in its order; none where the roles did not come from claims.
-    pub rules: Vec<RuleTold>,
+    pub rules: Vec<RuleReport>,
     /// Each policy, in the order of files and lines; none where the roles already deny.
-    pub policies: Vec<PolicyTold<'p>>,
+    pub policies: Vec<PolicyReport<'p>>,
 }
 
 /// One rule of roles.toml, as it looks at one principal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RuleTold {
+pub struct RuleReport {
     /// Its place in the file, from 1.
     pub number: usize,
     /// The role that it gives.
@@ -43,12 +43,12 @@ pub struct RuleTold {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_issuers: Option<Vec<String>>,
     /// Its conditions.
-    pub conditions: Vec<ConditionTold>,
+    pub conditions: Vec<ConditionReport>,
 }
 
 /// One condition of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ConditionTold {
+pub struct ConditionReport {
     /// As roles.toml has it.
     pub text: String,
     /// Whether the claims meet it.
@@ -58,9 +58,9 @@ pub struct ConditionTold {
 }
 
 /// One policy, as it looks at one question.
-pub struct PolicyTold<'p> {
+pub struct PolicyReport<'p> {
     /// The policy.
-    pub written: &'p Written,
+    pub source: &'p PolicySource,
     /// What comes of it.
     pub outcome: Outcome,
 }
@@ -91,60 +91,60 @@ pub enum Outcome {
 impl Policy {
     /// Answers a question, and says why.
     #[must_use]
-    pub fn explain(&self, question: AccessRequest<'_>) -> Explanation<'_> {
-        let ruling = self.evaluate(question);
-        let rules = if question.principal.roles.is_some() { Vec::new() } else { self.rules_told(&question) };
-        let asked = self.roles.of(&question).is_ok();
-        let policies = if asked { self.cedar.told(question, &ruling.roles) } else { Vec::new() };
-        let shadow = self.shadow.as_ref().map(|shadow| shadow.evaluate(question));
-        Explanation { ruling, shadow, rules, policies }
+    pub fn explain(&self, access: AccessRequest<'_>) -> Explanation<'_> {
+        let decision = self.evaluate(access);
+        let rules = if access.principal.roles.is_some() { Vec::new() } else { self.rule_reports(&access) };
+        let has_roles = self.roles.of(&access).is_ok();
+        let policies = if has_roles { self.cedar.policy_reports(access, &decision.roles) } else { Vec::new() };
+        let shadow = self.shadow.as_ref().map(|shadow| shadow.evaluate(access));
+        Explanation { decision, shadow, rules, policies }
     }
 
-    fn rules_told(&self, question: &AccessRequest<'_>) -> Vec<RuleTold> {
-        let claims = serde_json::from_str(&question.principal.claims).unwrap_or(Value::Null);
-        let told = |(place, rule): (usize, &RoleRule)| {
-            let issuer = &*question.principal.issuer;
-            let conditions = rule.conditions.iter().map(|condition| ConditionTold {
+    fn rule_reports(&self, access: &AccessRequest<'_>) -> Vec<RuleReport> {
+        let claims = serde_json::from_str(&access.principal.claims).unwrap_or(Value::Null);
+        let report = |(place, rule): (usize, &RoleRule)| {
+            let issuer = &*access.principal.issuer;
+            let conditions = rule.conditions.iter().map(|condition| ConditionReport {
                 text: condition.to_string(),
                 met: condition.holds(&claims),
                 found: claims.get(condition.claim.top()).map(|claim| short(&claim.to_string())),
             });
-            RuleTold {
+            RuleReport {
                 number: place + 1,
                 role: rule.role.clone(),
-                gives: rule.matches(question.principal, &claims),
+                gives: rule.matches(access.principal, &claims),
                 other_issuers: rule.issuers.clone().filter(|issuers| !issuers.iter().any(|one| one == issuer)),
                 conditions: conditions.collect(),
             }
         };
-        self.roles.rules.iter().enumerate().map(told).collect()
+        self.roles.rules.iter().enumerate().map(report).collect()
     }
 }
 
 fn short(text: &str) -> String {
-    match text.get(..text.floor_char_boundary(SHOWN)) {
+    match text.get(..text.floor_char_boundary(MAX_CLAIM_BYTES)) {
         Some(beginning) if beginning.len() < text.len() => format!("{beginning}…"),
         _ => text.to_owned(),
     }
 }
 
-impl Policies {
-    fn told(&self, question: AccessRequest<'_>, roles: &[Arc<str>]) -> Vec<PolicyTold<'_>> {
-        let Some((request, entities)) = self.phrase(question, roles) else { return Vec::new() };
-        let asked = Asked { request, entities, authorizer: Authorizer::new() };
-        self.written.iter().map(|written| PolicyTold { written, outcome: asked.outcome(&written.policy) }).collect()
+impl CedarPolicies {
+    fn policy_reports(&self, access: AccessRequest<'_>, roles: &[Arc<str>]) -> Vec<PolicyReport<'_>> {
+        let Some((request, entities)) = self.to_cedar(access, roles) else { return Vec::new() };
+        let evaluator = SinglePolicyEvaluator { request, entities, authorizer: Authorizer::new() };
+        self.sources.iter().map(|source| PolicyReport { source, outcome: evaluator.outcome(&source.policy) }).collect()
     }
 }
 
 /// A question in Cedar's words, to be put to one policy at a time.
-struct Asked {
+struct SinglePolicyEvaluator {
     request: Request,
     entities: Entities,
     authorizer: Authorizer,
 }
 
-impl Asked {
-    fn outcome(&self, policy: &One) -> Outcome {
+impl SinglePolicyEvaluator {
+    fn outcome(&self, policy: &CedarPolicy) -> Outcome {
         match self.applies(policy) {
             Ok(true) => return Outcome::Applies,
             Err(error) => return Outcome::Fails { error },
@@ -162,11 +162,11 @@ impl Asked {
     }
 
     fn fits(&self, part: &Value) -> bool {
-        One::from_json(None, part.clone()).is_ok_and(|policy| self.applies(&policy).unwrap_or(false))
+        CedarPolicy::from_json(None, part.clone()).is_ok_and(|policy| self.applies(&policy).unwrap_or(false))
     }
 
     /// Whether a policy alone is satisfied.
-    fn applies(&self, policy: &One) -> Result<bool, String> {
+    fn applies(&self, policy: &CedarPolicy) -> Result<bool, String> {
         let set = PolicySet::from_policies([policy.clone()]).map_err(|error| error.to_string())?;
         let answer = self.authorizer.is_authorized(&self.request, &set, &self.entities);
         match answer.diagnostics().errors().next() {
@@ -239,7 +239,7 @@ forbid (principal, action, resource) when { context has size && context.size * 9
         let principal = Principal::hypothetical("corp", "s", claims, None);
         let (action, resource) = (action.into(), Resource::Exporter("e".into()));
         let context = RequestContext { size, ..RequestContext::test(IpAddr::from([127, 0, 0, 1])) };
-        let question = AccessRequest {
+        let access = AccessRequest {
             principal: &principal,
             granted_roles: &[],
             active_role: None,
@@ -247,51 +247,51 @@ forbid (principal, action, resource) when { context has size && context.size * 9
             resource: &resource,
             context,
         };
-        with(policy.explain(question));
+        with(policy.explain(access));
     }
 
-    fn outcomes(told: &Explanation<'_>) -> Vec<Outcome> {
-        told.policies.iter().map(|policy| policy.outcome.clone()).collect()
+    fn outcomes(report: &Explanation<'_>) -> Vec<Outcome> {
+        report.policies.iter().map(|policy| policy.outcome.clone()).collect()
     }
 
     #[test]
     fn each_policy_tells_what_it_lacks() {
-        check(r#"{"reads":["yes"]}"#, "Read", None, |told| {
-            assert!(told.ruling.allowed);
+        check(r#"{"reads":["yes"]}"#, "Read", None, |report| {
+            assert!(report.decision.allowed);
             let parts = vec!["principal", "action"];
             let unmet = Outcome::Unmet { conditions: vec![1] };
-            assert_eq!(outcomes(&told), [Outcome::Applies, Outcome::Elsewhere { parts }, unmet]);
-            let places: Vec<_> = told.policies.iter().map(|p| (&*p.written.name, p.written.line)).collect();
+            assert_eq!(outcomes(&report), [Outcome::Applies, Outcome::Elsewhere { parts }, unmet]);
+            let places: Vec<_> = report.policies.iter().map(|p| (&*p.source.name, p.source.line)).collect();
             assert_eq!(places, [("reads", 2), ("writes", 5), ("large", 9)]);
-            assert!(told.policies[0].written.text.starts_with("@id(\"reads\")\npermit"));
+            assert!(report.policies[0].source.text.starts_with("@id(\"reads\")\npermit"));
         });
-        check(r#"{"may":{"write":"yes"}}"#, "Write", None, |told| {
-            assert_eq!(told.ruling.denial, Some(Denial::NotPermitted));
-            assert_eq!(outcomes(&told)[1], Outcome::Unmet { conditions: vec![2, 3] });
+        check(r#"{"may":{"write":"yes"}}"#, "Write", None, |report| {
+            assert_eq!(report.decision.denial, Some(Denial::NotPermitted));
+            assert_eq!(outcomes(&report)[1], Outcome::Unmet { conditions: vec![2, 3] });
         });
-        check(r#"{"reads":"yes"}"#, "Read", Some(3), |told| {
-            assert!(matches!(told.ruling.denial, Some(Denial::Error(_))));
-            assert!(matches!(&outcomes(&told)[2], Outcome::Fails { error } if error.contains("overflow")));
+        check(r#"{"reads":"yes"}"#, "Read", Some(3), |report| {
+            assert!(matches!(report.decision.denial, Some(Denial::Error(_))));
+            assert!(matches!(&outcomes(&report)[2], Outcome::Fails { error } if error.contains("overflow")));
         });
     }
 
     #[test]
     fn each_rule_tells_what_it_found() {
-        check(r#"{"reads":"no","may":{"write":"yes"}}"#, "Read", None, |told| {
-            let [reads, writes] = told.rules.as_slice() else { panic!("{:?}", told.rules) };
+        check(r#"{"reads":"no","may":{"write":"yes"}}"#, "Read", None, |report| {
+            let [reads, writes] = report.rules.as_slice() else { panic!("{:?}", report.rules) };
             assert_eq!((reads.gives, reads.conditions[0].found.as_deref()), (false, Some("\"no\"")));
             assert_eq!((writes.gives, &writes.other_issuers), (true, &None));
             assert_eq!(writes.conditions[0].found.as_deref(), Some(r#"{"write":"yes"}"#));
         });
-        check(r#"{"reads":"yes","may":{"write":"yes"}}"#, "Read", None, |told| {
-            assert!(matches!(told.ruling.denial, Some(Denial::Separation(_))));
-            assert!(told.policies.is_empty() && told.rules.iter().all(|rule| rule.gives));
+        check(r#"{"reads":"yes","may":{"write":"yes"}}"#, "Read", None, |report| {
+            assert!(matches!(report.decision.denial, Some(Denial::Separation(_))));
+            assert!(report.policies.is_empty() && report.rules.iter().all(|rule| rule.gives));
         });
     }
 
     #[test]
     fn a_long_claim_is_shortened() {
-        assert_eq!(short(&"é".repeat(SHOWN)).len(), SHOWN + '…'.len_utf8());
+        assert_eq!(short(&"é".repeat(MAX_CLAIM_BYTES)).len(), MAX_CLAIM_BYTES + '…'.len_utf8());
         assert_eq!(short("short"), "short");
     }
 }

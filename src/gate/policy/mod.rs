@@ -16,8 +16,8 @@ mod explain;
 mod obligations;
 mod policy_file;
 pub(crate) mod prove;
-mod question;
 mod replay;
+mod request;
 mod roles;
 mod rule;
 pub(crate) mod schema_check;
@@ -27,24 +27,27 @@ mod source_text;
 
 pub(crate) use self::{
     decision::{Denial, PolicyDecision},
-    explain::{Explanation, Outcome, PolicyTold, RuleTold},
+    explain::{Explanation, Outcome, PolicyReport, RuleReport},
     obligations::{
         Guardrail, MaskKey, Obligation, Pointer, PredictGuardrail, ScrapeGuardrail, Template, WriteGuardrail,
         plain_name,
     },
     policy_file::PolicyFile,
-    question::{BodyNames, GrantResource, VertexResource},
-    replay::{Change, Changed, Decided, Difference, Is, Part, Past, Replay, differences},
+    replay::{
+        Change, ChangeCount, DecisionSummary, Difference, DifferenceKind, DifferenceStatus, RecordedRequest, Replay,
+        differences,
+    },
+    request::{BodyNames, GrantResource, VertexResource},
     roles::{HELD_ROLES_CLAIM, Roles},
     rule::{ClaimCondition, ClaimMatcher, ClaimPath, RoleRule, is_role},
 };
 pub use self::{
     engine::Policy,
-    question::{AccessRequest, RequestContext, Resource},
+    request::{AccessRequest, RequestContext, Resource},
 };
 
 #[cfg(test)]
-pub(crate) use self::question::VertexKind;
+pub(crate) use self::request::VertexKind;
 
 #[cfg(test)]
 mod tests;

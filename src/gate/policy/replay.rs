@@ -11,14 +11,14 @@ use serde::Serialize;
 use super::{
     decision::{Denial, PolicyDecision},
     engine::Policy,
-    question::{AccessRequest, BodyNames, RequestContext, Resource},
+    request::{AccessRequest, BodyNames, RequestContext, Resource},
     rule::RoleRule,
-    source_text::Written,
+    source_text::PolicySource,
 };
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 
 /// A question as a record tells it.
-pub(crate) struct Past {
+pub(crate) struct RecordedRequest {
     /// Who asked, with the roles that it held.
     pub principal: Principal,
     /// The one role that it activated, where it did.
@@ -43,8 +43,8 @@ pub(crate) struct Past {
     pub names: Option<BodyNames>,
 }
 
-impl Past {
-    fn question(&self) -> AccessRequest<'_> {
+impl RecordedRequest {
+    fn access_request(&self) -> AccessRequest<'_> {
         let context = RequestContext {
             now: self.at,
             peer: self.peer,
@@ -76,14 +76,14 @@ pub struct Change {
     /// The resource's id.
     pub resource: Arc<str>,
     /// What the old policies say.
-    pub old: Decided,
+    pub old: DecisionSummary,
     /// What the new ones say.
-    pub new: Decided,
+    pub new: DecisionSummary,
 }
 
 /// One side of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Decided {
+pub struct DecisionSummary {
     /// Whether it is allowed.
     pub allowed: bool,
     /// The policies that decide; none where nothing permits.
@@ -93,16 +93,16 @@ pub struct Decided {
     pub reason: Option<&'static str>,
 }
 
-impl From<&PolicyDecision> for Decided {
-    fn from(ruling: &PolicyDecision) -> Self {
-        let reason = ruling.denial.as_ref().map(Denial::reason);
-        Self { allowed: ruling.allowed, policies: ruling.policies.clone(), reason }
+impl From<&PolicyDecision> for DecisionSummary {
+    fn from(decision: &PolicyDecision) -> Self {
+        let reason = decision.denial.as_ref().map(Denial::reason);
+        Self { allowed: decision.allowed, policies: decision.policies.clone(), reason }
     }
 }
 
 /// How often a change comes up, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Changed {
+pub struct ChangeCount {
     /// How many requests it is about.
     pub count: u64,
     /// The first of them.
@@ -115,7 +115,7 @@ pub struct Changed {
 pub(crate) struct Replay<'p> {
     old: &'p Policy,
     new: &'p Policy,
-    changes: HashMap<Change, Changed>,
+    changes: HashMap<Change, ChangeCount>,
 }
 
 impl<'p> Replay<'p> {
@@ -126,27 +126,28 @@ impl<'p> Replay<'p> {
     }
 
     /// Puts one question to both; gives what the old policies say.
-    pub(crate) fn ask(&mut self, past: &Past) -> Arc<PolicyDecision> {
-        let (old, new) = (self.old.decide(past.question()), self.new.decide(past.question()));
+    pub(crate) fn evaluate(&mut self, recorded: &RecordedRequest) -> Arc<PolicyDecision> {
+        let (old, new) = (self.old.decide(recorded.access_request()), self.new.decide(recorded.access_request()));
         if old.allowed != new.allowed {
             let change = Change {
-                principal: past.principal.name.clone(),
-                action: past.action.clone(),
-                resource: past.resource.id().clone(),
+                principal: recorded.principal.name.clone(),
+                action: recorded.action.clone(),
+                resource: recorded.resource.id().clone(),
                 old: old.as_ref().into(),
                 new: new.as_ref().into(),
             };
-            let seen = self.changes.entry(change).or_insert(Changed { count: 0, first: past.at, last: past.at });
+            let seen =
+                self.changes.entry(change).or_insert(ChangeCount { count: 0, first: recorded.at, last: recorded.at });
             seen.count += 1;
-            seen.first = seen.first.min(past.at);
-            seen.last = seen.last.max(past.at);
+            seen.first = seen.first.min(recorded.at);
+            seen.last = seen.last.max(recorded.at);
         }
         old
     }
 
     /// Every change, by principal, action and resource.
     #[must_use]
-    pub(crate) fn changes(self) -> Vec<(Change, Changed)> {
+    pub(crate) fn changes(self) -> Vec<(Change, ChangeCount)> {
         let mut changes: Vec<_> = self.changes.into_iter().collect();
         changes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         changes
@@ -157,9 +158,9 @@ impl<'p> Replay<'p> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Difference {
     /// What it is.
-    pub of: Part,
+    pub kind: DifferenceKind,
     /// How it differs.
-    pub is: Is,
+    pub status: DifferenceStatus,
     /// A policy's id, a rule or a list of roles as it is written.
     pub name: String,
     /// File and line, for policies: of the old one where it was removed, else of the new one.
@@ -170,7 +171,7 @@ pub(crate) struct Difference {
 /// What can differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Part {
+pub(crate) enum DifferenceKind {
     /// A policy.
     Policy,
     /// A rule of roles.toml.
@@ -188,7 +189,7 @@ pub(crate) enum Part {
 /// How something differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Is {
+pub(crate) enum DifferenceStatus {
     /// It is in the new directory only.
     Added,
     /// It is in the old directory only.
@@ -202,51 +203,54 @@ pub(crate) enum Is {
 #[must_use]
 pub(crate) fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
     let mut found = policies(old, new);
-    let rules = |policy: &Policy| policy.roles().rules.iter().map(told).collect::<Vec<_>>();
+    let rules = |policy: &Policy| policy.roles().rules.iter().map(rule_text).collect::<Vec<_>>();
     let lists = |lists: &[Vec<Arc<str>>]| lists.iter().map(|list| list.join(", ")).collect::<Vec<_>>();
     let (before, after) = (old.roles(), new.roles());
-    for (of, before, after) in [
-        (Part::Rule, rules(old), rules(new)),
-        (Part::Static, lists(&before.static_separation), lists(&after.static_separation)),
-        (Part::Dynamic, lists(&before.dynamic_separation), lists(&after.dynamic_separation)),
+    for (kind, before, after) in [
+        (DifferenceKind::Rule, rules(old), rules(new)),
+        (DifferenceKind::Static, lists(&before.static_separation), lists(&after.static_separation)),
+        (DifferenceKind::Dynamic, lists(&before.dynamic_separation), lists(&after.dynamic_separation)),
     ] {
-        let missing = |these: &[String], those: &[String], is| -> Vec<Difference> {
+        let missing = |these: &[String], those: &[String], status| -> Vec<Difference> {
             let missing = these.iter().filter(|one| !those.contains(one));
-            missing.map(|name| Difference { of, is, name: name.clone(), place: None }).collect()
+            missing.map(|name| Difference { kind, status, name: name.clone(), place: None }).collect()
         };
-        found.extend(missing(&before, &after, Is::Removed));
-        found.extend(missing(&after, &before, Is::Added));
+        found.extend(missing(&before, &after, DifferenceStatus::Removed));
+        found.extend(missing(&after, &before, DifferenceStatus::Added));
     }
-    let changed = |of, name: &str| Difference { of, is: Is::Changed, name: name.to_owned(), place: None };
-    let (before, after) = (old.cedar.obliged.bound(), new.cedar.obliged.bound());
+    let changed =
+        |kind, name: &str| Difference { kind, status: DifferenceStatus::Changed, name: name.to_owned(), place: None };
+    let (before, after) = (old.cedar.obligations.bound(), new.cedar.obligations.bound());
     let others = before.iter().filter(|(name, rail)| after.get(*name).is_some_and(|other| other != *rail));
-    found.extend(others.map(|(name, _)| changed(Part::Guardrail, name)));
+    found.extend(others.map(|(name, _)| changed(DifferenceKind::Guardrail, name)));
     let (before, after) = (old.cedar.groups(), new.cedar.groups());
     let others = before.iter().filter(|(name, groups)| after.get(*name).is_some_and(|other| other != *groups));
-    found.extend(others.map(|(name, _)| changed(Part::Action, name)));
+    found.extend(others.map(|(name, _)| changed(DifferenceKind::Action, name)));
     found
 }
 
 fn policies(old: &Policy, new: &Policy) -> Vec<Difference> {
     let mut found = Vec::new();
-    let mut tell = |is, written: &Written| {
-        let place = Some(format!("{}:{}", written.file.display(), written.line));
-        found.push(Difference { of: Part::Policy, is, name: written.name.to_string(), place });
+    let mut add = |status, source: &PolicySource| {
+        let place = Some(format!("{}:{}", source.file.display(), source.line));
+        found.push(Difference { kind: DifferenceKind::Policy, status, name: source.name.to_string(), place });
     };
     for before in old.sources() {
         match new.sources().iter().find(|after| after.name == before.name) {
-            None => tell(Is::Removed, before),
-            Some(after) if after.policy.to_json().ok() != before.policy.to_json().ok() => tell(Is::Changed, after),
+            None => add(DifferenceStatus::Removed, before),
+            Some(after) if after.policy.to_json().ok() != before.policy.to_json().ok() => {
+                add(DifferenceStatus::Changed, after)
+            }
             Some(_) => {}
         }
     }
-    let is_new = |after: &&Written| !old.sources().iter().any(|before| before.name == after.name);
-    new.sources().iter().filter(is_new).for_each(|after| tell(Is::Added, after));
+    let is_new = |after: &&PolicySource| !old.sources().iter().any(|before| before.name == after.name);
+    new.sources().iter().filter(is_new).for_each(|after| add(DifferenceStatus::Added, after));
     found
 }
 
 /// A rule on one line.
-fn told(rule: &RoleRule) -> String {
+fn rule_text(rule: &RoleRule) -> String {
     let issuers = rule.issuers.as_ref().map_or_else(|| "*".to_owned(), |issuers| issuers.join(", "));
     let conditions: Vec<String> = rule.conditions.iter().map(ToString::to_string).collect();
     format!("role = \"{}\", issuers = [{issuers}], {}", rule.role, conditions.join(" and "))
@@ -267,9 +271,9 @@ mod tests {
         Policy::new(roles, &file(schema), &[file(text)], std::iter::empty()).unwrap()
     }
 
-    fn past(subject: &str, roles: &[&str], second: i64) -> Past {
+    fn recorded(subject: &str, roles: &[&str], second: i64) -> RecordedRequest {
         let roles = roles.iter().map(|role| Arc::from(*role)).collect();
-        Past {
+        RecordedRequest {
             principal: Principal::hypothetical("corp", subject, "{}", Some(roles)),
             active_role: None,
             action: "Read".into(),
@@ -291,10 +295,15 @@ mod tests {
         let text = "@id(\"late\") permit (principal, action, resource) when { context.time > datetime(\"1970-01-01T00:00:05Z\") };";
         let new = policy(text, apart);
         let mut replay = Replay::new(&old, &new);
-        for past in [past("x", &["a"], 3), past("x", &["a"], 2), past("x", &["a"], 9), past("y", &["a", "b"], 9)] {
-            assert!(replay.ask(&past).allowed);
+        for recorded in [
+            recorded("x", &["a"], 3),
+            recorded("x", &["a"], 2),
+            recorded("x", &["a"], 9),
+            recorded("y", &["a", "b"], 9),
+        ] {
+            assert!(replay.evaluate(&recorded).allowed);
         }
-        let told: Vec<_> = replay
+        let found: Vec<_> = replay
             .changes()
             .into_iter()
             .map(|(change, seen)| {
@@ -304,7 +313,7 @@ mod tests {
             .collect();
         let all = || "all".to_owned();
         assert_eq!(
-            told,
+            found,
             [
                 ("corp:x".to_owned(), all(), "not_permitted", 2, 2, 3),
                 ("corp:y".to_owned(), all(), "separation_of_duty", 1, 9, 9),
@@ -329,12 +338,13 @@ mod tests {
             let policy = Policy::new(Roles::default(), &schema(group), &files, std::iter::empty()).unwrap();
             policy.with_guardrails(vec![Obligation { name: "g".into(), guardrail: Guardrail::Scrape(duty) }]).unwrap()
         };
-        let told = |old, new| differences(&old, &new).into_iter().map(|d| (d.of, d.is, d.name)).collect::<Vec<_>>();
-        assert_eq!(told(set("scrape", "user"), set("scrape", "user")), []);
-        let guardrail = (Part::Guardrail, Is::Changed, "g".to_owned());
-        assert_eq!(told(set("scrape", "user"), set("scrape", "host")), [guardrail]);
-        let action = (Part::Action, Is::Changed, "Exporter.Scrape".to_owned());
-        assert_eq!(told(set("scrape", "user"), set("observe", "user")), [action]);
+        let found =
+            |old, new| differences(&old, &new).into_iter().map(|d| (d.kind, d.status, d.name)).collect::<Vec<_>>();
+        assert_eq!(found(set("scrape", "user"), set("scrape", "user")), []);
+        let guardrail = (DifferenceKind::Guardrail, DifferenceStatus::Changed, "g".to_owned());
+        assert_eq!(found(set("scrape", "user"), set("scrape", "host")), [guardrail]);
+        let action = (DifferenceKind::Action, DifferenceStatus::Changed, "Exporter.Scrape".to_owned());
+        assert_eq!(found(set("scrape", "user"), set("observe", "user")), [action]);
     }
 
     #[test]
@@ -366,18 +376,26 @@ mod tests {
             roles("b", &["a", "c"]),
         );
         assert_eq!(differences(&old, &old), []);
-        let told: Vec<_> = differences(&old, &new).into_iter().map(|d| (d.of, d.is, d.name)).collect();
+        let found: Vec<_> = differences(&old, &new).into_iter().map(|d| (d.kind, d.status, d.name)).collect();
         let name = |text: &str| text.to_owned();
         assert_eq!(
-            told,
+            found,
             [
-                (Part::Policy, Is::Removed, name("gone")),
-                (Part::Policy, Is::Changed, name("same")),
-                (Part::Policy, Is::Added, name("new")),
-                (Part::Rule, Is::Removed, name("role = \"r\", issuers = [*], claim = \"c\", value = \"a\"")),
-                (Part::Rule, Is::Added, name("role = \"r\", issuers = [*], claim = \"c\", value = \"b\"")),
-                (Part::Static, Is::Removed, name("a, b")),
-                (Part::Static, Is::Added, name("a, c")),
+                (DifferenceKind::Policy, DifferenceStatus::Removed, name("gone")),
+                (DifferenceKind::Policy, DifferenceStatus::Changed, name("same")),
+                (DifferenceKind::Policy, DifferenceStatus::Added, name("new")),
+                (
+                    DifferenceKind::Rule,
+                    DifferenceStatus::Removed,
+                    name("role = \"r\", issuers = [*], claim = \"c\", value = \"a\"")
+                ),
+                (
+                    DifferenceKind::Rule,
+                    DifferenceStatus::Added,
+                    name("role = \"r\", issuers = [*], claim = \"c\", value = \"b\"")
+                ),
+                (DifferenceKind::Static, DifferenceStatus::Removed, name("a, b")),
+                (DifferenceKind::Static, DifferenceStatus::Added, name("a, c")),
             ]
         );
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     decision::{Denial, PolicyDecision},
-    question::AccessRequest,
+    request::AccessRequest,
     rule::RoleRule,
 };
 use crate::principal::Principal;
@@ -30,14 +30,14 @@ pub struct Roles {
 }
 
 /// Why a request has no roles to be decided with.
-pub(super) struct Unsettled {
+pub(super) struct RoleDenial {
     /// Those that are held.
     pub(super) roles: Arc<[Arc<str>]>,
     pub(super) denial: Denial,
 }
 
-impl From<Unsettled> for PolicyDecision {
-    fn from(Unsettled { roles, denial }: Unsettled) -> Self {
+impl From<RoleDenial> for PolicyDecision {
+    fn from(RoleDenial { roles, denial }: RoleDenial) -> Self {
         Self { allowed: false, roles, policies: Arc::default(), obligations: Arc::default(), denial: Some(denial) }
     }
 }
@@ -65,28 +65,28 @@ impl fmt::Display for Origin {
 
 impl Roles {
     /// The roles that a question is decided with, sorted.
-    pub(super) fn of(&self, question: &AccessRequest<'_>) -> Result<Arc<[Arc<str>]>, Unsettled> {
-        let held = self.held(question.principal, question.granted_roles);
-        let all = [self.left_out(question.principal), held.clone()].concat();
-        for apart in &self.static_separation {
-            let mut both = apart.iter().filter_map(|role| all.iter().find(|(held, _)| held == role));
+    pub(super) fn of(&self, request: &AccessRequest<'_>) -> Result<Arc<[Arc<str>]>, RoleDenial> {
+        let held = self.held(request.principal, request.granted_roles);
+        let all = [self.left_out(request.principal), held.clone()].concat();
+        for separated in &self.static_separation {
+            let mut both = separated.iter().filter_map(|role| all.iter().find(|(held, _)| held == role));
             if let (Some((a, first)), Some((b, second))) = (both.next(), both.next()) {
                 let text = format!("{first} gives `{a}` and {second} gives `{b}`, which are kept apart");
-                return Err(Unsettled { roles: sorted(&all), denial: Denial::Separation(text) });
+                return Err(RoleDenial { roles: sorted(&all), denial: Denial::Separation(text) });
             }
         }
         let roles = sorted(&held);
-        let unsettled = |denial| Err(Unsettled { roles: roles.clone(), denial });
-        if let Some(active) = question.active_role {
+        let denied = |denial| Err(RoleDenial { roles: roles.clone(), denial });
+        if let Some(active) = request.active_role {
             return match roles.iter().find(|role| ***role == *active) {
                 Some(role) => Ok([role.clone()].into()),
-                None => unsettled(Denial::RoleNotHeld(active.into())),
+                None => denied(Denial::RoleNotHeld(active.into())),
             };
         }
-        for apart in &self.dynamic_separation {
-            let both: Vec<Arc<str>> = apart.iter().filter(|role| roles.contains(role)).cloned().collect();
+        for separated in &self.dynamic_separation {
+            let both: Vec<Arc<str>> = separated.iter().filter(|role| roles.contains(role)).cloned().collect();
             if both.len() > 1 {
-                return unsettled(Denial::RoleNotActivated(both.into()));
+                return denied(Denial::RoleNotActivated(both.into()));
             }
         }
         Ok(roles)
@@ -94,8 +94,8 @@ impl Roles {
 
     /// Which of the `held` roles nobody may hold beside `role`.
     pub(super) fn conflicting_role<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
-        let lists = || self.static_separation.iter().filter(|apart| apart.iter().any(|one| **one == *role));
-        held.iter().find(|other| ***other != *role && lists().any(|apart| apart.contains(other)))
+        let lists = || self.static_separation.iter().filter(|separated| separated.iter().any(|one| **one == *role));
+        held.iter().find(|other| ***other != *role && lists().any(|separated| separated.contains(other)))
     }
 
     /// Each role that is held, with where it comes from; a role that comes from several places stands for each.
@@ -168,7 +168,7 @@ mod tests {
         principal: &Principal,
         granted: &[&str],
         active: Option<&str>,
-    ) -> Result<Arc<[Arc<str>]>, Unsettled> {
+    ) -> Result<Arc<[Arc<str>]>, RoleDenial> {
         let granted: Vec<Arc<str>> = granted.iter().map(|role| (*role).into()).collect();
         let (action, resource) = ("scrape".into(), Resource::Exporter("e".into()));
         let context = RequestContext::test(IpAddr::from([127, 0, 0, 1]));
@@ -195,7 +195,7 @@ mod tests {
         Principal { roles, ..Principal::test("corp", r#"{"roles":["writer"]}"#) }
     }
 
-    fn apart(text: &str) -> Denial {
+    fn separated(text: &str) -> Denial {
         Denial::Separation(format!("{text}, which are kept apart"))
     }
 
@@ -208,14 +208,14 @@ mod tests {
         check("other", r#"{"realm":{"roles":["model"]}}"#, Ok(&[]));
         check("other", r#"{"https://x.test/role":"reader","roles":["writer"]}"#, Ok(&["ingest", "scrape"]));
         check("corp", "not json", Ok(&[]));
-        check("corp", BOTH, Err(apart("rule 1 gives `ingest` and rule 2 gives `infer`")));
+        check("corp", BOTH, Err(separated("rule 1 gives `ingest` and rule 2 gives `infer`")));
     }
 
     #[test]
     fn roles_that_the_gate_itself_gave_are_taken_as_they_are_but_stay_apart() {
         check(&given(&["infer"]), &[], None, Ok(&["infer"]));
         check(&given(&[]), &[], None, Ok(&[]));
-        let twice = apart("the token of this gate gives `ingest` and the token of this gate gives `infer`");
+        let twice = separated("the token of this gate gives `ingest` and the token of this gate gives `infer`");
         check(&given(&["infer", "ingest"]), &[], None, Err(twice));
         let choice = Denial::RoleNotActivated(["scrape".into(), "train".into()].into());
         check(&given(&["scrape", "train"]), &[], None, Err(choice));
@@ -231,7 +231,7 @@ mod tests {
         check(&narrowed, &[], None, Ok(&["scrape"]));
         check(&narrowed, &[], Some("ingest"), Err(Denial::RoleNotHeld("ingest".into())));
         check(&narrowed, &["observe"], None, Ok(&["observe", "scrape"]));
-        let refused = apart("the token of this gate gives `ingest` and a grant gives `infer`");
+        let refused = separated("the token of this gate gives `ingest` and a grant gives `infer`");
         check(&narrowed, &["infer"], None, Err(refused));
         // nobody but the gate says so
         let claims = r#"{"https://x.test/role":"reader","held_roles":["ingest"]}"#;
@@ -243,8 +243,8 @@ mod tests {
         let writer = Principal::test("corp", r#"{"roles":["writer"]}"#);
         check(&writer, &["observe"], None, Ok(&["ingest", "observe"]));
         check(&writer, &["ingest"], None, Ok(&["ingest"]));
-        check(&writer, &["infer"], None, Err(apart("rule 1 gives `ingest` and a grant gives `infer`")));
-        check(&writer, &["infer"], Some("infer"), Err(apart("rule 1 gives `ingest` and a grant gives `infer`")));
+        check(&writer, &["infer"], None, Err(separated("rule 1 gives `ingest` and a grant gives `infer`")));
+        check(&writer, &["infer"], Some("infer"), Err(separated("rule 1 gives `ingest` and a grant gives `infer`")));
         let choice = Denial::RoleNotActivated(["scrape".into(), "train".into()].into());
         check(&writer, &["train", "scrape"], None, Err(choice));
         check(&writer, &["train", "scrape"], Some("scrape"), Ok(&["scrape"]));
@@ -263,7 +263,7 @@ mod tests {
         check(&reader, &["audit", "train"], None, Err(choice));
         // static separation is about what is held: nobody activates a way out of it
         check(&Principal::test("corp", BOTH), &[], Some("ingest"), {
-            Err(apart("rule 1 gives `ingest` and rule 2 gives `infer`"))
+            Err(separated("rule 1 gives `ingest` and rule 2 gives `infer`"))
         });
     }
 

@@ -130,9 +130,9 @@ impl ClaimMatcher {
 
     fn takes(&self, value: &Value) -> bool {
         match (self, value) {
-            (Self::Text(wanted), Value::String(text)) => **wanted == **text,
-            (Self::Number(wanted), Value::Number(number)) => number.as_i64() == Some(*wanted),
-            (Self::Truth(wanted), Value::Bool(truth)) => wanted == truth,
+            (Self::Text(expected), Value::String(text)) => **expected == **text,
+            (Self::Number(expected), Value::Number(number)) => number.as_i64() == Some(*expected),
+            (Self::Truth(expected), Value::Bool(truth)) => expected == truth,
             (Self::Prefix(prefix), Value::String(text)) => text.starts_with(&**prefix),
             (Self::Within(block), Value::String(text)) => within(block, text),
             _ => false,

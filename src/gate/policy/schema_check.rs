@@ -12,23 +12,23 @@ use serde_json::Value;
 use super::policy_file::{PolicyFile, PolicyProblem};
 
 const SHIPPED: &str = include_str!("../../../policies/wicketgate.cedarschema");
-static TOLD: LazyLock<Option<Value>> = LazyLock::new(|| told(SHIPPED));
+static SHIPPED_DECLARATIONS: LazyLock<Option<Value>> = LazyLock::new(|| declarations(SHIPPED));
 /// Cedar's own types, which a type of the same name would hide.
-const OWN: [&str; 11] =
+const CEDAR_TYPES: [&str; 11] =
     ["Bool", "Boolean", "Entity", "Extension", "Long", "Record", "Set", "String", "datetime", "duration", "ipaddr"];
 const REMEDY: &str = "take the shipped schema and put your own types behind it";
 /// Types stand for types no deeper than this.
-const DEPTH: usize = 32;
+const MAX_DEPTH: usize = 32;
 
 /// Everything in which the schema says something else than the gate does. What is no schema at all is the compiler's to
 /// tell, as are actions that are missing.
 #[must_use]
-pub(crate) fn strange(schema: &PolicyFile) -> Vec<PolicyProblem> {
+pub(crate) fn problems(schema: &PolicyFile) -> Vec<PolicyProblem> {
     if schema.text == SHIPPED {
         return Vec::new();
     }
-    let Some(own) = told(&schema.text) else { return Vec::new() };
-    let texts = match &*TOLD {
+    let Some(own) = declarations(&schema.text) else { return Vec::new() };
+    let texts = match &*SHIPPED_DECLARATIONS {
         Some(shipped) => [hidden(&own), entities(shipped, &own), actions(shipped, &own)].concat(),
         None => vec!["cannot be compared with the shipped one".to_owned()],
     };
@@ -37,42 +37,42 @@ pub(crate) fn strange(schema: &PolicyFile) -> Vec<PolicyProblem> {
 }
 
 /// What a schema declares outside of namespaces.
-fn told(text: &str) -> Option<Value> {
+fn declarations(text: &str) -> Option<Value> {
     let (fragment, _) = SchemaFragment::from_cedarschema_str(text).ok()?;
     fragment.to_json_value().ok()?.get_mut("").map(Value::take)
 }
 
-fn members<'v>(told: &'v Value, section: &str) -> impl Iterator<Item = (&'v String, &'v Value)> {
-    told.get(section).and_then(Value::as_object).into_iter().flatten()
+fn members<'v>(declarations: &'v Value, section: &str) -> impl Iterator<Item = (&'v String, &'v Value)> {
+    declarations.get(section).and_then(Value::as_object).into_iter().flatten()
 }
 
 fn hidden(own: &Value) -> Vec<String> {
     let declared = members(own, "entityTypes").chain(members(own, "commonTypes"));
-    let hiding = declared.filter(|(name, _)| OWN.contains(&name.as_str()));
+    let hiding = declared.filter(|(name, _)| CEDAR_TYPES.contains(&name.as_str()));
     hiding.map(|(name, _)| format!("the type `{name}` hides Cedar's own; give it another name")).collect()
 }
 
 fn entities(shipped: &Value, own: &Value) -> Vec<String> {
-    let declared = |told: &Value, name: &str| {
-        let mut declared = resolved(told.get("entityTypes")?.get(name)?, told, DEPTH);
+    let declared = |declarations: &Value, name: &str| {
+        let mut declared = resolved(declarations.get("entityTypes")?.get(name)?, declarations, MAX_DEPTH);
         declared.as_object_mut()?.remove("annotations");
         Some(declared)
     };
     let names = members(shipped, "entityTypes").map(|(name, _)| name);
-    let strange = names.filter(|name| declared(shipped, name) != declared(own, name));
+    let wrong = names.filter(|name| declared(shipped, name) != declared(own, name));
     let text = |name| {
         format!(
             "the entity `{name}` is not what the gate tells of it, so that nothing that is proved would hold; {REMEDY}"
         )
     };
-    strange.map(text).collect()
+    wrong.map(text).collect()
 }
 
 fn actions(shipped: &Value, own: &Value) -> Vec<String> {
     // by what is wrong: the first action and how many more
-    let mut strange: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
+    let mut wrong: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
     for (name, declared) in members(shipped, "actions") {
-        let (Some(wanted), Some(found)) =
+        let (Some(expected), Some(found)) =
             (declared.get("appliesTo"), own.get("actions").and_then(|actions| actions.get(name)))
         else {
             continue;
@@ -80,27 +80,29 @@ fn actions(shipped: &Value, own: &Value) -> Vec<String> {
         let found = found.get("appliesTo").unwrap_or(&Value::Null);
         let covers = |types: &str| {
             let list = |applies: &Value| applies.get(types).and_then(Value::as_array).cloned().unwrap_or_default();
-            list(wanted).iter().all(|kind| list(found).contains(kind))
+            list(expected).iter().all(|kind| list(found).contains(kind))
         };
-        let context = |applies: &Value, told| applies.get("context").map(|context| resolved(context, told, DEPTH));
-        let mut tell = |what| strange.entry(what).or_insert((name, 0)).1 += 1;
+        let context = |applies: &Value, declarations| {
+            applies.get("context").map(|context| resolved(context, declarations, MAX_DEPTH))
+        };
+        let mut add = |what| wrong.entry(what).or_insert((name, 0)).1 += 1;
         if !covers("principalTypes") || !covers("resourceTypes") {
-            tell("does not apply to everything that the gate asks it about");
+            add("does not apply to everything that the gate asks it about");
         }
-        if context(wanted, shipped) != context(found, own) {
-            tell("has a context that is not what the gate tells");
+        if context(expected, shipped) != context(found, own) {
+            add("has a context that is not what the gate tells");
         }
     }
     let text = |(what, (name, count)): (&str, (&str, usize))| {
         let more = if count > 1 { format!(" (as do {} more actions)", count - 1) } else { String::new() };
         format!("the action `{name}` {what}{more}, so that nothing that is proved would hold; {REMEDY}")
     };
-    strange.into_iter().map(text).collect()
+    wrong.into_iter().map(text).collect()
 }
 
 /// A type with the types that its names stand for in their places.
-fn resolved(value: &Value, told: &Value, depth: usize) -> Value {
-    let within = |value: &Value| resolved(value, told, depth.saturating_sub(1));
+fn resolved(value: &Value, declarations: &Value, depth: usize) -> Value {
+    let within = |value: &Value| resolved(value, declarations, depth.saturating_sub(1));
     match value {
         Value::Object(fields) => {
             let field = |name: &str| fields.get(name).and_then(Value::as_str);
@@ -108,7 +110,7 @@ fn resolved(value: &Value, told: &Value, depth: usize) -> Value {
                 Some("EntityOrCommon") => field("name"),
                 other => other,
             };
-            let common = name.filter(|_| depth > 0).and_then(|name| told.get("commonTypes")?.get(name));
+            let common = name.filter(|_| depth > 0).and_then(|name| declarations.get("commonTypes")?.get(name));
             match common {
                 // whether it is there belongs to the place where it is named, not to the type
                 Some(common) => match (within(common), fields.get("required")) {
@@ -134,7 +136,7 @@ mod tests {
     fn check(from: &str, to: &str, expected: &[&str]) {
         let text = SHIPPED.replace(from, to);
         assert_ne!(text, SHIPPED, "`{from}` is not in the shipped schema");
-        let found = strange(&PolicyFile { path: "s".into(), text });
+        let found = problems(&PolicyFile { path: "s".into(), text });
         assert_eq!(found.len(), expected.len(), "{to}: {found:?}");
         for (problem, part) in found.iter().zip(expected) {
             assert!(problem.text.contains(part), "{to}: {problem:?}");

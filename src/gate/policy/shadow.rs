@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use super::{decision::PolicyDecision, engine::Policy, question::AccessRequest};
+use super::{decision::PolicyDecision, engine::Policy, request::AccessRequest};
 
 /// What the shadow set would have ruled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShadowDecision {
     /// Its ruling.
-    pub ruling: Arc<PolicyDecision>,
+    pub decision: Arc<PolicyDecision>,
     /// Whether it would have decided otherwise.
     pub differs: bool,
 }
@@ -25,10 +25,10 @@ impl Policy {
 
     /// What the shadow set would have ruled where the enforced one ruled this; `None` where there is no shadow set.
     #[must_use]
-    pub fn shadow(&self, question: AccessRequest<'_>, enforced: &PolicyDecision) -> Option<ShadowDecision> {
-        let ruling = self.shadow.as_ref()?.decide(question);
-        let differs = ruling.allowed != enforced.allowed;
-        Some(ShadowDecision { ruling, differs })
+    pub fn shadow(&self, request: AccessRequest<'_>, enforced: &PolicyDecision) -> Option<ShadowDecision> {
+        let decision = self.shadow.as_ref()?.decide(request);
+        let differs = decision.allowed != enforced.allowed;
+        Some(ShadowDecision { decision, differs })
     }
 
     /// Whether there is a shadow set.

@@ -13,32 +13,32 @@ use cedar_policy::{
 };
 use quick_cache::{Weighter, sync::Cache};
 
-use super::context_attributes::Reads;
+use super::context_attributes::ContextAttributes;
 
 /// Policies in all the slices that are kept at once; the least used make room.
-const KEPT_POLICIES: u64 = 50_000;
+const MAX_CACHED_POLICIES: u64 = 50_000;
 
 /// Policies to be evaluated together.
 pub(super) struct Slice {
     pub(super) set: PolicySet,
     /// What any of them can read.
-    pub(super) reads: Reads,
+    pub(super) reads: ContextAttributes,
 }
 
 /// All policies, by their scopes.
 pub(super) struct Index {
-    policies: Vec<(Policy, Reads)>,
+    policies: Vec<(Policy, ContextAttributes)>,
     /// For each action the policies that can apply to it; actions that no policy tells apart share them.
-    actions: HashMap<EntityUid, Arc<Places>>,
-    made: Cache<Box<[usize]>, Arc<Slice>, BySize>,
+    actions: HashMap<EntityUid, Arc<PoliciesByScope>>,
+    cached: Cache<Box<[usize]>, Arc<Slice>, SliceWeight>,
 }
 
 /// Policies by the principal, or what it is in, that they name; `None` where they name none.
-type Places = HashMap<Option<EntityUid>, HashMap<Place, Vec<usize>>>;
+type PoliciesByScope = HashMap<Option<EntityUid>, HashMap<ResourceScope, Vec<usize>>>;
 
 /// The part of a scope that is about the resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Place {
+pub(super) enum ResourceScope {
     Anywhere,
     /// Any resource of this type.
     Kind(EntityTypeName),
@@ -47,9 +47,9 @@ pub(super) enum Place {
 }
 
 #[derive(Clone)]
-struct BySize;
+struct SliceWeight;
 
-impl Weighter<Box<[usize]>, Arc<Slice>> for BySize {
+impl Weighter<Box<[usize]>, Arc<Slice>> for SliceWeight {
     fn weight(&self, which: &Box<[usize]>, _: &Arc<Slice>) -> u64 {
         which.len() as u64 + 1
     }
@@ -64,7 +64,8 @@ impl Index {
         actions: impl Iterator<Item = &'a Entity>,
         ancestors: impl Fn(&EntityUid) -> Vec<EntityUid>,
     ) -> Self {
-        let policies: Vec<(Policy, Reads)> = policies.map(|policy| (policy.clone(), Reads::of(policy))).collect();
+        let policies: Vec<(Policy, ContextAttributes)> =
+            policies.map(|policy| (policy.clone(), ContextAttributes::of(policy))).collect();
         let mut named: HashMap<EntityUid, Vec<usize>> = HashMap::new();
         let mut of_any = Vec::new();
         for (n, (policy, _)) in policies.iter().enumerate() {
@@ -74,7 +75,7 @@ impl Index {
                 ActionConstraint::In(groups) => groups.into_iter().for_each(|g| named.entry(g).or_default().push(n)),
             }
         }
-        let mut shared: HashMap<Vec<usize>, Arc<Places>> = HashMap::new();
+        let mut shared: HashMap<Vec<usize>, Arc<PoliciesByScope>> = HashMap::new();
         let mut by_action = HashMap::new();
         for action in actions.map(Entity::uid) {
             let mut reached = ancestors(&action);
@@ -83,10 +84,11 @@ impl Index {
             which.extend(reached.iter().filter_map(|uid| named.get(uid)).flatten());
             which.sort_unstable();
             which.dedup();
-            let places = shared.entry(which).or_insert_with_key(|which| Arc::new(places(&policies, which, principal)));
-            by_action.insert(action, places.clone());
+            let by_principal =
+                shared.entry(which).or_insert_with_key(|which| Arc::new(by_scope(&policies, which, principal)));
+            by_action.insert(action, by_principal.clone());
         }
-        Self { policies, actions: by_action, made: Cache::with_weighter(1000, KEPT_POLICIES, BySize) }
+        Self { policies, actions: by_action, cached: Cache::with_weighter(1000, MAX_CACHED_POLICIES, SliceWeight) }
     }
 
     /// The policies that can apply. `principal` and `resource` are each with what they are in.
@@ -98,26 +100,27 @@ impl Index {
         resource: &[EntityUid],
     ) -> Result<Arc<Slice>, Box<PolicySetError>> {
         let mut which = Vec::new();
-        if let Some(places) = action.and_then(|action| self.actions.get(action)) {
-            let below = resource.iter().map(|uid| Place::Below(uid.clone()));
-            let resource: Vec<Place> = [Place::Anywhere, Place::Kind(kind.clone())].into_iter().chain(below).collect();
-            for here in std::iter::once(None).chain(principal.map(Some)).filter_map(|uid| places.get(&uid)) {
-                which.extend(resource.iter().filter_map(|place| here.get(place)).flatten().copied());
+        if let Some(by_principal) = action.and_then(|action| self.actions.get(action)) {
+            let below = resource.iter().map(|uid| ResourceScope::Below(uid.clone()));
+            let resource: Vec<ResourceScope> =
+                [ResourceScope::Anywhere, ResourceScope::Kind(kind.clone())].into_iter().chain(below).collect();
+            for here in std::iter::once(None).chain(principal.map(Some)).filter_map(|uid| by_principal.get(&uid)) {
+                which.extend(resource.iter().filter_map(|scope| here.get(scope)).flatten().copied());
             }
             which.sort_unstable();
             which.dedup();
         }
-        if let Some(slice) = self.made.get(which.as_slice()) {
+        if let Some(slice) = self.cached.get(which.as_slice()) {
             return Ok(slice);
         }
         let slice = Arc::new(self.make(&which)?);
-        self.made.insert(which.into(), slice.clone());
+        self.cached.insert(which.into(), slice.clone());
         Ok(slice)
     }
 
     /// Fails where two policies have one id, which a set that they come from rules out.
     fn make(&self, which: &[usize]) -> Result<Slice, Box<PolicySetError>> {
-        let (mut set, mut reads) = (PolicySet::new(), Reads::NOTHING);
+        let (mut set, mut reads) = (PolicySet::new(), ContextAttributes::NOTHING);
         for (policy, its) in which.iter().filter_map(|n| self.policies.get(*n)) {
             reads |= *its;
             set.add(policy.clone()).map_err(Box::new)?;
@@ -129,12 +132,12 @@ impl Index {
     #[cfg(test)]
     pub(super) fn whole(&self) -> Slice {
         let which: Vec<usize> = (0..self.policies.len()).collect();
-        Slice { reads: Reads::ALL, ..self.make(&which).unwrap() }
+        Slice { reads: ContextAttributes::ALL, ..self.make(&which).unwrap() }
     }
 }
 
-fn places(policies: &[(Policy, Reads)], which: &[usize], principals: &EntityTypeName) -> Places {
-    let mut places = Places::new();
+fn by_scope(policies: &[(Policy, ContextAttributes)], which: &[usize], principals: &EntityTypeName) -> PoliciesByScope {
+    let mut by_principal = PoliciesByScope::new();
     for (n, (policy, _)) in which.iter().filter_map(|n| Some((*n, policies.get(*n)?))) {
         let principal = match policy.principal_constraint() {
             PrincipalConstraint::Any => None,
@@ -144,14 +147,14 @@ fn places(policies: &[(Policy, Reads)], which: &[usize], principals: &EntityType
             // of a type that no principal has
             PrincipalConstraint::Is(_) | PrincipalConstraint::IsIn(..) => continue,
         };
-        let place = match policy.resource_constraint() {
-            ResourceConstraint::Any => Place::Anywhere,
-            ResourceConstraint::Is(kind) => Place::Kind(kind),
+        let scope = match policy.resource_constraint() {
+            ResourceConstraint::Any => ResourceScope::Anywhere,
+            ResourceConstraint::Is(kind) => ResourceScope::Kind(kind),
             ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
-                Place::Below(uid)
+                ResourceScope::Below(uid)
             }
         };
-        places.entry(principal).or_default().entry(place).or_default().push(n);
+        by_principal.entry(principal).or_default().entry(scope).or_default().push(n);
     }
-    places
+    by_principal
 }

@@ -7,7 +7,7 @@ use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
 use super::policy_file::PolicyFile;
 
 /// One policy as its file has it.
-pub struct Written {
+pub struct PolicySource {
     /// Its `@id`, or its file and place in it: the name that records have.
     pub name: Arc<str>,
     /// The file that it is in.
@@ -19,7 +19,7 @@ pub struct Written {
     pub(super) policy: Policy,
 }
 
-impl Written {
+impl PolicySource {
     /// Whether it permits; else it forbids.
     #[must_use]
     pub fn permits(&self) -> bool {
@@ -28,19 +28,19 @@ impl Written {
 }
 
 /// Every policy of a set, in the order of files and lines. `place` gives a policy's name and file.
-pub(super) fn written<'f>(
+pub(super) fn policy_sources<'f>(
     set: &PolicySet,
     place: impl Fn(&PolicyId) -> Option<(Arc<str>, &'f PolicyFile)>,
-) -> Vec<Written> {
+) -> Vec<PolicySource> {
     let told = |policy: &Policy| {
         let (name, file) = place(policy.id())?;
         // a policy that was read prints the very text that it was read from
         let text = policy.to_string();
         let before = file.text.find(&text).and_then(|at| file.text.get(..at)).unwrap_or_default();
         let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        Some(Written { name, file: file.path.clone(), line, text: text.into(), policy: policy.clone() })
+        Some(PolicySource { name, file: file.path.clone(), line, text: text.into(), policy: policy.clone() })
     };
-    let mut all: Vec<Written> = set.policies().filter_map(told).collect();
+    let mut all: Vec<PolicySource> = set.policies().filter_map(told).collect();
     all.sort_by(|a, b| (&a.file, a.line, &a.name).cmp(&(&b.file, b.line, &b.name)));
     all
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{
     compile::unvalidated,
-    decision_cache::{Memory, REMEMBERED_NAME},
+    decision_cache::{DecisionCache, MAX_NAME_BYTES},
     *,
 };
 use crate::{
@@ -42,9 +42,9 @@ fn unchecked(policies: &[String]) -> Policy {
 }
 
 fn of_files(files: &[PolicyFile]) -> Policy {
-    let cedar = cedar::Policies::of(unvalidated(&SCHEMA, files), files).unwrap();
+    let cedar = cedar::CedarPolicies::of(unvalidated(&SCHEMA, files), files).unwrap();
     let labels = [("e".into(), vec![("team".to_owned(), "platform".to_owned())])];
-    Policy { roles: Roles::default(), cedar, memory: Memory::new(), shadow: None }.with_labels(labels.into_iter())
+    Policy { roles: Roles::default(), cedar, cache: DecisionCache::new(), shadow: None }.with_labels(labels.into_iter())
 }
 
 fn validated(policies: &str) -> Policy {
@@ -58,7 +58,7 @@ fn model(name: &str) -> Resource {
 
 /// A question of its own, to be put with what it borrows.
 #[derive(Clone, Debug)]
-struct Asks {
+struct TestRequest {
     roles: Vec<&'static str>,
     action: &'static str,
     resource: Resource,
@@ -71,7 +71,7 @@ struct Asks {
     named: Option<Vec<&'static str>>,
 }
 
-impl Asks {
+impl TestRequest {
     fn new(action: &'static str, resource: Resource) -> Self {
         Self {
             roles: vec!["infer"],
@@ -140,19 +140,19 @@ impl Asks {
     }
 
     fn decided(&self, policy: &Policy) -> PolicyDecision {
-        self.put(|question| policy.evaluate(question))
+        self.put(|request| policy.evaluate(request))
     }
 
     /// By every policy and with every circumstance.
     fn decided_by_all(&self, policy: &Policy) -> PolicyDecision {
-        self.put(|question| {
-            let roles = question.principal.roles.clone().unwrap();
-            policy.cedar.evaluate_all(question, roles)
+        self.put(|request| {
+            let roles = request.principal.roles.clone().unwrap();
+            policy.cedar.evaluate_all(request, roles)
         })
     }
 }
 
-fn asks() -> impl Strategy<Value = Asks> {
+fn asks() -> impl Strategy<Value = TestRequest> {
     let roles = prop::sample::subsequence(vec!["infer", "observe", "scrape"], 0..=3);
     let action = prop::sample::select(vec![
         "PredictionService.Predict",
@@ -179,7 +179,7 @@ fn asks() -> impl Strategy<Value = Asks> {
     let peer = prop::sample::select(vec![[10, 0, 0, 1], [192, 0, 2, 1]]);
     let truths = (any::<bool>(), any::<bool>(), any::<bool>(), 0..2i64);
     (roles, action, resource, named, size, peer, truths).prop_map(
-        |(roles, action, resource, named, size, peer, (tls, certificate, get, hour))| Asks {
+        |(roles, action, resource, named, size, peer, (tls, certificate, get, hour))| TestRequest {
             roles,
             action,
             resource,
@@ -278,9 +278,9 @@ proptest! {
     #[test]
     fn a_remembered_answer_is_the_fresh_one(policies in policies(8), asks in prop::collection::vec(asks(), 4)) {
         let policy = unchecked(&policies);
-        let asks: Vec<Asks> = asks.iter().flat_map(Asks::varied).collect();
+        let asks: Vec<TestRequest> = asks.iter().flat_map(TestRequest::varied).collect();
         for asks in asks.iter().chain(&asks) {
-            let remembered = asks.put(|question| policy.decide(question));
+            let remembered = asks.put(|request| policy.decide(request));
             prop_assert_eq!(&*remembered, &asks.decided_by_all(&policy), "{:?}", asks);
         }
     }
@@ -319,9 +319,10 @@ proptest! {
 fn a_version_of_a_model_can_be_pinned_in_three_ways() {
     let check = |scope: &str, expected: [bool; 3]| {
         let policy = validated(&format!("permit (principal, action in Action::\"observe\", {scope};"));
-        let found = ["", "@2", "@3"]
-            .map(|version| Asks::new("ModelService.GetModel", model(&format!("{MODEL}{version}"))).decided(&policy));
-        assert_eq!(found.map(|ruling| ruling.allowed), expected, "{scope}");
+        let found = ["", "@2", "@3"].map(|version| {
+            TestRequest::new("ModelService.GetModel", model(&format!("{MODEL}{version}"))).decided(&policy)
+        });
+        assert_eq!(found.map(|decision| decision.allowed), expected, "{scope}");
     };
     check(&format!("resource == Model::\"{MODEL}@2\")"), [false, true, false]);
     check(&format!("resource == Model::\"{MODEL}\")"), [true, false, false]);
@@ -338,30 +339,30 @@ fn a_model_that_the_body_names_can_be_pinned_too() {
     let policy = validated(&format!(
         "permit (principal, action == Action::\"ModelService.UploadModel\", resource) when {{ {condition} }};"
     ));
-    let asks = Asks::new("ModelService.UploadModel", model("projects/p/locations/l/models"));
+    let asks = TestRequest::new("ModelService.UploadModel", model("projects/p/locations/l/models"));
     for (named, allowed) in
         [(None, false), (Some(vec![]), false), (Some(vec!["projects/p/locations/l/models/m@2"]), true)]
     {
-        let asks = Asks { named, ..asks.clone() };
+        let asks = TestRequest { named, ..asks.clone() };
         // not from memory either
-        assert_eq!(asks.put(|question| policy.decide(question)).allowed, allowed, "{asks:?}");
+        assert_eq!(asks.put(|request| policy.decide(request)).allowed, allowed, "{asks:?}");
     }
 }
 
 #[test]
 fn a_policy_that_cannot_be_evaluated_denies_whatever_another_permits() {
-    let asks = Asks { size: Some(1), ..Asks::new("ModelService.GetModel", model(MODEL)) };
+    let asks = TestRequest { size: Some(1), ..TestRequest::new("ModelService.GetModel", model(MODEL)) };
     let check = |condition: &str, effect: &str, told: Option<&str>| {
         let policy = validated(&format!(
             "permit (principal, action, resource);\n{effect} (principal, action, resource is Model) when {{ {condition} }};"
         ));
-        let ruling = asks.decided(&policy);
-        match (&ruling.denial, told) {
+        let decision = asks.decided(&policy);
+        match (&decision.denial, told) {
             (None, None) => {}
             (Some(Denial::Error(text)), Some(told)) if text.contains(told) => {}
-            _ => panic!("{effect} {condition}: {ruling:?}"),
+            _ => panic!("{effect} {condition}: {decision:?}"),
         }
-        assert_eq!(ruling.policies.is_empty(), told.is_some(), "{ruling:?}");
+        assert_eq!(decision.policies.is_empty(), told.is_some(), "{decision:?}");
     };
     for effect in ["permit", "forbid"] {
         check("context has size && context.size + 9223372036854775807 > 0", effect, Some("overflow"));
@@ -387,7 +388,7 @@ fn exporters_have_their_labels_as_tags() {
     let labels = [("e".into(), label("platform")), ("f".into(), label("data"))];
     let policy = policy.with_labels(labels.into_iter());
     for (name, allowed) in [("e", true), ("f", false), ("g", false)] {
-        let asks = Asks::new("Exporter.Scrape", Resource::Exporter(name.into()));
+        let asks = TestRequest::new("Exporter.Scrape", Resource::Exporter(name.into()));
         assert_eq!(asks.decided(&policy).allowed, allowed, "{name}");
     }
 }
@@ -398,22 +399,22 @@ fn what_depends_on_the_time_is_never_remembered_past_it() {
         "permit (principal, action in Action::\"observe\", resource)\n\
          when { context.time < datetime(\"1970-01-01T00:30:00Z\") };",
     );
-    let asks = Asks::new("ModelService.GetModel", model(MODEL));
-    assert!(asks.put(|question| policy.decide(question)).allowed);
-    assert!(!Asks { hour: 1, ..asks.clone() }.put(|question| policy.decide(question)).allowed);
-    assert!(asks.put(|question| policy.decide(question)).allowed);
+    let asks = TestRequest::new("ModelService.GetModel", model(MODEL));
+    assert!(asks.put(|request| policy.decide(request)).allowed);
+    assert!(!TestRequest { hour: 1, ..asks.clone() }.put(|request| policy.decide(request)).allowed);
+    assert!(asks.put(|request| policy.decide(request)).allowed);
 }
 
 #[test]
 fn a_callers_long_names_are_not_remembered() {
     let policy = validated("permit (principal, action in Action::\"scrape\", resource) when { context.tls };");
     let check = |length: usize, remembered: (usize, usize)| {
-        let asks = Asks::new("Exporter.Scrape", Resource::Exporter("a".repeat(length).into()));
-        assert!(asks.put(|question| policy.decide(question)).allowed);
-        assert_eq!(policy.memory.len(), remembered, "{length} bytes");
+        let asks = TestRequest::new("Exporter.Scrape", Resource::Exporter("a".repeat(length).into()));
+        assert!(asks.put(|request| policy.decide(request)).allowed);
+        assert_eq!(policy.cache.len(), remembered, "{length} bytes");
     };
-    check(REMEMBERED_NAME + 1, (0, 0));
-    check(REMEMBERED_NAME, (1, 1));
-    check(REMEMBERED_NAME, (1, 1));
-    check(REMEMBERED_NAME + 1, (1, 1));
+    check(MAX_NAME_BYTES + 1, (0, 0));
+    check(MAX_NAME_BYTES, (1, 1));
+    check(MAX_NAME_BYTES, (1, 1));
+    check(MAX_NAME_BYTES + 1, (1, 1));
 }

@@ -137,14 +137,14 @@ pub(super) fn decide_and_record(
 
 fn record_shadow(gate: &Gate, access_request: AccessRequest<'_>, enforced: &PolicyDecision, record: &mut Record) {
     let Some(shadow) = gate.policy.shadow(access_request, enforced) else { return };
-    let outcome = if shadow.ruling.allowed { Decision::Allow } else { Decision::Deny };
+    let outcome = if shadow.decision.allowed { Decision::Allow } else { Decision::Deny };
     gate.metrics.shadow(outcome, shadow.differs);
     record.shadow_decision = Some(outcome);
     if shadow.differs {
-        record.shadow_policies = Some(shadow.ruling.policies.clone());
-        record.shadow_roles = Some(&shadow.ruling.roles).filter(|roles| **roles != enforced.roles).cloned();
+        record.shadow_policies = Some(shadow.decision.policies.clone());
+        record.shadow_roles = Some(&shadow.decision.roles).filter(|roles| **roles != enforced.roles).cloned();
     }
-    if let Some(Denial::Error(error)) = &shadow.ruling.denial {
+    if let Some(Denial::Error(error)) = &shadow.decision.denial {
         record.shadow_error = Some(cut(error));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use cedar_policy::{ActionConstraint, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet};
 
-use super::guardrail::{Kind, Obligation};
+use super::guardrail::{GuardrailKind, Obligation};
 use crate::gate::policy::{
     compile::file_of,
     policy_file::{PolicyFile, PolicyProblem},
@@ -20,29 +20,29 @@ use crate::gate::policy::{
 const ANNOTATION: &str = "oblige";
 
 /// What each policy obliges to.
-pub(in crate::gate::policy) struct Obliged {
-    permits: HashMap<PolicyId, Annotated>,
+pub(in crate::gate::policy) struct ObligationBindings {
+    permits: HashMap<PolicyId, PermitAnnotation>,
     /// The kind of guardrail that acts on an action, where one does.
-    kinds: HashMap<Box<str>, Kind>,
+    kinds: HashMap<Box<str>, GuardrailKind>,
     /// What is wrong with the annotations themselves.
     pub(in crate::gate::policy) problems: Vec<PolicyProblem>,
 }
 
 /// A permit's annotation.
-struct Annotated {
+struct PermitAnnotation {
     names: Vec<Box<str>>,
     file: std::path::PathBuf,
     line: usize,
     /// The kinds that act on what its scope allows.
-    reaches: Vec<Kind>,
-    /// What the names stand for; nothing until [`Obliged::bind`].
+    reaches: Vec<GuardrailKind>,
+    /// What the names stand for; nothing until [`ObligationBindings::bind`].
     bound: Vec<Arc<Obligation>>,
 }
 
-impl Obliged {
+impl ObligationBindings {
     /// Reads every annotation. `files` are where they stand, `actions` the schema's, with their groups.
     pub(in crate::gate::policy) fn read(set: &PolicySet, files: &[PolicyFile], actions: &Entities) -> Self {
-        let of_schema: Vec<(EntityUid, Kind)> =
+        let of_schema: Vec<(EntityUid, GuardrailKind)> =
             actions.iter().filter_map(|action| Some((action.uid(), kind(actions, &action.uid())?))).collect();
         let (mut permits, mut problems) = (HashMap::new(), Vec::new());
         for policy in set.policies() {
@@ -61,7 +61,7 @@ impl Obliged {
                 problem("`@oblige` names nothing; write the names of guardrails: `@oblige(\"first, second\")`");
             }
             let reaches = reaches(policy, actions, &of_schema);
-            permits.insert(policy.id().clone(), Annotated { names, file, line, reaches, bound: Vec::new() });
+            permits.insert(policy.id().clone(), PermitAnnotation { names, file, line, reaches, bound: Vec::new() });
         }
         let kinds = of_schema.into_iter().map(|(uid, kind)| (uid.id().unescaped().into(), kind)).collect();
         Self { permits, kinds, problems }
@@ -89,7 +89,7 @@ impl Obliged {
                 let text = match found {
                     None => format!("`@oblige` names the guardrail `{name}`, which guardrails.toml does not define"),
                     Some(guardrail) if !permit.reaches.contains(&guardrail.guardrail.kind()) => {
-                        let (kind, acts_on) = guardrail.guardrail.kind().words();
+                        let (kind, acts_on) = guardrail.guardrail.kind().description();
                         format!(
                             "the guardrail `{name}` can have no effect here: [{kind}.{name}] acts on {acts_on}, which \
                              this permit's scope does not allow"
@@ -135,19 +135,19 @@ impl Obliged {
 }
 
 /// The kind of guardrail that acts on an action.
-fn kind(actions: &Entities, action: &EntityUid) -> Option<Kind> {
+fn kind(actions: &Entities, action: &EntityUid) -> Option<GuardrailKind> {
     match action.id().unescaped() {
-        "Exporter.Scrape" | "Predictions.Scrape" => Some(Kind::Scrape),
-        "RemoteWrite.Write" => Some(Kind::Write),
+        "Exporter.Scrape" | "Predictions.Scrape" => Some(GuardrailKind::Scrape),
+        "RemoteWrite.Write" => Some(GuardrailKind::Write),
         _ => {
             let mut groups = actions.ancestors(action)?;
-            groups.any(|group| group.id().unescaped() == "infer").then_some(Kind::Predict)
+            groups.any(|group| group.id().unescaped() == "infer").then_some(GuardrailKind::Predict)
         }
     }
 }
 
 /// The kinds that act on something a policy's scope allows.
-fn reaches(policy: &Policy, actions: &Entities, of_schema: &[(EntityUid, Kind)]) -> Vec<Kind> {
+fn reaches(policy: &Policy, actions: &Entities, of_schema: &[(EntityUid, GuardrailKind)]) -> Vec<GuardrailKind> {
     let within = |action: &EntityUid| match policy.action_constraint() {
         ActionConstraint::Any => true,
         ActionConstraint::Eq(one) => one == *action,
@@ -216,9 +216,9 @@ mod tests {
 
     fn check(text: &str, action: &str, expected: &[&str]) {
         let policy = policy(text).unwrap().with_guardrails(guardrails()).unwrap_or_else(|p| panic!("{text}: {p:?}"));
-        let ruling = ask(&policy, action);
-        assert!(ruling.allowed, "{text}: {ruling:?}");
-        let names: Vec<&str> = ruling.obligations.iter().map(|obligation| &*obligation.name).collect();
+        let decision = ask(&policy, action);
+        assert!(decision.allowed, "{text}: {decision:?}");
+        let names: Vec<&str> = decision.obligations.iter().map(|obligation| &*obligation.name).collect();
         assert_eq!(names, expected, "{text}");
     }
 
@@ -258,9 +258,9 @@ mod tests {
     #[test]
     fn an_annotation_with_nothing_behind_it_denies() {
         let unbound = policy("@oblige(\"s1\") permit (principal, action, resource);").unwrap();
-        let ruling = ask(&unbound, "Exporter.Scrape");
-        assert_eq!(ruling.denial, Some(Denial::Error("the guardrail `s1` is not defined".into())), "{ruling:?}");
-        assert!(!ruling.allowed);
+        let decision = ask(&unbound, "Exporter.Scrape");
+        assert_eq!(decision.denial, Some(Denial::Error("the guardrail `s1` is not defined".into())), "{decision:?}");
+        assert!(!decision.allowed);
     }
 
     #[test]

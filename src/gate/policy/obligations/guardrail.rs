@@ -32,15 +32,15 @@ pub enum Guardrail {
 
 /// The kinds of guardrails: each concerns other actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gate::policy) enum Kind {
+pub(in crate::gate::policy) enum GuardrailKind {
     Scrape,
     Write,
     Predict,
 }
 
-impl Kind {
+impl GuardrailKind {
     /// The section of `guardrails.toml`, and what it acts on.
-    pub(in crate::gate::policy) fn words(self) -> (&'static str, &'static str) {
+    pub(in crate::gate::policy) fn description(self) -> (&'static str, &'static str) {
         match self {
             Self::Scrape => ("scrape", "`Exporter.Scrape` and `Predictions.Scrape`"),
             Self::Write => ("write", "`RemoteWrite.Write`"),
@@ -50,11 +50,11 @@ impl Kind {
 }
 
 impl Guardrail {
-    pub(in crate::gate::policy) fn kind(&self) -> Kind {
+    pub(in crate::gate::policy) fn kind(&self) -> GuardrailKind {
         match self {
-            Self::Scrape(_) => Kind::Scrape,
-            Self::Write(_) => Kind::Write,
-            Self::Predict(_) => Kind::Predict,
+            Self::Scrape(_) => GuardrailKind::Scrape,
+            Self::Write(_) => GuardrailKind::Write,
+            Self::Predict(_) => GuardrailKind::Predict,
         }
     }
 }
@@ -136,10 +136,10 @@ pub struct WriteGuardrail {
 
 /// A label's value with places for what is known of the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
+pub struct Template(Vec<TemplatePart>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Text(Box<str>),
     Principal,
     Issuer,
@@ -171,21 +171,21 @@ impl Template {
         let (mut parts, mut rest) = (Vec::new(), text);
         while let Some((before, after)) = rest.split_once('{') {
             let (place, behind) = after.split_once('}').ok_or_else(|| TemplateError::Alone(text.to_owned()))?;
-            parts.push(Part::Text(before.into()));
+            parts.push(TemplatePart::Text(before.into()));
             parts.push(match place {
-                "principal" => Part::Principal,
-                "issuer" => Part::Issuer,
-                "subject" => Part::Subject,
+                "principal" => TemplatePart::Principal,
+                "issuer" => TemplatePart::Issuer,
+                "subject" => TemplatePart::Subject,
                 _ => match place.strip_prefix("claim:").filter(|claim| !matches!(*claim, "" | "/")) {
-                    Some(claim) => Part::Claim(claim.into()),
+                    Some(claim) => TemplatePart::Claim(claim.into()),
                     None => return Err(TemplateError::Unknown(place.to_owned())),
                 },
             });
             rest = behind;
         }
-        parts.push(Part::Text(rest.into()));
-        parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
-        match parts.iter().any(|part| matches!(part, Part::Text(text) if text.contains('}'))) {
+        parts.push(TemplatePart::Text(rest.into()));
+        parts.retain(|part| !matches!(part, TemplatePart::Text(text) if text.is_empty()));
+        match parts.iter().any(|part| matches!(part, TemplatePart::Text(text) if text.contains('}'))) {
             true => Err(TemplateError::Alone(text.to_owned())),
             false if parts.is_empty() => Err(TemplateError::Empty),
             false => Ok(Self(parts)),
@@ -199,18 +199,18 @@ impl Template {
         let mut value = String::new();
         for part in &self.0 {
             match part {
-                Part::Text(text) => value.push_str(text),
-                Part::Principal => value.push_str(&principal.name),
-                Part::Issuer => value.push_str(&principal.issuer),
-                Part::Subject => value.push_str(&principal.subject),
-                Part::Claim(claim) => value.push_str(&said(principal, claim)?),
+                TemplatePart::Text(text) => value.push_str(text),
+                TemplatePart::Principal => value.push_str(&principal.name),
+                TemplatePart::Issuer => value.push_str(&principal.issuer),
+                TemplatePart::Subject => value.push_str(&principal.subject),
+                TemplatePart::Claim(claim) => value.push_str(&claim_text(principal, claim)?),
             }
         }
         Some(value).filter(|value| !value.is_empty())
     }
 }
 
-fn said(principal: &Principal, claim: &str) -> Option<String> {
+fn claim_text(principal: &Principal, claim: &str) -> Option<String> {
     let claims: Value = serde_json::from_str(&principal.claims).ok()?;
     let found = if claim.starts_with('/') { claims.pointer(claim) } else { claims.get(claim) };
     match found? {

@@ -32,7 +32,7 @@ struct ExampleRequest {
     action: Arc<str>,
     resource: String,
     context: String,
-    rulings: Vec<SetDecision>,
+    decisions: Vec<SetDecision>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,13 +72,13 @@ impl Counterexample {
                 let Some(action) = world.actions.get(environment.action) else { continue };
                 let (uid, context) = (action.uid.clone(), context.clone());
                 let request = Request::new(principal.clone(), uid, resource.clone(), context, None)?;
-                let rulings: Vec<SetDecision> =
+                let decisions: Vec<SetDecision> =
                     expected.sets.iter().map(|(set, _)| set.rule(&request, &entities)).collect();
-                let as_said = rulings.iter().zip(&expected.sets).all(|(ruled, (_, allows))| ruled.allowed == *allows);
+                let as_said = decisions.iter().zip(&expected.sets).all(|(ruled, (_, allows))| ruled.allowed == *allows);
                 if as_said || shown.is_none() {
                     let resource = described(&entities, &resource);
                     let context = context_of(&request);
-                    shown = Some((as_said, ExampleRequest { action: action.id.clone(), resource, context, rulings }));
+                    shown = Some((as_said, ExampleRequest { action: action.id.clone(), resource, context, decisions }));
                 }
                 if as_said {
                     break;
@@ -122,9 +122,9 @@ impl fmt::Display for Counterexample {
             }
             write!(f, "\n  action     {}\n  resource   {}", request.action, request.resource)?;
             write!(f, "\n  context    {}", request.context)?;
-            for SetDecision { of, allowed, why } in &request.rulings {
+            for SetDecision { of, allowed, why } in &request.decisions {
                 let decision = if *allowed { "allowed" } else { "denied " };
-                let of = if request.rulings.len() > 1 { format!("in {of}, ") } else { String::new() };
+                let of = if request.decisions.len() > 1 { format!("in {of}, ") } else { String::new() };
                 write!(f, "\n  {decision}    {of}{why}")?;
             }
         }
