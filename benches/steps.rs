@@ -72,9 +72,9 @@ fn steps(c: &mut Criterion) {
     let at = Peer::without_certificate(([127, 0, 0, 1], 4242).into(), true);
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
-    let kept = keys.clone();
+    let refreshed = keys.clone();
     let telemetry = Telemetry::new();
-    runtime.spawn(async move { kept.run(&telemetry).await });
+    runtime.spawn(async move { refreshed.run(&telemetry).await });
     let identity = Identity::new(Authenticators { issuers: vec![keys], ..Authenticators::default() });
     headers.insert(header::AUTHORIZATION, format!("Bearer {}", issuer.token("one", "scrape")).parse().unwrap());
     let principal =

@@ -126,12 +126,12 @@ async fn client(address: SocketAddr, requests: Arc<Vec<Vec<u8>>>, first: usize, 
     for request in requests.iter().cycle().skip(first) {
         stream.write_all(request).await.unwrap();
         let mut length = 0;
-        let mut wanted = usize::MAX;
-        while length < wanted {
+        let mut response_length = usize::MAX;
+        while length < response_length {
             length += stream.read(&mut buffer[length..]).await.unwrap();
             if let Some(head) = buffer[..length].windows(4).position(|w| w == b"\r\n\r\n") {
                 assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..length]));
-                wanted = head + 4 + 1024;
+                response_length = head + 4 + 1024;
             }
         }
         count += 1;

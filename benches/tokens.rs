@@ -58,9 +58,9 @@ fn measure(issuer: &common::Issuer, many: &[HeaderMap], threads: usize, rounds: 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (settings, client) = config.issuers.into_iter().next().unwrap();
     let keys = Arc::new(Issuer::new(settings, client));
-    let kept = keys.clone();
+    let refreshed = keys.clone();
     let telemetry = Telemetry::new();
-    runtime.spawn(async move { kept.run(&telemetry).await });
+    runtime.spawn(async move { refreshed.run(&telemetry).await });
 
     let count = many.len();
     let one = vec![many[0].clone(); count];
@@ -90,8 +90,7 @@ fn headers(token: &str) -> HeaderMap {
     HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())])
 }
 
-/// How long it takes until every thread knows who each of its tokens is of; fails where one was not checked as
-/// expected.
+/// The time in which every thread authenticates each of its tokens. Panics if a token was not verified as expected.
 fn pass(identity: &Identity, shares: &[Vec<HeaderMap>], fresh: bool) -> Duration {
     let begin = Instant::now();
     thread::scope(|scope| {

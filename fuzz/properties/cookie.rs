@@ -18,8 +18,9 @@ pub(super) fn check(bytes: &[u8]) {
         headers.get_all(COOKIE).iter().map(|value| value.as_bytes().iter().map(|b| char::from(*b)).collect()).collect();
     let plain = texts.iter().flat_map(|text| text.split(';')).filter(|pair| pair.is_ascii());
     let pairs = plain.filter_map(|pair| pair.trim_matches([' ', '\t']).split_once('='));
-    let values =
-        |wanted: &str| pairs.clone().filter(|(name, _)| *name == wanted).map(|(_, value)| value).collect::<Vec<_>>();
+    let values = |expected: &str| {
+        pairs.clone().filter(|(name, _)| *name == expected).map(|(_, value)| value).collect::<Vec<_>>()
+    };
     let first = values(&name);
     match session(&headers) {
         SessionCookie::Absent => assert!(first.is_empty(), "a session is passed over: {texts:?}"),

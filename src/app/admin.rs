@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/livez`, `/readyz`, nothing else, and nobody is asked who they are.
+//! Admin listener: `/metrics`, `/livez` and `/readyz`, without authentication.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -149,7 +149,7 @@ impl Ages {
         );
         registry.register(
             "caller_credentials",
-            "Callers that a downstream credential is held for",
+            "Callers with a downstream credential of their own",
             ages.caller_credentials.clone(),
         );
         registry.register("signing_keys", "Keys of the gate's own that it publishes", ages.signing_keys.clone());
@@ -184,12 +184,12 @@ impl Ages {
         }
         for slot in parts.credential_slots() {
             let labels = CredentialLabels { credential: slot.name().to_string() };
-            let Some(held) = slot.latest() else { continue };
-            self.credential_age.get_or_create(&labels).set(clock::seconds_between(held.obtained_at, now));
-            if let Some(end) = held.expires_at {
+            let Some(credential) = slot.latest() else { continue };
+            self.credential_age.get_or_create(&labels).set(clock::seconds_between(credential.obtained_at, now));
+            if let Some(end) = credential.expires_at {
                 self.credential_expiry.get_or_create(&labels).set(clock::seconds_between(now, end));
             }
-            let generation = i64::try_from(held.generation).unwrap_or(i64::MAX);
+            let generation = i64::try_from(credential.generation).unwrap_or(i64::MAX);
             self.credential_generation.get_or_create(&labels).set(generation);
         }
     }

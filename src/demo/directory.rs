@@ -1,4 +1,4 @@
-//! The demo's directory: what other programs, and `wicketgate serve`, need to use it.
+//! Directory with the demo's files: configuration, certificates, tokens and policies.
 //!
 //! Promises: files appear whole or not at all, and those with a secret in them are readable by their owner only. A
 //! `wicketgate.toml` that this module did not write, or `policies` beside none, are never overwritten.
@@ -17,14 +17,14 @@ use super::{error::DemoError, random::random_text};
 /// The first line of every configuration written here; a file without it is not overwritten.
 const MARK: &str = "# wicketgate.toml, written by `wicketgate demo`.";
 
-/// Held by the demo that runs in a directory.
+/// The file that the demo locks while it runs in a directory.
 const LOCK: &str = ".demo.lock";
 
 /// Where the demo's files are.
 #[derive(Clone, Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// Locked for as long as a demo runs here: a second one would pull certificates and tokens from under it.
+    /// Locked for as long as a demo runs here: a second one would overwrite its certificates and tokens.
     _lock: Arc<File>,
 }
 
@@ -36,7 +36,7 @@ const POLICIES: [(&str, &str); 3] = [
 ];
 
 impl Directory {
-    /// A fresh one among the system's temporary files, for its owner only.
+    /// A new directory below the system's temporary directory, for its owner only.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -47,7 +47,7 @@ impl Directory {
         Self::at(&path).await
     }
 
-    /// This one, made if need be.
+    /// The directory at this path; it is created if it does not exist.
     ///
     /// # Errors
     /// When it cannot be made, or holds a `wicketgate.toml` that is not a demo's.
@@ -59,7 +59,7 @@ impl Directory {
         let config = path.join("wicketgate.toml");
         match fs::read_to_string(&config).await {
             Ok(text) if !text.starts_with(MARK) => return Err(DemoError::ForeignConfiguration(config)),
-            // a demo that did not come so far as its configuration left its lock
+            // a demo that stopped before it wrote its configuration left its lock
             Err(_) if path.join("policies").exists() && !path.join(LOCK).exists() => {
                 return Err(DemoError::ForeignConfiguration(path.join("policies")));
             }
@@ -99,12 +99,12 @@ impl Directory {
         self.write("wicketgate.toml", &format!("{MARK}\n{text}"), 0o644).await
     }
 
-    /// A file that anybody may read.
+    /// Writes a file that every user may read.
     pub(super) async fn write_public(&self, name: &str, text: &str) -> Result<(), DemoError> {
         self.write(name, text, 0o644).await
     }
 
-    /// A file that only its owner may read.
+    /// Writes a file that only its owner may read.
     pub(super) async fn write_secret(&self, name: &str, text: &str) -> Result<(), DemoError> {
         self.write(name, text, 0o600).await
     }

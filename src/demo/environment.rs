@@ -1,7 +1,7 @@
 //! The demo's environment: every emulator, started together and described in one directory.
 //!
 //! Promises: when [`Environment::start`] returns, every emulator listens and the directory holds a `wicketgate.toml` for
-//! them; while it runs, the tokens in the directory are always good for most of an hour.
+//! them; while it runs, the tokens in the directory are valid for at least 45 minutes.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -107,7 +107,7 @@ impl Environment {
     }
 }
 
-/// File name → a token to be minted for it, time and again.
+/// File name → the token that is minted for it at each renewal.
 type Tokens = Vec<(String, Box<dyn Fn() -> Token + Send + Sync>)>;
 
 struct TokenFiles {

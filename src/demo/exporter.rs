@@ -1,7 +1,8 @@
-//! An exporter whose figures rise and fall once a minute, behind a password.
+//! Demo exporter with Basic authentication and metrics of a one-minute season.
 //!
-//! Promises: nothing without the right Basic credentials; the text format, or OpenMetrics where `Accept` asks for it,
-//! gzipped where that is asked for. Every figure is a pure function of time, so its history can be told at any time.
+//! Promises: it answers requests with the right Basic credentials only. The format is the text format, or OpenMetrics if
+//! `Accept` lists it; the body is gzipped if `Accept-Encoding` lists that. Every value is a pure function of time, so its
+//! history can be computed at any time.
 
 use std::{f64::consts::TAU, io::Write, sync::Arc};
 
@@ -33,13 +34,13 @@ pub struct Exporter {
 }
 
 struct Shared {
-    /// The whole `Authorization` value that is let in; nothing lets everyone in.
+    /// The expected `Authorization` value; `None` if the exporter requires none.
     authorization: Option<String>,
     started_at: Timestamp,
 }
 
 impl Exporter {
-    /// Listens on 127.0.0.1:`port` (0: any); `password` is asked of everyone, for the user [`USERNAME`].
+    /// Listens on 127.0.0.1:`port` (0: any). With a `password`, requests need it and the user [`USERNAME`].
     ///
     /// # Errors
     /// When the port is taken.
@@ -74,7 +75,8 @@ pub(crate) fn requests_per_second(service: &str, at: Timestamp) -> f64 {
     let seconds = at.as_millisecond() as f64 / 1000.0;
     let index = SERVICES.iter().position(|known| *known == service).unwrap_or_default() as f64;
     let turn = TAU * seconds / PERIOD + index * TAU / 3.0;
-    let (base, swing) = (120.0 - 30.0 * index, 40.0 - 10.0 * index);
+    let base = 120.0 - 30.0 * index;
+    let swing = 40.0 - 10.0 * index;
     let value = base + swing * turn.sin() + 0.25 * swing * (2.0 * turn).cos() + noise(at.as_second(), index);
     (value * 100.0).round() / 100.0
 }
@@ -90,7 +92,8 @@ fn noise(second: i64, index: f64) -> f64 {
 /// Requests since `start`: the integral of the wave without its noise.
 fn requests_total(service: &str, start: Timestamp, at: Timestamp) -> f64 {
     let index = SERVICES.iter().position(|known| *known == service).unwrap_or_default() as f64;
-    let (base, swing) = (120.0 - 30.0 * index, 40.0 - 10.0 * index);
+    let base = 120.0 - 30.0 * index;
+    let swing = 40.0 - 10.0 * index;
     let sum = |at: Timestamp| {
         let turn = TAU * (at.as_millisecond() as f64 / 1000.0) / PERIOD + index * TAU / 3.0;
         (swing * -turn.cos() + 0.125 * swing * (2.0 * turn).sin()) * PERIOD / TAU
@@ -101,10 +104,10 @@ fn requests_total(service: &str, start: Timestamp, at: Timestamp) -> f64 {
 impl Handler for Shared {
     fn handle(self: Arc<Self>, request: ReceivedRequest) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
-            if self.authorization.as_deref().is_some_and(|wanted| request.header("authorization") != wanted) {
+            if self.authorization.as_deref().is_some_and(|expected| request.header("authorization") != expected) {
                 let mut response = respond(StatusCode::UNAUTHORIZED, "text/plain", "this exporter needs a password\n");
-                let ask = HeaderValue::from_static("Basic realm=\"exporter\"");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+                let challenge = HeaderValue::from_static("Basic realm=\"exporter\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
                 return response;
             }
             match (&request.method, request.path.as_str()) {

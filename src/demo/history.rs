@@ -1,4 +1,4 @@
-//! The exporter's last ten minutes, as remote write 1.0 would have brought them: a forecast needs a past.
+//! Remote write 1.0 request with the exporter's last ten minutes, which the first forecast needs.
 
 use prost::Message;
 
@@ -44,7 +44,7 @@ struct Sample {
 /// the job `job` goes on with: a protobuf message in snappy's block format.
 ///
 /// # Errors
-/// When snappy cannot take it.
+/// If snappy cannot compress it.
 pub(crate) fn remote_write(job: &str, instance: &str, now: Timestamp) -> Result<Vec<u8>, snap::Error> {
     let end = now.as_second();
     let times: Vec<Timestamp> =

@@ -1,6 +1,6 @@
-//! Certificates made at run time: one CA and the leaves it signs, all P-256.
+//! Certificate authority of the demo and the server certificates that it signs, all P-256.
 //!
-//! Promises: a new CA each time, valid for thirty days from yesterday. Never written anywhere by this module.
+//! Promises: each run makes a new CA, valid for thirty days from yesterday. Must never write a key or certificate to disk.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::clock;
 /// Long enough for any demo, short enough that a forgotten CA means nothing.
 const VALID_DAYS: i64 = 30;
 
-/// A certificate authority of one's own.
+/// The certificate authority of one demo.
 pub(crate) struct Pki {
     ca: CertifiedIssuer<'static, KeyPair>,
 }
@@ -45,7 +45,7 @@ impl Pki {
         Ok(Self { ca: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
     }
 
-    /// The CA's certificate as PEM: what clients are told to trust.
+    /// The CA's certificate as PEM, for the trust store of clients.
     #[must_use]
     pub(crate) fn ca_pem(&self) -> String {
         self.ca.pem()
@@ -76,7 +76,7 @@ impl Pki {
 }
 
 impl Leaf {
-    /// What a TLS server needs to show this certificate, with HTTP/2 and HTTP/1.1 on offer.
+    /// The settings of a TLS server with this certificate; its ALPN offers HTTP/2 and HTTP/1.1.
     ///
     /// # Errors
     /// When the certificate and the key do not fit together.

@@ -1,7 +1,7 @@
-//! The loopback server under every emulator: it accepts, reads the whole request, remembers it, and has it answered.
+//! Loopback HTTP server of the emulators: reads each request, records it, and passes it to a [`Handler`].
 //!
-//! Promises: it binds 127.0.0.1 and nothing else; bodies and recorder are bounded; when it is stopped or dropped, its
-//! connections end. Tests set a [`Behaviour`] to make it fail, hang up or take its time.
+//! Promises: it binds 127.0.0.1 and nothing else. Bodies and the record of requests are bounded. Stopping or dropping it
+//! closes its connections. Tests set a [`Behaviour`] to make it fail, disconnect or answer late.
 
 use std::{
     collections::VecDeque,
@@ -29,16 +29,16 @@ use tokio_rustls::TlsAcceptor;
 use super::{error::DemoError, pki::Leaf};
 use crate::http::{Body, BoxFuture, read_bounded};
 
-/// Larger than any limit of Google's that the emulator imitates.
+/// Larger than any limit of Google that the emulator imitates.
 const BODY_LIMIT: usize = 16 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// Requests remembered; older ones are forgotten.
+/// Requests that are recorded; a new one replaces the oldest.
 const RECORDED_REQUESTS: usize = 1024;
-/// Bytes remembered of each body.
+/// Bytes that are recorded of each body.
 const RECORDED_BODY: usize = 64 << 10;
 
-/// A request that an emulator was sent.
+/// A request that an emulator received.
 #[derive(Clone, Debug)]
 pub struct RecordedRequest {
     /// The method.
@@ -51,27 +51,27 @@ pub struct RecordedRequest {
     pub headers: HeaderMap,
     /// The body's first 64 KiB.
     pub body: Bytes,
-    /// The body's length in bytes; 0 when it broke off.
+    /// The body's length in bytes; 0 if it is incomplete or too large.
     pub body_length: usize,
 }
 
 impl RecordedRequest {
-    /// A header's value, or nothing when it is missing or not text.
+    /// A header's value; `None` if it is missing or not text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
-/// How a server treats requests, for tests of what happens then.
+/// The reaction of a server to requests. Tests set it.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Behaviour {
-    /// It handler.
+    /// It answers.
     #[default]
     Up,
-    /// It handler everything with this status and no body.
+    /// It answers every request with this status and no body.
     Fail(StatusCode),
-    /// It handler after this long.
+    /// It answers after this delay.
     Slow(Duration),
     /// It closes the connection without an answer.
     Disconnect,
@@ -102,12 +102,12 @@ impl ReceivedRequest {
     }
 }
 
-/// What stands behind a server: the issuer, Google, the exporter.
+/// The service behind a server: the issuer, Google or the exporter.
 pub(crate) trait Handler: Send + Sync + 'static {
     fn handle(self: Arc<Self>, call: ReceivedRequest) -> BoxFuture<'static, Response<Body>>;
 }
 
-/// A running server. Dropping it ends it.
+/// A running server; dropping it stops it.
 pub struct Server {
     address: SocketAddr,
     tls: bool,
@@ -122,7 +122,7 @@ struct Recorder {
 }
 
 impl Server {
-    /// Listens on 127.0.0.1:`port`, any free port when 0; with TLS where `leaf` is given.
+    /// Listens on 127.0.0.1:`port`, any free port if 0; with TLS if `leaf` is given.
     pub(crate) async fn start(port: u16, leaf: Option<&Leaf>, handler: Arc<dyn Handler>) -> Result<Self, DemoError> {
         let requested = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let failed = |cause| DemoError::Listen(requested, cause);
@@ -140,7 +140,7 @@ impl Server {
         Ok(Self { address, tls, recorder, tasks })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -152,13 +152,13 @@ impl Server {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
-    /// The requests it was sent, oldest first; the last 1024 of them.
+    /// The last 1024 requests, oldest first.
     #[must_use]
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.recorder.requests.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Waits until `find` finds what it looks for among the requests seen. Tests put a deadline around it.
+    /// Waits until `find` returns a value for the recorded requests. Tests put a deadline around it.
     pub async fn wait_for<T>(&self, mut find: impl FnMut(&[RecordedRequest]) -> Option<T>) -> T {
         let mut count = self.recorder.count.subscribe();
         loop {
@@ -171,12 +171,12 @@ impl Server {
         }
     }
 
-    /// Forgets the requests seen so far.
+    /// Deletes the recorded requests.
     pub fn clear_requests(&self) {
         self.recorder.requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// From now on treats requests like this.
+    /// Sets the reaction to requests from now on.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         *self.recorder.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
     }
@@ -211,7 +211,7 @@ async fn connection(
     recorder: Arc<Recorder>,
     handler: Arc<dyn Handler>,
 ) {
-    // without it, small handler wait for the client's delayed acknowledgement
+    // without it, small answers wait for the client's delayed acknowledgement
     let _ = socket.set_nodelay(true);
     let Some(acceptor) = acceptor else { return serve(socket, recorder, handler).await };
     if let Ok(Ok(socket)) = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(socket)).await {
@@ -227,13 +227,13 @@ where
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new());
     server.http2().timer(TokioTimer::new());
-    // a client that goes away in the middle is its own affair
+    // an error here means that the client disconnected
     let _ = server.serve_connection(TokioIo::new(socket), service).await;
 }
 
-/// The connection is to be closed without an answer.
+/// Closes the connection without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("hanging up")]
+#[error("the emulator closes the connection")]
 struct Disconnected;
 
 async fn handle(
@@ -287,7 +287,7 @@ pub(crate) fn respond(status: StatusCode, content_type: &'static str, body: impl
     response
 }
 
-/// A JSON answer, as Google and identity providers spell its type.
+/// A JSON answer with the content type that Google and identity providers send.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(text) => respond(status, "application/json; charset=UTF-8", text),

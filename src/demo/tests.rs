@@ -115,8 +115,8 @@ async fn the_issuer_gives_its_clients_tokens_that_its_published_keys_verify() {
     let posted = caller.send(request, body).await;
     let (request, body) = form("grant_type=client_credentials");
     let basic = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, "prom:a+secret");
-    let asked = caller.send(request.header("authorization", format!("Basic {basic}")), body).await;
-    for granted in [posted, asked] {
+    let basic_auth = caller.send(request.header("authorization", format!("Basic {basic}")), body).await;
+    for granted in [posted, basic_auth] {
         assert_eq!(granted.status(), StatusCode::OK);
         let granted: Value = serde_json::from_slice(granted.body()).unwrap();
         let keys = caller.send(Request::get(metadata["jwks_uri"].as_str().unwrap()), "").await;
@@ -274,8 +274,8 @@ async fn what_is_created_can_be_read() {
     let caller = Caller::new();
     let train = caller.access(&google, &issuer, Class::Train).await;
     let observe = caller.access(&google, &issuer, Class::Observe).await;
-    let wish = json!({ "displayName": "retrain", "jobSpec": {} });
-    let (_, job) = caller.vertex(&google, "POST", "customJobs", &train, &wish).await;
+    let job_request = json!({ "displayName": "retrain", "jobSpec": {} });
+    let (_, job) = caller.vertex(&google, "POST", "customJobs", &train, &job_request).await;
     let path = job["name"].as_str().unwrap().strip_prefix("projects/demo/locations/us-central1/").unwrap();
     let (status, read) = caller.vertex(&google, "GET", path, &observe, &Value::Null).await;
     assert_eq!((status, &read["displayName"]), (StatusCode::OK, &json!("retrain")));

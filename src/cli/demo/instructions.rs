@@ -35,7 +35,7 @@ pub(super) fn instructions(environment: &Environment, gate: SocketAddr, admin: S
          The role `infer` gets a prediction from Vertex. The gate adds the Google credential; the caller never sees it:\n  \
          {infer} {predict}\n\n\
          Google's log names the caller, not the gate:\n  \
-         grep 'Vertex was asked' {log} | tail -n 2\n\n\
+         grep 'Vertex request' {log} | tail -n 2\n\n\
          Every request is in the audit log. Each line holds the hash of the line before it:\n  \
          tail -n 4 {audit}\n\n\
          The forecast of the live metric for the next minute, as metrics{late}:\n  \

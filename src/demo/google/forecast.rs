@@ -1,7 +1,7 @@
-//! The model behind the emulated endpoint: a seasonal forecast with quantiles, asked as TimesFM is asked.
+//! Forecast model of the emulated endpoint: a seasonal forecast with quantiles and the interface of TimesFM.
 //!
-//! Promises: pure; the same instance gives the same answer. The season is `season` steps where the request says so,
-//! else found by autocorrelation; it is taken out by STL, the rest is continued by exponential smoothing, and the
+//! Promises: pure; the same instance gives the same answer. The season has `season` steps if the request contains it;
+//! otherwise autocorrelation finds it. STL removes the season, exponential smoothing continues the rest, and the
 //! quantiles are that model's prediction intervals. A series too short or too flat for that is continued by its last
 //! season or value.
 //!
@@ -16,7 +16,7 @@ use augurs::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// Steps forecast when the instance does not say.
+/// Steps to forecast if the instance does not say.
 const DEFAULT_HORIZON: usize = 128;
 /// The server's TIMESFM_HORIZON.
 const MAX_HORIZON: usize = 1024;
@@ -43,7 +43,7 @@ pub(crate) struct Instance {
     pub horizon: Option<usize>,
     /// Steps in a season; found from the data unless given.
     pub season: Option<usize>,
-    /// When each point was, echoed and continued where they are RFC 3339.
+    /// When each point was, echoed, and continued if they are RFC 3339.
     #[serde(default)]
     pub timestamp: Vec<String>,
     #[serde(flatten)]
@@ -60,7 +60,7 @@ pub(crate) struct Prediction {
     /// `p10` … `p90` by name, each as long as the horizon.
     #[serde(flatten)]
     pub quantiles: std::collections::BTreeMap<&'static str, Vec<f64>>,
-    /// When each forecast point is; only where the instance said when its points were.
+    /// The time of each forecast point; empty if the instance has no timestamps.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub timestamp: Vec<String>,
 }
@@ -68,7 +68,7 @@ pub(crate) struct Prediction {
 /// Forecasts every instance. CPU-heavy: callers keep it off the async threads.
 ///
 /// # Errors
-/// What is wrong with the request, in the server's words. Like the real server, bad input is the model's failure.
+/// A problem of the request, in the server's text. As with the real server, bad input is the model's failure.
 pub(crate) fn predict(instances: &[Value]) -> Result<Vec<Prediction>, String> {
     instances.iter().map(|instance| forecast(&parse_instance(instance)?)).collect()
 }
@@ -123,10 +123,10 @@ struct SeriesForecast {
     bands: Vec<(Vec<f64>, Vec<f64>)>,
 }
 
-/// The seasonal model; nothing when it cannot be fitted or does not give finite numbers.
+/// The seasonal model; `None` if it cannot be fitted or does not give finite numbers.
 fn fit(values: &[f64], season: Option<usize>, horizon: usize) -> Option<SeriesForecast> {
-    // additive errors only: the others need positive data and simulate their intervals. Damped, since a trend of the
-    // last minute that goes on for ever is the usual way for such a model to make a fool of itself
+    // additive errors only: the others need positive data and simulate their intervals. Damped, because the trend
+    // of the last minute does not continue for ever
     let smoothing = AutoETS::new(1, "AZN").ok()?.damped(true).ok()?;
     let forecasts = match season {
         Some(season) if values.len() < MIN_SEASONS * season => return None,
@@ -210,7 +210,8 @@ fn detrended(values: &[f64]) -> Vec<f64> {
     let count = values.len() as f64;
     let middle = (count - 1.0) / 2.0;
     let mean = values.iter().sum::<f64>() / count;
-    let (mut along, mut square) = (0.0, 0.0);
+    let mut along = 0.0;
+    let mut square = 0.0;
     for (at, value) in values.iter().enumerate() {
         let from_middle = at as f64 - middle;
         along += from_middle * (value - mean);
@@ -243,7 +244,7 @@ impl Standardization {
     }
 }
 
-/// The timestamps of the forecast: the last step of the input's, repeated. Nothing where they are not RFC 3339.
+/// The timestamps of the forecast: the last step of the input's, repeated. Empty if they are not RFC 3339.
 fn forecast_timestamps(timestamps: &[String], horizon: usize) -> Vec<String> {
     let [.., before, last] = timestamps else { return Vec::new() };
     let (Ok(before), Ok(last)) = (before.parse::<jiff::Timestamp>(), last.parse::<jiff::Timestamp>()) else {

@@ -88,7 +88,7 @@ struct Claims {
     iat: i64,
 }
 
-/// The principal that a subject token proves, or what is wrong with it in the words that Google uses.
+/// The principal of a subject token. The error has Google's text.
 async fn verified_subject(google: &Shared, token: &str) -> Result<String, String> {
     let header = jsonwebtoken::decode_header(token).map_err(|_| "Error parsing the ID Token.".to_owned())?;
     if !matches!(header.alg, Algorithm::RS256 | Algorithm::ES256) {
@@ -119,7 +119,7 @@ async fn verified_subject(google: &Shared, token: &str) -> Result<String, String
     Ok(claims.sub)
 }
 
-/// Whose token it says it is, unverified: which keys are asked follows from it.
+/// The unverified `iss` of a token; it selects the keys.
 fn claimed_issuer(token: &str) -> Option<String> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     Some(serde_json::from_slice::<Value>(&payload).ok()?.get("iss")?.as_str()?.to_owned())
@@ -205,7 +205,7 @@ fn issue(google: &Shared, name: String, subject: String, lifetime: Duration, kin
     Some(token)
 }
 
-/// Who an unexpired token of this kind stands for.
+/// The record of an unexpired token of this kind.
 pub(super) fn find_token(google: &Shared, token: &str, kind: IssuedTokenKind) -> Option<IssuedToken> {
     let state = google.lock();
     let tokens = if kind == IssuedTokenKind::Federated { &state.federated } else { &state.access };

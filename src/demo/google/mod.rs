@@ -1,9 +1,9 @@
 //! An emulator of Google: STS, IAM Credentials and Vertex AI (REST, and of gRPC what predicting takes), on one clear
 //! loopback port.
 //!
-//! Promises: it trusts no token unchecked: a subject token is verified against the trusted issuer's keys, a federated token
-//! and an access token are its own, unexpired, and of an account that may do what is asked. Errors have Google's
-//! shape. What it does not know is a 404.
+//! Promises: it checks every token. A subject token must verify with the trusted issuer's keys. A federated token and an
+//! access token must be its own and unexpired, and their account must be allowed to call the method. Errors have
+//! Google's format. An unknown path is a 404.
 
 mod class;
 mod errors;
@@ -80,12 +80,12 @@ impl Google {
         self.shared.lock().federated_lifetime = lifetime;
     }
 
-    /// From now on access tokens live this long, whatever is asked.
+    /// From now on access tokens live this long, whatever lifetime the request contains.
     pub fn access_lifetime(&self, lifetime: Duration) {
         self.shared.lock().access_lifetime = Some(lifetime);
     }
 
-    /// Forgets every token it gave: they are refused from now on.
+    /// Revokes every token that it issued.
     pub fn revoke_tokens(&self) {
         let mut state = self.shared.lock();
         state.federated.clear();
@@ -97,13 +97,13 @@ impl Google {
         version.clone_into(&mut self.shared.lock().model_version);
     }
 
-    /// The service account that an access token is for; nothing for a token it did not give.
+    /// The service account of an access token; `None` if the emulator did not issue it.
     #[must_use]
     pub fn account_of(&self, token: &str) -> Option<String> {
         self.shared.lock().access.get(token).map(|token| token.name.clone())
     }
 
-    /// The subject whose token this access token was got with: whom Google's audit log names.
+    /// The subject of the subject token that this access token was obtained with; Google's audit log names it.
     #[must_use]
     pub fn subject_of(&self, token: &str) -> Option<String> {
         self.shared.lock().access.get(token).map(|token| token.subject.clone())

@@ -1,4 +1,4 @@
-//! The emulated Vertex AI: endpoints with a forecast behind them, and enough of the rest to tell the classes apart.
+//! Emulator of the Vertex AI REST API: endpoints with a forecast model, and one method or more of each class.
 //!
 //! Promises: each method is called with an access token of a service account of the method's class, or is a 403;
 //! predictions come from [`forecast`](super::forecast); errors of the model look as they do behind Vertex: wrapped on
@@ -26,7 +26,7 @@ const DEPLOYED_MODEL: &str = "2001";
 const MODEL: &str = "3001";
 const MODEL_NAME: &str = "seasonal-forecast";
 
-/// The methods there are.
+/// A method of the API.
 enum ApiMethod<'a> {
     Predict { endpoint: &'a str, raw: bool },
     Get,
@@ -73,13 +73,13 @@ pub(super) async fn answer(
             rest.join("/")
         ));
     }
-    // what Google's audit log says: the principal, and the service account that it acted through
+    // the content of Google's audit log: the principal, and the service account that it acted through
     tracing::info!(
         service = "google",
         principal = subject,
         account,
         class = api_method.class().name(),
-        "Vertex was asked"
+        "Vertex request"
     );
     if project != PROJECT || location != LOCATION {
         return error(StatusCode::NOT_FOUND, "NOT_FOUND", "The project or the location does not exist.");
@@ -223,20 +223,20 @@ fn merged(mut resource: Value, more: Value) -> Value {
     resource
 }
 
-/// Adds what the server knows to what the caller sent, and keeps it. Gives its name besides.
+/// Stores a resource with the fields that the server sets. Returns its name and the resource.
 fn create(google: &Shared, collection: &str, resource: Value) -> (String, Value) {
     let mut state = google.lock();
     state.last_id += 1;
     let name = name(&[collection, &state.last_id.to_string()]);
     let resource = merged(resource, json!({ "name": name, "createTime": clock::now().to_string() }));
-    // a demo that runs for days must not fill up: enough to see one's own
+    // a demo that runs for days must not exhaust memory
     if state.created.len() < 1000 {
         state.created.insert(name.clone(), resource.clone());
     }
     (name, resource)
 }
 
-/// The object that was sent, where it has this field and the field is as it should be.
+/// The JSON body; `None` if it does not have this field with a valid value.
 fn body_with(call: &ReceivedRequest, field: &str, is_valid: fn(&Value) -> bool) -> Option<Value> {
     let body: Value = serde_json::from_slice(&call.body).ok()?;
     body.get(field).is_some_and(is_valid).then_some(body)

@@ -1,7 +1,6 @@
-//! The issuer's signing keys: made at run time, rotated, withdrawn.
+//! Signing keys of the emulated issuer: generated at run time, rotated and withdrawn.
 //!
-//! A withdrawn key leaves the published set but can still sign, so that tests can mint what a thief of an old key
-//! would mint.
+//! A withdrawn key leaves the published set but can still sign, so that tests can mint tokens with a stolen old key.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,10 +26,10 @@ pub(crate) struct Key {
 }
 
 impl KeyRing {
-    /// Makes a key and publishes it; from now on tokens of this algorithm are signed with it. Gives its `kid`.
+    /// Makes a key and publishes it; from now on tokens of this algorithm are signed with it. Returns its `kid`.
     ///
     /// # Errors
-    /// When keys of this algorithm are not made here: RS*, PS*, ES256, ES384 and `EdDSA` are.
+    /// If the algorithm is not one of RS*, PS*, ES256, ES384 and `EdDSA`.
     pub fn add(&self, algorithm: Algorithm) -> Result<String, DemoError> {
         let key = Key::generate(algorithm)?;
         let kid = key.kid.clone();
@@ -38,7 +37,7 @@ impl KeyRing {
         Ok(kid)
     }
 
-    /// Takes a key out of the published set. Whether there was one.
+    /// Removes a key from the published set. Returns whether it was published.
     pub fn withdraw(&self, kid: &str) -> bool {
         let key = self.by_id(kid);
         key.is_some_and(|key| !key.withdrawn.swap(true, std::sync::atomic::Ordering::Relaxed))
@@ -70,7 +69,7 @@ impl KeyRing {
         self.lock().iter().find(|key| key.kid == kid).cloned()
     }
 
-    /// What verifies a published key's signatures.
+    /// The verification key of a published key.
     pub(crate) fn verification_key(&self, kid: &str) -> Option<(Algorithm, DecodingKey)> {
         let key = self.by_id(kid).filter(|key| key.published())?;
         Some((key.algorithm, DecodingKey::from_jwk(&key.jwk).ok()?))

@@ -1,4 +1,4 @@
-//! A small OIDC issuer: discovery, keys, and tokens for its clients.
+//! Emulator of an OIDC issuer: discovery, keys, and tokens for its clients.
 //!
 //! Promises: RFC 8414 metadata, RFC 7517 keys, the client-credentials grant of RFC 6749 section 4.4 with JWT access
 //! tokens of RFC 9068. Its subjects are its clients; what a client may do is in the `roles` claim.
@@ -65,13 +65,13 @@ impl Issuer {
         }
     }
 
-    /// A good RS256 access token for `subject`, to be changed and then minted.
+    /// A valid RS256 access token for `subject`; the caller may change it before it mints it.
     #[must_use]
     pub fn token(&self, subject: &str) -> Token {
         self.shared.token(subject)
     }
 
-    /// What makes tokens for `subject` without the issuer itself at hand, for a task that renews them.
+    /// A minter of tokens for `subject`, for a task that renews them.
     #[must_use]
     pub fn minter(&self, subject: &str) -> Minter {
         Minter { shared: self.shared.clone(), subject: subject.to_owned() }
@@ -83,7 +83,7 @@ impl Issuer {
         &self.shared.keys
     }
 
-    /// A new RS256 key that signs from now on; the old ones stay published. Gives its `kid`.
+    /// A new RS256 key that signs from now on; the old ones stay published. Returns its `kid`.
     ///
     /// # Errors
     /// When the key cannot be made.
@@ -116,7 +116,7 @@ pub struct Minter {
 }
 
 impl Minter {
-    /// A good RS256 access token from now on, to be changed and then minted.
+    /// A valid RS256 access token, issued now; the caller may change it before it mints it.
     #[must_use]
     pub fn token(&self) -> Token {
         self.shared.token(&self.subject)
@@ -138,7 +138,7 @@ impl Builder {
         self
     }
 
-    /// The `aud` of its tokens unless the client asks for another.
+    /// The `aud` of its tokens unless the client requests another.
     #[must_use]
     pub fn audience(mut self, audience: &str) -> Self {
         audience.clone_into(&mut self.audience);

@@ -12,7 +12,7 @@ use crate::{
     demo::{error::DemoError, random::random_text},
 };
 
-/// How long a token lives unless told otherwise.
+/// The lifetime of a token, unless [`Token::lifetime`] sets another.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// A JWT that is not signed yet. [`Token::mint`] signs it.

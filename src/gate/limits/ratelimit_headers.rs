@@ -17,7 +17,7 @@ use super::{
 
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-/// The shortest time that a client is asked to wait.
+/// The shortest wait that a response contains.
 pub(super) const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Both fields of one response.

@@ -28,7 +28,8 @@ struct TestRequest {
 impl TestRequest {
     fn new(principal: &str, roles: &[&str]) -> Self {
         let roles = roles.iter().map(|&role| role.into()).collect();
-        let (exporter, action) = (Some("app".into()), "Exporter.Scrape".into());
+        let exporter = Some("app".into());
+        let action = "Exporter.Scrape".into();
         Self { principal: principal.into(), roles, exporter, action, bytes: None, instances: None }
     }
 
@@ -122,7 +123,7 @@ async fn a_limit_applies_to_its_roles_routes_and_actions_only() {
 async fn a_request_that_one_limit_refuses_is_charged_to_none() {
     let limits = Limits::new(
         vec![
-            settings("everybody", Per::Gate, &[(Quantity::Requests, "3/h"), (Quantity::Bytes, "100/h")]),
+            settings("all", Per::Gate, &[(Quantity::Requests, "3/h"), (Quantity::Bytes, "100/h")]),
             settings("each", Per::Principal, &[(Quantity::Requests, "1/m")]),
         ],
         None,
@@ -135,7 +136,7 @@ async fn a_request_that_one_limit_refuses_is_charged_to_none() {
     check(&limits, &TestRequest::new("corp:bob", &[]).with_body(80), None);
     check(&limits, &TestRequest::new("corp:cid", &[]).with_body(10), None);
     // of several exceeded limits the one with the longest wait is named
-    check(&limits, &ann(), Some(("everybody", "limit_requests")));
+    check(&limits, &ann(), Some(("all", "limit_requests")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use wicketgate::internals::clock;
 
 use super::upstream::{self, Reply, Seen, Upstream};
 
-/// The emulator. Vertex is below `/vertex`, so that its requests can be told from those for tokens.
+/// The emulator. Vertex is below `/vertex`, which separates its requests from those for tokens.
 pub(crate) struct Google {
     pub(crate) server: Upstream,
     lifetime: Arc<AtomicU64>,
@@ -56,7 +56,7 @@ impl Google {
         self.server.seen().iter().filter(|seen| seen.target == "/v1/token").map(subject_token).collect()
     }
 
-    /// How often an access token of this service account was asked for.
+    /// The number of requests for an access token of this service account.
     pub(crate) fn impersonations(&self, account: &str) -> usize {
         let wanted = format!("/{account}:generateAccessToken");
         self.server.seen().iter().filter(|seen| seen.target.ends_with(&wanted)).count()
@@ -75,7 +75,7 @@ pub(crate) fn claims(token: &str) -> Value {
     payload.and_then(|payload| serde_json::from_slice(&payload).ok()).unwrap_or_default()
 }
 
-/// What a model says, piece by piece where it is asked to stream.
+/// The answer of a model, in pieces if the request is for a stream.
 pub(crate) const GENERATED: [&str; 3] = ["the season ", "goes ", "on"];
 
 /// Whether it is no request for a token: those of STS and IAM Credentials have Vertex's version in their paths too.
@@ -120,7 +120,7 @@ fn answer(seen: &Seen, minted: &AtomicU64, lifetime: u64) -> Reply {
         }
         "streamGenerateContent" => upstream::json(&GENERATED.map(generated).into()),
         "countTokens" => upstream::json(&json!({"totalTokens": 7})),
-        // the model's own server says back what it was told
+        // the model's own server echoes the request
         "rawPredict" | "streamRawPredict" => {
             upstream::reply(StatusCode::OK, seen.header("content-type"), seen.body.clone())
         }

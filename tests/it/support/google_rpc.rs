@@ -85,7 +85,7 @@ async fn answer(method: &str, first: Bytes, mut messages: Messages, tell: &mpsc:
                 next = messages.next().await;
             }
         }
-        // what is looked at has the name that was asked for
+        // the resource has the name in the request
         get if get.starts_with("Get") => {
             say(Named { name: Named::decode(&*first).unwrap_or_default().name }.encode_to_vec()).await?
         }

@@ -41,7 +41,7 @@ pub(crate) fn next_message(arrived: &mut BytesMut) -> Option<Bytes> {
     })
 }
 
-/// A body that says what it is told as it is told.
+/// A body that sends each frame when the test passes it.
 pub(crate) struct FrameBody {
     frames: mpsc::Receiver<Frame<Bytes>>,
     /// The task that sends the frames; it ends with the body.

@@ -149,7 +149,7 @@ impl OidcProvider {
         clients.iter().fold(OidcSettings::new(), OidcSettings::machine).start(None).await
     }
 
-    /// New signing keys; the old ones are still published where they are kept.
+    /// New signing keys; the old ones are still published if the provider keeps them.
     pub(crate) async fn rotate(&self, keep: bool) {
         self.command(json!({"command": "rotate", "keep": keep})).await;
     }
@@ -209,11 +209,11 @@ impl OidcProvider {
 /// What a token says to `jose`, a JWT library that shares nothing with the gate; a token that it does not verify
 /// against this key set, for this audience and of this type, fails the test.
 pub(crate) async fn jose(token: &str, jwks: &Value, issuer: &str, audience: &str, typ: &str) -> Value {
-    let asked = json!({"token": token, "jwks": jwks, "issuer": issuer, "audience": audience, "typ": typ});
+    let request = json!({"token": token, "jwks": jwks, "issuer": issuer, "audience": audience, "typ": typ});
     let mut command = Command::new("node");
     command.arg(source("oidc/verify.mjs")).stdin(Stdio::piped());
     let mut program = Program::start("jose", &mut command, HINT);
-    program.stdin().write_all(format!("{asked}\n").as_bytes()).await.unwrap();
+    program.stdin().write_all(format!("{request}\n").as_bytes()).await.unwrap();
     program.until("what it verified", |lines| lines.iter().find_map(|line| serde_json::from_str(line).ok())).await
 }
 

@@ -63,7 +63,7 @@ impl Program {
         }
     }
 
-    /// A pipe to its standard input, where the command asked for one.
+    /// A pipe to its standard input, if the command requested one.
     pub(crate) fn stdin(&mut self) -> tokio::process::ChildStdin {
         self.child.stdin.take().expect("no standard input")
     }

@@ -45,7 +45,7 @@ fn python(home: &str) -> Command {
 /// Reads the JSON object that the script prints as its last line. `ca` is all that it trusts.
 async fn run(home: &str, mut program: Command, script: &str, ca: &Path, arguments: &[&str]) -> Value {
     program.arg(source(home).join(script)).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    // each library has its own way to be told of a CA: gRPC's, `requests`, `httpx`, Node
+    // each library has its own setting for a CA: gRPC's, `requests`, `httpx`, Node
     for name in ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
         program.env(name, ca);
     }

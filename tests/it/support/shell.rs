@@ -78,7 +78,7 @@ impl Shell {
         page
     }
 
-    /// The file that the login `name` is kept in.
+    /// The file of the login `name`.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.join("wicketgate").join(format!("{name}.json"))
     }

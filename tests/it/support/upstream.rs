@@ -47,8 +47,8 @@ pub(crate) type Reply = Response<Full<Bytes>>;
 type Answers = Arc<Mutex<Box<dyn Fn(&Seen) -> Reply + Send>>>;
 type Intercepts = Arc<Mutex<Box<dyn Fn(&Seen) -> Option<Reply> + Send>>>;
 
-/// A recording server in clear on a loopback port of its own; it ends when dropped. It speaks HTTP/1.1 and, to who
-/// begins with it, HTTP/2; gRPC calls are answered by [`google_rpc`], whatever it is told to answer.
+/// A recording server in clear on a loopback port of its own; it ends when dropped. It speaks HTTP/1.1 and, to a
+/// client that starts with its preface, HTTP/2. [`google_rpc`] answers gRPC calls, whatever answer the test sets.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,

@@ -244,7 +244,8 @@ impl<'de> Visitor<'de> for CheckedValue<'_, '_> {
 
 /// Protobuf's JSON name of a field: `_x` is `X`.
 fn camel(name: &str) -> String {
-    let (mut camel, mut raised) = (String::with_capacity(name.len()), false);
+    let mut camel = String::with_capacity(name.len());
+    let mut raised = false;
     for c in name.chars() {
         match c {
             '_' => raised = true,

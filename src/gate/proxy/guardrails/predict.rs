@@ -103,7 +103,8 @@ mod tests {
             forbid: vec![crate::gate::policy::Pointer::parse("/x").unwrap()],
             ..PredictGuardrail::default()
         };
-        let (grpc, json) = (Message::Grpc(b"12345"[..].into()), Message::Json(b"{}"[..].into()));
+        let grpc = Message::Grpc(b"12345"[..].into());
+        let json = Message::Json(b"{}"[..].into());
         let facts = RequestFacts { size: Some(5), instances: None, message: None, query: "" };
 
         let stream = Err("the guardrail `g` does not permit streams of messages or bodies of unknown length");

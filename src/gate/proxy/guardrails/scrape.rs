@@ -104,8 +104,8 @@ impl ScrapeGuardrails {
 /// Checks that a response has a format that the gate reads. The error describes the format.
 fn check_format(headers: &HeaderMap) -> Result<(), String> {
     let mut kinds = headers.get_all(CONTENT_TYPE).iter().map(|value| value.to_str().unwrap_or_default());
-    let (kind, second) = (kinds.next().unwrap_or_default(), kinds.next());
-    if second.is_some() {
+    let kind = kinds.next().unwrap_or_default();
+    if kinds.next().is_some() {
         return Err("it has two content types".into());
     }
     let unknown = || format!("its content type is `{kind}`");

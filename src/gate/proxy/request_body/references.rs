@@ -104,8 +104,7 @@ impl NameFinder {
     /// The name at the start of `text`, which begins with `projects/`.
     fn resource(&mut self, text: &str) {
         let mut segments = text.splitn(4, '/');
-        let (_, _, third) = (segments.next(), segments.next(), segments.next());
-        if third == Some("locations") {
+        if segments.nth(2) == Some("locations") {
             self.add(text);
         }
     }

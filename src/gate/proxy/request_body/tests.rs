@@ -43,7 +43,8 @@ fn check(text: &str, expected: &str) {
 
 #[test]
 fn every_form_of_a_name_is_found() {
-    let (endpoint, endpoint_escaped) = ("projects/p/locations/l/endpoints/1", "projects/p/locations/l/endpoints/%31");
+    let endpoint = "projects/p/locations/l/endpoints/1";
+    let endpoint_escaped = "projects/p/locations/l/endpoints/%31";
     check(endpoint, endpoint);
     check(&format!("//aiplatform.googleapis.com/{endpoint}"), endpoint);
     check(&format!("https://l-aiplatform.googleapis.com/v1/{endpoint}:predict?alt=json"), endpoint);
@@ -140,7 +141,8 @@ fn gzipped(plain: &[u8]) -> Vec<u8> {
 #[test]
 fn a_compressed_message_is_one_member_and_nothing_behind_it() {
     let _guard = BUDGET_TEST_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    let (one, other) = (field(1, b"endpoint one"), field(1, b"endpoint two"));
+    let one = field(1, b"endpoint one");
+    let other = field(1, b"endpoint two");
     let check = |payload: Vec<u8>, expected: Result<&[u8], &str>| {
         let frame = Bytes::from([&[1, 0, 0, 0, 0][..], &payload].concat());
         let found = grpc_frame::GrpcEncoding::Gzip.message(&frame, &CallerBudget::of(&"a".into()));

@@ -12,7 +12,8 @@ fn check(action: &str, kind: &'static str, answer: &[u8], expected: (Option<&str
         let mut response_usage = ResponseUsage::for_response(action, Payload::Typed, &headers);
         answer.chunks(size).for_each(|piece| response_usage.read(piece));
         let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let (now, started) = (crate::clock::now(), crate::clock::monotonic());
+        let now = crate::clock::now();
+        let started = crate::clock::monotonic();
         let mut record = Record::open(now, started, peer, http::Method::POST, "/");
         response_usage.record(&mut record);
         let found = (record.model.as_deref(), record.model_version.as_deref());
@@ -37,7 +38,9 @@ fn check_tokens(action: &str, kind: &'static str, answer: &[u8], expected: Optio
 
 #[test]
 fn tokens_are_what_google_counted_in_the_end() {
-    let (generate, json, events) = ("PredictionService.GenerateContent", "application/json", "text/event-stream");
+    let generate = "PredictionService.GenerateContent";
+    let json = "application/json";
+    let events = "text/event-stream";
     for (answer, expected) in [
         (r#"{"usageMetadata":{"promptTokenCount":7,"totalTokenCount":12}}"#, Some(12)),
         (r#"{"usageMetadata" : { "totalTokenCount" : 12 , "x" : 3 }, "modelVersion":"g"}"#, Some(12)),

@@ -59,8 +59,8 @@ enum LabelAction<'k> {
 
 impl ExpositionFilter {
     pub(super) fn new(duties: Arc<[ScrapeGuardrail]>) -> Self {
-        let (seen, hasher) = (HashSet::new(), RandomState::new());
-        Self { duties, pending: Vec::new(), line: 0, family: None, seen, hasher }
+        let hasher = RandomState::new();
+        Self { duties, pending: Vec::new(), line: 0, family: None, seen: HashSet::new(), hasher }
     }
 
     /// Takes the next chunk. Appends to `out` what the caller may see.
@@ -105,8 +105,8 @@ impl ExpositionFilter {
                 }
             }
             Line::Sample(sample) => {
-                if let Some(shown) = self.sample(&sample, text)? {
-                    out.extend_from_slice(shown.as_ref());
+                if let Some(filtered) = self.sample(&sample, text)? {
+                    out.extend_from_slice(filtered.as_ref());
                     out.extend_from_slice(end.as_bytes());
                 }
             }
@@ -117,13 +117,13 @@ impl ExpositionFilter {
     /// The sample as the caller may see it; `None` if it is hidden.
     fn sample<'a>(&mut self, sample: &Sample<'a>, text: &'a str) -> Result<Option<FilteredSample<'a>>, FilterError> {
         let family = self.family.as_ref().and_then(|(family, kind)| family_of(&sample.name, family, kind));
-        let shown = self.duties.iter().all(|duty| {
+        let visible = self.duties.iter().all(|duty| {
             shows(duty, &sample.name, family)
                 && !hides(duty, &sample.name)
                 && !family.is_some_and(|(family, _)| hides(duty, family))
                 && !hides_series(duty, &sample.labels)
         });
-        if !shown {
+        if !visible {
             return Ok(None);
         }
         if self.duties.iter().any(|duty| !duty.drop_labels.is_empty()) && self.is_duplicate(sample)? {
@@ -231,7 +231,7 @@ fn family_of<'f>(sample: &str, family: &'f str, kind: &str) -> Option<(&'f str, 
     (behind.is_empty() || suffixes.contains(&behind)).then_some((family, base))
 }
 
-/// Whether `show` includes the family of this sample. Names compare without escaping: an unknown spelling is not shown.
+/// Whether `show` includes the family of this sample. Names compare without escaping: an unknown spelling is hidden.
 fn shows(duty: &ScrapeGuardrail, sample: &str, family: Option<(&str, &str)>) -> bool {
     duty.show.as_ref().is_none_or(|list| {
         list.iter().any(|pattern| {
@@ -256,8 +256,8 @@ fn hides(duty: &ScrapeGuardrail, sample: &str) -> bool {
 fn shows_metadata(duty: &ScrapeGuardrail, family: &str) -> bool {
     let total = format!("{family}_total");
     let counter = Some((family, family.strip_suffix("_total").unwrap_or(family)));
-    let shown = shows(duty, family, counter) || shows(duty, &total, None);
-    shown && !hides(duty, family) && !hides(duty, &total)
+    let listed = shows(duty, family, counter) || shows(duty, &total, None);
+    listed && !hides(duty, family) && !hides(duty, &total)
 }
 
 fn hides_series(duty: &ScrapeGuardrail, labels: &[Label<'_>]) -> bool {
