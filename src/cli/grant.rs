@@ -63,7 +63,7 @@ pub(super) enum Command {
         #[command(flatten)]
         gate: Options,
     },
-    /// CommandError a grant before its time, or take back what you asked for.
+    /// End a grant before its time, or take back what you asked for.
     Revoke {
         /// The grant's id.
         id: String,

@@ -69,7 +69,7 @@ enum Command {
     Login(Box<login::command::Options>),
     /// Print a valid token of a login, for programs: `curl -H "Authorization: Bearer $(wicketgate token)"`.
     Token(token::Options),
-    /// CommandError a login: revoke it at its provider and remove it from this machine.
+    /// End a login: revoke it at its provider and remove it from this machine.
     Logout(logout::Options),
     /// Print the version.
     Version,

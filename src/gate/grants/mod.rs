@@ -16,18 +16,11 @@ mod disk;
 mod grant;
 mod index;
 mod nats;
+mod published;
 mod scope;
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use http::StatusCode;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OwnedMutexGuard;
@@ -35,8 +28,9 @@ use uuid::Uuid;
 
 use self::{
     disk::File,
-    index::{Book, Entries, Entry},
+    index::{Entries, Entry},
     nats::Bucket,
+    published::{GRANTS_LIMIT, PublishedGrants, store_unavailable, unknown_grant},
 };
 pub(crate) use self::{
     disk::OpenError,
@@ -56,13 +50,8 @@ use crate::{
 const PENDING: usize = 10_000;
 /// The same of one principal.
 const PENDING_EACH: usize = 20;
-/// Grants that are remembered at once, ended ones included.
-const REMEMBERED: usize = 50_000;
 /// How often what is no longer needed is forgotten.
 const SWEEP: Duration = Duration::from_secs(3600);
-/// What readiness calls this.
-const COMPONENT: &str = "grants";
-
 /// The `[grants]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -107,13 +96,7 @@ pub enum GrantCommand {
 pub(crate) struct Grants {
     /// Bounds on what may be asked for.
     pub settings: Settings,
-    book: ArcSwap<Book>,
-    /// Milliseconds since the Unix epoch: until then the book is what the store holds. A file that nobody else has open
-    /// is believed for ever.
-    trusted_until: AtomicI64,
-    publishing: Mutex<()>,
-    /// Held while a change is decided and kept: each stands on the one before.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    published: PublishedGrants,
     store: Store,
 }
 
@@ -139,15 +122,7 @@ impl Grants {
                 (Store::Bucket(Box::new(Bucket::new(nats.clone(), age))), Entries::new(), i64::MIN)
             }
         };
-        let book = Book::new(entries, true, &Book::default(), clock::now());
-        Ok(Self {
-            settings,
-            book: ArcSwap::from_pointee(book),
-            trusted_until: AtomicI64::new(trusted_until),
-            publishing: Mutex::default(),
-            turn: Arc::default(),
-            store,
-        })
+        Ok(Self { settings, published: PublishedGrants::new(entries, trusted_until), store })
     }
 
     /// Forgets what is no longer needed, and follows the bucket where there is one, for as long as it is polled.
@@ -162,7 +137,11 @@ impl Grants {
         match &self.store {
             Store::File(_) => sweep.await,
             Store::Bucket(bucket) => {
-                tokio::join!(sweep, bucket.follow(self, telemetry), bucket.watch_over(self, telemetry));
+                tokio::join!(
+                    sweep,
+                    bucket.follow(&self.published, telemetry),
+                    bucket.watch_over(&self.published, telemetry)
+                );
             }
         }
     }
@@ -170,8 +149,8 @@ impl Grants {
     /// What `asker` is granted on this resource now.
     #[must_use]
     pub(crate) fn active_grants(&self, asker: &str, resource: &Resource, now: Timestamp) -> GrantedRoles {
-        if self.is_trusted(now) {
-            self.book.load().active_grants(asker, resource, now)
+        if self.published.is_trusted(now) {
+            self.published.book.load().active_grants(asker, resource, now)
         } else {
             GrantedRoles::default()
         }
@@ -180,7 +159,7 @@ impl Grants {
     /// Every grant that is remembered, the newest first.
     #[must_use]
     pub(crate) fn newest_first(&self) -> Vec<Arc<Grant>> {
-        self.book.load().newest_first()
+        self.published.book.load().newest_first()
     }
 
     /// The grant of this id.
@@ -188,13 +167,13 @@ impl Grants {
     /// # Errors
     /// 404 where there is none.
     pub(crate) fn find(&self, id: Uuid) -> Result<Arc<Grant>, Refusal> {
-        self.book.load().entries.get(&id).map(|entry| entry.grant.clone()).ok_or_else(unknown)
+        self.published.book.load().entries.get(&id).map(|entry| entry.grant.clone()).ok_or_else(unknown_grant)
     }
 
     /// Pending and approved grants of `asker` that may cover what `scope` covers, besides the one of this id.
     #[must_use]
     pub(crate) fn beside(&self, id: Uuid, asker: &str, scope: &Scope, now: Timestamp) -> Vec<Arc<Grant>> {
-        let book = self.book.load();
+        let book = self.published.book.load();
         let grants = book.entries.values().map(|entry| &entry.grant);
         let beside = grants.filter(|grant| {
             let lives = matches!(grant.state(now), State::Pending | State::Approved);
@@ -208,11 +187,11 @@ impl Grants {
     /// # Errors
     /// 409 where its asker has too many that wait already; 503 where there is no room, or it cannot be kept now.
     pub(crate) async fn ask(self: &Arc<Self>, grant: Grant) -> Result<Arc<Grant>, Refusal> {
-        let turn = self.turn.clone().lock_owned().await;
+        let turn = self.published.turn.clone().lock_owned().await;
         self.has_room_for(&grant.asker.name, clock::now())?;
         match &self.store {
             Store::File(file) => self.write(file, turn, grant).await,
-            Store::Bucket(bucket) => bucket.create(self, grant).await,
+            Store::Bucket(bucket) => bucket.create(&self.published, grant).await,
         }
     }
 
@@ -225,13 +204,13 @@ impl Grants {
         id: Uuid,
         step: impl Fn(&Grant) -> Result<Grant, Refusal>,
     ) -> Result<Arc<Grant>, Refusal> {
-        let turn = self.turn.clone().lock_owned().await;
+        let turn = self.published.turn.clone().lock_owned().await;
         match &self.store {
             Store::File(file) => {
                 let next = step(&*self.find(id)?)?;
                 self.write(file, turn, next).await
             }
-            Store::Bucket(bucket) => bucket.change(self, id, step).await,
+            Store::Bucket(bucket) => bucket.change(&self.published, id, step).await,
         }
     }
 
@@ -245,19 +224,19 @@ impl Grants {
         let (this, file, grant) = (self.clone(), file.clone(), Arc::new(grant));
         let written = tokio::task::spawn_blocking(move || {
             let surplus = this.surplus();
-            let revision = file.put(Some(&grant), &surplus).map_err(|e| unkept().with_detail(e))?;
-            this.publish(|entries| {
+            let revision = file.put(Some(&grant), &surplus).map_err(|e| store_unavailable().with_detail(e))?;
+            this.published.publish(|entries| {
                 surplus.iter().for_each(|id| drop(entries.remove(id)));
                 entries.insert(grant.id, Entry { grant: grant.clone(), revision });
             });
             drop(turn);
             Ok(grant)
         });
-        written.await.unwrap_or_else(|e| Err(unkept().with_detail(e)))
+        written.await.unwrap_or_else(|e| Err(store_unavailable().with_detail(e)))
     }
 
     async fn sweep(self: &Arc<Self>) {
-        let turn = self.turn.clone().lock_owned().await;
+        let turn = self.published.turn.clone().lock_owned().await;
         let surplus = self.surplus();
         if surplus.is_empty() {
             return;
@@ -267,7 +246,9 @@ impl Grants {
                 let (this, file) = (self.clone(), file.clone());
                 let swept = tokio::task::spawn_blocking(move || {
                     match file.put(None, &surplus) {
-                        Ok(_) => this.publish(|entries| surplus.iter().for_each(|id| drop(entries.remove(id)))),
+                        Ok(_) => {
+                            this.published.publish(|entries| surplus.iter().for_each(|id| drop(entries.remove(id))))
+                        }
                         Err(error) => tracing::error!(%error, "old grants cannot be forgotten"),
                     }
                     drop(turn);
@@ -276,44 +257,27 @@ impl Grants {
                 let _ = swept.await;
             }
             // the bucket's own age limit removes them there
-            Store::Bucket(_) => self.publish(|entries| surplus.iter().for_each(|id| drop(entries.remove(id)))),
+            Store::Bucket(_) => {
+                self.published.publish(|entries| surplus.iter().for_each(|id| drop(entries.remove(id))))
+            }
         }
     }
 
     fn surplus(&self) -> Vec<Uuid> {
-        self.book.load().surplus(self.settings.keep, clock::now())
+        self.published.book.load().surplus(self.settings.keep, clock::now())
     }
 
     fn has_room_for(&self, asker: &str, now: Timestamp) -> Result<(), Refusal> {
-        let book = self.book.load();
+        let book = self.published.book.load();
         if book.count(Some(asker), now).0 >= PENDING_EACH {
             let text = format!("{PENDING_EACH} of your requests wait for an answer already; withdraw one of them");
             return Err(Refusal::new(StatusCode::CONFLICT, "grants_pending", text));
         }
         let forgettable = book.surplus(self.settings.keep, now).len();
-        if book.count(None, now).0 >= PENDING || book.entries.len() - forgettable >= REMEMBERED {
+        if book.count(None, now).0 >= PENDING || book.entries.len() - forgettable >= GRANTS_LIMIT {
             return Err(Refusal::unavailable("grants_full", "too many grants are asked for; try again later"));
         }
         Ok(())
-    }
-
-    fn is_trusted(&self, now: Timestamp) -> bool {
-        now.as_millisecond() < self.trusted_until.load(Ordering::Relaxed)
-    }
-
-    fn trust_until(&self, until: Timestamp) {
-        self.trusted_until.store(until.as_millisecond(), Ordering::Relaxed);
-    }
-
-    /// Makes the next book, and tells whatever stands on a grant that counts no longer.
-    fn publish(&self, edit: impl FnOnce(&mut Entries)) {
-        let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, before) = (clock::now(), self.book.load_full());
-        let mut entries = before.entries.clone();
-        edit(&mut entries);
-        let next = Arc::new(Book::new(entries, self.is_trusted(now), &before, now));
-        self.book.store(next.clone());
-        before.lost(&next).for_each(|grant| grant.ended.cancel());
     }
 
     fn measure(self: &Arc<Self>, telemetry: &Telemetry) {
@@ -326,18 +290,10 @@ impl Grants {
         telemetry.before_exposition(move || {
             let Some(grants) = grants.upgrade() else { return };
             let now = clock::now();
-            let (waiting, counting) = grants.book.load().count(None, now);
-            let counting = if grants.is_trusted(now) { counting } else { 0 };
+            let (waiting, counting) = grants.published.book.load().count(None, now);
+            let counting = if grants.published.is_trusted(now) { counting } else { 0 };
             pending.set(i64::try_from(waiting).unwrap_or(i64::MAX));
             approved.set(i64::try_from(counting).unwrap_or(i64::MAX));
         });
     }
-}
-
-fn unknown() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "unknown_grant", "there is no grant of this id; `grant list` shows yours")
-}
-
-fn unkept() -> Refusal {
-    Refusal::unavailable("grants_unavailable", "grants cannot be changed now; look again, and try once more")
 }

@@ -20,9 +20,9 @@ use async_nats::{
 use futures_util::StreamExt;
 
 use super::{
-    COMPONENT, Grant, Grants, REMEMBERED,
+    grant::Grant,
     index::{Entries, Entry},
-    unkept, unknown,
+    published::{COMPONENT, GRANTS_LIMIT, PublishedGrants, store_unavailable, unknown_grant},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -91,12 +91,12 @@ impl Bucket {
     }
 
     /// Keeps a new grant.
-    pub(super) async fn create(&self, grants: &Grants, grant: Grant) -> Result<Arc<Grant>, Refusal> {
+    pub(super) async fn create(&self, grants: &PublishedGrants, grant: Grant) -> Result<Arc<Grant>, Refusal> {
         let store = self.in_sight(grants)?;
         let created = store.create(grant.id.to_string(), value(&grant)?).await;
         let revision = created.map_err(|error| match error.kind() {
-            CreateErrorKind::AlreadyExists => unkept().with_detail("the id is taken"),
-            _ => unkept().with_detail(error),
+            CreateErrorKind::AlreadyExists => store_unavailable().with_detail("the id is taken"),
+            _ => store_unavailable().with_detail(error),
         })?;
         Ok(self.know(grants, grant, revision))
     }
@@ -104,41 +104,45 @@ impl Bucket {
     /// Takes a grant one step further; again from what another gate made of it, where that was faster.
     pub(super) async fn change(
         &self,
-        grants: &Grants,
+        grants: &PublishedGrants,
         id: uuid::Uuid,
         step: impl Fn(&Grant) -> Result<Grant, Refusal>,
     ) -> Result<Arc<Grant>, Refusal> {
         let store = self.in_sight(grants)?;
-        let mut known = grants.book.load().entries.get(&id).cloned().ok_or_else(unknown)?;
+        let mut known = grants.book.load().entries.get(&id).cloned().ok_or_else(unknown_grant)?;
         for _ in 0..TRIES {
             let next = step(&known.grant)?;
             match store.update(id.to_string(), value(&next)?, known.revision).await {
                 Ok(revision) => return Ok(self.know(grants, next, revision)),
                 Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {}
-                Err(error) => return Err(unkept().with_detail(error)),
+                Err(error) => return Err(store_unavailable().with_detail(error)),
             }
-            let entry = store.entry(id.to_string()).await.map_err(|e| unkept().with_detail(e))?.ok_or_else(unknown)?;
-            let grant = read(&entry).ok_or_else(unknown)?;
+            let entry = store
+                .entry(id.to_string())
+                .await
+                .map_err(|e| store_unavailable().with_detail(e))?
+                .ok_or_else(unknown_grant)?;
+            let grant = read(&entry).ok_or_else(unknown_grant)?;
             known = Entry { grant: Arc::new(grant), revision: entry.revision };
         }
-        Err(unkept().with_detail("other gates change it all the time"))
+        Err(store_unavailable().with_detail("other gates change it all the time"))
     }
 
     /// What was just kept counts here at once, without waiting for the bucket's own word.
-    fn know(&self, grants: &Grants, grant: Grant, revision: u64) -> Arc<Grant> {
+    fn know(&self, grants: &PublishedGrants, grant: Grant, revision: u64) -> Arc<Grant> {
         let grant = Arc::new(grant);
         let entry = Entry { grant: grant.clone(), revision };
         grants.publish(|entries| newer(entries, entry));
         grant
     }
 
-    fn in_sight(&self, grants: &Grants) -> Result<Arc<kv::Store>, Refusal> {
+    fn in_sight(&self, grants: &PublishedGrants) -> Result<Arc<kv::Store>, Refusal> {
         let store = self.store.load_full().filter(|_| grants.is_trusted(clock::now()));
-        store.ok_or_else(|| unkept().with_detail("the bucket is not in sight"))
+        store.ok_or_else(|| store_unavailable().with_detail("the bucket is not in sight"))
     }
 
     /// Follows the bucket for as long as it is polled.
-    pub(super) async fn follow(&self, grants: &Grants, telemetry: &Telemetry) {
+    pub(super) async fn follow(&self, grants: &PublishedGrants, telemetry: &Telemetry) {
         telemetry.set_unhealthy(COMPONENT, false, "the bucket is being looked for; until it is found no grant counts");
         let mut client = None;
         loop {
@@ -151,7 +155,7 @@ impl Bucket {
 
     /// Stops trusting what is known once nothing was heard for too long, for as long as it is polled. Requests heed the
     /// moment itself; what stands open is told within a beat.
-    pub(super) async fn watch_over(&self, grants: &Grants, telemetry: &Telemetry) {
+    pub(super) async fn watch_over(&self, grants: &PublishedGrants, telemetry: &Telemetry) {
         let mut trusted = false;
         loop {
             tokio::time::sleep(self.beat()).await;
@@ -174,7 +178,7 @@ impl Bucket {
     async fn watch(
         &self,
         client: &mut Option<Client>,
-        grants: &Grants,
+        grants: &PublishedGrants,
         telemetry: &Telemetry,
     ) -> Result<std::convert::Infallible, Trouble> {
         let connected = match client {
@@ -233,7 +237,7 @@ impl Bucket {
     }
 
     /// Everything there was at `asked_at` is known.
-    fn trust(&self, grants: &Grants, asked_at: Timestamp) {
+    fn trust(&self, grants: &PublishedGrants, asked_at: Timestamp) {
         let before = grants.is_trusted(clock::now());
         grants.trust_until(clock::after(asked_at, self.settings.stale));
         if !before {
@@ -294,7 +298,7 @@ async fn shown(login: Option<&Login>) -> Result<Auth, crate::secret::SourceError
 }
 
 fn value(grant: &Grant) -> Result<bytes::Bytes, Refusal> {
-    serde_json::to_vec(grant).map(Into::into).map_err(|e| unkept().with_detail(e))
+    serde_json::to_vec(grant).map(Into::into).map_err(|e| store_unavailable().with_detail(e))
 }
 
 fn read(entry: &kv::Entry) -> Option<Grant> {
@@ -307,7 +311,7 @@ fn read(entry: &kv::Entry) -> Option<Grant> {
 fn apply(known: &mut Entries, entry: &kv::Entry) {
     let Ok(id) = uuid::Uuid::parse_str(&entry.key) else { return };
     match read(entry) {
-        Some(_) if !known.contains_key(&id) && known.len() >= REMEMBERED => {
+        Some(_) if !known.contains_key(&id) && known.len() >= GRANTS_LIMIT => {
             tracing::error!(%id, "the bucket holds more grants than can be remembered; one was passed over");
         }
         Some(grant) => newer(known, Entry { grant: Arc::new(grant), revision: entry.revision }),

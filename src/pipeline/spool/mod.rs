@@ -16,56 +16,29 @@
 //!
 //! It must never answer an append before the sync, and never delete what is neither delivered nor expired.
 
+mod metrics;
+mod queue;
 mod store;
 mod writer;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     store::{Outcome, Shared},
     writer::Work,
 };
-use crate::{series::Batch, telemetry::Telemetry};
+use crate::series::Batch;
 
-pub(crate) use store::OpenError;
+pub(crate) use self::{
+    metrics::Metrics,
+    queue::{Depth, Released, Sequence, Settings},
+    store::OpenError,
+};
 
 /// Appends that may wait for the disk at once; more wait for a place in this line.
 const WAITING: usize = 1024;
-
-/// Where the spool is and how large it may become.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
-    /// The spool's own directory; made if it is absent. One process at a time can have it open.
-    pub directory: PathBuf,
-    /// Appends are refused beyond this, in bytes on disk.
-    pub max_bytes: u64,
-}
-
-/// A batch's place in the queue; the first is 1.
-pub(crate) type Sequence = u64;
-
-/// What its readers no longer need. Times are milliseconds since the Unix epoch, compared with a batch's newest sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Released {
-    /// Every batch up to here has been delivered.
-    pub delivered: Sequence,
-    /// Delivered batches from before this are reached by no window.
-    pub keep_from: i64,
-    /// Undelivered batches from before this can no longer be sent by anybody.
-    pub expire_before: i64,
-}
-
-/// How much is in the spool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Depth {
-    /// Batches stored, delivered or not.
-    pub batches: u64,
-    /// What they take on disk.
-    pub bytes: u64,
-}
 
 /// Why a batch was not taken. In both cases the sender keeps it and comes again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,35 +55,6 @@ pub enum AppendError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the spool cannot be read: {0}")]
 pub(crate) struct ReadError(String);
-
-/// The spool's own metrics.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Metrics {
-    batches: Gauge,
-    bytes: Gauge,
-    commits: Counter,
-    failures: Counter,
-    expired: Counter,
-    broken: Counter,
-}
-
-impl Metrics {
-    /// Registers `wicketgate_spool_*`.
-    #[must_use]
-    pub(crate) fn register(telemetry: &Telemetry) -> Self {
-        let metrics = Self::default();
-        telemetry.register(|registry| {
-            registry.register("spool_batches", "Batches on disk, delivered or not", metrics.batches.clone());
-            registry.register("spool_bytes", "What they take on disk", metrics.bytes.clone());
-            registry.register("spool_commits", "Synced groups of appends", metrics.commits.clone());
-            registry.register("spool_failures", "Groups the disk or the store refused", metrics.failures.clone());
-            let help = "Samples deleted undelivered because every window had passed them";
-            registry.register("spool_samples_expired", help, metrics.expired.clone());
-            registry.register("spool_batches_broken", "Stored batches that cannot be read", metrics.broken.clone());
-        });
-        metrics
-    }
-}
 
 /// A handle on the queue; clones share it.
 #[derive(Clone, Debug)]

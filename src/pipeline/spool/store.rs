@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
-use super::{Depth, Released, Sequence, Settings};
+use super::queue::{Depth, Released, Sequence, Settings};
 use crate::series::Batch;
 
 const BATCHES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("batches");

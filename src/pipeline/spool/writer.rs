@@ -8,7 +8,8 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Metrics, Released, Sequence,
+    metrics::Metrics,
+    queue::{Released, Sequence},
     store::{Outcome, Shared},
 };
 use crate::{clock, series::Batch};
