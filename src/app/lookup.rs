@@ -1,4 +1,4 @@
-//! What a request would be asked about, by the routes of a configuration that nobody serves.
+//! Route lookup: action and resource of a request, by the routes of a configuration that is not served.
 //!
 //! Promises: the routes and the reading of the path are those of a gate; nothing is contacted, and nothing answers.
 
@@ -21,7 +21,7 @@ use crate::{
 /// The action and the resource of a request, as `configuration` routes it. Takes its exporters and Vertex.
 ///
 /// # Errors
-/// What a gate would refuse the request with before it knew who asks.
+/// The gate's refusal of the request before authentication.
 pub fn look_up(config: &mut Config, method: &Method, uri: &Uri) -> Result<(Arc<str>, Resource), Refusal> {
     let exporters = std::mem::take(&mut config.exporters).into_iter().map(exporter).collect();
     let dedicated =

@@ -1,4 +1,4 @@
-//! Real traffic put to two sets of policies: from an audit log to the decisions that come out otherwise.
+//! Replay of an audit log against two policy sets: the decisions that differ.
 //!
 //! Promises: a log whose chain is broken is not replayed unless the caller insists; every line is either replayed or
 //! counted as what it is; each request counts once. Streams: memory grows with the requests that were open at once and

@@ -1,4 +1,4 @@
-//! From arguments to the question that policy is asked.
+//! Command-line arguments of `wicketgate policy explain`, and the access request that they describe.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use crate::{
     principal::Principal,
 };
 
-/// Who, what and to what, as arguments.
+/// Arguments for principal, action, resource and context.
 #[derive(Debug, clap::Args)]
 pub(super) struct RequestArguments {
     /// The configuration; it says who the issuers are, where their keys are, and where `--request` leads

@@ -1,4 +1,4 @@
-//! Policy tests: a question with the answer that is expected of it.
+//! Policy test cases: an access request and its expected decision.
 //!
 //! Promises: a case is put to the very code that decides requests, roles and all, and fails where the decision, the
 //! policies that decide or the reason differ from what is expected. Pure.

@@ -1,4 +1,4 @@
-//! The door to Cedar: schema and policies compiled once, questions put to those of them that can apply.
+//! Evaluation with Cedar: schema and policies are compiled once; a request is evaluated by those that can apply.
 //!
 //! Promises: denied unless a policy permits and none forbids; denied when any policy reports an error. Pure.
 

@@ -1,4 +1,4 @@
-//! A question in Cedar's words: entities, their attributes and what they are in, and the context.
+//! Cedar requests: entities, their attributes and parents, and the context.
 //!
 //! Promises: no text of a request is parsed as Cedar's language: names become ids as they are. Only such circumstances
 //! are put into words as some policy reads. Pure.
@@ -137,7 +137,7 @@ impl Types {
         Ok(Entity::new(uid(&self.grant, &grant.id), attributes, HashSet::new())?)
     }
 
-    /// Who asked for a grant, where that is not the principal. Its roles are not told: they may be others by now.
+    /// The requester of a grant, if it is not the principal. The entity has no roles: they may have changed.
     fn asker_entity(&self, grant: &GrantResource) -> Result<Entity, BoxedError> {
         let attributes = [("issuer", &*grant.issuer), ("subject", &*grant.subject)].map(|(k, v)| (k.into(), text(v)));
         Ok(Entity::new(self.principal(&grant.asker), attributes.into(), HashSet::new())?)

@@ -1,4 +1,4 @@
-//! From the text of schema and policies to what Cedar can evaluate, or every problem with its file and line.
+//! Compilation of schema and policies, or every problem with its file and line.
 //!
 //! Promises: nothing that Cedar's validator refuses is compiled; two policies never share a name. Pure.
 

@@ -1,4 +1,4 @@
-//! What of a request's context a policy can read: the part of Cedar's context that its answer depends on.
+//! Context attributes that a policy can read: the part of Cedar's context that its decision depends on.
 //!
 //! Promises: sound. What this does not understand counts as reading everything, so a decision is never remembered, nor a
 //! context built, without something that a policy looks at. Pure.

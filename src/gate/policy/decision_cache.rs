@@ -1,4 +1,4 @@
-//! What was decided before.
+//! The decision cache.
 //!
 //! Promises: a decision is remembered under everything that it can depend on and lives no longer than its policies. Of
 //! the circumstances that is what the policies that can apply read; where they read the time, the size or what a body
@@ -25,8 +25,8 @@ use super::{
 
 /// Questions remembered at once, and as many decisions that depend on their context; the least used make room.
 const CAPACITY: usize = 100_000;
-/// Decisions about resources with longer names are made anew each time: whoever has a token chooses the names, and
-/// could fill the memory with them. Google's are far shorter.
+/// Decisions about resources with longer names are not cached: a caller chooses the names, and could fill the cache with
+/// them. Google's names are far shorter.
 pub(super) const MAX_NAME_BYTES: usize = 256;
 /// What is too rarely the same twice.
 const UNCACHEABLE: ContextAttributes = ContextAttributes::TIME.or(ContextAttributes::SIZE).or(ContextAttributes::NAMES);

@@ -129,7 +129,7 @@ impl Policy {
         self.cache.decide(request, || self.prepare(request), decide)
     }
 
-    /// Which of the `held` roles nobody may hold beside `role`.
+    /// The role in `held` that is separated from `role`; `None` if there is none.
     #[must_use]
     pub fn conflicting_role<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
         self.roles.conflicting_role(held, role)

@@ -1,5 +1,4 @@
-//! Why a question is answered as it is: which rules give roles and which do not, which policies decide, which would and
-//! what they lack.
+//! Explanations of decisions: the rules that give roles, the policies that decide, and the unmet conditions of others.
 //!
 //! Promises: the answer is the one that the gate gives, by the same evaluation; what is told besides comes of evaluating
 //! each policy alone, whole and in parts, never of reading it. Pure, and far slower than deciding: for commands.

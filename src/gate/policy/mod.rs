@@ -1,4 +1,4 @@
-//! What may a principal do? Roles from claims, then Cedar on principal, action, resource and context.
+//! Policy decisions: roles from claims, then Cedar on principal, action, resource and context.
 //!
 //! Promises: denied unless a policy permits; denied when any policy reports an error; a principal that would hold two
 //! roles which are kept apart is denied whatever the policies say. A decision is remembered only under everything that

@@ -1,4 +1,4 @@
-//! Two sets of policies side by side: what differs in their files, and what they say to questions that were asked before.
+//! Differences between two policy sets: in their files, and in their decisions on recorded requests.
 //!
 //! Promises: each question is put to both, so what is told as changed is changed by the policies alone. Memory grows with
 //! the number of different changes, not with that of questions. Pure.
@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{clock::Timestamp, peer::Certificate, principal::Principal};
 
-/// A question as a record tells it.
+/// An access request from an audit record.
 pub(crate) struct RecordedRequest {
-    /// Who asked, with the roles that it held.
+    /// The caller, with the roles that it held.
     pub principal: Principal,
     /// The one role that it activated, where it did.
     pub active_role: Option<Box<str>>,
@@ -176,7 +176,7 @@ pub(crate) enum DifferenceKind {
     Policy,
     /// A rule of roles.toml.
     Rule,
-    /// A list of roles that nobody may hold together.
+    /// A list of roles of which a principal may hold one.
     Static,
     /// A list of roles of which one is activated.
     Dynamic,

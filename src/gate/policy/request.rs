@@ -1,4 +1,4 @@
-//! What policy is asked: who, what, to what, in which context. Pure.
+//! Access requests: principal, action, resource and context. Pure.
 //!
 //! Promises: a resource has one name and one reading, wherever the name came from: a path, a gRPC message, a request's
 //! body, an audit record or a test table.
@@ -22,7 +22,7 @@ pub enum Resource {
     Service(Arc<str>),
     /// A Vertex resource.
     Vertex(VertexResource),
-    /// A grant that is asked for, or that somebody asked for.
+    /// A grant that a principal requests, or has requested.
     Grant(Box<GrantResource>),
 }
 
@@ -78,7 +78,7 @@ pub enum VertexKind {
     Endpoint,
     /// `models/{id}`, `models/{id}@{version or alias}` or `publishers/{publisher}/models/{id}`.
     Model {
-        /// Whose model it is, where it is in a publisher's garden.
+        /// The publisher, if the model is in Model Garden.
         publisher: Option<Arc<str>>,
         /// The version or alias behind `@`.
         version: Option<Arc<str>>,
@@ -124,10 +124,10 @@ pub struct BodyNames {
     pub service_accounts: BTreeSet<Box<str>>,
 }
 
-/// One question: may this principal do this to that, in these circumstances?
+/// One access request.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessRequest<'a> {
-    /// Who.
+    /// The caller.
     pub principal: &'a Principal,
     /// Roles that are granted to the principal on this very resource for a time, besides those that its claims earn.
     pub granted_roles: &'a [Arc<str>],
@@ -141,7 +141,7 @@ pub struct AccessRequest<'a> {
     pub context: RequestContext<'a>,
 }
 
-/// What is known of a request besides who, what and to what: Cedar's context.
+/// Cedar's context of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestContext<'a> {
     /// When the request's head had arrived.

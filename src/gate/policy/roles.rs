@@ -1,7 +1,7 @@
-//! From claims and grants to the roles that a request is decided with.
+//! Role resolution: from claims and grants to the roles of a request.
 //!
-//! Promises: roles that are kept apart are never active together, wherever they come from: static lists refuse who
-//! would hold two (NIST RBAC, static separation of duty), dynamic ones want one of them activated for the request
+//! Promises: roles that are kept apart are never active together, wherever they come from: static lists refuse a
+//! principal with two (NIST RBAC, static separation of duty), dynamic ones want one of them activated for the request
 //! (dynamic separation). What is activated is the only role of the request. The order of rules changes no answer. Pure.
 
 use std::{fmt, sync::Arc};
@@ -92,7 +92,7 @@ impl Roles {
         Ok(roles)
     }
 
-    /// Which of the `held` roles nobody may hold beside `role`.
+    /// The role in `held` that is separated from `role`; `None` if there is none.
     pub(super) fn conflicting_role<'h>(&self, held: &'h [Arc<str>], role: &str) -> Option<&'h Arc<str>> {
         let lists = || self.static_separation.iter().filter(|separated| separated.iter().any(|one| **one == *role));
         held.iter().find(|other| ***other != *role && lists().any(|separated| separated.contains(other)))

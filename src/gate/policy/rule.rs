@@ -1,4 +1,4 @@
-//! One rule of roles.toml: which claims earn a role.
+//! Role rules of roles.toml: claim conditions that give a role.
 //!
 //! Promises: a rule holds only where each of its conditions does; a claim that is missing or of another type meets none.
 //! Text is compared byte by byte, a number is never text. Pure.
@@ -108,7 +108,7 @@ impl ClaimCondition {
         }
     }
 
-    /// Whether whoever meets this meets `other` too.
+    /// Whether claims that meet this condition also meet `other`.
     fn implies(&self, other: &Self) -> bool {
         self.claim == other.claim && self.matcher.implies(&other.matcher)
     }
@@ -161,7 +161,7 @@ impl RoleRule {
             && self.conditions.iter().all(|condition| condition.holds(claims))
     }
 
-    /// Whether whoever earns its role by `other` earns it by this rule too, so that `other` has no effect.
+    /// Whether this rule gives the role to every principal that `other` gives it to, so that `other` has no effect.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         let all_issuers = match (&self.issuers, &other.issuers) {

@@ -1,4 +1,4 @@
-//! Whether a schema says what the gate does: the types of entities and context as it puts questions in words.
+//! Schema check: the types of entities and context that the gate sends to Cedar.
 //!
 //! Promises: what Cedar's validator and `policy prove` take from a schema that has no problem here is so at the gate. A
 //! schema that calls something certain which the gate may leave out, or that keeps an action from a resource which the

@@ -1,6 +1,6 @@
-//! A second set of policies that is asked the same and decides nothing.
+//! Shadow policies: a second set that evaluates the same requests and decides nothing.
 //!
-//! Promises: what it would have ruled is told to whoever asks, and reaches no answer from here: a [`PolicyDecision`] of the
+//! Promises: its decision is reported and never enforced: a [`PolicyDecision`] of the
 //! enforced set never depends on it. It denies where it cannot be evaluated, as the enforced set does.
 
 use std::sync::Arc;

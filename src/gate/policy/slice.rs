@@ -1,4 +1,4 @@
-//! The policies that can apply to a question, and no others: Cedar's price is by the policy that it is given.
+//! Policy slices: the policies that can apply to a request. Cedar's cost grows with the number of policies.
 //!
 //! Promises: a slice holds every policy whose scope can match the question's action, principal with its roles, and
 //! resource; so evaluating it gives the same decision, the same deciding policies and the same errors as evaluating all:

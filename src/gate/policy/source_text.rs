@@ -1,4 +1,4 @@
-//! Policies as their files have them, for those who read about them. Decisions never look here.
+//! Source texts of policies, for explanations and differences. Decisions never use them.
 
 use std::{path::PathBuf, sync::Arc};
 

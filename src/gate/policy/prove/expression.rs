@@ -3,7 +3,7 @@
 //! Promises: what is made here means what the gate does. A policy's scope and conditions become one expression; the
 //! action, which an environment fixes, is worked out of it; a set becomes one expression that is true where the gate
 //! would allow, false where no policy permits or one forbids, and **an error where any policy that applies is one**,
-//! since the gate denies then. Whoever uses it makes one policy of it, and a policy that errors permits nothing.
+//! since the gate denies then. The caller makes one policy of it, and a policy that errors permits nothing.
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -37,7 +37,7 @@ pub(crate) enum ProofResult {
     Disproved(Box<Counterexample>),
     /// It does not, but why cannot be shown.
     DisprovedWithoutExample(String),
-    /// Nobody knows.
+    /// The solver gave no answer.
     Undecided(String),
 }
 
