@@ -27,7 +27,7 @@ pub(super) fn text(request: &ResolvedRequest, explanation: &Explanation<'_>, all
     let answer = match (allowed, &explanation.decision.denial) {
         (true, _) => "allowed".to_owned(),
         (false, None) => "denied: the token would not be taken (401), though policy would allow it".to_owned(),
-        (false, Some(Denial::Separation(_))) if given(request) => {
+        (false, Some(Denial::Separation(..))) if given(request) => {
             format!("denied: separation of duty: of {} some are kept apart", explanation.decision.roles.join(", "))
         }
         (false, Some(denial)) => format!("denied: {}", why(denial)),
@@ -140,7 +140,7 @@ pub(super) fn why(denial: &Denial) -> String {
     match denial {
         Denial::NotPermitted => "no policy permits it".into(),
         Denial::Forbidden => "a policy forbids it".into(),
-        Denial::Separation(rules) => format!("separation of duty: {rules}"),
+        Denial::Separation(_, rules) => format!("separation of duty: {rules}"),
         Denial::RoleNotActivated(roles) => {
             format!("one of {} may be active at a time; activate one (`--active-role`)", roles.join(", "))
         }

@@ -128,7 +128,7 @@ impl fmt::Display for DecisionText<'_> {
         let roles: Vec<&str> = decision.roles.iter().map(|role| &**role).collect();
         write!(f, "; roles: {}", if roles.is_empty() { "none".into() } else { roles.join(", ") })?;
         match &decision.denial {
-            Some(Denial::Separation(text) | Denial::Error(text)) => write!(f, "; {text}"),
+            Some(Denial::Separation(_, text) | Denial::Error(text)) => write!(f, "; {text}"),
             _ => Ok(()),
         }
     }

@@ -26,8 +26,8 @@ pub enum Denial {
     NotPermitted,
     /// A `forbid` policy forbids it.
     Forbidden,
-    /// The principal would hold roles that are kept apart; names the two rules.
-    Separation(String),
+    /// Separation of duty excludes these two of the principal's roles; the text names the rules that assign them.
+    Separation([Arc<str>; 2], String),
     /// The principal holds these roles, of which one may be active at a time, and has not said which.
     RoleNotActivated(Arc<[Arc<str>]>),
     /// The principal does not hold the role that it would activate.
@@ -47,7 +47,7 @@ impl Denial {
         match self {
             Self::NotPermitted => "not_permitted",
             Self::Forbidden => "forbidden",
-            Self::Separation(_) => "separation_of_duty",
+            Self::Separation(..) => "separation_of_duty",
             Self::RoleNotActivated(_) => "role_not_activated",
             Self::RoleNotHeld(_) => "role_not_held",
             Self::Error(_) => "policy_error",

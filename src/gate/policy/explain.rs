@@ -283,7 +283,7 @@ forbid (principal, action, resource) when { context has size && context.size * 9
             assert_eq!(writes.conditions[0].found.as_deref(), Some(r#"{"write":"yes"}"#));
         });
         check(r#"{"reads":"yes","may":{"write":"yes"}}"#, "Read", None, |report| {
-            assert!(matches!(report.decision.denial, Some(Denial::Separation(_))));
+            assert!(matches!(report.decision.denial, Some(Denial::Separation(..))));
             assert!(report.policies.is_empty() && report.rules.iter().all(|rule| rule.gives));
         });
     }

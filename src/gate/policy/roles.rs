@@ -72,7 +72,10 @@ impl Roles {
             let mut both = separated.iter().filter_map(|role| all.iter().find(|(held, _)| held == role));
             if let (Some((a, first)), Some((b, second))) = (both.next(), both.next()) {
                 let text = format!("{first} gives `{a}` and {second} gives `{b}`, which are kept apart");
-                return Err(RoleDenial { roles: sorted(&all), denial: Denial::Separation(text) });
+                return Err(RoleDenial {
+                    roles: sorted(&all),
+                    denial: Denial::Separation([a.clone(), b.clone()], text),
+                });
             }
         }
         let roles = sorted(&held);
@@ -196,7 +199,9 @@ mod tests {
     }
 
     fn separated(text: &str) -> Denial {
-        Denial::Separation(format!("{text}, which are kept apart"))
+        let mut names = text.split('`').skip(1).step_by(2).map(Arc::from);
+        let roles = [names.next().unwrap(), names.next().unwrap()];
+        Denial::Separation(roles, format!("{text}, which are kept apart"))
     }
 
     #[test]

@@ -163,9 +163,12 @@ pub(super) fn denial_refusal(decision: &PolicyDecision, action: &Arc<str>, resou
     let forbidden = |text: String| Refusal::new(StatusCode::FORBIDDEN, reason, text);
     let attempt = format!("`{action}` on `{}`", resource.id());
     match &decision.denial {
-        Some(Denial::Separation(rules)) => {
-            let text = "separation of duty: your roles may not be combined; use a token that carries only one of them";
-            forbidden(text.into()).with_detail(rules)
+        Some(Denial::Separation([one, other], rules)) => {
+            let text = format!(
+                "separation of duty: your roles `{one}` and `{other}` may not be combined; use a token that carries only one \
+                 of them"
+            );
+            forbidden(text).with_detail(rules)
         }
         Some(Denial::RoleNotActivated(roles)) => {
             let first = roles.first().map_or("", |role| role);

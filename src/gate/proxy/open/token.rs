@@ -106,7 +106,7 @@ async fn try_exchange(
         let refusal = denial_refusal(&decision, &issuer.action, resource);
         // RFC 8693 section 2.2.2: `invalid_target` if the audience is denied
         return Err(match decision.denial {
-            Some(Denial::Separation(_) | Denial::RoleNotActivated(_) | Denial::RoleNotHeld(_)) => {
+            Some(Denial::Separation(..) | Denial::RoleNotActivated(_) | Denial::RoleNotHeld(_)) => {
                 OAuthError::request(refusal)
             }
             _ => OAuthError::target(refusal),
