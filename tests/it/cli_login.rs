@@ -185,7 +185,7 @@ async fn the_issuer_is_discovered_from_the_gate() {
     assert!(stranger.err.contains("does not trust `https://elsewhere.test`"), "{stranger:?}");
 
     shell.log_in(&format!("{by_gate} --issuer {}", provider.issuer)).await;
-    assert_eq!(shell.kept("default")["settings"]["resource"], gate_url.as_str());
+    assert_eq!(shell.stored_login("default")["settings"]["resource"], gate_url.as_str());
     assert_eq!(principal(&gate, &shell.run("token").await.out).await, "idp:alice");
 
     // another address of the same gate is another resource
@@ -266,10 +266,10 @@ async fn a_login_is_repeated_as_it_was() {
     let provider = settings().start(None).await;
     let shell = Shell::new();
     shell.log_in(&at(&provider)).await;
-    let settings = shell.kept("default")["settings"].clone();
+    let settings = shell.stored_login("default")["settings"].clone();
     let tokens = shell.secrets("default");
     shell.log_in("").await;
-    assert_eq!(shell.kept("default")["settings"], settings);
+    assert_eq!(shell.stored_login("default")["settings"], settings);
     assert!(shell.secrets("default").iter().all(|secret| !tokens.contains(secret)), "nothing new came of it");
     // with the option, logins lie elsewhere
     let elsewhere = shell.directory.join("elsewhere");

@@ -247,7 +247,7 @@ async fn with_id_token(bend: impl for<'a> Fn(Token<'a>, &str) -> String) -> (i32
 async fn an_id_token_of_another_login_is_refused() {
     let (code, said, shell) = with_id_token(|token, _| token.mint()).await;
     assert_eq!(code, 0, "{said}");
-    assert_eq!(shell.kept("default")["tokens"]["id"]["subject"], "alice");
+    assert_eq!(shell.stored_login("default")["tokens"]["id"]["subject"], "alice");
 
     type Bend = Box<dyn for<'a> Fn(Token<'a>, &str) -> String>;
     let past = wicketgate::internals::clock::now().as_second() - 3600;

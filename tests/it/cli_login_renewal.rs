@@ -88,13 +88,13 @@ async fn a_rejected_refresh_response_keeps_the_refresh_token() {
     let said = shell.run("token").await;
     assert_eq!((said.code, said.out.as_str()), (1, ""), "{said:?}");
     assert!(said.err.contains("it is of another person than the login"), "{said:?}");
-    let kept = &shell.kept("default")["tokens"];
+    let kept = &shell.stored_login("default")["tokens"];
     assert_eq!((&kept["refresh"], &kept["access"]), (&"refresh-2".into(), &"access-1".into()), "{kept}");
 
     // alice again; this provider neither rotates nor sends another ID token
     answers(&issuer, first, || json!({"access_token": "access-3", "token_type": "bearer", "expires_in": 300}));
     assert_eq!(shell.run("token").await.out, "access-3");
-    let kept = &shell.kept("default")["tokens"];
+    let kept = &shell.stored_login("default")["tokens"];
     assert_eq!((&kept["refresh"], &kept["id"]["subject"]), (&"refresh-2".into(), &"alice".into()), "{kept}");
     assert_eq!(shell.run("token --id-token").await.code, 0);
 }

@@ -47,19 +47,19 @@ async fn a_call_reaches_vertex_by_its_message_and_its_trailers_come_back() {
     open.write(sent.clone()).await;
     open.pen = None;
 
-    let mut asked = talker.asked().await;
-    assert_eq!((asked.head.version, asked.head.uri.path()), (http::Version::HTTP_2, path.as_str()));
-    assert!(asked.header("authorization").starts_with("Bearer google-token-of-infer@"), "{:?}", asked.head);
+    let mut forwarded = talker.next_request().await;
+    assert_eq!((forwarded.head.version, forwarded.head.uri.path()), (http::Version::HTTP_2, path.as_str()));
+    assert!(forwarded.header("authorization").starts_with("Bearer google-token-of-infer@"), "{:?}", forwarded.head);
     let params = "endpoint=projects%2Fp%2Flocations%2Fus-central1%2Fendpoints%2F1";
-    assert_eq!(asked.header("x-goog-request-params"), params);
-    assert_eq!((asked.header("te"), asked.header("grpc-timeout")), ("trailers", "50S"));
-    assert_eq!(asked.header("x-goog-api-client"), "gl-python/3.12 grpc/1.85");
+    assert_eq!(forwarded.header("x-goog-request-params"), params);
+    assert_eq!((forwarded.header("te"), forwarded.header("grpc-timeout")), ("trailers", "50S"));
+    assert_eq!(forwarded.header("x-goog-api-client"), "gl-python/3.12 grpc/1.85");
     for gone in ["x-goog-api-key", "x-vertex-ai-endpoint-id", "host"] {
-        assert_eq!(asked.header(gone), "", "{gone} travelled");
+        assert_eq!(forwarded.header(gone), "", "{gone} travelled");
     }
-    assert!(!format!("{:?}", asked.head.headers).contains(&token), "Vertex saw the caller's token");
-    assert_eq!(asked.body.rest().await.0, sent);
-    let (pen, _) = asked.answer("application/grpc", &[("x-custom", "head")]);
+    assert!(!format!("{:?}", forwarded.head.headers).contains(&token), "Vertex saw the caller's token");
+    assert_eq!(forwarded.body.rest().await.0, sent);
+    let (pen, _) = forwarded.answer("application/grpc", &[("x-custom", "head")]);
     let answered = frame(&message(&[(2, b"77"), (3, b"projects/p/locations/l/models/m"), (5, b"3")]));
     pen.write(answered.clone()).await;
     let trailers =
@@ -208,10 +208,10 @@ async fn a_compressed_message_is_read_and_forwarded_as_it_came() {
     let mut open = line.call(&path, &token, &[("grpc-encoding", "gzip")]);
     open.write(sent.clone()).await;
     open.pen = None;
-    let mut asked = talker.asked().await;
-    assert_eq!(asked.header("grpc-encoding"), "gzip");
-    assert_eq!(asked.body.rest().await.0, sent);
-    let (pen, _) = asked.answer("application/grpc", &[]);
+    let mut forwarded = talker.next_request().await;
+    assert_eq!(forwarded.header("grpc-encoding"), "gzip");
+    assert_eq!(forwarded.body.rest().await.0, sent);
+    let (pen, _) = forwarded.answer("application/grpc", &[]);
     pen.end(&[("grpc-status", "0")]).await;
     assert_eq!(open.said().await.code(), 0);
 
@@ -239,10 +239,10 @@ async fn a_stream_goes_both_ways_message_by_message() {
     let first = frame(&message(&[(1, ENDPOINT.as_bytes())]));
     open.write(first[..3].to_vec()).await;
     open.write(first[3..].to_vec()).await;
-    let mut asked = talker.asked().await;
-    assert_eq!(asked.header("x-goog-request-params").split_once('=').unwrap().0, "endpoint");
-    assert_eq!(asked.body.next().await.unwrap(), first);
-    let (pen, mut heard) = asked.answer("application/grpc", &[]);
+    let mut forwarded = talker.next_request().await;
+    assert_eq!(forwarded.header("x-goog-request-params").split_once('=').unwrap().0, "endpoint");
+    assert_eq!(forwarded.body.next().await.unwrap(), first);
+    let (pen, mut heard) = forwarded.answer("application/grpc", &[]);
     pen.write(frame(b"one")).await;
     let (head, mut said) = open.head().await;
     assert_eq!(said.next().await.unwrap(), frame(b"one"));
@@ -273,9 +273,9 @@ async fn later_messages_of_a_stream_cannot_name_another_endpoint() {
         let mut line = Line::open(&gate).await;
         let mut open = line.call(&format!("{SERVICE}/StreamDirectPredict"), &token, &[]);
         open.write(frame(&message(&[(1, ENDPOINT.as_bytes())]))).await;
-        let mut asked = talker.asked().await;
-        asked.body.next().await.unwrap();
-        let (pen, mut heard) = asked.answer("application/grpc", &[]);
+        let mut forwarded = talker.next_request().await;
+        forwarded.body.next().await.unwrap();
+        let (pen, mut heard) = forwarded.answer("application/grpc", &[]);
         pen.write(frame(b"one")).await;
         let (head, mut said) = open.head().await;
         said.next().await.unwrap();
@@ -298,7 +298,7 @@ async fn responses_stream_as_they_arrive() {
     let mut open = line.call(&format!("{SERVICE}/ServerStreamingPredict"), &token, &[]);
     open.write(frame(&message(&[(1, ENDPOINT.as_bytes())]))).await;
     open.pen = None;
-    let (pen, _) = talker.asked().await.answer("application/grpc", &[]);
+    let (pen, _) = talker.next_request().await.answer("application/grpc", &[]);
     let (_, mut said) = open.head().await;
     for text in [&b"one"[..], b"two"] {
         pen.write(frame(text)).await;
@@ -320,7 +320,7 @@ async fn responses_stream_as_they_arrive() {
         let mut open = line.post(&path, &token, &[("content-type", "application/json")]);
         open.write("{}").await;
         open.pen = None;
-        let (pen, _) = talker.asked().await.answer(media, &[]);
+        let (pen, _) = talker.next_request().await.answer(media, &[]);
         let (head, mut said) = open.head().await;
         assert_eq!(head.headers()["content-type"], media);
         for chunk in chunks {
@@ -338,8 +338,8 @@ async fn grpc_timeout_bounds_a_call() {
     let mut open = line.call(&path, &gate.token("infer"), &[("grpc-timeout", "200m")]);
     open.write(frame(&predict(ENDPOINT))).await;
     open.pen = None;
-    // Vertex is asked and says nothing
-    let _asked = talker.asked().await;
+    // Vertex gets the request and does not answer
+    let _forwarded = talker.next_request().await;
     let said = open.said().await;
     assert_eq!((said.code(), &gate.record(&said.id()).await["reason"]), (4, &"upstream_timeout".into()), "{said:?}");
 }
@@ -356,9 +356,9 @@ async fn an_upstream_with_tls_is_spoken_to_in_http2() {
     let mut open = line.call(&format!("{SERVICE}/Predict"), &gate.token("infer"), &[]);
     open.write(frame(&predict(ENDPOINT))).await;
     open.pen = None;
-    let asked = talker.asked().await;
-    assert_eq!(asked.head.version, http::Version::HTTP_2);
-    let (pen, _) = asked.answer("application/grpc", &[]);
+    let forwarded = talker.next_request().await;
+    assert_eq!(forwarded.head.version, http::Version::HTTP_2);
+    let (pen, _) = forwarded.answer("application/grpc", &[]);
     pen.end(&[("grpc-status", "0")]).await;
     assert_eq!(open.said().await.code(), 0);
 }
@@ -422,7 +422,7 @@ async fn rest_and_grpc_are_the_same_action_on_the_same_resource() {
         open.write(frame(&message)).await;
         open.pen = None;
         let answered = async {
-            let (pen, _) = talker.asked().await.answer("application/grpc", &[]);
+            let (pen, _) = talker.next_request().await.answer("application/grpc", &[]);
             pen.end(&[("grpc-status", "0")]).await;
         };
         let (said, ()) = tokio::join!(open.said(), answered);
@@ -430,7 +430,7 @@ async fn rest_and_grpc_are_the_same_action_on_the_same_resource() {
         let call = gate.call(verb.parse().unwrap(), &format!("/v1/{path}")).bearer(&token);
         let call = if verb == "GET" { call } else { call.body("{}") };
         let answered = async {
-            let (pen, _) = talker.asked().await.answer("application/json", &[]);
+            let (pen, _) = talker.next_request().await.answer("application/json", &[]);
             pen.write("{}").await;
         };
         let (answer, ()) = tokio::join!(call.send(), answered);

@@ -283,7 +283,7 @@ async fn a_grpc_caller_gets_a_grpc_status() {
     let sent = frame(&message(&[(1, endpoint), (2, b"\x11\0\0\0\0\0\0\0\0"), (2, b"\x11\0\0\0\0\0\0\0\0")]));
     let mut line = Line::open(&gate).await;
     let answering = async {
-        let (pen, _) = talker.asked().await.answer("application/grpc", &[]);
+        let (pen, _) = talker.next_request().await.answer("application/grpc", &[]);
         pen.end(&[("grpc-status", "0")]).await;
     };
     let (said, ()) = tokio::join!(line.unary(path, &token, &[], &sent), answering);

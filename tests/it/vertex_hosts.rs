@@ -48,10 +48,10 @@ async fn a_dedicated_endpoint_is_reached_at_its_own_host() {
             open
         };
         open.pen = None;
-        let asked = if is_own { own.asked().await } else { regional.asked().await };
-        assert_eq!(asked.header("x-vertex-ai-endpoint-id"), if is_own { "1" } else { "" }, "{id} {path}");
-        assert!(asked.header("authorization").starts_with("Bearer google-token-of-infer@"), "{:?}", asked.head);
-        let (pen, _) = asked.answer("application/grpc", &[]);
+        let forwarded = if is_own { own.next_request().await } else { regional.next_request().await };
+        assert_eq!(forwarded.header("x-vertex-ai-endpoint-id"), if is_own { "1" } else { "" }, "{id} {path}");
+        assert!(forwarded.header("authorization").starts_with("Bearer google-token-of-infer@"), "{:?}", forwarded.head);
+        let (pen, _) = forwarded.answer("application/grpc", &[]);
         pen.end(&[("grpc-status", "0")]).await;
         open.said().await;
     }

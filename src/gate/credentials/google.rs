@@ -139,7 +139,7 @@ impl Google {
     async fn impersonate(&self, account: &str, federated: HeaderValue) -> Result<NewCredential, CredentialError> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Answer {
+        struct AccessToken {
             access_token: String,
             expire_time: Timestamp,
         }
@@ -155,9 +155,9 @@ impl Google {
         if !answer.status().is_success() {
             return Err(CredentialError::Iam(format!("{} for `{account}`", answer.status())));
         }
-        let answer: Answer = serde_json::from_slice(answer.body())
+        let token: AccessToken = serde_json::from_slice(answer.body())
             .map_err(|_| CredentialError::Iam("an answer without `accessToken` and `expireTime`".into()))?;
-        NewCredential::bearer(&answer.access_token, Some(answer.expire_time))
+        NewCredential::bearer(&token.access_token, Some(token.expire_time))
     }
 }
 

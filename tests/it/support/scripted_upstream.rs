@@ -104,19 +104,19 @@ impl Reader {
 /// An upstream of HTTP/1.1 and clear-text HTTP/2 that the test scripts.
 pub(crate) struct ScriptedUpstream {
     pub(crate) address: SocketAddr,
-    asked: Mutex<mpsc::Receiver<Asked>>,
+    requests: Mutex<mpsc::Receiver<ForwardedRequest>>,
     count: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
-/// A request that reached it.
-pub(crate) struct Asked {
+/// A request that reached the scripted upstream.
+pub(crate) struct ForwardedRequest {
     pub(crate) head: Parts,
     pub(crate) body: Reader,
     reply: oneshot::Sender<Response<Written>>,
 }
 
-impl Asked {
+impl ForwardedRequest {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.head.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -156,7 +156,7 @@ impl ScriptedUpstream {
     async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (asked, receiver) = mpsc::channel(16);
+        let (requests, receiver) = mpsc::channel(16);
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
         let mut tasks = JoinSet::new();
@@ -164,19 +164,19 @@ impl ScriptedUpstream {
             let mut open = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let asked = asked.clone();
+                let requests = requests.clone();
                 let counted = counted.clone();
                 let tls = tls.clone();
                 open.spawn(async move {
-                    let Some(tls) = tls else { return serve(stream, asked, counted).await };
+                    let Some(tls) = tls else { return serve(stream, requests, counted).await };
                     if let Ok(stream) = tls.accept(stream).await {
                         assert!(stream.get_ref().1.alpn_protocol().is_some(), "no ALPN");
-                        serve(stream, asked, counted).await;
+                        serve(stream, requests, counted).await;
                     }
                 });
             }
         });
-        Self { address, asked: Mutex::new(receiver), count, _tasks: tasks }
+        Self { address, requests: Mutex::new(receiver), count, _tasks: tasks }
     }
 
     /// The section of the configuration that puts Vertex here.
@@ -185,9 +185,9 @@ impl ScriptedUpstream {
     }
 
     /// The next request that reaches it.
-    pub(crate) async fn asked(&self) -> Asked {
-        let asked = async { self.asked.lock().await.recv().await.unwrap() };
-        tokio::time::timeout(DEADLINE, asked).await.expect("the upstream is not asked")
+    pub(crate) async fn next_request(&self) -> ForwardedRequest {
+        let next = async { self.requests.lock().await.recv().await.unwrap() };
+        tokio::time::timeout(DEADLINE, next).await.expect("no request reached the upstream")
     }
 
     /// How many requests have reached it.
@@ -196,20 +196,20 @@ impl ScriptedUpstream {
     }
 }
 
-async fn serve(stream: impl Stream + 'static, asked: mpsc::Sender<Asked>, counted: Arc<AtomicUsize>) {
-    let service = service_fn(|request| converse(request, asked.clone(), counted.clone()));
+async fn serve(stream: impl Stream + 'static, requests: mpsc::Sender<ForwardedRequest>, counted: Arc<AtomicUsize>) {
+    let service = service_fn(|request| converse(request, requests.clone(), counted.clone()));
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn converse(
     request: Request<Incoming>,
-    asked: mpsc::Sender<Asked>,
+    requests: mpsc::Sender<ForwardedRequest>,
     count: Arc<AtomicUsize>,
 ) -> Result<Response<Written>, &'static str> {
     count.fetch_add(1, Ordering::SeqCst);
     let (head, body) = request.into_parts();
     let (reply, answer) = oneshot::channel();
-    let _ = asked.send(Asked { head, body: Reader(body), reply }).await;
+    let _ = requests.send(ForwardedRequest { head, body: Reader(body), reply }).await;
     answer.await.map_err(|_| "the test hung up")
 }
 

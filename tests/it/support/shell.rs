@@ -84,7 +84,7 @@ impl Shell {
     }
 
     /// What that file holds of the login.
-    pub(crate) fn kept(&self, name: &str) -> Value {
+    pub(crate) fn stored_login(&self, name: &str) -> Value {
         let text = std::fs::read(self.file(name)).unwrap();
         serde_json::from_slice::<Value>(&text).unwrap()["login"].take()
     }
@@ -98,12 +98,12 @@ impl Shell {
 
     /// The refresh token in that file.
     pub(crate) fn refresh_token(&self, name: &str) -> String {
-        self.kept(name)["tokens"]["refresh"].as_str().expect("no refresh token").to_owned()
+        self.stored_login(name)["tokens"]["refresh"].as_str().expect("no refresh token").to_owned()
     }
 
     /// Every secret in that file: none may be seen anywhere else.
     pub(crate) fn secrets(&self, name: &str) -> Vec<String> {
-        let tokens = &self.kept(name)["tokens"];
+        let tokens = &self.stored_login(name)["tokens"];
         let all = [&tokens["access"], &tokens["refresh"], &tokens["id"]["token"]];
         all.iter().filter_map(|token| token.as_str()).map(str::to_owned).collect()
     }
