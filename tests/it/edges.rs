@@ -1,4 +1,5 @@
-//! The import rules of `src/`: which module may import which, and where each foreign library may be named.
+//! The import rules of `src/`: which module may import which, the layers of four folders, no circle of files, and where
+//! each foreign library may be named.
 //!
 //! The lists are allow-lists, and they are exact: an import that is not listed fails, and so does an entry that no file
 //! uses. A new entry is a decision. Code under `#[cfg(test)]` is not looked at.
@@ -59,6 +60,53 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pipeline::sinks", &["pipeline::feedback", "pipeline::shape", "pipeline::spool"]),
 ];
 
+/// The layers of a folder, from the bottom: a file or folder imports only from rows above its own in this list. `mod` is
+/// `mod.rs`.
+const LAYERS: &[(&str, &[&[&str]])] = &[
+    (
+        "gate/proxy",
+        &[
+            &["grpc_status", "headers", "metrics", "mod", "pages", "target", "token_issuer"],
+            &["gate", "request_body", "response_usage"],
+            &["authorize", "stream_end"],
+            &["answer", "identity_headers", "limit", "local", "open"],
+            &["error_response", "guardrails"],
+            &["audited_body", "forward"],
+            &["handle"],
+        ],
+    ),
+    (
+        "gate/identity",
+        &[
+            &["auth_context", "certificate", "keys", "mod", "presented_token", "rules"],
+            &["strict_json"],
+            &["confirmation"],
+            &["claims"],
+            &["dpop", "jwt"],
+            &["openid", "remote", "self_issued"],
+            &["settings"],
+            &["fetch", "inspect"],
+            &["issuer"],
+            &["session"],
+            &["authenticate"],
+        ],
+    ),
+    (
+        "gate/policy",
+        &[
+            &["context_attributes", "mod", "policy_file", "question", "rule"],
+            &["cedar_request", "schema_check", "slice", "source_text"],
+            &["compile"],
+            &["obligations"],
+            &["decision"],
+            &["cedar", "decision_cache", "roles"],
+            &["engine", "prove"],
+            &["cases", "explain", "replay", "shadow"],
+        ],
+    ),
+    ("pipeline", &[&["feedback", "mod", "shape", "spool"], &["ingest", "sinks"]]),
+];
+
 /// Foreign libraries with a door: (crate, modules that may name it). Crates that are not listed are vocabulary (`bytes`,
 /// `http`, `serde`).
 const DOORS: &[(&str, &[&str])] = &[
@@ -113,6 +161,47 @@ fn a_module_imports_only_what_its_entry_lists() {
     for (from, to) in EDGES.iter().flat_map(|(from, to)| to.iter().map(move |to| (from, to))) {
         if !used.contains(&((*from).to_owned(), (*to).to_owned())) {
             wrong.push(format!("no file of `{from}` imports `{to}`: delete the entry"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let tree = Tree::read();
+    let circles: Vec<String> = tree
+        .circles()
+        .iter()
+        .map(|circle| {
+            circle.iter().map(|file| tree.files[*file].path.display().to_string()).collect::<Vec<_>>().join(" -> ")
+        })
+        .collect();
+    assert!(circles.is_empty(), "circles of files:\n{}", circles.join("\n"));
+}
+
+#[test]
+fn a_folder_keeps_its_layers() {
+    let tree = Tree::read();
+    let mut wrong = Vec::new();
+    for (folder, rows) in LAYERS {
+        let row_of = |child: &str| rows.iter().position(|row| row.contains(&child));
+        for file in &tree.files {
+            if let Some(child) = file.child_of(folder)
+                && row_of(child).is_none()
+            {
+                wrong.push(format!("{}: `{child}` has no row in the layers of {folder}", file.path.display()));
+            }
+        }
+        for (from, to) in tree.imports() {
+            let (importer, imported) = (&tree.files[from], &tree.files[to]);
+            let (Some(a), Some(b)) = (importer.child_of(folder), imported.child_of(folder)) else { continue };
+            if a != b && row_of(a) <= row_of(b) {
+                wrong.push(format!(
+                    "{} imports {}, which is not below it",
+                    importer.path.display(),
+                    imported.path.display()
+                ));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -343,6 +432,13 @@ impl File {
             [half, part, ..] if matches!(half.as_str(), "gate" | "pipeline") => format!("{half}::{part}"),
             [first, ..] => first.clone(),
         }
+    }
+
+    /// The child of this folder (`gate/proxy`) that the file is or belongs to; `mod` for its `mod.rs`.
+    fn child_of(&self, folder: &str) -> Option<&str> {
+        let below = self.path.strip_prefix(folder).ok()?;
+        let first = below.components().next()?.as_os_str().to_str()?;
+        Some(first.strip_suffix(".rs").unwrap_or(first))
     }
 }
 
