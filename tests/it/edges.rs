@@ -94,7 +94,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "gate/policy",
         &[
-            &["context_attributes", "mod", "policy_file", "question", "rule"],
+            &["context_attributes", "mod", "policy_file", "request", "rule"],
             &["cedar_request", "schema_check", "slice", "source_text"],
             &["compile"],
             &["obligations"],
