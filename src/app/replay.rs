@@ -144,11 +144,13 @@ impl<'p> Reading<'p> {
 
     /// The question that a line tells of; nothing where something of it is missing.
     fn recorded_request(&self, line: &Line<'_>) -> Option<RecordedRequest> {
-        let (issuer, name) = (line.issuer.as_deref()?, line.principal.as_deref()?);
+        let issuer = line.issuer.as_deref()?;
+        let name = line.principal.as_deref()?;
         let subject = name.strip_prefix(issuer)?.strip_prefix(':')?;
         let context = line.context.as_ref().filter(|context| !context.cut)?;
         let roles = line.held_roles.clone().or_else(|| line.roles.clone())?;
-        let (action, resource) = (line.action.clone()?, line.resource.as_deref()?);
+        let action = line.action.clone()?;
+        let resource = line.resource.as_deref()?;
         let resource = match line.route.as_deref() {
             Some("exporter") => Resource::Exporter(resource.into()),
             _ if self.vertex.contains(&*action) => Resource::Vertex(VertexResource::parse(resource)),
@@ -231,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_request_counts_once_whichever_of_its_lines_are_there() {
-        let (permit, request) = (|id| line("permit", id, ALLOWED), |id| line("request", id, ALLOWED));
+        let permit = |id| line("permit", id, ALLOWED);
+        let request = |id| line("request", id, ALLOWED);
         let summary = |lines, replayed| ReplaySummary { lines, replayed, ..ReplaySummary::default() };
         check(&[permit(1), request(1)], &summary(2, 1));
         check(&[permit(1), permit(2), request(2), request(1)], &summary(4, 2));
@@ -251,12 +254,14 @@ mod tests {
             );
             Policy::new(Roles::default(), &schema, &[file(&text)], std::iter::empty()).unwrap()
         };
-        let (old, new) = (of(3600), of(60));
+        let old = of(3600);
+        let new = of(60);
         let text = line("permit", 1, ALLOWED).replace("\"Read\"", "\"Grant.Approve\"").replace("exporter", "grants");
         let asked = "\"grant\":{\"id\":\"e\",\"asker\":\"corp:a:b\",\"role\":\"infer\",\"resource\":\"exporter/e\",\
                      \"reason\":\"r\",\"seconds\":3600},\"context\"";
         let text = format!("{}\n{}", text.replace("\"context\"", asked), text.replace("permit", "request"));
-        let (mut reading, mut lines) = (Reading::new(&old, &new), Lines::new(text.as_bytes()));
+        let mut reading = Reading::new(&old, &new);
+        let mut lines = Lines::new(text.as_bytes());
         while let Some(line) = lines.advance().unwrap() {
             reading.read(line);
         }
@@ -266,7 +271,8 @@ mod tests {
         let [(change, _)] = &changes[..] else { panic!("{changes:?}") };
         assert!(change.old.allowed && !change.new.allowed, "{change:?}");
         let alone = text.lines().nth(1).unwrap();
-        let (mut reading, mut lines) = (Reading::new(&old, &new), Lines::new(alone.as_bytes()));
+        let mut reading = Reading::new(&old, &new);
+        let mut lines = Lines::new(alone.as_bytes());
         reading.read(lines.advance().unwrap().unwrap());
         assert_eq!(reading.summary, ReplaySummary { lines: 1, incomplete: 1, ..ReplaySummary::default() }, "{alone}");
     }

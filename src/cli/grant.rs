@@ -186,7 +186,8 @@ async fn token(options: &Options) -> Result<Secret, CommandError> {
     if let Some(file) = &options.token_file {
         return SecretSource::File(file.clone()).read().await.map_err(|e| CommandError::Usage(chain(&e)));
     }
-    let (profile, kind) = (&options.profile, if options.id_token { LoginToken::Id } else { LoginToken::Access });
+    let profile = &options.profile;
+    let kind = if options.id_token { LoginToken::Id } else { LoginToken::Access };
     let cache = profile.open_cache()?.ok_or_else(|| CommandError::from(LoginError::NoLogin(profile.name.clone())))?;
     let handed = login::token(&cache, &profile.name, kind).await?;
     if let Some(warning) = &handed.warning {

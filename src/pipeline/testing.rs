@@ -65,9 +65,13 @@ impl Peer {
             let mut connections = JoinSet::new();
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                let (answer, log, sender) = (Arc::clone(&answer), Arc::clone(&log), sender.clone());
+                let answer = Arc::clone(&answer);
+                let log = Arc::clone(&log);
+                let sender = sender.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let (answer, log, sender) = (Arc::clone(&answer), Arc::clone(&log), sender.clone());
+                    let answer = Arc::clone(&answer);
+                    let log = Arc::clone(&log);
+                    let sender = sender.clone();
                     async move {
                         let (head, body) = request.into_parts();
                         let body = read_bounded(body, 16 << 20, Duration::from_secs(10)).await.unwrap();

@@ -139,7 +139,10 @@ fn create(path: &Path, text: &str, mode: u32, created: &mut Vec<PathBuf>) -> io:
 
 fn next_steps(directory: &Path) -> String {
     let file = |name: &str| directory.join(name).display().to_string();
-    let (ca, ca_key, certificate, key) = (file("ca.pem"), file("ca.key"), file("gate.pem"), file("gate.key"));
+    let ca = file("ca.pem");
+    let ca_key = file("ca.key");
+    let certificate = file("gate.pem");
+    let key = file("gate.key");
     let is_default = directory == Path::new("certs");
     let tls = if is_default {
         "tls = true".to_owned()

@@ -159,7 +159,9 @@ impl ResolvedRequest {
             size: self.size,
             names: self.names.as_ref(),
         };
-        let (principal, action, resource) = (&self.caller.principal, &self.action, &self.resource);
+        let principal = &self.caller.principal;
+        let action = &self.action;
+        let resource = &self.resource;
         AccessRequest {
             principal,
             granted_roles: &[],
@@ -235,7 +237,8 @@ impl CallerArguments {
             if let Some(odd) = roles.iter().find(|role| !is_role(role)) {
                 return Err(format!("`{odd}` is no role; write `--roles scrape,observe`"));
             }
-            let (issuer, subject) = (issuer.unwrap_or("somewhere"), self.subject.as_deref().unwrap_or("somebody"));
+            let issuer = issuer.unwrap_or("somewhere");
+            let subject = self.subject.as_deref().unwrap_or("somebody");
             let mut roles: Vec<Arc<str>> = roles.iter().map(|role| role.as_str().into()).collect();
             roles.sort_unstable();
             roles.dedup();

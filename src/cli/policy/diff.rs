@@ -53,7 +53,8 @@ pub(super) fn diff(options: &Options) -> ExitCode {
 
 /// Whether anything changes: decisions of the log where there is one, else the policies themselves.
 fn compared(options: &Options) -> Result<bool, String> {
-    let (old, new) = (load(&options.old)?, load(&options.new)?);
+    let old = load(&options.old)?;
+    let new = load(&options.new)?;
     let found = differences(&old, &new);
     let Some(log) = &options.against else {
         if options.json {
@@ -64,7 +65,8 @@ fn compared(options: &Options) -> Result<bool, String> {
         return Ok(!found.is_empty());
     };
     let labels = labels(options.config.as_deref())?;
-    let (old, new) = (old.with_labels(labels.iter().cloned()), new.with_labels(labels.iter().cloned()));
+    let old = old.with_labels(labels.iter().cloned());
+    let new = new.with_labels(labels.iter().cloned());
     let (replayed, changes) = replay(log, &old, &new, options.unverified)
         .map_err(|error| format!("{}: not replayed: {}", log.display(), chain(&error)))?;
     if options.json {

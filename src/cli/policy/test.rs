@@ -29,7 +29,8 @@ pub(super) fn test(options: &Options) -> ExitCode {
         let directory = options.location.directory().map_err(|e| CommandError::Usage(e.to_string()))?;
         let config::Cases { policy, cases } =
             config::cases(&directory).map_err(|e| CommandError::Usage(e.to_string()))?;
-        let (mut failed, mut decided) = (0, BTreeSet::<Arc<str>>::new());
+        let mut failed = 0;
+        let mut decided = BTreeSet::<Arc<str>>::new();
         for case in &cases {
             let decision = case.evaluate(&policy);
             decided.extend(decision.policies.iter().cloned());

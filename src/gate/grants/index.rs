@@ -67,7 +67,8 @@ impl Book {
             let same = |known: &&Arc<Active>| known.id == grant.id && known.until == approval.until;
             let known = before.of(&grant.asker.name).iter().find(same).cloned();
             let one = known.unwrap_or_else(|| {
-                let (role, scope) = (grant.role.clone(), grant.resource.clone());
+                let role = grant.role.clone();
+                let scope = grant.resource.clone();
                 Arc::new(Active { id: grant.id, until: approval.until, ended: CancellationToken::new(), role, scope })
             });
             active.entry(grant.asker.name.clone()).or_default().push(one);
@@ -149,7 +150,8 @@ mod tests {
     }
 
     fn approved(id: u128, role: &str, scope: &str, seconds: u64) -> Grant {
-        let (role, resource) = (role.into(), Scope::parse(scope).unwrap());
+        let role = role.into();
+        let resource = Scope::parse(scope).unwrap();
         let asked = Grant { id: Uuid::from_u128(id), role, resource, seconds, ..Grant::test() };
         asked.approve(&"corp:lead".into(), None, at(0)).unwrap()
     }
@@ -185,7 +187,8 @@ mod tests {
 
     #[test]
     fn what_stays_in_force_stays_the_same_and_what_does_not_is_named() {
-        let (one, two) = (approved(1, "infer", "exporter/a", 10), approved(2, "infer", "exporter/b", 10));
+        let one = approved(1, "infer", "exporter/a", 10);
+        let two = approved(2, "infer", "exporter/b", 10);
         let first = book(&[one.clone(), two.clone()], &Book::default());
         let next = book(&[one.clone(), two.revoke(&"corp:lead".into(), at(1)).unwrap()], &first);
         assert_eq!(first.lost(&next).map(|grant| grant.id).collect::<Vec<_>>(), [two.id]);

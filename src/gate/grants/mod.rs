@@ -221,7 +221,9 @@ impl Grants {
         turn: OwnedMutexGuard<()>,
         grant: Grant,
     ) -> Result<Arc<Grant>, Refusal> {
-        let (this, file, grant) = (self.clone(), file.clone(), Arc::new(grant));
+        let this = self.clone();
+        let file = file.clone();
+        let grant = Arc::new(grant);
         let written = tokio::task::spawn_blocking(move || {
             let surplus = this.surplus();
             let revision = file.put(Some(&grant), &surplus).map_err(|e| store_unavailable().with_detail(e))?;
@@ -243,7 +245,8 @@ impl Grants {
         }
         match &self.store {
             Store::File(file) => {
-                let (this, file) = (self.clone(), file.clone());
+                let this = self.clone();
+                let file = file.clone();
                 let swept = tokio::task::spawn_blocking(move || {
                     match file.put(None, &surplus) {
                         Ok(_) => {
@@ -281,7 +284,8 @@ impl Grants {
     }
 
     fn measure(self: &Arc<Self>, telemetry: &Telemetry) {
-        let (pending, approved) = (Gauge::<i64>::default(), Gauge::<i64>::default());
+        let pending = Gauge::<i64>::default();
+        let approved = Gauge::<i64>::default();
         telemetry.register(|registry| {
             registry.register("grants_pending", "Requests for grants that wait for an answer", pending.clone());
             registry.register("grants_approved", "Grants that count", approved.clone());

@@ -191,7 +191,8 @@ impl Bucket {
         let mut asked_at = clock::now();
         let at_first = state(&store).await?;
         let mut watch = store.watch_with_history(">").await.map_err(Trouble::new)?;
-        let (mut entries, mut seen) = (Entries::new(), at_first.last_sequence);
+        let mut entries = Entries::new();
+        let mut seen = at_first.last_sequence;
         // every key's last word; the last of them says that none is left
         let mut left = at_first.messages;
         while left > 0 {
@@ -207,7 +208,8 @@ impl Bucket {
         telemetry.set_healthy(COMPONENT);
         tracing::info!(bucket = self.settings.bucket, "the bucket of grants is followed");
 
-        let (mut beat, mut needed) = (tokio::time::interval(self.beat()), None);
+        let mut beat = tokio::time::interval(self.beat());
+        let mut needed = None;
         loop {
             tokio::select! {
                 next = watch.next() => {

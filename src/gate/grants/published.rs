@@ -54,7 +54,8 @@ impl PublishedGrants {
     /// Publishes the edited index, and ends what depends on a grant that no longer counts.
     pub(super) fn publish(&self, edit: impl FnOnce(&mut Entries)) {
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, before) = (clock::now(), self.book.load_full());
+        let now = clock::now();
+        let before = self.book.load_full();
         let mut entries = before.entries.clone();
         edit(&mut entries);
         let next = Arc::new(Book::new(entries, self.is_trusted(now), &before, now));

@@ -213,7 +213,8 @@ mod tests {
                 }
                 _ => Scope::parse(&name),
             }.unwrap();
-            let (one, other) = (scope(one), scope(other));
+            let one = scope(one);
+            let other = scope(other);
             prop_assert!(one.covers(&vertex(&name)) && other.covers(&vertex(&name)));
             prop_assert!(one.meets(&other) && other.meets(&one));
         }

@@ -123,7 +123,8 @@ pub(crate) async fn serve<S: Service>(
         match accepted {
             Ok((stream, address)) => {
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                let (service, stop) = (service.clone(), stop.clone());
+                let service = service.clone();
+                let stop = stop.clone();
                 connections.spawn(async move {
                     connection(stream, address, service, stop).await;
                     drop(slot);
@@ -153,7 +154,8 @@ async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, service:
             let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificate = certificate::read(shown, tls.verifies());
             let peer = Peer { certificate, ..Peer::without_certificate(address, true) };
-            let (watched, watcher) = (peer.clone(), service.clone());
+            let watched = peer.clone();
+            let watcher = service.clone();
             let served = async {
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     http2(stream, peer, service, stop).await;
@@ -187,7 +189,9 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
-    let (asked, from, watch) = (service.clone(), peer.clone(), activity.clone());
+    let asked = service.clone();
+    let from = peer.clone();
+    let watch = activity.clone();
     let answer = service_fn(move |request| answer(asked.clone(), from.clone(), request, watch.clone()));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -220,7 +224,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
-    let (from, watch) = (peer.clone(), activity.clone());
+    let from = peer.clone();
+    let watch = activity.clone();
     let answer = service_fn(move |request| answer(service.clone(), from.clone(), request, watch.clone()));
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -54,7 +54,8 @@ impl CedarPolicies {
     /// Sorts what was compiled; `files` is where it came from.
     pub(super) fn of(compiled: Compiled, files: &[PolicyFile]) -> Result<Self, Box<dyn std::error::Error>> {
         let Compiled { schema, set, names, sources } = compiled;
-        let (types, entities) = (Types::new()?, schema.action_entities()?);
+        let types = Types::new()?;
+        let entities = schema.action_entities()?;
         let ancestors = |uid: &_| entities.ancestors(uid).into_iter().flatten().cloned().collect();
         let index = Index::new(set.policies(), &types.principal, entities.iter(), ancestors);
         let obligations = ObligationBindings::read(&set, files, &entities);
@@ -63,7 +64,8 @@ impl CedarPolicies {
         let literals = set.policies().flat_map(Policy::entity_literals);
         let roles = literals.filter(|uid| *uid.type_name() == types.role);
         let mentioned = roles.map(|uid| uid.id().unescaped().into()).collect();
-        let (authorizer, labels) = (Authorizer::new(), Labels::new());
+        let authorizer = Authorizer::new();
+        let labels = Labels::new();
         Ok(Self { index, names, actions, authorizer, types, labels, sources, mentioned, obligations })
     }
 

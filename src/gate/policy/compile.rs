@@ -95,7 +95,9 @@ fn member_of(action: &Value) -> Vec<String> {
 
 /// Parses all files into one set. A policy is named by its `@id`, or by its file and place in it.
 pub(super) fn read(files: &[PolicyFile]) -> (PolicySet, HashMap<PolicyId, Arc<str>>, Vec<PolicyProblem>) {
-    let (mut all, mut names, mut problems) = (PolicySet::new(), HashMap::new(), Vec::new());
+    let mut all = PolicySet::new();
+    let mut names = HashMap::new();
+    let mut problems = Vec::new();
     let mut taken: HashSet<Arc<str>> = HashSet::new();
     for file in files {
         let set = match PolicySet::from_str(&file.text) {

@@ -107,7 +107,9 @@ struct RequestKey {
 
 impl From<AccessRequest<'_>> for RequestKey {
     fn from(q: AccessRequest<'_>) -> Self {
-        let (proof, action, resource) = (q.principal.proof, q.action.clone(), q.resource.clone());
+        let proof = q.principal.proof;
+        let action = q.action.clone();
+        let resource = q.resource.clone();
         Self { proof, granted: q.granted_roles.into(), active: q.active_role.map(Into::into), action, resource }
     }
 }

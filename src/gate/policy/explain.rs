@@ -236,7 +236,8 @@ forbid (principal, action, resource) when { context has size && context.size * 9
     fn check(claims: &str, action: &str, size: Option<u64>, with: impl FnOnce(Explanation<'_>)) {
         let policy = policy();
         let principal = Principal::hypothetical("corp", "s", claims, None);
-        let (action, resource) = (action.into(), Resource::Exporter("e".into()));
+        let action = action.into();
+        let resource = Resource::Exporter("e".into());
         let context = RequestContext { size, ..RequestContext::test(IpAddr::from([127, 0, 0, 1])) };
         let access = AccessRequest {
             principal: &principal,

@@ -54,7 +54,9 @@ impl RecordedRequest {
             size: self.size,
             names: self.names.as_ref(),
         };
-        let (principal, action, resource) = (&self.principal, &self.action, &self.resource);
+        let principal = &self.principal;
+        let action = &self.action;
+        let resource = &self.resource;
         AccessRequest {
             principal,
             granted_roles: &[],
@@ -127,7 +129,8 @@ impl<'p> Replay<'p> {
 
     /// Puts one question to both; gives what the old policies say.
     pub(crate) fn evaluate(&mut self, recorded: &RecordedRequest) -> Arc<PolicyDecision> {
-        let (old, new) = (self.old.decide(recorded.access_request()), self.new.decide(recorded.access_request()));
+        let old = self.old.decide(recorded.access_request());
+        let new = self.new.decide(recorded.access_request());
         if old.allowed != new.allowed {
             let change = Change {
                 principal: recorded.principal.name.clone(),
@@ -205,7 +208,8 @@ pub(crate) fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
     let mut found = policies(old, new);
     let rules = |policy: &Policy| policy.roles().rules.iter().map(rule_text).collect::<Vec<_>>();
     let lists = |lists: &[Vec<Arc<str>>]| lists.iter().map(|list| list.join(", ")).collect::<Vec<_>>();
-    let (before, after) = (old.roles(), new.roles());
+    let before = old.roles();
+    let after = new.roles();
     for (kind, before, after) in [
         (DifferenceKind::Rule, rules(old), rules(new)),
         (DifferenceKind::Static, lists(&before.static_separation), lists(&after.static_separation)),
@@ -220,10 +224,12 @@ pub(crate) fn differences(old: &Policy, new: &Policy) -> Vec<Difference> {
     }
     let changed =
         |kind, name: &str| Difference { kind, status: DifferenceStatus::Changed, name: name.to_owned(), place: None };
-    let (before, after) = (old.cedar.obligations.bound(), new.cedar.obligations.bound());
+    let before = old.cedar.obligations.bound();
+    let after = new.cedar.obligations.bound();
     let others = before.iter().filter(|(name, rail)| after.get(*name).is_some_and(|other| other != *rail));
     found.extend(others.map(|(name, _)| changed(DifferenceKind::Guardrail, name)));
-    let (before, after) = (old.cedar.groups(), new.cedar.groups());
+    let before = old.cedar.groups();
+    let after = new.cedar.groups();
     let others = before.iter().filter(|(name, groups)| after.get(*name).is_some_and(|other| other != *groups));
     found.extend(others.map(|(name, _)| changed(DifferenceKind::Action, name)));
     found
@@ -307,7 +313,8 @@ mod tests {
             .changes()
             .into_iter()
             .map(|(change, seen)| {
-                let (old, new) = (change.old.policies.join(","), change.new.reason.unwrap());
+                let old = change.old.policies.join(",");
+                let new = change.new.reason.unwrap();
                 (change.principal.to_string(), old, new, seen.count, seen.first.as_second(), seen.last.as_second())
             })
             .collect();

@@ -174,7 +174,8 @@ impl<'a> RequestContext<'a> {
 impl RequestContext<'_> {
     /// RequestContext for the tests of pure parts.
     pub(crate) fn test(peer: IpAddr) -> Self {
-        let (now, method) = (Timestamp::UNIX_EPOCH, &Method::GET);
+        let now = Timestamp::UNIX_EPOCH;
+        let method = &Method::GET;
         Self { now, peer, tls: true, certificate: None, method, size: None, names: None }
     }
 }

@@ -173,7 +173,8 @@ mod tests {
         active: Option<&str>,
     ) -> Result<Arc<[Arc<str>]>, RoleDenial> {
         let granted: Vec<Arc<str>> = granted.iter().map(|role| (*role).into()).collect();
-        let (action, resource) = ("scrape".into(), Resource::Exporter("e".into()));
+        let action = "scrape".into();
+        let resource = Resource::Exporter("e".into());
         let context = RequestContext::test(IpAddr::from([127, 0, 0, 1]));
         roles.of(&AccessRequest {
             principal,
@@ -274,7 +275,8 @@ mod tests {
 
     #[test]
     fn the_order_of_rules_and_lists_changes_no_answer() {
-        let (straight, mut turned) = (roles(), roles());
+        let straight = roles();
+        let mut turned = roles();
         turned.rules.reverse();
         turned.static_separation.reverse();
         turned.static_separation.iter_mut().for_each(|list| list.reverse());

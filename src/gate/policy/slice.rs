@@ -120,7 +120,8 @@ impl Index {
 
     /// Fails where two policies have one id, which a set that they come from rules out.
     fn make(&self, which: &[usize]) -> Result<Slice, Box<PolicySetError>> {
-        let (mut set, mut reads) = (PolicySet::new(), ContextAttributes::NOTHING);
+        let mut set = PolicySet::new();
+        let mut reads = ContextAttributes::NOTHING;
         for (policy, its) in which.iter().filter_map(|n| self.policies.get(*n)) {
             reads |= *its;
             set.add(policy.clone()).map_err(Box::new)?;

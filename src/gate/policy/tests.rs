@@ -308,7 +308,8 @@ proptest! {
         let files = [file("b.cedar", &second.join("\n")), file("a.cedar", &first.join("\n"))];
         let turned = of_files(&files);
         for asks in asks {
-            let (a, b) = (asks.decided(&straight), asks.decided(&turned));
+            let a = asks.decided(&straight);
+            let b = asks.decided(&turned);
             // the text of an error names the file
             prop_assert_eq!((a.allowed, &a.policies), (b.allowed, &b.policies), "{:?}", asks);
         }

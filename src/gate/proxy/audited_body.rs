@@ -59,8 +59,10 @@ pub(crate) struct AuditedBody {
 impl AuditedBody {
     /// Takes the record when the request starts. If the client disconnects, hyper drops the request's future and this with it.
     pub(super) fn open(record: Record, gate: &Gate) -> Self {
-        let (audit, metrics) = (gate.audit.clone(), gate.metrics.clone());
-        let (record, reservation) = (Box::new(record), Reservation::default());
+        let audit = gate.audit.clone();
+        let metrics = gate.metrics.clone();
+        let record = Box::new(record);
+        let reservation = Reservation::default();
         Self {
             record,
             reservation,

@@ -44,12 +44,14 @@ impl ObligationBindings {
     pub(in crate::gate::policy) fn read(set: &PolicySet, files: &[PolicyFile], actions: &Entities) -> Self {
         let of_schema: Vec<(EntityUid, GuardrailKind)> =
             actions.iter().filter_map(|action| Some((action.uid(), kind(actions, &action.uid())?))).collect();
-        let (mut permits, mut problems) = (HashMap::new(), Vec::new());
+        let mut permits = HashMap::new();
+        let mut problems = Vec::new();
         for policy in set.policies() {
             let Some(said) = policy.annotation(ANNOTATION) else { continue };
             let name = file_of(policy.id());
             let text = files.iter().find(|file| file.path.to_string_lossy() == name).map(|file| &*file.text);
-            let (file, line) = (std::path::PathBuf::from(name), text.map_or(0, |text| line_of(text, said)));
+            let file = std::path::PathBuf::from(name);
+            let line = text.map_or(0, |text| line_of(text, said));
             let mut problem = |text: &str| {
                 problems.push(PolicyProblem { file: file.clone(), line, text: text.to_owned() });
             };
@@ -203,7 +205,8 @@ mod tests {
     }
 
     fn ask(policy: &crate::gate::policy::Policy, action: &str) -> PolicyDecision {
-        let (action, resource) = (action.into(), Resource::Exporter("app".into()));
+        let action = action.into();
+        let resource = Resource::Exporter("app".into());
         policy.evaluate(AccessRequest {
             principal: &Principal::test("corp", "{}"),
             granted_roles: &[],

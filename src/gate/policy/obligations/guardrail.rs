@@ -168,7 +168,8 @@ impl Template {
     /// # Errors
     /// When it is empty, holds a place that is not known, or a brace that stands alone.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        let (mut parts, mut rest) = (Vec::new(), text);
+        let mut parts = Vec::new();
+        let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
             let (place, behind) = after.split_once('}').ok_or_else(|| TemplateError::Alone(text.to_owned()))?;
             parts.push(TemplatePart::Text(before.into()));
@@ -304,7 +305,8 @@ mod tests {
     #[test]
     fn a_mask_is_the_same_for_the_same_value_and_another_for_any_other() {
         let key = |secret: &[u8]| MaskKey::new(secret).unwrap();
-        let (a, b) = (key(&[1; 32]), key(&[2; 32]));
+        let a = key(&[1; 32]);
+        let b = key(&[2; 32]);
         assert_eq!(a.mask("user", "ada"), a.mask("user", "ada"));
         assert_eq!(a.mask("user", "ada").len(), 16);
         for other in [a.mask("user", "bob"), a.mask("owner", "ada"), b.mask("user", "ada"), a.mask("use", "rada")] {

@@ -46,7 +46,8 @@ impl AnalyzedPolicies {
             match PolicyExpression::new(policy) {
                 Ok(clause) => clauses.push(clause),
                 Err(error) => {
-                    let (file, text) = (compile::file_of(policy.id()).into(), error.to_string());
+                    let file = compile::file_of(policy.id()).into();
+                    let text = error.to_string();
                     problems.push(PolicyProblem { file, line: 0, text });
                 }
             }

@@ -70,7 +70,8 @@ impl Counterexample {
             let mut shown = None;
             for environment in &expected.environments {
                 let Some(action) = world.actions.get(environment.action) else { continue };
-                let (uid, context) = (action.uid.clone(), context.clone());
+                let uid = action.uid.clone();
+                let context = context.clone();
                 let request = Request::new(principal.clone(), uid, resource.clone(), context, None)?;
                 let decisions: Vec<SetDecision> =
                     expected.sets.iter().map(|(set, _)| set.rule(&request, &entities)).collect();
@@ -141,7 +142,8 @@ impl fmt::Display for Counterexample {
 
 /// Resource and context of the request that is looked at.
 fn parts(found: &Env, view: RequestSlot) -> Result<(EntityUid, Context), Box<dyn std::error::Error>> {
-    let (resource, context) = (found.request.resource(), found.request.context());
+    let resource = found.request.resource();
+    let context = found.request.context();
     let (resource, context) = resource.zip(context).ok_or("it is not whole")?;
     let part = |name: &str| match context.get(name) {
         Some(EvalResult::Record(record)) => {

@@ -52,7 +52,8 @@ pub(super) enum RequestSlot {
 impl RequestSlot {
     /// What the variables stand for.
     pub(super) fn of(self, action: &Action) -> Bindings<'_> {
-        let (resource, context) = (variable("resource"), variable("context"));
+        let resource = variable("resource");
+        let context = variable("context");
         match self {
             Self::Alone => Bindings { action, resource, context },
             Self::First => Bindings { action, resource, context: attribute(&context, "first") },
@@ -72,7 +73,9 @@ impl Environments {
         // the gate asks about actions outside namespaces alone
         let declared = json.get_mut("").and_then(|namespace| namespace.get_mut("actions"));
         let declared = declared.and_then(Value::as_object_mut).ok_or("the schema has no actions")?;
-        let (mut actions, mut shapes, mut environments) = (Vec::new(), Vec::<RequestShape>::new(), Vec::new());
+        let mut actions = Vec::new();
+        let mut shapes = Vec::<RequestShape>::new();
+        let mut environments = Vec::new();
         for (id, declaration) in declared.iter_mut() {
             // what an action applies to is in the actions added below
             let applies = declaration.as_object_mut().and_then(|fields| fields.remove("appliesTo"));

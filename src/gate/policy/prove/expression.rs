@@ -57,7 +57,9 @@ impl PolicyExpression {
 
 /// True where the gate would allow; [`truth`]`(false)` itself where nothing can.
 pub(super) fn allowed(clauses: &[PolicyExpression], place: &Bindings<'_>) -> Value {
-    let (mut permits, mut forbids, mut sound) = (Vec::new(), Vec::new(), Vec::new());
+    let mut permits = Vec::new();
+    let mut forbids = Vec::new();
+    let mut sound = Vec::new();
     for clause in clauses {
         let condition = clause.at(place);
         if condition == truth(false) {

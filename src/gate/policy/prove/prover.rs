@@ -86,7 +86,8 @@ impl Prover {
             questions
         };
         progress.report.environments = world.of_group(first).count() * world.of_group(second).count();
-        let (firsts, seconds) = (side(first, RequestSlot::First), side(second, RequestSlot::Second));
+        let firsts = side(first, RequestSlot::First);
+        let seconds = side(second, RequestSlot::Second);
         for (one, firsts) in firsts.each() {
             for (other, seconds) in seconds.each() {
                 let principal = |shape: usize| world.shapes.get(shape).map(|shape| &shape.principal);

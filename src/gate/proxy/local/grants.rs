@@ -206,7 +206,9 @@ fn list(
     context: AuthContext<'_>,
     pending_only: bool,
 ) -> Response<Body> {
-    let (mut evaluated, mut more, mut listed) = (0, false, Vec::new());
+    let mut evaluated = 0;
+    let mut more = false;
+    let mut listed = Vec::new();
     for grant in grants.newest_first() {
         if pending_only && grant.state(context.now) != State::Pending {
             continue;

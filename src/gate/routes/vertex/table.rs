@@ -105,7 +105,8 @@ pub(super) struct Template {
 impl Template {
     /// The REST path for these values of the variables. `None` if a value does not have its variable's form.
     pub(super) fn path(&self, fields: &[Field], values: &[String]) -> Option<String> {
-        let (mut path, mut rest) = (String::from("/"), self.pattern);
+        let mut path = String::from("/");
+        let mut rest = self.pattern;
         while let Some((before, variable)) = rest.split_once('{') {
             let ((name, form), behind) =
                 variable.split_once('}').and_then(|(v, rest)| Some((v.split_once('=')?, rest)))?;
@@ -159,8 +160,16 @@ impl Row {
     fn read(line: &'static str) -> Option<Self> {
         let mut columns = line.split('\t');
         let mut next = || columns.next();
-        let (action, group, version, verb, pattern) = (next()?, next()?, next()?, next()?, next()?);
-        let (named, rpc, fields, stream, body) = (next()?, next()?, next()?, next()?, next()?);
+        let action = next()?;
+        let group = next()?;
+        let version = next()?;
+        let verb = next()?;
+        let pattern = next()?;
+        let named = next()?;
+        let rpc = next()?;
+        let fields = next()?;
+        let stream = next()?;
+        let body = next()?;
         Some(Self {
             action,
             group: Group::ALL.into_iter().find(|g| g.name() == group)?,
@@ -209,7 +218,8 @@ impl Table {
             Entry::Occupied(mut known) => known.get_mut().templates.push(template),
             Entry::Vacant(slot) => {
                 let fields = row.fields.split(';').filter_map(Field::read).collect();
-                let (version, streaming) = (row.version, row.streaming);
+                let version = row.version;
+                let streaming = row.streaming;
                 slot.insert(RpcMethod { action, version, fields, templates: vec![template], streaming });
             }
         }

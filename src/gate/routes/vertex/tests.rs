@@ -119,7 +119,9 @@ fn a_resource_has_one_name_however_it_is_spelled() {
 /// A path that a pattern matches, and the values of its variables.
 fn sample(pattern: &str, free: &str) -> (String, Vec<String>) {
     let spelled = pattern.replace("**", free).replace('*', "x1");
-    let (mut path, mut values, mut rest) = (String::new(), Vec::new(), spelled.as_str());
+    let mut path = String::new();
+    let mut values = Vec::new();
+    let mut rest = spelled.as_str();
     if !rest.starts_with(':') {
         path.push('/');
     }

@@ -100,7 +100,8 @@ impl Scraper {
         loop {
             let fetched = async {
                 ticks.tick().await;
-                let (now, began) = (clock::now(), clock::monotonic());
+                let now = clock::now();
+                let began = clock::monotonic();
                 let fetched = tokio::time::timeout(self.target.timeout, self.fetch(now)).await;
                 (now, fetched.unwrap_or(Err(Failure("timeout"))), began.elapsed().as_secs_f64())
             };

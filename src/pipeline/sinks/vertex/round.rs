@@ -123,7 +123,8 @@ impl Asker {
     /// Sends everything, in requests of the right size, halving those that are refused.
     async fn send_all(&self, all: &[Item], question: Question, credential: &Credential) -> Round {
         let mut waiting = split(all);
-        let (mut refusals, mut answered) = (0, false);
+        let mut refusals = 0;
+        let mut answered = false;
         while let Some(part) = waiting.pop() {
             match self.ask(part, question, credential).await {
                 Ok(answer) => {

@@ -84,7 +84,9 @@ fn predict(seen: &Seen) -> http::Response<Body> {
 
 /// Runs a sink while `test` does.
 async fn running<T>(forecasts: Vec<Forecast>, spool: &Spool, test: impl AsyncFnOnce(Predictions, Metrics) -> T) -> T {
-    let (predictions, metrics, shutdown) = (Predictions::new(), Metrics::default(), CancellationToken::new());
+    let predictions = Predictions::new();
+    let metrics = Metrics::default();
+    let shutdown = CancellationToken::new();
     let sink = Vertex::new(forecasts, spool.clone(), predictions.clone(), metrics.clone());
     let testing = async {
         let result = test(predictions, metrics).await;
