@@ -45,6 +45,9 @@ struct Chain {
     hash: [u8; 32],
 }
 
+/// Proof that a permit is in the audit log. [`Log::permit`] alone makes one, and nothing is forwarded without it.
+pub struct PermitWritten(());
+
 impl Log {
     /// Opens the log, or makes it, and takes the chain up where it ends.
     ///
@@ -74,10 +77,10 @@ impl Log {
     /// Writes that `record`'s request was permitted. When this returns, the operating system has the line.
     ///
     /// # Errors
-    /// A refusal (503): what cannot be written down does not happen.
-    pub fn permit(&self, record: &Record) -> Result<(), Refusal> {
+    /// A refusal (503) if the line cannot be written.
+    pub fn permit(&self, record: &Record) -> Result<PermitWritten, Refusal> {
         let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        chain.append("permit", record, None).and_then(|()| chain.flush()).map_err(|e| {
+        chain.append("permit", record, None).and_then(|()| chain.flush()).map(|()| PermitWritten(())).map_err(|e| {
             Refusal::unavailable("audit_unavailable", "the audit log cannot be written; try again later").with_detail(e)
         })
     }

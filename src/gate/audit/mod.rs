@@ -20,7 +20,7 @@ mod verify;
 pub(crate) use self::{
     context::{RecordedBodyNames, RecordedCertificate, RecordedContext},
     line::{Event, Line, Lines, RecordedGrantRequest},
-    log::AuditError,
+    log::{AuditError, PermitWritten},
     record::{Decision, RecordedGrant, cut},
     verify::{Verdict, verify},
 };

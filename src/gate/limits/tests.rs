@@ -33,7 +33,7 @@ impl TestRequest {
         Self { principal: principal.into(), roles, exporter, action, bytes: None, instances: None }
     }
 
-    fn to_exporter(self, exporter: &str) -> Self {
+    fn at_exporter(self, exporter: &str) -> Self {
         Self { exporter: Some(exporter.into()), ..self }
     }
 
@@ -77,7 +77,7 @@ async fn each_bucket_is_shared_by_the_requests_of_its_key() {
     let bob = || TestRequest::new("corp:bob", &["scrape", "observe"]);
     let limits = one(Per::Principal);
     check(&limits, &ann(), None);
-    check(&limits, &ann().to_exporter("other"), USED);
+    check(&limits, &ann().at_exporter("other"), USED);
     check(&limits, &bob(), None);
     let limits = one(Per::Role);
     check(&limits, &ann(), None);
@@ -88,7 +88,7 @@ async fn each_bucket_is_shared_by_the_requests_of_its_key() {
     let limits = one(Per::Route);
     check(&limits, &ann(), None);
     check(&limits, &bob(), USED);
-    check(&limits, &bob().to_exporter("other"), None);
+    check(&limits, &bob().at_exporter("other"), None);
     check(&limits, &ann().inference(1), None);
     let limits = one(Per::Gate);
     check(&limits, &ann(), None);

@@ -22,7 +22,7 @@ use crate::{
     client::{ClientError, Upstream, Worker},
     clock::Timestamp,
     gate::{
-        audit::Record,
+        audit::{PermitWritten, Record},
         routes::{Group, Route},
     },
     http::Body,
@@ -52,6 +52,7 @@ pub(super) struct UpstreamRequest<'a> {
 /// Sends the request to the permit's upstream with the route's credential, and streams the answer back.
 pub(super) async fn forward(
     permit: &Permit<'_>,
+    _written: &PermitWritten,
     request: UpstreamRequest<'_>,
     record: &mut Record,
 ) -> Result<Answer, Refusal> {
@@ -124,6 +125,7 @@ pub(super) async fn forward(
 /// Passes the request to the local service of its route.
 pub(super) async fn serve_local(
     permit: &Permit<'_>,
+    _written: &PermitWritten,
     guardrails: &Guardrails,
     method: Method,
     uri: &Uri,

@@ -117,7 +117,7 @@ async fn story(
     let guardrails = Guardrails::apply(&permit, &facts).inspect_err(|_| record.decision = Decision::Deny)?;
     drop(message);
     *reservation = limit::charge(gate, &permit, &RequestCost { size, instances }, record, reply)?;
-    gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
+    let written = gate.audit.permit(record).inspect_err(|_| record.decision = Decision::Deny)?;
 
     let answer = match &permit.route {
         Route::Exporter { .. } | Route::Vertex { .. } => {
@@ -133,11 +133,13 @@ async fn story(
                 now,
                 violation,
             };
-            guardrails.filter_response(forward(&permit, upstream_request, record).await?)?
+            guardrails.filter_response(forward(&permit, &written, upstream_request, record).await?)?
         }
         Route::Service { .. } => {
             guardrails.rewrite_request(&mut headers);
-            guardrails.filter_response(serve_local(&permit, &guardrails, method, &uri, headers, body).await?.into())?
+            guardrails.filter_response(
+                serve_local(&permit, &written, &guardrails, method, &uri, headers, body).await?.into(),
+            )?
         }
         Route::Discover { .. } => sd::list(gate, &permit, context, authority(&uri, context.headers)?).into(),
         Route::Home => home::page(gate, &permit, context).into(),
