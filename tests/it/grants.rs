@@ -208,7 +208,7 @@ async fn an_invalid_request_is_refused_with_what_to_write() {
         (bent("for", "0s".into()), "grant_duration", "`2h`"),
         (bent("for", "-1h".into()), "grant_duration", "`2h`"),
         (bent("for", "9h".into()), "grant_duration", "at most 28800 s"),
-        (bent("reason", "  ".into()), "grant_reason", "says why"),
+        (bent("reason", "  ".into()), "grant_reason", "explains the request"),
         (bent("reason", "a\nb".into()), "grant_reason", "one line"),
         (bent("reason", "x".repeat(501).into()), "grant_reason", "500 bytes"),
         (bent("by", "me".into()), "not_a_grant", "\"reason\""),
