@@ -199,9 +199,9 @@ async fn an_invalid_request_is_refused_with_what_to_write() {
         wish
     };
     for (wish, reason, remedy) in [
-        (bent("role", "".into()), "grant_role", "a role's name"),
-        (bent("role", "a b".into()), "grant_role", "a role's name"),
-        (bent("role", "scrape\u{202e}".into()), "grant_role", "a role's name"),
+        (bent("role", "".into()), "grant_role", "the name of a role"),
+        (bent("role", "a b".into()), "grant_role", "the name of a role"),
+        (bent("role", "scrape\u{202e}".into()), "grant_role", "the name of a role"),
         (bent("resource", "app".into()), "grant_resource", "exporter/NAME"),
         (bent("resource", "exporter/../app".into()), "grant_resource", "exporter/NAME"),
         (bent("for", "soon".into()), "grant_duration", "`2h`"),
