@@ -9,6 +9,7 @@ pub(crate) mod google;
 pub(crate) mod google_rpc;
 pub(crate) mod grpc;
 pub(crate) mod harness;
+pub(crate) mod import_graph;
 pub(crate) mod issuer;
 pub(crate) mod login_harness;
 pub(crate) mod page;
